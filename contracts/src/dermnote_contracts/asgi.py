@@ -1,0 +1,97 @@
+"""What both services share at their HTTP border: one problem handler, request ids, the loopback guard.
+
+The only module here that needs FastAPI (extra `asgi`). It logs codes and paths, never bodies.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dermnote_contracts.problems import (
+    PROBLEM_JSON,
+    DermnoteError,
+    FieldError,
+    Forbidden,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+)
+
+log = logging.getLogger(__name__)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def problem_response(error: DermnoteError) -> Response:
+    """The answer for an error."""
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    body = error.problem().model_dump_json(exclude_none=True)
+    return Response(body, status_code=error.status, media_type=PROBLEM_JSON, headers=headers)
+
+
+def field_errors(errors: Sequence[Any], *, index: int | None = None) -> list[FieldError]:
+    """Pydantic's error list as ours, without the refused values."""
+    return [
+        FieldError(
+            field=".".join(str(part) for part in error["loc"]) or "body",
+            message=error["msg"],
+            index=index,
+            nearest=(error.get("ctx") or {}).get("nearest"),
+        )
+        for error in errors
+    ]
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Render every error as problem+json, in one place."""
+
+    @app.exception_handler(DermnoteError)
+    async def known(_: Request, error: DermnoteError) -> Response:
+        return problem_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return problem_response(InvalidRequest("see errors", errors=field_errors(error.errors())))
+
+    @app.exception_handler(HTTPException)
+    async def routing(_: Request, error: HTTPException) -> Response:
+        kinds: dict[int, type[DermnoteError]] = {404: NotFound, 405: MethodNotAllowed}
+        kind = kinds.get(error.status_code, InvalidRequest if error.status_code < 500 else InternalError)
+        return problem_response(kind(str(error.detail) if error.status_code < 500 else ""))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, _: Exception) -> Response:
+        log.exception("unexpected error in %s %s", request.method, request.scope.get("route") or "an unknown route")
+        return problem_response(InternalError())
+
+
+class LoopbackGuard:
+    """Refuse requests whose Host or Origin is not loopback: a web page must not reach a service that has no keys."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        origin = headers.get("origin")
+        if _host(f"//{headers.get('host', '')}") in LOOPBACK and (origin is None or _host(origin) in LOOPBACK):
+            await self.app(scope, receive, send)
+        else:
+            await problem_response(Forbidden("Host and Origin must be loopback"))(scope, receive, send)
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None

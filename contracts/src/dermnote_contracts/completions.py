@@ -1,0 +1,63 @@
+"""The engine's protocol: OpenAI's `/v1/completions` over a Unix socket or HTTP, with the fields that Dermnote adds.
+
+A request stands alone, so an engine is free to run many at a time.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class CompletionRequest(BaseModel):
+    """One completion. `deadline_s`: seconds from arrival after which the engine gives up."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = Field(min_length=1)
+    max_tokens: int = Field(default=160, ge=1, le=4096)
+    temperature: float = Field(default=0.3, ge=0, le=2)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    stop: list[str] = Field(default=[], max_length=8)
+    grammar: str | None = None
+    deterministic: bool = False
+    deadline_s: float = Field(default=120, gt=0, le=3600)
+
+
+class CompletionChoice(BaseModel):
+    """`finish_reason`: "stop" (ended by itself or by a stop text) or "length"."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    index: int = 0
+    text: str
+    finish_reason: str | None = None
+
+
+class PromptTokensDetails(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    cached_tokens: int = 0
+
+
+class CompletionUsage(BaseModel):
+    """Token counts; `forced_tokens` and `decisions` are ours and absent from other servers."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: PromptTokensDetails | None = None
+    forced_tokens: int = 0
+    decisions: int | None = None
+
+
+class CompletionResponse(BaseModel):
+    """An OpenAI `text_completion`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    object: str = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice] = Field(min_length=1)
+    usage: CompletionUsage = CompletionUsage()

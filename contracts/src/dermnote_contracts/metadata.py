@@ -1,0 +1,164 @@
+"""LesionMetadata: the facts that come with an image, strict, normalised, and silent where nothing was given.
+
+Field names follow ISIC's isic-metadata wherever it has the field; values are kept as given (an age of 92 stays 92).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from dermnote_contracts.vocabulary import UnknownTerm, diagnoses, is_not_given, vocabularies
+
+MAX_VALUE_CHARS = 120
+
+
+def _term(field: str) -> Callable[[object], str | None]:
+    def normalise(value: object) -> str | None:
+        if is_not_given(value):
+            return None
+        if not isinstance(value, str | bool | int | float):
+            raise PydanticCustomError("term_type", "must be text")
+        text = str(value)
+        if len(text) > MAX_VALUE_CHARS or not text.isprintable():
+            raise PydanticCustomError(
+                "term_form", "must be printable text of at most {most} characters", {"most": MAX_VALUE_CHARS}
+            )
+        try:
+            return vocabularies()[field].normalise(text)
+        except UnknownTerm as wrong:
+            raise PydanticCustomError(
+                "unknown_term", "{message}", {"message": str(wrong), "nearest": wrong.nearest}
+            ) from wrong
+
+    return normalise
+
+
+def _terms(field: str) -> Callable[[object], list[str] | None]:
+    one = _term(field)
+
+    def normalise(value: object) -> list[str] | None:
+        if is_not_given(value):
+            return None
+        if isinstance(value, str):
+            value = [value]
+        if not isinstance(value, list | tuple | set | frozenset):
+            raise PydanticCustomError("terms_type", "must be a list of terms")
+        found = dict.fromkeys(term for term in map(one, value) if term is not None)
+        return list(found) or None
+
+    return normalise
+
+
+def _number(value: object) -> object:
+    if is_not_given(value):
+        return None
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_type", "must be a number")
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError as wrong:
+            raise PydanticCustomError("number_type", "must be a number") from wrong
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise PydanticCustomError("number_type", "must be a finite number")
+        return int(value) if value.is_integer() else value
+    return value
+
+
+def _group(value: object) -> object:
+    return {} if is_not_given(value) else value
+
+
+def _flag(value: object) -> bool | None:
+    answer = _term("symptom")(value)
+    return None if answer is None else answer == "yes"
+
+
+YesNo = Annotated[Literal["yes", "no"] | None, BeforeValidator(_term("symptom"))]
+Flag = Annotated[bool | None, BeforeValidator(_flag)]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def given(self) -> dict[str, Any]:
+        """Only the fields that were given, as plain JSON values."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class Symptoms(_Facts):
+    """What the patient reports, as in PAD-UFES-20: yes, no, or not given."""
+
+    itch: YesNo = None
+    hurt: YesNo = None
+    grew: YesNo = None
+    changed: YesNo = None
+    bleed: YesNo = None
+    elevation: YesNo = None
+
+
+class Findings(_Facts):
+    """What is seen in the picture, in the closed vocabulary of arXiv 2511.21827."""
+
+    asymmetry: Annotated[str | None, BeforeValidator(_term("asymmetry"))] = None
+    border: Annotated[str | None, BeforeValidator(_term("border"))] = None
+    colours: Annotated[list[str] | None, BeforeValidator(_terms("colours"))] = None
+    structures: Annotated[list[str] | None, BeforeValidator(_terms("structures"))] = None
+
+
+class LesionMetadata(_Facts):
+    """The facts known of one lesion. Unknown values are refused with the nearest known ones."""
+
+    age: Annotated[Annotated[int | float, Field(ge=0, le=120)] | None, BeforeValidator(_number)] = None
+    sex: Annotated[str | None, BeforeValidator(_term("sex"))] = None
+    site: Annotated[str | None, BeforeValidator(_term("site"))] = None
+    diagnosis: Annotated[str | None, BeforeValidator(_term("diagnosis"))] = None
+    benign_malignant: Annotated[str | None, BeforeValidator(_term("benign_malignant"))] = None
+    image_type: Annotated[str | None, BeforeValidator(_term("image_type"))] = None
+    fitzpatrick_skin_type: Annotated[str | None, BeforeValidator(_term("fitzpatrick_skin_type"))] = None
+    clin_size_long_diam_mm: Annotated[Annotated[int | float, Field(gt=0, le=500)] | None, BeforeValidator(_number)] = (
+        None
+    )
+    personal_hx_mm: Flag = None
+    family_hx_mm: Flag = None
+    symptoms: Annotated[Symptoms, BeforeValidator(_group)] = Symptoms()
+    findings: Annotated[Findings, BeforeValidator(_group)] = Findings()
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        superclass = diagnoses()[self.diagnosis].superclass if self.diagnosis else None
+        if {superclass, self.benign_malignant} == {"benign", "malignant"}:
+            raise PydanticCustomError(
+                "contradiction",
+                "diagnosis is {superclass}, but benign_malignant says otherwise",
+                {"superclass": superclass, "fields": ["diagnosis", "benign_malignant"]},
+            )
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """Only what was given; empty groups are left out, so that a field not given leaves no trace."""
+        return {name: value for name, value in super().given().items() if value != {}}
+
+
+def normalise_known(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Normalise the fields that LesionMetadata knows and keep every other key as it is.
+
+    What the retrieval service stores and what its filters compare go through this one function. Known fields that
+    are not given are dropped. Raises pydantic.ValidationError for a known field with a wrong value.
+    """
+    known = {key: value for key, value in metadata.items() if key in LesionMetadata.model_fields}
+    others = {key: value for key, value in metadata.items() if key not in known}
+    return LesionMetadata.model_validate(known).given() | others
+
+
+def walk(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every given fact as (dotted path, value): ("symptoms.itch", "yes")."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from walk(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

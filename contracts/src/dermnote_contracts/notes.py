@@ -1,0 +1,174 @@
+"""The note service's HTTP bodies: NoteRequest in, NoteJob and Batch out."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dermnote_contracts.metadata import LesionMetadata
+from dermnote_contracts.problems import Problem
+
+Strategy = Literal["M", "P1", "P2", "P3", "G"]
+Topic = Literal["diagnosis", "demographics", "site", "history", "symptoms", "findings"]
+Status = Literal["queued", "running", "finished", "failed", "cancelled"]
+OnUnfaithful = Literal["retry", "fallback", "reject", "keep"]
+
+ALL_TOPICS: frozenset[Topic] = frozenset(("diagnosis", "demographics", "site", "history", "symptoms", "findings"))
+ENDED: frozenset[Status] = frozenset(("finished", "failed", "cancelled"))
+MAX_BATCH = 1000
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoteOptions(_Body):
+    """How the note is written. A seed left out is drawn and reported in the provenance."""
+
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_words: int | None = Field(default=None, ge=10, le=250)
+    n: int = Field(default=1, ge=1, le=8)
+    on_unfaithful: OnUnfaithful = "retry"
+
+
+class NoteRequest(_Body):
+    """One lesion's facts and how to write about them."""
+
+    metadata: LesionMetadata
+    strategy: Strategy = "G"
+    include: frozenset[Topic] = ALL_TOPICS
+    options: NoteOptions = NoteOptions()
+
+
+class BatchRequest(_Body):
+    """Up to 1000 note requests; the answer keeps their order."""
+
+    items: Annotated[list[NoteRequest], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class StatedFact(_Body):
+    """A fact found in the note's text. `start`, `end`: code points, half open."""
+
+    field: str
+    value: Any
+    start: int
+    end: int
+
+
+class Claim(_Body):
+    """Something the note says that it should not, with its place in the text."""
+
+    field: str
+    text: str
+    start: int
+    end: int
+
+
+class Verification(_Body):
+    """The verdict on one note. `coverage`: share of the required facts that the note states, 0 to 1."""
+
+    faithful: bool
+    coverage: float = Field(ge=0, le=1)
+    unsupported: list[Claim] = []
+    contradicted: list[Claim] = []
+    missing: list[str] = []
+
+
+class Tokens(_Body):
+    """Token counts of all attempts. `decisions`: sampled where two or more tokens were allowed."""
+
+    prompt: int = 0
+    cached: int = 0
+    forced: int = 0
+    sampled: int = 0
+    decisions: int = 0
+
+    def __add__(self, other: "Tokens") -> "Tokens":
+        return Tokens(**{name: getattr(self, name) + getattr(other, name) for name in Tokens.model_fields})
+
+
+class Provenance(_Body):
+    """Where the text comes from. Every note is synthetic, and says so."""
+
+    model: str | None
+    model_sha256: str | None
+    prompt_version: str
+    priors_version: str | None = None
+    seed: int
+    attempts: int
+    source: Literal["llm", "template"]
+    tokens: Tokens = Tokens()
+    timings_ms: dict[str, float] = {}
+    synthetic: Literal[True] = True
+
+
+class Note(_Body):
+    """A clinical note, the facts it states, the verdict on it, and where it comes from."""
+
+    text: str
+    strategy: Strategy
+    facts: list[StatedFact]
+    verification: Verification
+    provenance: Provenance
+
+
+class NoteJob(BaseModel):
+    """The state of one request; `index` is its place in its batch."""
+
+    id: str
+    status: Status
+    created_at: datetime
+    finished_at: datetime | None = None
+    notes: list[Note] = []
+    error: Problem | None = None
+    index: int | None = None
+
+
+class Counts(BaseModel):
+    """Jobs of a batch by status."""
+
+    queued: int = 0
+    running: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+class Batch(BaseModel):
+    """A batch's identity and how far it is."""
+
+    id: str
+    total: int
+    counts: Counts
+
+    @property
+    def ended(self) -> int:
+        """Jobs that will not change any more."""
+        return self.counts.finished + self.counts.failed + self.counts.cancelled
+
+
+class StrategyInfo(BaseModel):
+    """One strategy on offer and the facts that its notes must state."""
+
+    id: Strategy
+    title: str
+    uses_llm: bool
+    prompt_version: str
+    states: list[Topic]
+
+
+class ModelInfo(BaseModel):
+    """The language model that the workers use."""
+
+    name: str
+    sha256: str | None
+    context_tokens: int
+    engine: str
+
+
+class Health(BaseModel):
+    """What readiness found, check by check."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = {}

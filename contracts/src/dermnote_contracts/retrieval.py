@@ -1,0 +1,126 @@
+"""The retrieval service's HTTP bodies: items in, ranked hits out."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dermnote_contracts.problems import Problem
+
+Via = Literal["fused", "notes", "images"]
+Route = Literal["notes", "images"]
+
+ITEM_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
+MAX_K = 1000
+
+ItemId = Annotated[str, Field(pattern=ITEM_ID_PATTERN)]
+Group = Annotated[str, Field(min_length=1, max_length=256)]
+Metadata = dict[str, Any]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Exclude(_Body):
+    """Items and groups (patients, lesions) that must not come back."""
+
+    ids: list[str] = []
+    groups: list[str] = []
+
+
+class SearchRequest(_Body):
+    """A JSON search: exactly one of `text`, `vector`, `item_id`. An image comes as multipart form instead."""
+
+    text: str | None = Field(default=None, min_length=1, max_length=10_000)
+    vector: list[float] | None = Field(default=None, min_length=1, max_length=65_536)
+    item_id: ItemId | None = None
+    k: int = Field(default=10, ge=1, le=MAX_K)
+    via: Via = "fused"
+    filter: dict[str, Any] | None = None
+    exclude: Exclude = Exclude()
+
+
+class Hit(BaseModel):
+    """One item found. `rank` counts from 1; `ranks` holds its rank by each route that was searched.
+
+    `score`: cosine similarity for a single route, the reciprocal-rank sum (Cormack et al. 2009, k = 60) for fused.
+    `image`: a link to the thumbnail, relative to the service, or null.
+    """
+
+    id: str
+    score: float
+    rank: int
+    ranks: dict[Route, int]
+    note: str | None
+    metadata: Metadata
+    group: str | None
+    image: str | None
+
+
+class SearchResponse(BaseModel):
+    """Ranked hits. `routes`: the routes really searched (fused uses images alone while towers are not aligned)."""
+
+    hits: list[Hit]
+    model: str
+    routes: list[Route]
+    took_ms: float
+    timings_ms: dict[str, float] = {}
+
+
+class Item(BaseModel):
+    """A stored item, without its vectors."""
+
+    id: str
+    note: str | None
+    metadata: Metadata
+    group: str | None
+    image: str | None
+    routes: list[Route]
+
+
+class ItemPage(BaseModel):
+    """A page of items in id order; `next_cursor` is null on the last."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class BulkOutcome(BaseModel):
+    """What became of one record of a bulk load; the answer is one of these a line, in the records' order."""
+
+    id: str
+    status: Literal["created", "updated", "failed"]
+    error: Problem | None = None
+
+
+class RouteInfo(BaseModel):
+    """One route's index: its kind, vector width and count."""
+
+    kind: str
+    dim: int
+    vectors: int
+
+
+class IndexInfo(BaseModel):
+    """Figures of the index as it serves now."""
+
+    items: int
+    model: str
+    aligned: bool
+    routes: dict[Route, RouteInfo]
+
+
+class ModelSummary(BaseModel):
+    """A model folder as the service sees it; `reembedding` is the share done, 0 to 1, or null."""
+
+    name: str
+    model_id: str
+    aligned: bool
+    active: bool
+    reembedding: float | None = None
+
+
+class ActivateModel(_Body):
+    """`name`: a folder's name in the service's model folder."""
+
+    name: Annotated[str, Field(pattern=ITEM_ID_PATTERN)]
