@@ -1,0 +1,1 @@
+"""One typed client per service; the only place that knows HTTP."""
