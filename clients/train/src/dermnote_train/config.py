@@ -1,0 +1,52 @@
+"""How a model is trained: every number that a run depends on, checked once and kept beside the weights."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LossWeights(BaseModel):
+    """Weights of the loss terms (losses.py); the defaults are those of arXiv 2511.21827.
+
+    `info_nce` is the paper's alternative to `nt_xent`; there its weight is 0.25.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_ce: float = Field(default=1.0, ge=0)
+    text_ce: float = Field(default=1.0, ge=0)
+    cosine: float = Field(default=1.0, ge=0)
+    l1: float = Field(default=1.0, ge=0)
+    nt_xent: float = Field(default=0.5, ge=0)
+    info_nce: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=0.07, gt=0)
+
+
+class TrainConfig(BaseModel):
+    """One training run. The defaults suit 2 CPU cores; `TrainConfig.paper()` gives the paper's own values.
+
+    `lr` moves the image tower, `head_lr` the new linear layers: ours is higher than the paper's 1e-4, since a few short
+    epochs hardly move fresh layers at that rate. `tuned`: which part of the image tower learns. `patience`: epochs without a
+    better validation loss before the run stops. `threads`: CPU threads, 0 = torch's choice.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["lite"] = "lite"
+    image_size: int = Field(default=128, ge=32, le=512)
+    epochs: int = Field(default=10, ge=1, le=1000)
+    batch_size: int = Field(default=32, ge=2, le=4096)
+    lr: float = Field(default=1e-4, gt=0)
+    head_lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-5, ge=0)
+    patience: int = Field(default=3, ge=1)
+    tuned: Literal["all", "last", "none"] = "all"
+    losses: LossWeights = LossWeights()
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=0, ge=0, le=256)
+
+    @classmethod
+    def paper(cls, *, seed: int = 0) -> Self:
+        """The paper's schedule: 224 px, 10 epochs, one rate of 1e-4 for all layers."""
+        return cls(image_size=224, epochs=10, lr=1e-4, head_lr=1e-4, tuned="all", seed=seed)
