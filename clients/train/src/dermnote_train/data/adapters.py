@@ -1,0 +1,217 @@
+"""A data folder (CSV and images) as records: detects the layout, validates every row, names every fault."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dermnote_contracts.metadata import LesionMetadata
+from dermnote_contracts.vocabulary import is_not_given
+from dermnote_train.data.faults import Fault, faults_error
+from dermnote_train.data.labels import (
+    DIAGNOSIS_OF,
+    PAPER5,
+    ClassSet,
+    GivenLabel,
+    class_of,
+    find_labels,
+    ordered_classes,
+    read_labels,
+)
+from dermnote_train.data.layouts import Layout, layout_of
+from dermnote_train.data.pictures import ImageFolder, header_fault
+from dermnote_train.data.selection import balanced_part
+from dermnote_train.data.tables import Row, Table, find_table, read_table
+from dermnote_train.errors import UserError
+from dermnote_train.records import LesionDataset, Record
+
+LIST_BREAK = re.compile(r"[;|]")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All that a data folder says: records of every class, and every fault."""
+
+    name: str
+    title: str
+    licence: str
+    table: Path
+    records: tuple[Record, ...]
+    faults: tuple[Fault, ...]
+    synthetic: bool
+    group_column: str | None
+    labels: Path | None
+    unused_columns: tuple[str, ...]
+
+
+def load_dataset(
+    folder: Path,
+    *,
+    classes: ClassSet = "paper5",
+    labels: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    leaky_fields: bool = False,
+) -> LesionDataset:
+    """The usable records of a folder. Any fault in any row is a UserError that counts them all.
+
+    `labels`: a labels file; one found in or beside the folder is taken by default. `limit`: a part balanced over
+    the classes, drawn with `seed` by whole groups. `leaky_fields`: keep facts that are filled by diagnosis.
+    """
+    reading = read_folder(folder, labels=labels, leaky_fields=leaky_fields)
+    if reading.faults:
+        raise faults_error(reading.table, reading.faults)
+    return dataset_of(reading, classes=classes, limit=limit, seed=seed)
+
+
+def dataset_of(reading: Reading, *, classes: ClassSet, limit: int | None = None, seed: int = 0) -> LesionDataset:
+    """The records of the wanted classes. Raises UserError when none are left."""
+    found = ordered_classes({record.label for record in reading.records}, classes=classes)
+    if not found:
+        raise UserError(
+            f"{reading.table}: no row is of the classes {', '.join(PAPER5)}; use --classes all for every diagnosis"
+        )
+    records = tuple(record for record in reading.records if record.label in found)
+    if limit is not None:
+        records = balanced_part(records, limit=limit, seed=seed)
+    kept = tuple(name for name in found if any(record.label == name for record in records))
+    return LesionDataset(reading.name, records, kept, reading.synthetic, reading.licence)
+
+
+def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool = False) -> Reading:
+    """Read and validate every row. Raises UserError where there is nothing to read rows from."""
+    table = read_table(find_table(folder))
+    layout = layout_of(table.path, table.columns)
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", layout.name).strip("_") or "dataset"
+    labels = labels or find_labels(folder)
+    given = read_labels(labels, source=name) if labels else {}
+    reader = _RowReader(layout, table.columns, ImageFolder(folder), given, leaky_fields, name)
+    records, faults = reader.read_all(table)
+    used = {*layout.facts.values(), *layout.image, *layout.group, "synthetic"}
+    return Reading(
+        name=name,
+        title=layout.title,
+        licence=layout.licence,
+        table=table.path,
+        records=records,
+        faults=faults,
+        synthetic=_says_synthetic(table),
+        group_column=reader.group_column,
+        labels=labels if given else None,
+        unused_columns=tuple(column for column in table.columns if column not in used),
+    )
+
+
+def _says_synthetic(table: Table) -> bool:
+    cells = Counter(row.cells.get("synthetic", "").lower() in ("true", "yes", "1") for row in table.rows)
+    if len(cells) > 1:
+        raise UserError(f"{table.path}: column synthetic is true in some rows only; keep drawn and real images apart")
+    return cells[True] > 0
+
+
+class _RowReader:
+    """Reads rows of one layout; faults are collected, never raised."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        columns: tuple[str, ...],
+        images: ImageFolder,
+        labels: Mapping[str, GivenLabel],
+        leaky_fields: bool,
+        name: str,
+    ) -> None:
+        self.name = name
+        self.images = images
+        self.labels = labels
+        self.image_column = next(name for name in layout.image if name in columns)
+        self.group_column = next((name for name in layout.group if name in columns), None)
+        self.facts = {**layout.facts, **(layout.leaky if leaky_fields else {})}
+        self.sizes = layout.leaky_sizes if leaky_fields else ()
+        self.diagnosis = layout.diagnosis
+
+    def read_all(self, table: Table) -> tuple[tuple[Record, ...], tuple[Fault, ...]]:
+        records: dict[str, Record] = {}
+        first: dict[str, int] = {}
+        faults: list[Fault] = []
+        for row in table.rows:
+            found = self.read(row)
+            if isinstance(found, Record) and found.image_id in first:
+                found = [Fault(row.number, self.image_column, f"same image as row {first[found.image_id]}; remove one")]
+            if isinstance(found, Record):
+                records[found.image_id] = found
+                first[found.image_id] = row.number
+            else:
+                faults += found
+        return tuple(records.values()), tuple(faults)
+
+    def read(self, row: Row) -> Record | list[Fault]:
+        if row.ragged:
+            return [Fault(row.number, "row", "more or fewer cells than the header has columns; check its separators")]
+        path = self._image(row)
+        metadata = self._metadata(row)
+        group = row.cells.get(self.group_column, "") if self.group_column else ""
+        faults = [*([path] if isinstance(path, Fault) else []), *(metadata if isinstance(metadata, list) else [])]
+        if self.group_column and not group:
+            faults.append(Fault(row.number, self.group_column, "is empty; splits go by it, so every row needs one"))
+        if faults or isinstance(path, Fault) or isinstance(metadata, list) or metadata.diagnosis is None:
+            return faults
+        image_id = re.sub(r"[^A-Za-z0-9_-]", "_", Path(row.cells[self.image_column]).with_suffix("").as_posix())
+        record = Record(image_id, path, f"{self.name}:{group or image_id}", class_of(metadata.diagnosis), metadata)
+        return self._labelled(record, row)
+
+    def _image(self, row: Row) -> Path | Fault:
+        name = row.cells[self.image_column]
+        path = self.images.find(name) if name else None
+        if path is None:
+            return Fault(
+                row.number, self.image_column, f"no file {name!r} in images/ or beside the CSV" if name else "is empty"
+            )
+        fault = header_fault(path)
+        return path if fault is None else Fault(row.number, self.image_column, fault)
+
+    def _metadata(self, row: Row) -> LesionMetadata | list[Fault]:
+        if is_not_given(row.cells[self.diagnosis]):
+            return [Fault(row.number, self.diagnosis, "is empty; every row needs a diagnosis")]
+        try:
+            return LesionMetadata.model_validate(self._facts(row))
+        except ValidationError as wrong:
+            return [self._fault(row, error) for error in wrong.errors()]
+
+    def _facts(self, row: Row) -> dict[str, Any]:
+        facts: dict[str, Any] = {}
+        for path, column in self.facts.items():
+            *parents, name = path.split(".")
+            place = facts.setdefault(parents[0], {}) if parents else facts
+            cell = row.cells.get(column, "")
+            place[name] = LIST_BREAK.split(cell) if name in ("colours", "structures") else cell
+        sizes = [float(row.cells[column]) for column in self.sizes if _is_positive(row.cells.get(column, ""))]
+        return facts | ({"clin_size_long_diam_mm": max(sizes)} if sizes else {})
+
+    def _fault(self, row: Row, error: Any) -> Fault:
+        path = ".".join(str(part) for part in error["loc"] if part in self._known_parts())
+        return Fault(row.number, self.facts.get(path, path or "row"), error["msg"])
+
+    def _known_parts(self) -> set[str]:
+        return {part for path in self.facts for part in path.split(".")}
+
+    def _labelled(self, record: Record, row: Row) -> Record | list[Fault]:
+        """The labels file decides the group, and the class where the table's own term spans two classes."""
+        label = self.labels.get(record.image_path.stem)
+        if label is None or (label.code == record.label and label.group == record.group):
+            return record
+        if label.code == record.label:
+            return replace(record, group=label.group)
+        if record.label != "AKIEC" or label.code not in ("ACK", "SCC"):
+            return [Fault(row.number, self.diagnosis, f"is {record.label}, but the labels file says {label.code}")]
+        diagnosis = record.metadata.model_copy(update={"diagnosis": DIAGNOSIS_OF[label.code]})
+        return replace(record, group=label.group, label=label.code, metadata=diagnosis)
+
+
+def _is_positive(cell: str) -> bool:
+    """PAD-UFES-20 writes a diameter that was not measured as 0."""
+    return cell.replace(".", "", 1).isdigit() and float(cell) > 0

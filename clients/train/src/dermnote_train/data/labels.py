@@ -1,0 +1,71 @@
+"""Classes: from a diagnosis to its class code, the class sets on offer, and the optional labels file."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dermnote_contracts.vocabulary import diagnoses
+from dermnote_train.errors import UserError
+
+ClassSet = Literal["paper5", "all"]
+
+PAPER5 = ("BEK", "NEV", "ACK", "BCC", "MEL")
+DIAGNOSIS_OF = {
+    "BEK": "benign keratosis",
+    "NEV": "nevus",
+    "ACK": "actinic keratosis",
+    "BCC": "basal cell carcinoma",
+    "MEL": "melanoma",
+    "SCC": "squamous cell carcinoma",
+    "DF": "dermatofibroma",
+    "VASC": "vascular lesion",
+    "AKIEC": "actinic keratosis or intraepithelial carcinoma",
+}
+CODE_OF = {diagnosis: code for code, diagnosis in DIAGNOSIS_OF.items()}
+LABEL_COLUMNS = ("source", "image", "class8", "name", "group")
+
+
+@dataclass(frozen=True)
+class GivenLabel:
+    """One row of a labels file: the class code and the group of an image."""
+
+    code: str
+    group: str
+
+
+def class_of(diagnosis: str) -> str:
+    """The class code of a canonical diagnosis; a class without a code is its own name."""
+    klass = diagnoses()[diagnosis].klass
+    return CODE_OF.get(klass, klass)
+
+
+def ordered_classes(found: set[str], *, classes: ClassSet) -> tuple[str, ...]:
+    """The classes found, the paper's first and in its order. `paper5` keeps only those."""
+    first = tuple(code for code in PAPER5 if code in found)
+    return first if classes == "paper5" else first + tuple(sorted(found - set(PAPER5)))
+
+
+def find_labels(folder: Path) -> Path | None:
+    """`labels8.csv` in the data folder or beside it."""
+    return next((path for path in (folder / "labels8.csv", folder.parent / "labels8.csv") if path.is_file()), None)
+
+
+def read_labels(path: Path, *, source: str) -> Mapping[str, GivenLabel]:
+    """The labels of one source by image file name, as its stem. Raises UserError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            lacking = [name for name in LABEL_COLUMNS if name not in (reader.fieldnames or ())]
+            if lacking:
+                raise UserError(f"{path}: no column {', '.join(lacking)}; a labels file has {', '.join(LABEL_COLUMNS)}")
+            return {
+                Path(row["image"]).stem: GivenLabel(row["name"], row["group"])
+                for row in reader
+                if row["source"] == source
+            }
+    except (OSError, UnicodeDecodeError, csv.Error) as wrong:
+        raise UserError(
+            f"{path}: cannot be read as a UTF-8 CSV ({type(wrong).__name__}); give another --labels"
+        ) from wrong

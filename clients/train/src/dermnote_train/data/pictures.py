@@ -1,0 +1,65 @@
+"""Finding a row's image file and telling whether it is an image."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP")
+MOST_PIXELS = 50_000_000
+
+
+class ImageFolder:
+    """The images of a data folder: `images/` first, then the folder itself, then its other subfolders."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        others = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "images")
+        self._by_name: dict[str, Path] = {}
+        for place in (folder / "images", folder, *others):
+            if place.is_dir():
+                for path in place.iterdir():
+                    self._by_name.setdefault(path.name, path)
+
+    def find(self, name: str) -> Path | None:
+        """The file that a cell names, with or without suffix; None if there is none inside the folder."""
+        if name in self._by_name:
+            return self._by_name[name]
+        stem = name if Path(name).suffix.lower() not in SUFFIXES else Path(name).stem
+        named = (self._by_name.get(stem + suffix) for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES)))
+        return next((path for path in named if path is not None), None) or self._below(name)
+
+    def _below(self, name: str) -> Path | None:
+        root = self.folder.resolve()
+        for path in (self.folder / "images" / name, self.folder / name):
+            if path.is_file() and path.resolve().is_relative_to(root):
+                return path
+        return None
+
+
+def header_fault(path: Path) -> str | None:
+    """Why a file is no image that can be used, from its header alone; None if it is one."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as wrong:
+        return f"{path.name} is not a JPEG, PNG or WebP image ({type(wrong).__name__}); replace the file"
+    if width * height > MOST_PIXELS:
+        return f"{path.name} has {width}x{height} pixels, more than {MOST_PIXELS // 1_000_000} million; make it smaller"
+    return None
+
+
+def decode_fault(path: Path) -> str | None:
+    """Why a file cannot be decoded to the end; None if it can."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError) as wrong:
+        return f"{path.name} cannot be decoded ({type(wrong).__name__}, {path.stat().st_size} bytes); replace the file"
+    return None
+
+
+def undecodable(paths: Iterable[Path]) -> dict[Path, str]:
+    """The files that cannot be decoded, with the reason."""
+    return {path: fault for path in paths if (fault := decode_fault(path)) is not None}

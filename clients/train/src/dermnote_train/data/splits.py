@@ -1,0 +1,65 @@
+"""Splitting by group and class: values in, values out."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from dermnote_train.errors import UserError
+from dermnote_train.records import LesionDataset, Record, Split
+
+PARTS = 5  # one fold is the test part, one the validation part: 60/20/20
+TRIES = 50
+FEWEST_GROUPS = 3
+
+
+def split_dataset(dataset: LesionDataset, *, seed: int = 0) -> Split:
+    """60/20/20 by whole groups, every class in every part, the same for the same seed. Raises UserError."""
+    _check_groups(dataset)
+    for attempt in range(TRIES):
+        split = _attempt(dataset.records, seed=seed, state=seed + 1009 * attempt)
+        if all(
+            {record.label for record in part} == set(dataset.classes) for part in (split.train, split.val, split.test)
+        ):
+            return split
+    raise UserError(
+        f"{dataset.name}: its groups (patients or lesions) are too few to put every class into the training, "
+        "validation and test part; add images of the rarest class or take fewer classes"
+    )
+
+
+def _check_groups(dataset: LesionDataset) -> None:
+    groups: defaultdict[str, set[str]] = defaultdict(set)
+    for record in dataset.records:
+        groups[record.label].add(record.group)
+    if len(dataset.classes) < 2:
+        raise UserError(f"{dataset.name}: only the class {', '.join(dataset.classes)}; two or more are needed")
+    few = {name: len(groups[name]) for name in dataset.classes if len(groups[name]) < FEWEST_GROUPS}
+    if few:
+        counts = ", ".join(f"{name} has {count}" for name, count in few.items())
+        raise UserError(
+            f"{dataset.name}: too small to split: every class needs {FEWEST_GROUPS} groups (patients or lesions), but "
+            f"{counts}; add images or raise the limit"
+        )
+    if sum(len(names) for names in groups.values()) < PARTS:
+        raise UserError(f"{dataset.name}: too small to split: fewer than {PARTS} groups; add images")
+
+
+def _attempt(records: Sequence[Record], *, seed: int, state: int) -> Split:
+    rest, test = _fold(records, parts=PARTS, state=state)
+    train, val = _fold(rest, parts=PARTS - 1, state=state)
+    return Split(train, val, test, seed)
+
+
+def _fold(records: Sequence[Record], *, parts: int, state: int) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """The records outside and inside the first of `parts` folds, each in the given order."""
+    folds = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=state)
+    labels = np.array([record.label for record in records])
+    groups = np.array([record.group for record in records])
+    with warnings.catch_warnings():
+        # A class smaller than the number of folds is checked for by the caller, part by part.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        outside, inside = next(folds.split(np.zeros(len(labels)), labels, groups))
+    return tuple(records[i] for i in outside), tuple(records[i] for i in inside)

@@ -1,0 +1,87 @@
+"""A data folder's CSV: which file it is, its header, its rows. Knows nothing of lesions."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dermnote_train.errors import UserError
+
+FIRST_ROW = 2  # the header is row 1, as a spreadsheet counts
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its number in the file and its cells by column, stripped. `ragged`: more or fewer cells than columns."""
+
+    number: int
+    cells: Mapping[str, str]
+    ragged: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV in memory, without its blank rows."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def find_table(folder: Path) -> Path:
+    """`metadata.csv`, or the only CSV of the folder. Raises UserError."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give a folder with metadata.csv and images/")
+    if (folder / "metadata.csv").is_file():
+        return folder / "metadata.csv"
+    found = sorted(path for path in folder.glob("*.csv") if not path.name.startswith("labels"))
+    if len(found) == 1:
+        return found[0]
+    if not any(folder.iterdir()):
+        raise UserError(f"{folder}: the folder is empty; it needs metadata.csv and images/")
+    if not found:
+        raise UserError(f"{folder}: no CSV here; it needs metadata.csv with a column image, and images/")
+    names = ", ".join(path.name for path in found[:4])
+    raise UserError(f"{folder}: {len(found)} CSV files ({names}); name the right one metadata.csv")
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV with a header, comma, semicolon or tab between cells. Raises UserError."""
+    try:
+        text = path.read_text("utf-8-sig")
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True))
+    except OSError as wrong:
+        raise UserError(f"{path}: cannot be read ({wrong.strerror}); check its permissions") from wrong
+    except UnicodeDecodeError as wrong:
+        raise UserError(f"{path}: not UTF-8 text (byte {wrong.start}); save it as CSV in UTF-8") from wrong
+    except csv.Error as wrong:
+        raise UserError(f"{path}: not a CSV that can be read ({wrong}); save it again as CSV") from wrong
+    if len(lines) < FIRST_ROW:
+        raise UserError(f"{path}: no rows; it needs a header and one row an image")
+    columns = tuple(name.strip() for name in lines[0])
+    _check_header(path, columns)
+    return Table(path, columns, _rows(columns, lines[1:]))
+
+
+def _rows(columns: tuple[str, ...], lines: Sequence[Sequence[str]]) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            number=number,
+            cells={name: cell.strip() for name, cell in zip(columns, line, strict=False)},
+            ragged=len(line) != len(columns),
+        )
+        for number, line in enumerate(lines, FIRST_ROW)
+        if any(cell.strip() for cell in line)
+    )
+
+
+def _delimiter(text: str) -> str:
+    header = text.split("\n", 1)[0]
+    return max(",;\t", key=header.count)
+
+
+def _check_header(path: Path, columns: tuple[str, ...]) -> None:
+    twice = sorted({name for name in columns if name and columns.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}: column {', '.join(twice)} stands twice in the header; rename one")

@@ -1,0 +1,27 @@
+"""The one reader of the environment of this package."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where the services are and where files go. Every field is an environment variable of the same name."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    notegen_url: str = "http://127.0.0.1:8001"
+    retrieval_url: str = "http://127.0.0.1:8002"
+    dermnote_home: Path = Path(".dermnote")
+    dermnote_models_dir: Path | None = Field(default=None, description="Model folders; DERMNOTE_HOME/models if unset")
+
+    @property
+    def models_dir(self) -> Path:
+        """The folder that the retrieval service loads models from."""
+        return self.dermnote_models_dir or self.dermnote_home / "models"
+
+
+def read_settings() -> Settings:
+    """The settings as the environment has them now."""
+    return Settings()
