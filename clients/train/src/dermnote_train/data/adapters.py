@@ -89,7 +89,9 @@ def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool 
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", layout.name).strip("_") or "dataset"
     labels = labels or find_labels(folder)
     given = read_labels(labels, source=name) if labels else {}
-    reader = _RowReader(layout, table.columns, ImageFolder(folder), given, leaky_fields, name)
+    reader = _RowReader(
+        layout, name=name, columns=table.columns, images=ImageFolder(folder), labels=given, leaky_fields=leaky_fields
+    )
     records, faults = reader.read_all(table)
     used = {*layout.facts.values(), *layout.image, *layout.group, "synthetic"}
     return Reading(
@@ -119,11 +121,12 @@ class _RowReader:
     def __init__(
         self,
         layout: Layout,
+        *,
+        name: str,
         columns: tuple[str, ...],
         images: ImageFolder,
         labels: Mapping[str, GivenLabel],
         leaky_fields: bool,
-        name: str,
     ) -> None:
         self.name = name
         self.images = images

@@ -1,0 +1,131 @@
+"""The retrieval service's client: one method an endpoint."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+from urllib.parse import quote
+
+from dermnote_contracts.notes import Health
+from dermnote_contracts.retrieval import (
+    ActivateModel,
+    BulkOutcome,
+    Exclude,
+    IndexInfo,
+    Item,
+    ModelSummary,
+    SearchRequest,
+    SearchResponse,
+    Via,
+)
+from dermnote_train.errors import UserError
+from dermnote_train.remote.http import Session
+from dermnote_train.remote.shards import NewItem, tar_of
+
+
+class RetrievalService:
+    """The index over HTTP. Every method may raise DermnoteError, as the service did, or UserError when it is down."""
+
+    def __init__(self, url: str, *, patience_s: float = 60.0) -> None:
+        self._session = Session(url, service="retrieval service", variable="RETRIEVAL_URL", patience_s=patience_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    def put_item(self, item: NewItem) -> Item:
+        """Store or replace one item."""
+        files = {} if item.image is None else {"image": (f"{item.item_id}.{item.suffix}", item.image)}
+        fields = {"metadata": json.dumps(item.metadata), "note": item.note, "group": item.group}
+        response = self._session.request(
+            "PUT", f"/items/{quote(item.item_id)}", files=files, data={k: v for k, v in fields.items() if v is not None}
+        )
+        return self._session.parse(Item, response.content)
+
+    def bulk(self, items: Sequence[NewItem]) -> list[BulkOutcome]:
+        """Store or replace many items; one outcome an item, in their order."""
+        response = self._session.request(
+            "POST",
+            "/items/bulk",
+            timeout_s=300.0,
+            content=tar_of(items),
+            headers={"Content-Type": "application/x-tar"},
+        )
+        return [self._session.parse(BulkOutcome, line) for line in response.iter_lines() if line]
+
+    def search_image(
+        self,
+        image: bytes,
+        *,
+        k: int = 10,
+        via: Via = "fused",
+        where: dict[str, Any] | None = None,
+        exclude: Exclude | None = None,
+    ) -> SearchResponse:
+        """Search by a picture's file content. `where`: the filter over metadata."""
+        fields = {"k": str(k), "via": via}
+        if where is not None:
+            fields["filter"] = json.dumps(where)
+        if exclude is not None:
+            fields["exclude"] = exclude.model_dump_json()
+        response = self._session.request("POST", "/search", files={"image": ("query", image)}, data=fields)
+        return self._session.parse(SearchResponse, response.content)
+
+    def search(self, request: SearchRequest) -> SearchResponse:
+        """Search by text, vector or a stored item."""
+        body = request.model_dump_json(exclude_none=True)
+        headers = {"Content-Type": "application/json"}
+        return self._session.parse(
+            SearchResponse, self._session.request("POST", "/search", content=body, headers=headers).content
+        )
+
+    def get_item(self, item_id: str) -> Item:
+        """A stored item."""
+        return self._session.get(Item, f"/items/{quote(item_id)}")
+
+    def delete(self, item_id: str) -> None:
+        """Remove an item."""
+        self._session.request("DELETE", f"/items/{quote(item_id)}")
+
+    def index_info(self) -> IndexInfo:
+        """Figures of the index as it serves now."""
+        return self._session.get(IndexInfo, "/index")
+
+    def models(self) -> list[ModelSummary]:
+        """The model folders that the service sees."""
+        return self._session.get_list(ModelSummary, "/models")
+
+    def activate_model(self, name: str) -> None:
+        """Ask for another encoder; the service re-embeds in the background (see wait_active)."""
+        body = ActivateModel(name=name).model_dump_json()
+        headers = {"Content-Type": "application/json"}
+        self._session.request("PUT", "/models/active", timeout_s=120.0, content=body, headers=headers)
+
+    def wait_active(
+        self, name: str, *, timeout_s: float = 600.0, told: Callable[[float], None] | None = None
+    ) -> ModelSummary:
+        """Return once the model serves; `told` hears the share re-embedded, 0 to 1. Late: UserError."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            found = next((model for model in self.models() if model.name == name), None)
+            if found is None:
+                raise UserError(f"the retrieval service at {self._session.base_url} does not see the model {name}")
+            if found.active and found.reembedding is None:
+                return found
+            if told is not None and found.reembedding is not None:
+                told(found.reembedding)
+            time.sleep(0.2)
+        raise UserError(
+            f"the retrieval service at {self._session.base_url} did not swap in {name} within {timeout_s:g} s; see "
+            "its log"
+        )
+
+    def health(self) -> Health:
+        """Readiness; "unavailable" with the failing checks is an answer too."""
+        return self._session.health()
+
+    def require_ready(self) -> None:
+        """Raise UserError unless the index can be used now."""
+        self._session.require_ready()
