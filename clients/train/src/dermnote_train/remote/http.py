@@ -89,8 +89,8 @@ class Session:
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return UserError(f"{where} gave no answer to {call} within {timeout_s:g} s; look at its log and try again")
         return UserError(
-            f"{where} cannot be reached ({call}: {str(error) or type(error).__name__}); start it with `make up`, or set "
-            f"{self.variable} to where it runs"
+            f"{where} cannot be reached ({call}: {str(error) or type(error).__name__}); start it with `make up`, or "
+            f"set {self.variable} to where it runs"
         )
 
     def _checked(self, response: httpx.Response, call: str) -> httpx.Response:

@@ -1,0 +1,104 @@
+"""Filling the index over HTTP, and asking it for notes of a picture."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from dermnote_contracts.retrieval import BulkOutcome, Exclude, SearchResponse, Via
+from dermnote_train.errors import UserError
+from dermnote_train.progress import Report, Step, silent
+from dermnote_train.records import LesionDataset, Record
+from dermnote_train.remote.retrieval import RetrievalService
+from dermnote_train.remote.shards import NewItem
+
+SHARD = 64
+SUFFIX_OF = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+
+
+@dataclass(frozen=True)
+class IndexRun:
+    """What became of the items pushed. `failed`: item id -> reason."""
+
+    created: int
+    updated: int
+    failed: Mapping[str, str]
+    seconds: float
+
+
+def item_id(dataset: str, image_id: str) -> str:
+    """The id of an image in the index: unique over data sets, and without dots."""
+    return f"{dataset}-{image_id}"
+
+
+def push(
+    service: RetrievalService,
+    dataset: LesionDataset,
+    *,
+    records: Sequence[Record],
+    notes: Mapping[str, str],
+    progress: Report = silent,
+) -> IndexRun:
+    """Store records with image, note (image_id -> text; may lack some), metadata and group, 64 a request."""
+    begun = time.monotonic()
+    outcomes: list[BulkOutcome] = []
+    for shard in _shards(records):
+        outcomes += service.bulk([_item(record, dataset=dataset, note=notes.get(record.image_id)) for record in shard])
+        progress(Step("index", len(outcomes), len(records)))
+    if len(outcomes) != len(records):
+        raise UserError(
+            f"the retrieval service told the outcome of {len(outcomes)} of {len(records)} items; see its log"
+        )
+    return IndexRun(
+        created=sum(outcome.status == "created" for outcome in outcomes),
+        updated=sum(outcome.status == "updated" for outcome in outcomes),
+        failed={outcome.id: _reason(outcome) for outcome in outcomes if outcome.status == "failed"},
+        seconds=time.monotonic() - begun,
+    )
+
+
+def search_like(
+    service: RetrievalService, record: Record, *, dataset: LesionDataset, k: int, via: Via
+) -> SearchResponse:
+    """Items of the same data set like a record's picture, never of its own group."""
+    return service.search_image(
+        read_picture(record.image_path),
+        k=k,
+        via=via,
+        where={"dataset": dataset.name},
+        exclude=Exclude(ids=[item_id(dataset.name, record.image_id)], groups=[record.group]),
+    )
+
+
+def read_picture(path: Path) -> bytes:
+    """A picture file's bytes. Raises UserError."""
+    try:
+        return path.read_bytes()
+    except OSError as wrong:
+        raise UserError(
+            f"{path}: cannot be read ({wrong.strerror}); give the path of a JPEG, PNG or WebP image"
+        ) from wrong
+
+
+def _shards(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
+    return (records[start : start + SHARD] for start in range(0, len(records), SHARD))
+
+
+def _item(record: Record, *, dataset: LesionDataset, note: str | None) -> NewItem:
+    with Image.open(record.image_path) as image:
+        suffix = SUFFIX_OF[image.format or "JPEG"]
+    ours = {"dataset": dataset.name, "label": record.label, "synthetic": dataset.synthetic}
+    return NewItem(
+        item_id=item_id(dataset.name, record.image_id),
+        image=read_picture(record.image_path),
+        suffix=suffix,
+        note=note,
+        metadata=record.metadata.given() | ours,
+        group=record.group,
+    )
+
+
+def _reason(outcome: BulkOutcome) -> str:
+    return (outcome.error.detail or outcome.error.title) if outcome.error else "no reason given"
