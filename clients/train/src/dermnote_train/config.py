@@ -26,8 +26,8 @@ class TrainConfig(BaseModel):
     """One training run. The defaults suit 2 CPU cores; `TrainConfig.paper()` gives the paper's own values.
 
     `lr` moves the image tower, `head_lr` the new linear layers: ours is higher than the paper's 1e-4, since a few short
-    epochs hardly move fresh layers at that rate. `tuned`: which part of the image tower learns. `patience`: epochs without a
-    better validation loss before the run stops. `threads`: CPU threads, 0 = torch's choice.
+    epochs hardly move fresh layers at that rate. `tuned`: which part of the image tower learns. `patience`: epochs
+    without a better validation loss before the run stops.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,7 +44,6 @@ class TrainConfig(BaseModel):
     losses: LossWeights = LossWeights()
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(default=0, ge=0, le=256)
 
     @classmethod
     def paper(cls, *, seed: int = 0) -> Self:

@@ -1,87 +1,42 @@
-"""What a trained model is worth on records that it never saw."""
+"""What a trained model is worth on records that it never saw. The types of the answer are in `evaluation`."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
+import numpy as np
+from sklearn.metrics import cohen_kappa_score, f1_score
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dermnote_train import images
+from dermnote_train.errors import UserError
+from dermnote_train.evaluation import (
+    Classification,
+    ClassRetrieval,
+    Evaluation,
+    InstanceRetrieval,
+    Interval,
+    Retrieval,
+)
+from dermnote_train.metrics import (
+    Floats,
+    Ints,
+    balanced_accuracy,
+    bootstrap,
+    class_level,
+    confusion_matrix,
+    f1_macro,
+    instance_level,
+)
 from dermnote_train.model import LesionModel
+from dermnote_train.predict import classify, read
 from dermnote_train.progress import Report, silent
 from dermnote_train.records import Record
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its bootstrap 95 % interval over groups (patients or lesions)."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Classification:
-    """Classification by the picture alone. `confusion[true][predicted]` counts images, in the order of `classes`.
-
-    `chance`: the balanced accuracy of guessing, 1 / (classes present among the records).
-    """
-
-    balanced_accuracy: Interval
-    f1_macro: Interval
-    f1_micro: float
-    f1_weighted: float
-    kappa_linear: float
-    chance: float
-    confusion: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class ClassRetrieval:
-    """Class-level retrieval: a hit is relevant if it has the query's class. Own note and own group are left out.
-
-    precision_at: k -> P@k. `chance_*`: what a random ranking of the same pools gives. `queries`: those that had anything
-    relevant to find.
-    """
-
-    precision_at: dict[int, Interval]
-    mean_average_precision: Interval
-    chance_precision: float
-    chance_map: float
-    queries: int
-
-
-@dataclass(frozen=True)
-class InstanceRetrieval:
-    """Instance-level retrieval: only the query's own partner counts, among all held-out ones (`pool`)."""
-
-    recall_at: dict[int, Interval]
-    chance_recall_at: dict[int, float]
-    median_rank: float
-    pool: int
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """One direction of cross-modal retrieval, at both levels, never mixed."""
-
-    class_level: ClassRetrieval
-    instance_level: InstanceRetrieval
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All figures of one model on one set of records. The retrieval parts are None where there are no notes."""
-
-    n: int
-    groups: int
-    classes: tuple[str, ...]
-    classification: Classification
-    image_to_note: Retrieval | None
-    note_to_image: Retrieval | None
-    images_per_s: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values (NaN becomes null, int keys become text)."""
-        raise NotImplementedError
+KS = (1, 5, 10)
+FEWEST_FOR_RETRIEVAL = 2
 
 
 def evaluate(
@@ -95,7 +50,142 @@ def evaluate(
 ) -> Evaluation:
     """Classify `records` from their pictures and, with notes, search notes by picture and pictures by note.
 
-    records: held-out ones (split.test, or another data set's). notes: image_id -> note; records without a note take no part
-    in retrieval. `resamples`: bootstrap resamples for the intervals. Raises UserError for no records, for a label that the model was not trained on, for an unreadable image.
+    records: held-out ones (split.test, or another data set's). notes: image_id -> note; records without a note take no
+    part in retrieval, and a model trained without notes has no retrieval. `resamples`: for the bootstrap intervals.
+    Raises UserError for no records, a label that the model was not trained on, an image that can't be read.
     """
-    raise NotImplementedError
+    _refuse_unknown(records, classes=model.classes)
+    pixels = images.decode(records, preprocessing=model.towers.preprocessing, progress=progress)
+    started = time.perf_counter()
+    seen = classify(model, pixels, progress=progress)
+    rate = len(records) / (time.perf_counter() - started)
+
+    draws = _Resampling(resamples=resamples, seed=seed)
+    labels = np.array([model.classes.index(record.label) for record in records])
+    groups = [record.group for record in records]
+    directions: dict[str, Retrieval | None] = dict.fromkeys(("image_to_note", "note_to_image"))
+    noted = [row for row, record in enumerate(records) if notes and notes.get(record.image_id, "").strip()]
+    if notes and model.with_notes and len(noted) >= FEWEST_FOR_RETRIEVAL:
+        texts = [notes[records[row].image_id] for row in noted]
+        cosines = _cosines(seen.embedding[noted], read(model, texts, progress=progress).embedding)
+        pool = _Pool(labels=labels[noted], groups=[groups[row] for row in noted], distinct_notes=len(set(texts)))
+        directions = {
+            "image_to_note": _retrieval(cosines, pool=pool, draws=draws),
+            "note_to_image": _retrieval(cosines.T, pool=pool, draws=draws),
+        }
+    return Evaluation(
+        n=len(records),
+        groups=len(set(groups)),
+        classes=model.classes,
+        classification=_classification(
+            labels, seen.logits.argmax(dim=1).numpy(), groups=groups, classes=len(model.classes), draws=draws
+        ),
+        images_per_s=rate,
+        **directions,
+    )
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """What is searched and searched for: item i is query i's own partner."""
+
+    labels: Ints
+    groups: Sequence[str]
+    distinct_notes: int
+
+
+@dataclass(frozen=True)
+class _Resampling:
+    """How intervals are made."""
+
+    resamples: int
+    seed: int
+
+    def interval(self, statistic: Callable[[Ints], float], *, groups: Sequence[str]) -> Interval:
+        """statistic: row numbers -> a figure."""
+        low, high = bootstrap(statistic, groups, resamples=self.resamples, seed=self.seed)
+        return Interval(statistic(np.arange(len(groups))), low, high)
+
+    def mean(self, values: Floats, *, groups: Sequence[str]) -> Interval:
+        """The mean of the values that aren't NaN; all NaN if there is none."""
+        kept = np.flatnonzero(~np.isnan(values))
+        if not len(kept):
+            return Interval(float("nan"), float("nan"), float("nan"))
+        return self.interval(lambda rows: float(values[kept][rows].mean()), groups=list(np.asarray(groups)[kept]))
+
+
+def _refuse_unknown(records: Sequence[Record], *, classes: Sequence[str]) -> None:
+    if not records:
+        raise UserError("there are no records to evaluate on: the test part is empty; use more images")
+    unknown = sorted({record.label for record in records} - set(classes))
+    if unknown:
+        raise UserError(
+            f"the model was not trained on {', '.join(unknown)}; leave these records out "
+            f"(it knows {', '.join(classes)})"
+        )
+
+
+def _classification(
+    labels: Ints, predicted: Ints, *, groups: Sequence[str], classes: int, draws: _Resampling
+) -> Classification:
+    counts = confusion_matrix(labels, predicted, classes=classes)
+
+    def f1(average: Literal["micro", "weighted"]) -> float:
+        return float(f1_score(labels, predicted, average=average, zero_division=0))
+
+    return Classification(
+        balanced_accuracy=draws.interval(lambda rows: balanced_accuracy(labels[rows], predicted[rows]), groups=groups),
+        f1_macro=draws.interval(lambda rows: f1_macro(labels[rows], predicted[rows]), groups=groups),
+        f1_micro=f1("micro"),
+        f1_weighted=f1("weighted"),
+        kappa_linear=_kappa(labels, predicted),
+        chance=1 / len(np.unique(labels)),
+        confusion=tuple(tuple(int(count) for count in row) for row in counts),
+    )
+
+
+def _kappa(labels: Ints, predicted: Ints) -> float:
+    """Cohen's kappa with linear weights; NaN where only one class is in play, since agreement then says nothing."""
+    if len(np.union1d(labels, predicted)) < 2:
+        return float("nan")
+    return float(cohen_kappa_score(labels, predicted, weights="linear"))
+
+
+def _cosines(image: Tensor, text: Tensor) -> Floats:
+    cosines: Floats = (normalize(image, dim=1) @ normalize(text, dim=1).T).double().numpy()
+    return cosines
+
+
+def _retrieval(cosines: Floats, *, pool: _Pool, draws: _Resampling) -> Retrieval:
+    groups = np.asarray(pool.groups)
+    by_class = class_level(
+        cosines,
+        query_labels=pool.labels,
+        pool_labels=pool.labels,
+        excluded=groups[:, None] == groups[None, :],
+        ks=KS,
+        seed=draws.seed,
+    )
+    by_instance = instance_level(cosines, ks=KS)
+    size = len(pool.labels)
+    return Retrieval(
+        class_level=ClassRetrieval(
+            precision_at={k: draws.mean(by_class.precision_at[k], groups=pool.groups) for k in KS},
+            mean_average_precision=draws.mean(by_class.average_precision, groups=pool.groups),
+            chance_precision=_mean(by_class.chance_precision),
+            chance_map=_mean(by_class.chance_average_precision),
+            queries=int((~np.isnan(by_class.average_precision)).sum()),
+        ),
+        instance_level=InstanceRetrieval(
+            recall_at={k: draws.mean(by_instance.recall_at[k], groups=pool.groups) for k in KS},
+            chance_recall_at={k: min(k / size, 1.0) for k in KS},
+            median_rank=float(np.median(by_instance.rank)),
+            pool=size,
+            distinct_notes=pool.distinct_notes,
+        ),
+    )
+
+
+def _mean(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

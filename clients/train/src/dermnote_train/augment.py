@@ -1,0 +1,40 @@
+"""Augmentation as in arXiv 2511.21827: flips, quarter turns, resized crop 0.80-0.95, RGB shift, each with p 0.5."""
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+RGB_SHIFT = 20
+
+
+def augmentation(*, image_size: int) -> v2.Transform:
+    """A transform of one picture, uint8 [3, size, size] to the same; it draws from torch's global generator."""
+    quarter_turns = [v2.Lambda(_Turn(quarters)) for quarters in (1, 2, 3)]
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.RandomApply([v2.RandomChoice(quarter_turns)]),
+            v2.RandomApply([v2.RandomResizedCrop(image_size, scale=(0.80, 0.95), antialias=True)]),
+            v2.RandomApply([v2.Lambda(shift_rgb)]),
+        ]
+    )
+
+
+def augmented(pixels: Tensor, transform: v2.Transform) -> Tensor:
+    """Each of [n, 3, size, size] transformed by its own draw."""
+    return torch.stack([transform(picture) for picture in pixels])
+
+
+def shift_rgb(picture: Tensor) -> Tensor:
+    """Add one offset from -RGB_SHIFT..RGB_SHIFT to each channel; values stay within 0..255."""
+    offsets = torch.randint(-RGB_SHIFT, RGB_SHIFT + 1, (3, 1, 1), dtype=torch.int16)
+    return (picture.to(torch.int16) + offsets).clamp(0, 255).to(torch.uint8)
+
+
+class _Turn:
+    def __init__(self, quarters: int) -> None:
+        self.quarters = quarters
+
+    def __call__(self, picture: Tensor) -> Tensor:
+        return torch.rot90(picture, self.quarters, dims=(-2, -1))

@@ -1,0 +1,130 @@
+"""Figures of classification and retrieval: arrays in, numbers out. Class-level and instance-level are never mixed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+SCORE_DECIMALS = 6  # cosines nearer than this are ties: equal texts must not be ranked by rounding
+
+
+def confusion_matrix(labels: Ints, predicted: Ints, *, classes: int) -> Ints:
+    """[true, predicted] counts, [classes, classes]."""
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def balanced_accuracy(labels: Ints, predicted: Ints) -> float:
+    """Mean recall over the classes present in `labels`."""
+    return float(np.mean([np.mean(predicted[labels == present] == present) for present in np.unique(labels)]))
+
+
+def f1_macro(labels: Ints, predicted: Ints) -> float:
+    """Mean F1 over the classes present in `labels`."""
+    true, guessed = (
+        np.bincount(part, minlength=int(max(labels.max(), predicted.max())) + 1) for part in (labels, predicted)
+    )
+    right = np.bincount(labels[labels == predicted], minlength=len(true))
+    present = true > 0
+    return float(np.mean(2 * right[present] / (true + guessed)[present]))
+
+
+def bootstrap(
+    statistic: Callable[[Ints], float], groups: Sequence[str], *, resamples: int, seed: int
+) -> tuple[float, float]:
+    """The 95 % percentile interval of `statistic` when whole groups are drawn with replacement.
+
+    statistic: row numbers (with repeats) -> a figure; NaN figures are left out. groups: the group of each row.
+    """
+    _, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
+    rows_of = [np.flatnonzero(group_of_row == group) for group in range(int(group_of_row.max()) + 1)]
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(0, len(rows_of), len(rows_of)) for _ in range(resamples))
+    figures = np.array([statistic(np.concatenate([rows_of[group] for group in groups])) for groups in drawn])
+    figures = figures[~np.isnan(figures)]
+    if not len(figures):
+        return float("nan"), float("nan")
+    low, high = np.percentile(figures, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class ClassHits:
+    """Per query (NaN where the pool held nothing relevant): P@k by k, average precision, and chance for both."""
+
+    precision_at: dict[int, Floats]
+    average_precision: Floats
+    chance_precision: Floats
+    chance_average_precision: Floats
+
+
+def class_level(
+    scores: Floats,
+    *,
+    query_labels: Ints,
+    pool_labels: Ints,
+    excluded: Bools,
+    ks: Sequence[int],
+    seed: int = 0,
+) -> ClassHits:
+    """Rank each query's pool by score; relevant = same label.
+
+    scores, excluded: [queries, pool]; what is excluded isn't ranked at all. Where fewer than k are left, P@k is over
+    those. Ties are ordered at random (seeded), so that the order of the rows has no say.
+    """
+    relevant = (query_labels[:, None] == pool_labels[None, :]) & ~excluded
+    shuffle = np.random.default_rng(seed).random(scores.shape)
+    order = np.lexsort((shuffle, -np.where(excluded, -np.inf, scores.round(SCORE_DECIMALS))), axis=1)
+    hits = np.take_along_axis(relevant, order, axis=1)
+    found, sizes = np.cumsum(hits, axis=1), (~excluded).sum(axis=1)
+    total = relevant.sum(axis=1)
+    nothing = np.where(total > 0, 1.0, np.nan)
+    ranks = np.arange(1, scores.shape[1] + 1)
+    with np.errstate(invalid="ignore"):
+        average = (hits * found / ranks).sum(axis=1) / total
+    return ClassHits(
+        precision_at={k: _precision(found, sizes, k=k) * nothing for k in ks},
+        average_precision=average,
+        chance_precision=total / np.maximum(sizes, 1) * nothing,
+        chance_average_precision=np.array([chance_ap(int(r), int(n)) for r, n in zip(total, sizes, strict=True)]),
+    )
+
+
+def _precision(found: Ints, sizes: Ints, *, k: int) -> Floats:
+    depth = np.clip(np.minimum(k, sizes), 1, None)
+    right: Floats = np.take_along_axis(found, depth[:, None] - 1, axis=1)[:, 0] / depth
+    return right
+
+
+def chance_ap(relevant: int, pool: int) -> float:
+    """The expected average precision of a random ranking of `pool` items, `relevant` of them relevant; NaN for none."""
+    if relevant == 0:
+        return float("nan")
+    harmonic = float(np.sum(1 / np.arange(1, pool + 1)))
+    others = (relevant - 1) / (pool - 1) if pool > 1 else 0.0
+    return (harmonic + others * (pool - harmonic)) / pool
+
+
+@dataclass(frozen=True)
+class InstanceHits:
+    """Per query: the chance that its own partner is among the first k, by k, and its rank counted from 1.
+
+    With t items tied with the partner (itself too), recall is shared over them and the rank is the middle one.
+    """
+
+    recall_at: dict[int, Floats]
+    rank: Floats
+
+
+def instance_level(scores: Floats, *, ks: Sequence[int]) -> InstanceHits:
+    """scores: [n, n], the own partner of query i being item i."""
+    rounded = scores.round(SCORE_DECIMALS)
+    own = np.diagonal(rounded)[:, None]
+    better, tied = (rounded > own).sum(axis=1), (rounded == own).sum(axis=1)
+    return InstanceHits(
+        recall_at={k: np.clip((k - better) / tied, 0.0, 1.0) for k in ks},
+        rank=better + (tied + 1) / 2,
+    )
