@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dermnote_contracts.problems import (
     PROBLEM_JSON,
@@ -23,6 +23,7 @@ from dermnote_contracts.problems import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    TooLarge,
 )
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,39 @@ class LoopbackGuard:
             await self.app(scope, receive, send)
         else:
             await problem_response(Forbidden("Host and Origin must be loopback"))(scope, receive, send)
+
+
+class BodyLimit:
+    """Answer 413 to a body over `max_bytes`: by its Content-Length before reading, or while it arrives."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        too_large = problem_response(TooLarge(f"at most {self.max_bytes} bytes"))
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.max_bytes:
+            await too_large(scope, receive, send)
+            return
+        arrived = 0
+
+        async def counted() -> Message:
+            nonlocal arrived
+            message = await receive()
+            arrived += len(message.get("body", b""))
+            return {"type": "http.disconnect"} if arrived > self.max_bytes else message
+
+        async def guarded(message: Message) -> None:
+            if arrived <= self.max_bytes:
+                await send(message)
+
+        await self.app(scope, counted, guarded)
+        if arrived > self.max_bytes:
+            await too_large(scope, receive, send)
 
 
 def _host(url: str) -> str | None:

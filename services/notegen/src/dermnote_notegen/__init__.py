@@ -1,0 +1,3 @@
+"""The note service: API, workers and engine, three processes that meet only over Redis and a socket."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,63 @@
+"""One note: ask for it, look at it, cancel or erase it, preview its prompt."""
+
+import asyncio
+import time
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.concurrency import run_in_threadpool
+
+from dermnote_contracts.notes import ENDED, NoteJob, NoteRequest
+from dermnote_notegen import preview
+from dermnote_notegen.api.dependencies import IdempotencyKey, JobsHere, WaitS
+from dermnote_notegen.jobs import Jobs
+
+router = APIRouter(tags=["notes"])
+POLL_S = 0.1
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": NoteJob, "description": "Ended within the time of Prefer: wait"},
+    202: {"model": NoteJob, "description": "Queued; see Location"},
+}
+
+
+@router.post("/notes", responses=ACCEPTED)
+async def create_note(
+    body: NoteRequest, response: Response, jobs: JobsHere, wait_s: WaitS, key: IdempotencyKey
+) -> NoteJob:
+    """Queue one note. With `Prefer: wait=N` the answer waits up to N seconds for it."""
+    job = await run_in_threadpool(jobs.submit, body, idempotency_key=key)
+    job = await _wait(jobs, job, wait_s)
+    response.headers["Location"] = f"/notes/{job.id}"
+    if wait_s:
+        response.headers["Preference-Applied"] = f"wait={wait_s}"
+    response.status_code = 200 if wait_s and job.status in ENDED else 202
+    return job
+
+
+@router.post("/notes/preview")
+def preview_note(body: NoteRequest) -> preview.Preview:
+    """The rendered prompt, the grammar and the facts that the note must state. No model is asked."""
+    return preview.preview(body)
+
+
+@router.get("/notes/{note_id}")
+def get_note(note_id: str, jobs: JobsHere) -> NoteJob:
+    """State and, once finished, the note."""
+    return jobs.get(note_id)
+
+
+@router.delete("/notes/{note_id}", responses={200: {"model": NoteJob}, 204: {"description": "Erased"}})
+def delete_note(note_id: str, jobs: JobsHere) -> Response:
+    """Cancel a note that has not ended (200), or erase one that has (204)."""
+    job = jobs.delete(note_id)
+    if job is None:
+        return Response(status_code=204)
+    return Response(job.model_dump_json(), media_type="application/json")
+
+
+async def _wait(jobs: Jobs, job: NoteJob, wait_s: int) -> NoteJob:
+    ends = time.monotonic() + wait_s
+    while job.status not in ENDED and time.monotonic() < ends:
+        await asyncio.sleep(POLL_S)
+        job = await run_in_threadpool(jobs.get, job.id)
+    return job

@@ -1,0 +1,173 @@
+"""Note records in Redis: request, state and result of each note, and which notes a batch holds.
+
+The record is the truth about a note; RQ only says who should work on it next. Ending a note is one atomic step that
+the first caller wins, so a note ends exactly once however often its job runs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import TypeAdapter
+from redis import Redis
+from redis.client import Pipeline
+
+from dermnote_contracts.notes import ENDED, Batch, Counts, Note, NoteJob, NoteRequest, Status
+from dermnote_contracts.problems import Problem, UnknownBatch, UnknownNote
+
+NOTE = "notegen:note:{}"
+BATCH = "notegen:batch:{}"
+BATCH_NOTES = "notegen:batch:{}:notes"
+IDEMPOTENCY = "notegen:idempotency:{}"
+MODEL = "notegen:model"
+_NOTES = TypeAdapter(list[Note])
+
+# KEYS: note, batch (or note again); ARGV: status, finished_at, notes, error, ttl_s. 1 if this call ended the note.
+END_ONCE = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if status ~= 'queued' and status ~= 'running' then return 0 end
+redis.call('HSET', KEYS[1], 'status', ARGV[1], 'finished_at', ARGV[2], 'notes', ARGV[3], 'error', ARGV[4])
+redis.call('HDEL', KEYS[1], 'request')
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+return 1
+"""
+START = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if status ~= 'queued' and status ~= 'running' then return 0 end
+redis.call('HSET', KEYS[1], 'status', 'running')
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one call of the API queues: its notes in order, with their ids, and a batch id if it is a batch."""
+
+    requests: Sequence[NoteRequest]
+    note_ids: Sequence[str]
+    batch_id: str | None = None
+
+
+class NoteStore:
+    """Reads and writes note records. Every method is one round trip or one atomic step."""
+
+    def __init__(self, redis: Redis, *, note_ttl_s: int) -> None:
+        self._redis = redis
+        self._note_ttl_s = note_ttl_s
+
+    def add(self, pipe: Pipeline, submission: Submission) -> None:
+        """Queue the records' creation in a transaction that the caller executes together with the RQ jobs."""
+        created_at = _now()
+        for index, (note_id, request) in enumerate(zip(submission.note_ids, submission.requests, strict=True)):
+            fields: dict[Any, Any] = {
+                "request": request.model_dump_json(),
+                "status": "queued",
+                "created_at": created_at,
+            }
+            if submission.batch_id is not None:
+                fields |= {"index": index, "batch": submission.batch_id}
+            pipe.hset(NOTE.format(note_id), mapping=fields)
+        if submission.batch_id is not None:
+            pipe.hset(BATCH.format(submission.batch_id), mapping={"created_at": created_at})
+            pipe.rpush(BATCH_NOTES.format(submission.batch_id), *submission.note_ids)
+
+    def request(self, note_id: str) -> NoteRequest | None:
+        """What was asked for, or None once the note has ended (a note's facts are kept no longer than needed)."""
+        body = self._redis.hget(NOTE.format(note_id), "request")
+        return None if body is None else NoteRequest.model_validate_json(body)
+
+    def get(self, note_id: str) -> NoteJob:
+        """The job as the API shows it; raises UnknownNote."""
+        return self.get_many([note_id])[0]
+
+    def get_many(self, note_ids: Sequence[str]) -> list[NoteJob]:
+        """Jobs in the order of their ids; raises UnknownNote for one that is gone."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for note_id in note_ids:
+                pipe.hgetall(NOTE.format(note_id))
+            records = pipe.execute()
+        return [_job(note_id, record) for note_id, record in zip(note_ids, records, strict=True)]
+
+    def start(self, note_id: str) -> bool:
+        """Mark as running; False when it has already ended, or is gone."""
+        return bool(self._redis.eval(START, 1, NOTE.format(note_id)))
+
+    def finish(self, note_id: str, notes: list[Note]) -> bool:
+        """Finish a note with its texts; False when it had already ended."""
+        return self._end(note_id, "finished", notes=_NOTES.dump_json(notes).decode())
+
+    def fail(self, note_id: str, problem: Problem) -> bool:
+        """End a note as failed with a reason; False when it had already ended."""
+        return self._end(note_id, "failed", error=problem.model_dump_json())
+
+    def cancel(self, note_id: str) -> bool:
+        """End a note as cancelled; False when it had already ended."""
+        return self._end(note_id, "cancelled")
+
+    def erase(self, note_id: str) -> None:
+        """Remove a record for good."""
+        self._redis.delete(NOTE.format(note_id))
+
+    def _end(self, note_id: str, status: Status, *, notes: str = "[]", error: str = "") -> bool:
+        key = NOTE.format(note_id)
+        ended = bool(self._redis.eval(END_ONCE, 1, key, status, _now(), notes, error, self._note_ttl_s))
+        if ended and (batch := self._redis.hget(key, "batch")):
+            batch_id = _text(batch)
+            self._redis.expire(BATCH.format(batch_id), self._note_ttl_s)
+            self._redis.expire(BATCH_NOTES.format(batch_id), self._note_ttl_s)
+        return ended
+
+    def batch_note_ids(self, batch_id: str) -> list[str]:
+        """The notes of a batch in their order; raises UnknownBatch."""
+        if not self._redis.exists(BATCH.format(batch_id)):
+            raise UnknownBatch()
+        return [_text(note_id) for note_id in self._redis.lrange(BATCH_NOTES.format(batch_id), 0, -1)]
+
+    def batch(self, batch_id: str) -> Batch:
+        """How far a batch is. An erased or expired note counts as none; raises UnknownBatch."""
+        note_ids = self.batch_note_ids(batch_id)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for note_id in note_ids:
+                pipe.hget(NOTE.format(note_id), "status")
+            statuses = [status.decode() for status in pipe.execute() if status is not None]
+        return Batch(
+            id=batch_id,
+            total=len(note_ids),
+            counts=Counts(**{status: statuses.count(status) for status in set(statuses)}),
+        )
+
+    def ended_in_batch(self, batch_id: str) -> list[NoteJob]:
+        """The ended jobs of a batch, in order; raises UnknownBatch."""
+        note_ids = self.batch_note_ids(batch_id)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for note_id in note_ids:
+                pipe.hgetall(NOTE.format(note_id))
+            records = zip(note_ids, pipe.execute(), strict=True)
+        jobs = [_job(note_id, record) for note_id, record in records if record]
+        return [job for job in jobs if job.status in ENDED]
+
+
+def _job(note_id: str, record: dict[bytes, bytes]) -> NoteJob:
+    if not record:
+        raise UnknownNote()
+    text = {name.decode(): value.decode() for name, value in record.items()}
+    return NoteJob.model_validate(
+        {
+            "id": note_id,
+            "status": text["status"],
+            "created_at": text["created_at"],
+            "finished_at": text.get("finished_at"),
+            "notes": _NOTES.validate_json(text["notes"]) if text.get("notes") else [],
+            "error": Problem.model_validate_json(text["error"]) if text.get("error") else None,
+            "index": text.get("index"),
+        }
+    )
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
