@@ -1,6 +1,7 @@
 """Pictures as the model sees them: decoded once, small, uint8. Knows Pillow; knows nothing of the model.
 
-The steps are those of dermnote_contracts.manifest.Preprocessing up to the scaling to 0..1, which the model does itself.
+Pictures are turned upright, then follow dermnote_contracts.manifest.Preprocessing up to the scaling to 0..1, which the
+model does itself.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as resizing
@@ -53,7 +54,7 @@ def preprocess(picture: Image.Image, *, preprocessing: Preprocessing) -> NDArray
 def _decode_file(record: Record, *, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     try:
         with Image.open(record.image_path) as picture:
-            return preprocess(picture, preprocessing=preprocessing)
+            return preprocess(ImageOps.exif_transpose(picture), preprocessing=preprocessing)
     except FileNotFoundError as wrong:
         raise UserError(_unreadable(record.image_path, record, "there is no such file")) from wrong
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as wrong:
