@@ -5,6 +5,8 @@ import runpy
 from pathlib import Path
 
 import pytest
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 import dermnote_notegen.settings
@@ -18,10 +20,13 @@ PACKAGES = (dermnote_notegen.settings, dermnote_retrieval.settings, dermnote_tra
 def variables(settings: type[BaseSettings]) -> set[str]:
     """The environment variables that a settings class reads."""
     prefix = settings.model_config.get("env_prefix", "")
-    return {
-        str(field.validation_alias) if field.validation_alias else f"{prefix}{name}".upper()
-        for name, field in settings.model_fields.items()
-    }
+    return {_variable(field) or f"{prefix}{name}".upper() for name, field in settings.model_fields.items()}
+
+
+def _variable(field: FieldInfo) -> str | None:
+    """The environment variable that a field names itself, where it does."""
+    alias = field.validation_alias
+    return str(alias.choices[-1]) if isinstance(alias, AliasChoices) else alias  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
