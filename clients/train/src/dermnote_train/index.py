@@ -39,13 +39,18 @@ def push(
     *,
     records: Sequence[Record],
     notes: Mapping[str, str],
+    run: str | None = None,
     progress: Report = silent,
 ) -> IndexRun:
-    """Store records with image, note (image_id -> text; may lack some), metadata and group, 64 a request."""
+    """Store records with image, note (image_id -> text; may lack some), metadata and group, 64 a request.
+
+    `run`: a mark kept in the metadata, by which a search can be held to this run's items.
+    """
+    marks: dict[str, str] = {} if run is None else {"run": run}
     begun = time.monotonic()
     outcomes: list[BulkOutcome] = []
     for shard in _shards(records):
-        outcomes += service.bulk([_item(record, dataset=dataset, note=notes.get(record.image_id)) for record in shard])
+        outcomes += service.bulk([_item(record, dataset, notes.get(record.image_id), marks=marks) for record in shard])
         progress(Step("index", len(outcomes), len(records)))
     if len(outcomes) != len(records):
         raise UserError(
@@ -60,14 +65,14 @@ def push(
 
 
 def search_like(
-    service: RetrievalService, record: Record, *, dataset: LesionDataset, k: int, via: Via
+    service: RetrievalService, record: Record, *, dataset: LesionDataset, k: int, via: Via, run: str
 ) -> SearchResponse:
-    """Items of the same data set like a record's picture, never of its own group."""
+    """Items of the same data set and run like a record's picture, never of its own group."""
     return service.search_image(
         read_picture(record.image_path),
         k=k,
         via=via,
-        where={"dataset": dataset.name},
+        where={"dataset": dataset.name, "run": run},
         exclude=Exclude(ids=[item_id(dataset.name, record.image_id)], groups=[record.group]),
     )
 
@@ -86,7 +91,7 @@ def _shards(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
     return (records[start : start + SHARD] for start in range(0, len(records), SHARD))
 
 
-def _item(record: Record, *, dataset: LesionDataset, note: str | None) -> NewItem:
+def _item(record: Record, dataset: LesionDataset, note: str | None, *, marks: Mapping[str, str]) -> NewItem:
     with Image.open(record.image_path) as image:
         suffix = SUFFIX_OF[image.format or "JPEG"]
     ours = {"dataset": dataset.name, "label": record.label, "synthetic": dataset.synthetic}
@@ -95,7 +100,7 @@ def _item(record: Record, *, dataset: LesionDataset, note: str | None) -> NewIte
         image=read_picture(record.image_path),
         suffix=suffix,
         note=note,
-        metadata=record.metadata.given() | ours,
+        metadata=record.metadata.given() | ours | dict(marks),
         group=record.group,
     )
 

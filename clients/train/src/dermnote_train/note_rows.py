@@ -47,11 +47,17 @@ class NoteRow:
 
     @property
     def faithful_at_first(self) -> bool:
-        """The first text of the language model, or the template, passed."""
-        return self.faithful and self.attempts <= 1 and self.source == "llm"
+        """The first text passed: the language model's, or the template's where the strategy is the template."""
+        return self.faithful and self.attempts <= 1 and (self.source == "llm" or self.strategy == "M")
 
 
-ARROW = {str: pa.string(), bool: pa.bool_(), float: pa.float64(), int: pa.int64(), str | None: pa.string()}
+ARROW: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    float: pa.float64(),
+    int: pa.int64(),
+    str | None: pa.string(),
+}
 SCHEMA = pa.schema([pa.field(field.name, ARROW[field.type]) for field in fields(NoteRow)])
 
 
@@ -107,7 +113,8 @@ def texts_for(records: Iterable[Record], rows: Sequence[NoteRow], *, source: Pat
     lacking = [record.image_id for record in records if record.image_id not in texts]
     if lacking:
         raise UserError(
-            f"{source}: no note for {len(lacking)} images (first {lacking[0]}); run dermnote notes on the same folder again"
+            f"{source}: no note for {len(lacking)} images (first {lacking[0]}); run dermnote notes on the "
+            "same folder again"
         )
     return texts
 

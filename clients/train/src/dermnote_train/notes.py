@@ -135,8 +135,8 @@ def _work(
         moved = time.monotonic() if done > before else moved
         if time.monotonic() - moved > STALLED_AFTER_S:
             raise UserError(
-                f"no note has ended for {STALLED_AFTER_S:g} s; look at the worker's log, then run the same command again: "
-                "it goes on where it stopped"
+                f"no note has ended for {STALLED_AFTER_S:g} s; look at the worker's log, then run the same command "
+                "again: it goes on where it stopped"
             )
         if queue.working:
             time.sleep(pause_s)

@@ -1,9 +1,13 @@
 """Finding a row's image file and telling whether it is an image."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
+
+from dermnote_train.errors import UserError
+from dermnote_train.progress import Report, Step, silent
+from dermnote_train.records import Record
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -60,6 +64,20 @@ def decode_fault(path: Path) -> str | None:
     return None
 
 
-def undecodable(paths: Iterable[Path]) -> dict[Path, str]:
-    """The files that cannot be decoded, with the reason."""
-    return {path: fault for path in paths if (fault := decode_fault(path)) is not None}
+def undecodable(records: Sequence[Record], *, progress: Report = silent) -> list[tuple[Record, str]]:
+    """The records whose image cannot be decoded, with the reason."""
+    found = []
+    for done, record in enumerate(records, 1):
+        fault = decode_fault(record.image_path)
+        if fault is not None:
+            found.append((record, fault))
+        progress(Step("check images", done, len(records)))
+    return found
+
+
+def refuse_undecodable(records: Sequence[Record], *, progress: Report = silent) -> None:
+    """Raise UserError if any image cannot be decoded, naming the first and counting the rest."""
+    found = undecodable(records, progress=progress)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(f"{found[0][0].image_path.parent}: {found[0][1]}{more}")

@@ -1,18 +1,22 @@
 """Splitting by group and class: values in, values out."""
 
+import csv
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from dermnote_train.atomic import replacing
 from dermnote_train.errors import UserError
 from dermnote_train.records import LesionDataset, Record, Split
 
 PARTS = 5  # one fold is the test part, one the validation part: 60/20/20
 TRIES = 50
 FEWEST_GROUPS = 3
+SPLIT_COLUMNS = ("image_id", "part", "group", "label", "seed")
 
 
 def split_dataset(dataset: LesionDataset, *, seed: int = 0) -> Split:
@@ -63,3 +67,34 @@ def _fold(records: Sequence[Record], *, parts: int, state: int) -> tuple[tuple[R
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         outside, inside = next(folds.split(np.zeros(len(labels)), labels, groups))
     return tuple(records[i] for i in outside), tuple(records[i] for i in inside)
+
+
+def write_split(path: Path, split: Split) -> None:
+    """Write image_id, part, group and label of every record as CSV, whole or not at all."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(SPLIT_COLUMNS)
+        for part in ("train", "val", "test"):
+            writer.writerows(
+                (record.image_id, part, record.group, record.label, split.seed) for record in getattr(split, part)
+            )
+
+
+def read_split(path: Path, dataset: LesionDataset) -> Split:
+    """The split that `write_split` wrote, with the data set's records. Raises UserError if the two do not fit."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        part_of = {row["image_id"]: row["part"] for row in rows}
+        seed = int(rows[0]["seed"])
+    except (OSError, UnicodeDecodeError, KeyError, IndexError, ValueError) as wrong:
+        raise UserError(f"{path}: no split that can be read; make one with: dermnote datasets split FOLDER") from wrong
+    lacking = part_of.keys() - {record.image_id for record in dataset.records}
+    if lacking:
+        raise UserError(
+            f"{path}: {len(lacking)} of its images are not in {dataset.name}; give the data it was made from"
+        )
+    parts = {
+        part: tuple(r for r in dataset.records if part_of.get(r.image_id) == part) for part in ("train", "val", "test")
+    }
+    return Split(parts["train"], parts["val"], parts["test"], seed)

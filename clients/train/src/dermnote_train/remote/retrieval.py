@@ -104,15 +104,18 @@ class RetrievalService:
         self._session.request("PUT", "/models/active", timeout_s=120.0, content=body, headers=headers)
 
     def wait_active(
-        self, name: str, *, timeout_s: float = 600.0, told: Callable[[float], None] | None = None
+        self, name: str, *, model_id: str, timeout_s: float = 600.0, told: Callable[[float], None] | None = None
     ) -> ModelSummary:
-        """Return once the model serves; `told` hears the share re-embedded, 0 to 1. Late: UserError."""
+        """Return once the model serves; `told` hears the share re-embedded, 0 to 1. Late: UserError.
+
+        `model_id` tells the new weights from older ones of the same name.
+        """
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             found = next((model for model in self.models() if model.name == name), None)
             if found is None:
                 raise UserError(f"the retrieval service at {self._session.base_url} does not see the model {name}")
-            if found.active and found.reembedding is None:
+            if found.active and found.model_id == model_id and self.index_info().model == model_id:
                 return found
             if told is not None and found.reembedding is not None:
                 told(found.reembedding)

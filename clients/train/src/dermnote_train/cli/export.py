@@ -1,0 +1,33 @@
+"""dermnote export: a model folder for the retrieval service."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dermnote_train.checkpoint import load_checkpoint
+from dermnote_train.cli import screen
+from dermnote_train.export import export_lite, export_model
+from dermnote_train.run_data import read_run_data
+from dermnote_train.settings import read_settings
+
+
+def export(
+    what: Annotated[
+        str, typer.Argument(metavar="RUN|lite", help="A run folder, or lite: the pretrained towers as they are.")
+    ],
+    models_dir: Annotated[Path | None, typer.Option(help="Folder of models; DERMNOTE_MODELS_DIR by default.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; the run's or lite by default.")] = None,
+) -> None:
+    """Write a model with its manifest, whole or not at all."""
+    where = models_dir or read_settings().models_dir
+    with screen.console().status("exporting"):
+        if what == "lite":
+            folder = export_lite(where, name=name or "lite")
+        else:
+            run = Path(what)
+            data = read_run_data(run)
+            model = load_checkpoint(run)
+            folder = export_model(model, models_dir=where, name=name or run.resolve().name, synthetic=data.synthetic)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    screen.say(f"model: {folder} ({size / 1e6:.0f} MB)")

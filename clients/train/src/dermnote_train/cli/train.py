@@ -1,0 +1,68 @@
+"""dermnote train: an image+text model, or an image-only one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dermnote_train.cli import options, screen
+from dermnote_train.config import TrainConfig
+from dermnote_train.data.splits import split_dataset
+from dermnote_train.note_rows import read_notes, texts_for
+from dermnote_train.run_data import keep_run_data
+from dermnote_train.settings import read_settings
+from dermnote_train.train import TrainResult
+from dermnote_train.train import train as train_model
+
+DEFAULT = TrainConfig()
+
+
+def train(
+    folder: options.Folder,
+    *,
+    notes: Annotated[Path | None, typer.Option(help="notes.parquet; DERMNOTE_HOME/notes/NAME by default.")] = None,
+    image_only: Annotated[bool, typer.Option("--image-only", help="Train without notes.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder; DERMNOTE_HOME/runs/NAME by default.")] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="The paper's schedule: 224 px, 10 epochs, one learning rate.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, max=1000)] = None,
+    image_size: Annotated[int | None, typer.Option(min=32, max=512, help="Pixels of a side.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, max=4096)] = None,
+    classes: options.Classes = "paper5",
+    labels: options.Labels = None,
+    limit: options.Limit = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Train on 60 % of the groups, stop early by 20 %, keep 20 % for dermnote evaluate."""
+    settings = read_settings()
+    base = TrainConfig.paper(seed=seed) if paper else TrainConfig(seed=seed)
+    given = {"epochs": epochs, "image_size": image_size, "batch_size": batch_size}
+    config = TrainConfig.model_validate(
+        base.model_dump() | {name: value for name, value in given.items() if value is not None}
+    )
+    with screen.bars() as progress:
+        dataset = options.read_dataset(options.DataChoice(folder, classes, labels, limit, seed), progress=progress)
+        split = split_dataset(dataset, seed=seed)
+        run_dir = out or settings.dermnote_home / "runs" / (dataset.name + ("-image-only" if image_only else ""))
+        source = notes or settings.dermnote_home / "notes" / dataset.name / "notes.parquet"
+        rows = () if image_only else read_notes(source)
+        texts = None if image_only else texts_for(dataset.records, rows, source=source)
+        result = train_model(
+            config, split=split, classes=dataset.classes, notes=texts, run_dir=run_dir, progress=progress
+        )
+    keep_run_data(run_dir, dataset, split=split, class_set=classes, strategy=rows[0].strategy if rows else None)
+    show_training(result)
+    screen.say(f"run: {run_dir}")
+
+
+def show_training(result: TrainResult) -> None:
+    """Every epoch's figures; the kept one is marked."""
+    screen.show_table(
+        f"Training, {result.images_per_s:.0f} images/s",
+        ("epoch", "loss", "validation cross-entropy", "validation balanced accuracy", "kept"),
+        [
+            (row.epoch, row.loss, row.val_ce, row.val_balanced_accuracy, "*" if row.epoch == result.best_epoch else "")
+            for row in result.history
+        ],
+    )

@@ -1,0 +1,73 @@
+"""The report's curves, drawn by matplotlib as SVG data URIs. The one door to matplotlib."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dermnote_train.report.pictures import data_uri
+
+INK, FAINT = "#1f2a30", "#d9dedb"
+HUES = ("#0f6b6b", "#b4582a")
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dermnote",
+    "axes.edgecolor": FAINT,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart: its name, a value an epoch, and the epoch whose weights were kept (from 1)."""
+
+    name: str
+    values: Sequence[float]
+    kept: int
+
+
+def chart(title: str, curves: Sequence[Curve], *, floor: float | None = None, unit_range: bool = False) -> str:
+    """Curves over epochs as an SVG data URI. `floor`: a dashed line for chance; `unit_range`: the axis shows 0 to 1."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.5), layout="constrained")
+        axes = figure.subplots()
+        for curve, hue in zip(curves, HUES, strict=False):
+            _draw(axes, curve, hue)
+        if floor is not None:
+            axes.axhline(floor, color="#8a9499", linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.annotate("chance", (1, floor), xytext=(0, 3), textcoords="offset points", fontsize=8, color="#6a757a")
+        _tidy(axes, title, unit_range=unit_range, named=len(curves) > 1)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return data_uri(stream.getvalue(), "image/svg+xml")
+
+
+def _draw(axes: Axes, curve: Curve, hue: str) -> None:
+    epochs = range(1, len(curve.values) + 1)
+    axes.plot(epochs, curve.values, color=hue, linewidth=1.8, label=curve.name, marker="o", markersize=2.6)
+    axes.plot([curve.kept], [curve.values[curve.kept - 1]], "o", color=hue, markersize=7, markeredgecolor="white")
+
+
+def _tidy(axes: Axes, title: str, *, unit_range: bool, named: bool) -> None:
+    axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    if unit_range:
+        axes.set_ylim(0, 1)
+    if named:
+        axes.legend(frameon=False, fontsize=8, loc="best")
