@@ -87,13 +87,13 @@ def train(
     held_out = _load(split.val, model=model, notes=None, run_dir=run_dir, progress=progress)
     tuned = _thaw(model, config=config)
     optimiser = _optimiser(model, config=config)
-    sampler = _balanced_sampler(seen.labels, classes=len(classes), seed=config.seed)
+    sampler = balanced_sampler(seen.labels, classes=len(classes), seed=config.seed)
     transform = augmentation(image_size=config.image_size)
 
     history: list[EpochRow] = []
     best: EpochRow | None = None
     for epoch in range(1, config.epochs + 1):
-        _learning(model, tuned=tuned)
+        _learning(model, tuned=tuned, frozen_norm=config.frozen_norm)
         started, terms = time.perf_counter(), []
         for batch in _batches(sampler, size=config.batch_size):
             terms.append(_step(model, seen, batch, optimiser=optimiser, transform=transform, config=config))
@@ -166,11 +166,14 @@ def _thaw(model: LesionModel, *, config: TrainConfig) -> list[nn.Module]:
     return [model.head, *parts]
 
 
-def _learning(model: LesionModel, *, tuned: Sequence[nn.Module]) -> None:
+def _learning(model: LesionModel, *, tuned: Sequence[nn.Module], frozen_norm: bool) -> None:
     """Training mode for what learns; the rest (the frozen text tower with its dropout) stays in evaluation mode."""
     model.eval()
-    for module in tuned:
-        module.train()
+    for part in tuned:
+        part.train()
+        for module in part.modules():
+            if frozen_norm and isinstance(module, nn.BatchNorm2d):
+                module.eval()
 
 
 def _optimiser(model: LesionModel, *, config: TrainConfig) -> Optimizer:
@@ -181,7 +184,7 @@ def _optimiser(model: LesionModel, *, config: TrainConfig) -> Optimizer:
     return Adam(groups, weight_decay=config.weight_decay, amsgrad=True)
 
 
-def _balanced_sampler(labels: Tensor, *, classes: int, seed: int) -> WeightedRandomSampler:
+def balanced_sampler(labels: Tensor, *, classes: int, seed: int) -> WeightedRandomSampler:
     """As many draws an epoch as there are images, with replacement, every class equally likely."""
     counts = torch.bincount(labels.cpu(), minlength=classes)
     weights = (1 / counts.double())[labels.cpu()]
