@@ -5,13 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from dermnote_contracts.metadata import LesionMetadata
 from dermnote_train import checkpoint
 from dermnote_train.checkpoint import build_model, load_checkpoint, save_checkpoint
 from dermnote_train.config import TrainConfig
 from dermnote_train.errors import UserError
 from dermnote_train.model import LesionModel
+from dermnote_train.records import Record, Split
 
 CONFIG = TrainConfig(image_size=32)
+RECORDS = tuple(Record(f"img-{n}", Path(f"{n}.jpg"), f"group-{n}", "nevus", LesionMetadata()) for n in range(6))
+SPLIT = Split(train=RECORDS[:3], val=RECORDS[3:4], test=RECORDS[4:], seed=0)
 
 
 @pytest.fixture
@@ -24,7 +28,7 @@ def model() -> LesionModel:
 
 
 def test_a_model_comes_back_as_it_was(model: LesionModel, tmp_path: Path) -> None:
-    save_checkpoint(model, config=CONFIG, epoch=3, run_dir=tmp_path)
+    save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=3, run_dir=tmp_path)
     loaded = load_checkpoint(tmp_path)
     assert loaded.classes == ("nevus", "melanoma")
     assert loaded.with_notes
@@ -34,14 +38,14 @@ def test_a_model_comes_back_as_it_was(model: LesionModel, tmp_path: Path) -> Non
 
 
 def test_the_frozen_text_tower_is_not_stored(model: LesionModel, tmp_path: Path) -> None:
-    path = save_checkpoint(model, config=CONFIG, epoch=1, run_dir=tmp_path)
+    path = save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=1, run_dir=tmp_path)
     assert not [name for name in checkpoint.read_state(path) if "clip.text." in name]
     assert path.stat().st_size < 20e6
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
 def test_a_torn_checkpoint_is_never_loaded(model: LesionModel, tmp_path: Path, share: float) -> None:
-    path = save_checkpoint(model, config=CONFIG, epoch=1, run_dir=tmp_path)
+    path = save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=1, run_dir=tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(UserError, match="not a whole checkpoint"):
@@ -51,7 +55,7 @@ def test_a_torn_checkpoint_is_never_loaded(model: LesionModel, tmp_path: Path, s
 def test_a_write_that_fails_leaves_the_old_checkpoint(
     model: LesionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = save_checkpoint(model, config=CONFIG, epoch=1, run_dir=tmp_path)
+    path = save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=1, run_dir=tmp_path)
     before = path.read_bytes()
 
     def disk_full(_: object, partial: Path, **__: object) -> None:
@@ -60,7 +64,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(
 
     monkeypatch.setattr(checkpoint, "save_file", disk_full)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(model, config=CONFIG, epoch=2, run_dir=tmp_path)
+        save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=2, run_dir=tmp_path)
     assert path.read_bytes() == before
     assert [found.name for found in tmp_path.iterdir()] == ["model.safetensors"]
 
@@ -72,6 +76,15 @@ def test_a_folder_without_a_model_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_text_tower_is_refused(model: LesionModel, tmp_path: Path) -> None:
     model.towers.text_id = "0" * 64
-    save_checkpoint(model, config=CONFIG, epoch=1, run_dir=tmp_path)
+    save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=1, run_dir=tmp_path)
     with pytest.raises(UserError, match="another text tower"):
         load_checkpoint(tmp_path)
+
+
+def test_a_model_is_not_taken_for_one_of_another_split(model: LesionModel, tmp_path: Path) -> None:
+    save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=1, run_dir=tmp_path)
+    reordered = Split(train=SPLIT.train[::-1], val=SPLIT.val, test=SPLIT.test, seed=0)
+    assert load_checkpoint(tmp_path, split=reordered).classes == model.classes
+    leaking = Split(train=RECORDS[3:], val=RECORDS[2:3], test=RECORDS[:2], seed=1)
+    with pytest.raises(UserError, match="another split"):
+        load_checkpoint(tmp_path, split=leaking)

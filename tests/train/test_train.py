@@ -93,7 +93,7 @@ def test_it_stops_early_and_keeps_the_best_epoch(run: Run, toy_notes: Notes, toy
     assert len(losses) < 40
     assert result.best_epoch == losses.index(min(losses)) + 1
     assert len(losses) == result.best_epoch + 2
-    kept = load_checkpoint(tmp_path / "run")
+    kept = load_checkpoint(tmp_path / "run", split=toy_split)
     for model in (kept, result.model):
         held_out = _cross_entropy(model, toy_split)
         assert held_out == pytest.approx(min(losses), rel=1e-4)
@@ -169,6 +169,12 @@ def test_a_refused_run_leaves_nothing_behind(run: Run, toy_split: Split, tmp_pat
     toy_split.train[3].image_path.write_bytes(b"no image")
     with pytest.raises(UserError, match="not an image"):
         run(None)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_run_that_goes_astray_says_so(run: Run, toy_notes: Notes, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="went astray in epoch 1"):
+        run(toy_notes, head_lr=1e30)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 

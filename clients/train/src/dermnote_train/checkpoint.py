@@ -3,6 +3,7 @@
 The frozen text tower is not stored: its id is, and must match on loading.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,12 +17,16 @@ from dermnote_train.atomic import replacing
 from dermnote_train.config import TrainConfig
 from dermnote_train.errors import UserError
 from dermnote_train.model import LesionModel
+from dermnote_train.records import Split
 
 CHECKPOINT_NAME = "model.safetensors"
 
 
 class CheckpointInfo(BaseModel):
-    """What a checkpoint says of itself. `epoch`: the one whose weights it holds, counted from 1."""
+    """What a checkpoint says of itself. `epoch`: the one whose weights it holds, counted from 1.
+
+    `split_id` names the split that it was trained on, so that no other one's test part is taken for held-out.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,6 +36,14 @@ class CheckpointInfo(BaseModel):
     with_notes: bool
     text_id: str
     epoch: int
+    split_id: str
+
+
+def split_id(split: Split) -> str:
+    """sha256 over which image is in which part."""
+    parts = {"train": split.train, "val": split.val, "test": split.test}
+    ids = {name: sorted(record.image_id for record in records) for name, records in parts.items()}
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
 
 def build_model(config: TrainConfig, *, classes: tuple[str, ...], with_notes: bool) -> LesionModel:
@@ -38,10 +51,15 @@ def build_model(config: TrainConfig, *, classes: tuple[str, ...], with_notes: bo
     return LesionModel(towers.lite(image_size=config.image_size), classes=classes, with_notes=with_notes)
 
 
-def save_checkpoint(model: LesionModel, *, config: TrainConfig, epoch: int, run_dir: Path) -> Path:
+def save_checkpoint(model: LesionModel, *, config: TrainConfig, split: Split, epoch: int, run_dir: Path) -> Path:
     """Write run_dir/model.safetensors whole, in the place of any older one; returns its path."""
     info = CheckpointInfo(
-        config=config, classes=model.classes, with_notes=model.with_notes, text_id=model.towers.text_id, epoch=epoch
+        config=config,
+        classes=model.classes,
+        with_notes=model.with_notes,
+        text_id=model.towers.text_id,
+        epoch=epoch,
+        split_id=split_id(split),
     )
     path = run_dir / CHECKPOINT_NAME
     with replacing(path) as partial:
@@ -49,9 +67,15 @@ def save_checkpoint(model: LesionModel, *, config: TrainConfig, epoch: int, run_
     return path
 
 
-def load_checkpoint(run_dir: Path) -> LesionModel:
-    """The model that `save_checkpoint` wrote, on the CPU, in evaluation mode. Raises UserError if unusable."""
+def load_checkpoint(run_dir: Path, *, split: Split | None = None) -> LesionModel:
+    """The model that `save_checkpoint` wrote, on the CPU, in evaluation mode.
+
+    split: the one that is believed to be the model's own, to be checked. Raises UserError if the file can't be used or
+    was trained on another split.
+    """
     info, state = _read(run_dir / CHECKPOINT_NAME)
+    if split is not None and split_id(split) != info.split_id:
+        raise UserError(f"{run_dir}: the model was trained on another split than the one beside it; train again")
     model = build_model(info.config, classes=info.classes, with_notes=info.with_notes)
     if model.towers.text_id != info.text_id:
         raise UserError(f"{run_dir}: trained with another text tower than the one installed; train again")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -19,6 +20,7 @@ from dermnote_train import checkpoint, images
 from dermnote_train.atomic import replacing
 from dermnote_train.augment import augmentation, augmented
 from dermnote_train.config import TrainConfig
+from dermnote_train.errors import UserError
 from dermnote_train.features import text_features
 from dermnote_train.losses import LossTerms, image_loss, image_text_loss
 from dermnote_train.metrics import balanced_accuracy
@@ -76,7 +78,7 @@ def train(
     notes: image_id -> note for every record of split.train; None trains the image branch alone (image CE only).
     run_dir: made if absent; text features are cached in it. progress: told of every batch.
     Raises UserError for parts too small to train on, a class without training images, a record without its note, an
-    image that can't be read.
+    image that can't be read, a loss that is no number any more.
     """
     refuse_untrainable(split, classes=classes, notes=notes)
     torch.manual_seed(config.seed)
@@ -103,11 +105,12 @@ def train(
         rate = len(seen.labels) / (time.perf_counter() - started)
 
         row = _epoch_row(epoch, terms, rate=rate, model=model, held_out=held_out)
+        _refuse_divergence(row)
         history.append(row)
         _write_history(history, run_dir=run_dir)
         if best is None or row.val_ce < best.val_ce:
             best = row
-            checkpoint.save_checkpoint(model, config=config, epoch=epoch, run_dir=run_dir)
+            checkpoint.save_checkpoint(model, config=config, split=split, epoch=epoch, run_dir=run_dir)
         elif epoch - best.epoch >= config.patience:
             break
 
@@ -231,6 +234,11 @@ def _epoch_row(
         images_per_s=rate,
         **means,
     )
+
+
+def _refuse_divergence(row: EpochRow) -> None:
+    if not (math.isfinite(row.loss) and math.isfinite(row.val_ce)):
+        raise UserError(f"training went astray in epoch {row.epoch} (the loss is no number); lower lr and head_lr")
 
 
 def _write_history(history: Sequence[EpochRow], *, run_dir: Path) -> None:
