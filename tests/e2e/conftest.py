@@ -1,0 +1,110 @@
+"""One real stack for the e2e tests: supervisord, embedded Valkey, the real GGUF, retrieval, on free ports."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> None:
+    """Poll a condition; fail with its name when it does not come true."""
+    ends = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends, f"not in {timeout_s:.0f} s: {what}"
+        time.sleep(0.2)
+
+
+@dataclass
+class Stack:
+    """A stack in its own folder; `environment` is what its commands and the client see."""
+
+    home: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+        """`python -m stack ...` as `make` runs it."""
+        return self._run(sys.executable, "-m", "stack", *arguments, "--home", str(self.home), timeout_s=timeout_s)
+
+    def dermnote(self, *arguments: str | Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+        """The command `dermnote`, against this stack."""
+        command = str(Path(sys.executable).parent / "dermnote")
+        return self._run(command, *map(str, arguments), timeout_s=timeout_s)
+
+    def _run(self, *command: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+
+    def status(self) -> dict[str, dict[str, str | int]]:
+        """Process name -> state and pid."""
+        answer = self.run("status")
+        assert answer.returncode == 0, answer.stderr
+        found: dict[str, dict[str, str | int]] = json.loads(answer.stdout)
+        return found
+
+    def pid(self, process: str) -> int:
+        """The pid of a process that runs."""
+        return int(self.status()[process]["pid"])
+
+    def kill(self, process: str) -> int:
+        """kill -9 one process; returns the pid that it had."""
+        pid = self.pid(process)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def wait_restarted(self, process: str, old_pid: int) -> None:
+        """Until supervisord runs the process anew."""
+        wait_until(
+            lambda: self.status()[process]["state"] == "RUNNING" and self.pid(process) != old_pid,
+            timeout_s=60,
+            what=f"{process} runs again",
+        )
+
+
+def make_stack(home: Path, **environment: str) -> Stack:
+    """A stack with free ports; nothing is started."""
+    ports = {"notegen": free_port(), "retrieval": free_port()}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "DERMNOTE_HOME")}
+    return Stack(
+        home,
+        inherited
+        | {
+            "NOTEGEN_PORT": str(ports["notegen"]),
+            "RETRIEVAL_PORT": str(ports["retrieval"]),
+            "NOTEGEN_URL": f"http://127.0.0.1:{ports['notegen']}",
+            "RETRIEVAL_URL": f"http://127.0.0.1:{ports['retrieval']}",
+            "DERMNOTE_HOME": str(home),
+            "HF_HUB_OFFLINE": "1",
+            "COLUMNS": "200",
+        }
+        | environment,
+    )
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The whole local stack, started as `make up` starts it."""
+    made = make_stack(tmp_path_factory.mktemp("stack") / ".dermnote")
+    try:
+        started = made.run("up")
+        assert started.returncode == 0, started.stdout + started.stderr
+        yield made
+    finally:
+        made.run("down")

