@@ -1,0 +1,1 @@
+"""The HTTP routes: each parses, calls one thing of the service, and answers."""

@@ -1,0 +1,144 @@
+"""Request bodies within limits: forms with one file, whole bodies, and streams that a thread can read."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from anyio import from_thread
+from fastapi import Depends, Request
+from python_multipart.exceptions import FormParserError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from dermnote_contracts.problems import FieldError, InvalidRequest, TooLarge, UnsupportedMedia
+from dermnote_retrieval.service import Service
+
+FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form's text fields, without the empty ones, and the bytes of its `image`."""
+
+    fields: Mapping[str, str]
+    image: bytes | None
+
+
+def the_service(request: Request) -> Service:
+    """The service of the app that the request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDep = Annotated[Service, Depends(the_service)]
+
+
+def media_type(request: Request) -> str:
+    """The content type without its parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_form(request: Request, *, known: tuple[str, ...], service: Service) -> Form:
+    """The form of a request; raises UnsupportedMedia, TooLarge or InvalidRequest."""
+    if media_type(request) not in FORM_TYPES:
+        raise UnsupportedMedia(f"send a form: {' or '.join(FORM_TYPES)}")
+    settings = service.settings
+    bounded = _bounded(request, max_bytes=settings.max_upload_bytes + settings.max_body_bytes)
+    try:
+        async with bounded.form(max_files=1, max_fields=16, max_part_size=settings.max_body_bytes) as form:
+            return await _checked(form, known=known, max_image_bytes=settings.max_upload_bytes)
+    except (FormParserError, HTTPException) as wrong:
+        raise InvalidRequest(f"the form cannot be read: {_why(wrong)}") from wrong
+    except ClientDisconnect as wrong:
+        raise InvalidRequest("the request ended early") from wrong
+
+
+async def read_body(request: Request, *, max_bytes: int) -> bytes:
+    """The whole body; raises TooLarge or InvalidRequest."""
+    try:
+        return await _bounded(request, max_bytes=max_bytes).body()
+    except ClientDisconnect as wrong:
+        raise InvalidRequest("the request ended early") from wrong
+
+
+def chunks_for_thread(request: Request) -> Iterator[bytes]:
+    """The body's chunks for a thread that Workers runs; the client is read only as fast as the thread asks."""
+    stream: AsyncIterator[bytes] = request.stream()
+
+    async def next_chunk() -> bytes | None:
+        try:
+            return await anext(stream, None)
+        except ClientDisconnect as wrong:
+            raise InvalidRequest("the stream ended early") from wrong
+
+    read: Callable[[], bytes | None] = lambda: from_thread.run(next_chunk)  # noqa: E731
+    return iter(read, None)
+
+
+def _bounded(request: Request, *, max_bytes: int) -> Request:
+    """The same request, refusing what is too large: declared so before it is read, else while it is read."""
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal():
+        raise InvalidRequest("Content-Length must be a number")
+    seen = 0
+
+    async def receive() -> Message:
+        nonlocal seen
+        message = await request.receive()
+        seen += len(message.get("body", b""))
+        if seen > max_bytes or int(declared) > max_bytes:
+            await discard(request, max_bytes=2 * max_bytes)
+            raise TooLarge(f"at most {max_bytes} bytes are taken")
+        return message
+
+    return Request(request.scope, receive)
+
+
+async def discard(request: Request, *, max_bytes: int) -> None:
+    """Read on and keep nothing, so that a client which writes first gets to see why it was refused."""
+    seen, more = 0, True
+    while more and seen < max_bytes:
+        message = await request.receive()
+        seen += len(message.get("body", b""))
+        more = message.get("more_body", False)
+
+
+async def _checked(form: FormData, *, known: tuple[str, ...], max_image_bytes: int) -> Form:
+    fields: dict[str, str] = {}
+    image: bytes | None = None
+    for name, value in form.multi_items():
+        if name != "image" and name not in known:
+            raise _refused("form", f"unknown field; known are image, {', '.join(known)}")
+        if name in fields or (name == "image" and image is not None):
+            raise _refused(name, "given twice")
+        if isinstance(value, UploadFile) != (name == "image"):
+            raise _refused(name, "must be a file" if name == "image" else "must be text, not a file")
+        if isinstance(value, UploadFile):
+            image = await _read_image(value, max_bytes=max_image_bytes)
+        elif value.strip():
+            fields[name] = _unicode(value, at=name)
+    return Form(fields=fields, image=image)
+
+
+async def _read_image(upload: UploadFile, *, max_bytes: int) -> bytes:
+    if upload.size is not None and upload.size > max_bytes:
+        raise TooLarge(f"the image has {upload.size} bytes; at most {max_bytes} are taken")
+    return await upload.read()
+
+
+def _unicode(text: str, *, at: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as wrong:
+        raise _refused(at, "is not valid Unicode text") from wrong
+    return text
+
+
+def _why(wrong: Exception) -> str:
+    return str(wrong.detail) if isinstance(wrong, HTTPException) else "it is malformed"
+
+
+def _refused(at: str, message: str) -> InvalidRequest:
+    return InvalidRequest(f"{at}: {message}", errors=[FieldError(field=at, message=message)])

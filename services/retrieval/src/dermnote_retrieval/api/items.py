@@ -1,0 +1,154 @@
+"""Items: put, read, delete, list, thumbnail, and many at once."""
+
+import tempfile
+from typing import IO, Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.background import BackgroundTask
+from starlette.responses import StreamingResponse
+
+from dermnote_contracts.problems import DermnoteError, NotFound, UnknownItem, UnsupportedMedia
+from dermnote_contracts.retrieval import Item, ItemId, ItemPage, Route
+from dermnote_retrieval.api.body import ServiceDep, chunks_for_thread, discard, media_type, read_form
+from dermnote_retrieval.bulk import read_ndjson, read_tar
+from dermnote_retrieval.images import THUMBNAIL_TYPE
+from dermnote_retrieval.records import Record, make_record, parse_json
+from dermnote_retrieval.search import image_link
+from dermnote_retrieval.service import Service
+from dermnote_retrieval.store.items import StoredItem
+
+router = APIRouter(tags=["items"])
+READERS = {"application/x-tar": read_tar, "application/x-ndjson": read_ndjson}
+SPOOL_BYTES = 1_000_000
+
+ITEM_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "image": {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP"},
+                        "note": {"type": "string"},
+                        "metadata": {"type": "string", "description": "JSON object"},
+                        "group": {"type": "string", "description": "patient or lesion"},
+                    },
+                }
+            }
+        },
+    }
+}
+BULK_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {name: {"schema": {"type": "string", "format": "binary"}} for name in READERS},
+    }
+}
+
+
+@router.put("/items/{item_id}", responses={201: {"model": Item}}, openapi_extra=ITEM_FORM)
+async def put_item(item_id: ItemId, request: Request, response: Response, service: ServiceDep) -> Item:
+    """Store an item; one with this id is replaced as a whole. 201 if it is new, else 200."""
+    form = await read_form(request, known=("note", "metadata", "group"), service=service)
+    fields: dict[str, Any] = {**form.fields, "id": item_id}
+    if "metadata" in fields:
+        fields["metadata"] = parse_json(fields["metadata"], at="metadata")
+
+    def work() -> tuple[Record, bool]:
+        record = make_record(fields, image=form.image, limits=service.limits)
+        return record, service.catalogue.put(record)
+
+    record, created = await service.workers.run(work)
+    response.status_code = 201 if created else 200
+    return _of_record(record)
+
+
+@router.post("/items/bulk", openapi_extra=BULK_BODY, response_class=Response)
+async def load_items(request: Request, service: ServiceDep) -> Response:
+    """Store many items from a WebDataset tar or from NDJSON; answers one BulkOutcome a line, in the records' order."""
+    kind = media_type(request)
+    if kind not in READERS:
+        raise UnsupportedMedia(f"send {' or '.join(READERS)}")
+    records = READERS[kind](chunks_for_thread(request), limits=service.limits)
+
+    def work() -> IO[bytes]:
+        # The answer waits until the request is read: a client that only writes would block both sides.
+        answer: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - closed after sending
+        for outcome in service.catalogue.load(records, chunk=service.settings.bulk_chunk_items):
+            answer.write(outcome.model_dump_json(exclude_none=True).encode() + b"\n")
+        answer.seek(0)
+        return answer
+
+    try:
+        answer = await service.workers.run_bulk(work)
+    except DermnoteError:
+        await discard(request, max_bytes=service.settings.max_upload_bytes)
+        raise
+    return StreamingResponse(answer, media_type="application/x-ndjson", background=BackgroundTask(answer.close))
+
+
+@router.get("/items")
+def list_items(
+    service: ServiceDep,
+    cursor: ItemId | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> ItemPage:
+    """A page of items in the order of their ids; `cursor` is the last page's `next_cursor`."""
+    found = service.items.page(after=cursor or "", limit=limit + 1)
+    more = len(found) > limit
+    return ItemPage(
+        items=[_of_stored(item) for item in found[:limit]], next_cursor=found[limit - 1].id if more else None
+    )
+
+
+@router.get("/items/{item_id}")
+def get_item(item_id: ItemId, service: ServiceDep) -> Item:
+    """An item without its vectors."""
+    return _of_stored(_existing(service, item_id))
+
+
+@router.delete("/items/{item_id}", status_code=204)
+def delete_item(item_id: ItemId, service: ServiceDep) -> None:
+    """Erase an item, its image and its vectors."""
+    service.catalogue.delete(item_id)
+
+
+@router.get("/items/{item_id}/image", response_class=Response, responses={200: {"content": {THUMBNAIL_TYPE: {}}}})
+def get_image(item_id: ItemId, service: ServiceDep) -> Response:
+    """The item's thumbnail, at most 160 pixels wide and high."""
+    thumbnail = service.items.thumbnail(_existing(service, item_id).id)
+    if thumbnail is None:
+        raise NotFound("the item has no image")
+    headers = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
+    return Response(thumbnail, media_type=THUMBNAIL_TYPE, headers=headers)
+
+
+def _existing(service: Service, item_id: str) -> StoredItem:
+    item = service.items.get(item_id)
+    if item is None:
+        raise UnknownItem()
+    return item
+
+
+def _of_stored(item: StoredItem) -> Item:
+    return Item(
+        id=item.id,
+        note=item.note,
+        metadata=item.metadata,
+        group=item.group,
+        image=image_link(item.id) if item.has_image else None,
+        routes=item.routes,
+    )
+
+
+def _of_record(record: Record) -> Item:
+    held: dict[Route, bool] = {"notes": record.note is not None, "images": record.picture is not None}
+    return Item(
+        id=record.id,
+        note=record.note,
+        metadata=dict(record.metadata),
+        group=record.group,
+        image=image_link(record.id) if record.picture else None,
+        routes=[route for route, has in held.items() if has],
+    )

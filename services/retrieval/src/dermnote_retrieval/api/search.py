@@ -1,0 +1,116 @@
+"""Search: an image as a form, or a text, a vector or an item's id as JSON."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dermnote_contracts.asgi import field_errors
+from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
+from dermnote_contracts.retrieval import MAX_K, Exclude, SearchRequest, SearchResponse, Via
+from dermnote_retrieval.api.body import FORM_TYPES, ServiceDep, media_type, read_body, read_form
+from dermnote_retrieval.images import decode
+from dermnote_retrieval.metrics import Metrics
+from dermnote_retrieval.records import parse_json
+from dermnote_retrieval.search import Scope
+from dermnote_retrieval.service import Service
+from dermnote_retrieval.timing import Steps
+
+router = APIRouter(tags=["search"])
+Model = TypeVar("Model", bound=BaseModel)
+Job = Callable[[Steps], SearchResponse]
+
+
+class ImageSearchFields(BaseModel):
+    """The form's fields beside `image`; `filter` and `exclude` are JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    k: int = Field(default=10, ge=1, le=MAX_K)
+    via: Via = "fused"
+    filter: dict[str, Any] | None = None
+    exclude: Exclude = Exclude()
+
+
+SEARCH_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": SearchRequest.model_json_schema()},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP"},
+                        "k": {"type": "integer", "default": 10, "minimum": 1, "maximum": MAX_K},
+                        "via": {"type": "string", "enum": ["fused", "notes", "images"], "default": "fused"},
+                        "filter": {"type": "string", "description": "JSON object over the metadata"},
+                        "exclude": {"type": "string", "description": 'JSON {"ids": [...], "groups": [...]}'},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+@router.post("/search", openapi_extra=SEARCH_BODY)
+async def search(request: Request, service: ServiceDep) -> SearchResponse:
+    """Ranked hits for an image (form), or for exactly one of text, vector and item_id (JSON)."""
+    kind = media_type(request)
+    if kind in FORM_TYPES:
+        job = await _image_job(request, service)
+    elif kind == "application/json":
+        job = await _json_job(request, service)
+    else:
+        raise UnsupportedMedia("send multipart/form-data with an image, or application/json")
+    steps = Steps()
+    found = await service.workers.run(lambda: job(steps))
+    metrics: Metrics = request.app.state.metrics
+    metrics.observe_search(found.timings_ms)
+    return found
+
+
+async def _image_job(request: Request, service: Service) -> Job:
+    form = await read_form(request, known=("k", "via", "filter", "exclude"), service=service)
+    image, limits = form.image, service.limits
+    if image is None:
+        raise InvalidRequest("the form has no file named image")
+    values: dict[str, Any] = dict(form.fields)
+    for name in ("filter", "exclude"):
+        if name in values:
+            values[name] = parse_json(values[name], at=name)
+    fields = _validated(lambda: ImageSearchFields.model_validate(values))
+    scope = Scope(k=fields.k, via=fields.via, filter=fields.filter, exclude=fields.exclude)
+
+    def job(steps: Steps) -> SearchResponse:
+        with steps.step("decode"):
+            picture = decode(image, max_pixels=limits.max_pixels, bound_px=limits.bound_px)
+        return service.search.by_image(picture, scope, steps=steps)
+
+    return job
+
+
+async def _json_job(request: Request, service: Service) -> Job:
+    body = await read_body(request, max_bytes=service.settings.max_body_bytes)
+    asked = _validated(lambda: SearchRequest.model_validate_json(body))
+    scope = Scope(k=asked.k, via=asked.via, filter=asked.filter, exclude=asked.exclude)
+    jobs: list[Job] = []
+    if (text := asked.text) is not None:
+        jobs.append(lambda steps: service.search.by_text(text, scope, steps=steps))
+    if (vector := asked.vector) is not None:
+        jobs.append(lambda steps: service.search.by_vector(vector, scope, steps=steps))
+    if (item_id := asked.item_id) is not None:
+        jobs.append(lambda steps: service.search.by_item(item_id, scope, steps=steps))
+    if len(jobs) != 1:
+        raise InvalidRequest("give exactly one of text, vector and item_id (an image goes in a form)")
+    return jobs[0]
+
+
+def _validated(validate: Callable[[], Model]) -> Model:
+    try:
+        return validate()
+    except ValidationError as wrong:
+        raise InvalidRequest("see errors", errors=field_errors(wrong.errors())) from wrong

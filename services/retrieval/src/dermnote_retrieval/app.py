@@ -1,0 +1,60 @@
+"""The app and its entry point: parts from service.py, routes from api/, one problem handler from the contracts."""
+
+import logging
+import sys
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from dermnote_contracts.asgi import LoopbackGuard, install_problem_handlers
+from dermnote_contracts.problems import DermnoteError, one_line
+from dermnote_retrieval import __version__
+from dermnote_retrieval.api import health, items, models, search
+from dermnote_retrieval.encoder.protocol import ModelSource
+from dermnote_retrieval.metrics import Metrics
+from dermnote_retrieval.service import open_service
+from dermnote_retrieval.settings import Settings, read_settings
+
+
+def create_app(settings: Settings, *, source: ModelSource | None = None) -> FastAPI:
+    """The app over an open store; leaving its lifespan closes it. Raises what open_service raises."""
+    service = open_service(settings, source=source)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.activation.resume()
+        yield
+        service.close()
+
+    app = FastAPI(title="Dermnote retrieval", version=__version__, lifespan=lifespan)
+    app.state.service, app.state.metrics = service, Metrics()
+    app.state.metrics.watch_items(service.items.count)
+    app.state.metrics.install(app)
+    install_problem_handlers(app)
+    if not settings.allow_unauthenticated:
+        app.add_middleware(LoopbackGuard)
+    for module in (items, search, models, health):
+        app.include_router(module.router)
+    return app
+
+
+def main() -> None:
+    """Serve until told to stop; what prevents a start is one line on stderr, exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    try:
+        settings = read_settings()
+        app = create_app(settings)
+    except DermnoteError as wrong:
+        print(f"dermnote-retrieval: {one_line(wrong)}", file=sys.stderr)
+        sys.exit(2)
+    # No access log: ids in paths are the users' own and may name patients.
+    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Items in and out: encode, commit to the store, then bring the index up to date, under one write lock.
+
+Holds what is served at this moment (an encoder and its two indexes); a swap replaces all of it at once.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from dermnote_contracts.manifest import ModelManifest
+from dermnote_contracts.problems import DermnoteError, InvalidRequest, UnknownItem
+from dermnote_contracts.retrieval import BulkOutcome, Route
+from dermnote_retrieval.encoder.protocol import Encoder, Vectors
+from dermnote_retrieval.images import open_stored
+from dermnote_retrieval.index import FlatIndex, VectorIndex
+from dermnote_retrieval.records import Record
+from dermnote_retrieval.store.items import ItemStore, NewItem, Written
+from dermnote_retrieval.store.vectors import VectorStore
+
+
+@dataclass(frozen=True)
+class Serving:
+    """An encoder and the indexes of its vectors. Whoever works with one keeps to it until the end."""
+
+    encoder: Encoder
+    indexes: Mapping[Route, VectorIndex]
+
+    @property
+    def model_id(self) -> str:
+        return self.encoder.manifest.model_id
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record of a bulk load that could not be read."""
+
+    id: str
+    error: DermnoteError
+
+
+class Catalogue:
+    """The one writer of items."""
+
+    def __init__(self, *, items: ItemStore, vectors: VectorStore, serving: Serving) -> None:
+        self.items = items
+        self.vectors = vectors
+        self.serving = serving
+
+    def put(self, record: Record) -> bool:
+        """Store one item; True if it is new. Raises InvalidRequest when the encoder finds nothing in it."""
+        (outcome,) = self._write([record])
+        if isinstance(outcome, DermnoteError):
+            raise outcome
+        return outcome.created
+
+    def load(self, records: Iterable[Record | Refused], *, chunk: int) -> Iterator[BulkOutcome]:
+        """Store many, `chunk` at a time in one commit; one outcome a record, in their order."""
+        source = iter(records)
+        while part := list(islice(source, chunk)):
+            outcomes = iter(self._write([record for record in part if isinstance(record, Record)]))
+            for record in part:
+                yield _outcome(record.id, record.error if isinstance(record, Refused) else next(outcomes))
+
+    def delete(self, item_id: str) -> None:
+        """Erase an item; raises UnknownItem."""
+        with self.items.database.write_lock:
+            number = self.items.delete(item_id)
+            if number is None:
+                raise UnknownItem()
+            for index in self.serving.indexes.values():
+                index.replace(gone=[number], numbers=[], vectors=np.empty((0, index.dim), np.float32))
+
+    def consistent(self) -> bool:
+        """Whether the store and the indexes hold the same number of vectors."""
+        with self.items.database.write_lock:
+            counts = self.vectors.counts(self.serving.model_id)
+            return all(counts[route] == len(index) for route, index in self.serving.indexes.items())
+
+    def _write(self, records: Sequence[Record]) -> list[Written | DermnoteError]:
+        """Encode outside the lock; when the encoder was swapped meanwhile, encode again."""
+        while True:
+            serving = self.serving
+            encoded = encode_records(serving.encoder, records)
+            with self.items.database.write_lock:
+                if self.serving is serving:
+                    return self._commit(serving, records, encoded)
+
+    def _commit(
+        self, serving: Serving, records: Sequence[Record], encoded: Sequence[Mapping[Route, Vectors] | DermnoteError]
+    ) -> list[Written | DermnoteError]:
+        new = [
+            _new_item(record, made) for record, made in zip(records, encoded, strict=True) if isinstance(made, Mapping)
+        ]
+        written = self.items.upsert(new, model_id=serving.model_id)
+        # A record later in the chunk replaces an earlier one with the same id, so the last vectors count.
+        latest = {done.number: item.vectors for done, item in zip(written, new, strict=True)}
+        for route, index in serving.indexes.items():
+            rows = {number: held[route] for number, held in latest.items() if route in held}
+            vectors = np.stack(list(rows.values())) if rows else np.empty((0, index.dim), np.float32)
+            index.replace(gone=list(latest), numbers=list(rows), vectors=vectors)
+        done = iter(written)
+        return [made if isinstance(made, DermnoteError) else next(done) for made in encoded]
+
+
+def build_indexes(vectors: VectorStore, model: ModelManifest) -> dict[Route, VectorIndex]:
+    """Fresh indexes with all vectors that the store holds of a model."""
+    indexes: dict[Route, VectorIndex] = {"notes": FlatIndex(model.text_dim), "images": FlatIndex(model.image_dim)}
+    for route, index in indexes.items():
+        for numbers, rows in vectors.chunks(model_id=model.model_id, route=route):
+            index.replace(gone=[], numbers=numbers, vectors=rows)
+    return indexes
+
+
+def encode_records(encoder: Encoder, records: Sequence[Record]) -> list[Mapping[Route, Vectors] | DermnoteError]:
+    """For each record its vectors by route, or why it has none that can be used."""
+    pictures = [record.picture for record in records if record.picture is not None]
+    images = iter(encoder.encode_images([open_stored(picture.image) for picture in pictures]))
+    notes = iter(encoder.encode_texts([record.note for record in records if record.note is not None]))
+    found: list[Mapping[Route, Vectors] | DermnoteError] = []
+    for record in records:
+        made: dict[Route, Vectors] = {}
+        if record.note is not None:
+            made["notes"] = next(notes)
+        if record.picture is not None:
+            made["images"] = next(images)
+        usable = all(np.isfinite(vector).all() for vector in made.values())
+        found.append(made if usable else InvalidRequest("the encoder finds nothing in this note or image"))
+    return found
+
+
+def _new_item(record: Record, vectors: Mapping[Route, Vectors]) -> NewItem:
+    return NewItem(
+        id=record.id,
+        note=record.note,
+        metadata=record.metadata,
+        group=record.group,
+        image=record.picture.image if record.picture else None,
+        thumbnail=record.picture.thumbnail if record.picture else None,
+        vectors=vectors,
+    )
+
+
+def _outcome(item_id: str, result: Written | DermnoteError) -> BulkOutcome:
+    if isinstance(result, DermnoteError):
+        return BulkOutcome(id=item_id, status="failed", error=result.problem())
+    return BulkOutcome(id=item_id, status="created" if result.created else "updated")

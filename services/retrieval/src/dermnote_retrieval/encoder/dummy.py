@@ -1,0 +1,106 @@
+"""An encoder without weights, so that the whole HTTP surface can be tried and tested: colours and words.
+
+Images become shares of named colours. Texts become hashed word counts; in the aligned variant a colour's name falls on
+that colour's place, so that "red lesion" really finds red images.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from dermnote_contracts.manifest import ModelManifest, Preprocessing
+from dermnote_contracts.problems import UnknownModel
+from dermnote_retrieval.encoder.protocol import Encoder, Vectors, unit_rows
+
+COLOURS: Final = {
+    "black": (0, 0, 0),
+    "white": (255, 255, 255),
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "brown": (128, 72, 32),
+    "gray": (128, 128, 128),
+}
+_PALETTE = np.array(list(COLOURS.values()), dtype=np.int32)
+_PLACES = {name: place for place, name in enumerate(COLOURS)}
+ALIGNED_DIM = 64
+IMAGE_DIM = 24
+TEXT_DIM = 96
+
+
+def _manifest(name: str, *, aligned: bool) -> ModelManifest:
+    return ModelManifest(
+        name=name,
+        model_id=f"{name}-1",
+        aligned=aligned,
+        image_dim=ALIGNED_DIM if aligned else IMAGE_DIM,
+        text_dim=ALIGNED_DIM if aligned else TEXT_DIM,
+        context_tokens=512,
+        preprocessing=Preprocessing(image_size=32, mean=(0, 0, 0), std=(1, 1, 1)),
+        files={},
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        made_by="dermnote-retrieval",
+    )
+
+
+class DummyEncoder:
+    """Deterministic. Image places: colour shares, then the mean colour of nine fields, cut to the width."""
+
+    def __init__(self, manifest: ModelManifest) -> None:
+        self._manifest = manifest
+
+    @property
+    def manifest(self) -> ModelManifest:
+        return self._manifest
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+        rows = np.zeros((len(images), self._manifest.image_dim))
+        for row, image in zip(rows, images, strict=True):
+            pixels = np.asarray(image.resize((24, 24), Image.Resampling.BOX), dtype=np.int32)
+            distances = ((pixels[:, :, None, :] - _PALETTE) ** 2).sum(axis=-1)
+            shares = np.bincount(distances.argmin(axis=-1).ravel(), minlength=len(COLOURS)) / 576
+            fields = pixels.reshape(3, 8, 3, 8, 3).mean(axis=(1, 3)).ravel() / 2550
+            values = np.concatenate([shares, fields])[: len(row)]
+            row[: len(values)] = values
+        return unit_rows(rows)
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        rows = np.zeros((len(texts), self._manifest.text_dim))
+        for row, text in zip(rows, texts, strict=True):
+            for word in re.findall(r"\w+|[^\w\s]", text.lower()):
+                row[self._place(word)] += 5 if self._manifest.aligned and word in _PLACES else 1
+        return unit_rows(rows)
+
+    def _place(self, word: str) -> int:
+        if self._manifest.aligned and word in _PLACES:
+            return _PLACES[word]
+        digest = hashlib.blake2b(word.encode("utf-8"), digest_size=4).digest()
+        return len(COLOURS) + int.from_bytes(digest) % (self._manifest.text_dim - len(COLOURS))
+
+
+class DummyModels:
+    """The dummy's two variants as models that can be activated: `dummy` (not aligned) and `dummy-aligned`."""
+
+    default = "dummy"
+
+    def __init__(self) -> None:
+        self._manifests = {
+            name: _manifest(name, aligned=aligned) for name, aligned in (("dummy", False), ("dummy-aligned", True))
+        }
+
+    def manifests(self) -> list[ModelManifest]:
+        return list(self._manifests.values())
+
+    def manifest(self, name: str) -> ModelManifest:
+        if name not in self._manifests:
+            raise UnknownModel(f"no model {name}; there are: {', '.join(self._manifests)}")
+        return self._manifests[name]
+
+    def load(self, name: str) -> Encoder:
+        return DummyEncoder(self.manifest(name))

@@ -1,0 +1,83 @@
+"""Model folders: `<models_dir>/<name>/manifest.json` and the files it lists, each checked by its sha256 before use."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from dermnote_contracts.manifest import MANIFEST_NAME, ModelManifest
+from dermnote_contracts.problems import ModelRefused, UnknownModel
+from dermnote_retrieval.encoder.protocol import Encoder
+
+log = logging.getLogger(__name__)
+
+
+class FolderModels:
+    """The models that the training client exported into one folder."""
+
+    default = "lite"
+
+    def __init__(self, models_dir: Path, *, torch_threads: int) -> None:
+        self._dir = models_dir
+        self._threads = torch_threads
+
+    def manifests(self) -> list[ModelManifest]:
+        """Every folder with a valid manifest; others are logged and passed over."""
+        names = sorted(path.parent.name for path in self._dir.glob(f"*/{MANIFEST_NAME}"))
+        found = []
+        for name in names:
+            try:
+                found.append(self.manifest(name))
+            except ModelRefused as wrong:
+                log.warning("model folder %s passed over: %s", name, wrong.detail)
+        return found
+
+    def manifest(self, name: str) -> ModelManifest:
+        path = self._folder(name) / MANIFEST_NAME
+        try:
+            manifest = ModelManifest.model_validate_json(path.read_bytes())
+        except ValidationError as wrong:
+            first = wrong.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "it"
+            raise ModelRefused(f"{name}/{MANIFEST_NAME}: {where}: {first['msg']}") from wrong
+        except OSError as wrong:
+            raise ModelRefused(f"{name}/{MANIFEST_NAME} cannot be read: {wrong.strerror}") from wrong
+        if manifest.name != name:
+            raise ModelRefused(f"{name}/{MANIFEST_NAME} is the manifest of a model named {manifest.name}")
+        return manifest
+
+    def load(self, name: str) -> Encoder:
+        # torch is an extra and takes seconds to import: only who loads a folder needs it.
+        try:
+            from dermnote_retrieval.encoder import openclip  # noqa: PLC0415
+        except ImportError as wrong:
+            raise ModelRefused(f"{name} needs {wrong.name}: install dermnote-retrieval[torch]") from wrong
+        manifest, folder = self.manifest(name), self._folder(name)
+        missing = [needed for needed in openclip.NEEDED if needed not in manifest.files]
+        if missing:
+            raise ModelRefused(f"{name}/{MANIFEST_NAME} does not list {', '.join(missing)}")
+        check_files(folder, manifest)
+        return openclip.OpenClipEncoder(folder.resolve(), manifest, threads=self._threads)
+
+    def _folder(self, name: str) -> Path:
+        folder = self._dir / name
+        if name in (".", "..") or Path(name).name != name or not (folder / MANIFEST_NAME).is_file():
+            known = ", ".join(manifest.name for manifest in self.manifests()) or "none"
+            raise UnknownModel(f"no model {name}; there are: {known}")
+        return folder
+
+
+def check_files(folder: Path, manifest: ModelManifest) -> None:
+    """Every listed file lies inside the folder and has its sha256; raises ModelRefused."""
+    for relative, expected in manifest.files.items():
+        path = folder / relative
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ModelRefused(f"{manifest.name}: {relative} lies outside the folder")
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as wrong:
+            raise ModelRefused(f"{manifest.name}: {relative} cannot be read: {wrong.strerror}") from wrong
+        if found != expected:
+            raise ModelRefused(f"{manifest.name}: {relative} is not the file that was exported (sha256 differs)")

@@ -1,0 +1,114 @@
+"""What comes in for one item, validated and made ready: text checked, metadata normalised, the image decoded."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic_core import from_json
+
+from dermnote_contracts.asgi import field_errors
+from dermnote_contracts.metadata import normalise_known
+from dermnote_contracts.problems import FieldError, InvalidRequest
+from dermnote_contracts.retrieval import Group, ItemId
+from dermnote_retrieval.images import Picture, decode, store_form
+
+MAX_NOTE_CHARS = 20_000
+MAX_METADATA_VALUES = 256
+Note = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NOTE_CHARS)]
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What an upload may be (`max_bytes`, `max_pixels`) and what is kept of it (`bound_px`, longer side)."""
+
+    max_bytes: int
+    max_pixels: int
+    bound_px: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One item, ready to be encoded and stored."""
+
+    id: str
+    note: str | None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    group: str | None = None
+    picture: Picture | None = None
+
+
+class RecordFields(BaseModel):
+    """An item's fields that are not its image, as they arrive."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: ItemId
+    note: Note | None = None
+    metadata: dict[str, Any] | None = None
+    group: Group | None = None
+
+
+def make_record(fields: Mapping[str, Any], *, image: bytes | None, limits: ImageLimits) -> Record:
+    """Validate the fields of RecordFields and the image's bytes; raises InvalidRequest or ImageRefused."""
+    try:
+        given = RecordFields.model_validate(fields)
+        metadata = normalise_known(given.metadata or {})
+    except ValidationError as wrong:
+        raise InvalidRequest("see errors", errors=field_errors(wrong.errors())) from wrong
+    _check_values(metadata)
+    for name, text in (("note", given.note), ("group", given.group)):
+        _check_text(text or "", at=name)
+    note = given.note or None
+    if note is None and image is None and not metadata and given.group is None:
+        raise InvalidRequest("give at least one of image, note, metadata and group")
+    picture = None
+    if image is not None:
+        picture = store_form(decode(image, max_pixels=limits.max_pixels, bound_px=limits.bound_px))
+    return Record(id=given.id, note=note, metadata=metadata, group=given.group, picture=picture)
+
+
+def parse_json(text: str | bytes, *, at: str) -> Any:
+    """Strict JSON (no NaN, bounded depth); raises InvalidRequest naming the field."""
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as wrong:
+        raise _refused(at, f"is not valid JSON: {wrong}") from wrong
+
+
+def _check_values(metadata: Mapping[str, Any]) -> None:
+    """Extra keys are kept as they are, as long as the store can hold and compare them."""
+    for seen, (path, value) in enumerate(_unfold("metadata", metadata)):
+        if seen >= MAX_METADATA_VALUES:
+            raise _refused("metadata", f"holds more than {MAX_METADATA_VALUES} values")
+        _check_text(path, at="metadata")
+        if isinstance(value, str):
+            _check_text(value, at=path)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise _refused(path, "numbers must be finite")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise _refused(path, "numbers must fit 64 bits")
+
+
+def _unfold(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _unfold(f"{path}.{key}", inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _unfold(path, inner)
+    yield path, value
+
+
+def _check_text(text: str, *, at: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as wrong:
+        raise _refused(at.encode("ascii", "replace").decode(), "is not valid Unicode text") from wrong
+    if "\0" in text:
+        raise _refused(at.replace("\0", "?"), "must not hold a NUL character")
+
+
+def _refused(at: str, message: str) -> InvalidRequest:
+    return InvalidRequest(f"{at}: {message}", errors=[FieldError(field=at, message=message)])

@@ -1,0 +1,108 @@
+"""The service's parts, put together once: store, model, index, search. What the routes get to call."""
+
+import logging
+from dataclasses import dataclass
+
+from dermnote_contracts.problems import ModelMismatch, UnknownModel
+from dermnote_retrieval.activation import Activation, Reembedder
+from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
+from dermnote_retrieval.encoder.dummy import DummyModels
+from dermnote_retrieval.encoder.pool import PooledEncoder
+from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
+from dermnote_retrieval.errors import StartRefused
+from dermnote_retrieval.models import FolderModels
+from dermnote_retrieval.records import ImageLimits
+from dermnote_retrieval.search import Search
+from dermnote_retrieval.settings import Settings
+from dermnote_retrieval.store.database import Database
+from dermnote_retrieval.store.items import ItemStore
+from dermnote_retrieval.store.vectors import ModelRef, VectorStore
+from dermnote_retrieval.workers import Workers
+
+log = logging.getLogger(__name__)
+BULK_THREADS = 2
+
+
+@dataclass(frozen=True)
+class Service:
+    """One open store and everything that works on it."""
+
+    settings: Settings
+    limits: ImageLimits
+    workers: Workers
+    items: ItemStore
+    catalogue: Catalogue
+    search: Search
+    activation: Activation
+
+    def close(self) -> None:
+        """End the background work and let go of the store."""
+        self.activation.close()
+        self.items.database.close()
+
+
+def open_service(settings: Settings, *, source: ModelSource | None = None) -> Service:
+    """Open the store, load the model, build the index; raises StartRefused, ModelMismatch or ModelRefused."""
+    source = source or model_source(settings)
+    database = Database(settings.data_dir)
+    try:
+        items, vectors = ItemStore(database), VectorStore(database)
+        encoder = _load_encoder(settings, source, vectors)
+        _fit_store(settings, items, vectors, encoder)
+        catalogue = Catalogue(
+            items=items, vectors=vectors, serving=Serving(encoder, build_indexes(vectors, encoder.manifest))
+        )
+        _check(catalogue, settings)
+    except BaseException:
+        database.close()
+        raise
+    return Service(
+        settings=settings,
+        limits=ImageLimits(settings.max_upload_bytes, settings.max_pixels, settings.stored_image_px),
+        workers=Workers(threads=settings.workers, bulk_threads=BULK_THREADS, max_waiting=settings.max_waiting),
+        items=items,
+        catalogue=catalogue,
+        search=Search(catalogue),
+        activation=Activation(catalogue, source, encoder_threads=settings.encoder_threads),
+    )
+
+
+def _check(catalogue: Catalogue, settings: Settings) -> None:
+    if not catalogue.consistent():
+        raise StartRefused(f"{settings.data_dir}: the index does not hold what the store holds; check the disk")
+
+
+def model_source(settings: Settings) -> ModelSource:
+    """Where models come from: the package's dummies, or the model folder."""
+    if settings.encoder == "dummy":
+        return DummyModels()
+    return FolderModels(settings.models_dir, torch_threads=settings.torch_threads)
+
+
+def _load_encoder(settings: Settings, source: ModelSource, vectors: VectorStore) -> Encoder:
+    active = vectors.model("active")
+    name = settings.model or (active.name if active else source.default)
+    try:
+        return PooledEncoder(source.load(name), threads=settings.encoder_threads)
+    except UnknownModel as wrong:
+        raise StartRefused(
+            f"no model {name} in {settings.models_dir}; "
+            f"run `dermnote export {name} --models-dir {settings.models_dir}`, or set RETRIEVAL_MODEL"
+        ) from wrong
+
+
+def _fit_store(settings: Settings, items: ItemStore, vectors: VectorStore, encoder: Encoder) -> None:
+    """Make sure that the store holds the encoder's vectors: as it is, or re-embedded if that was asked for."""
+    active, manifest = vectors.model("active"), encoder.manifest
+    model = ModelRef(name=manifest.name, model_id=manifest.model_id)
+    if active and active.model_id != model.model_id and any(vectors.counts(active.model_id).values()):
+        if not settings.reembed_at_start:
+            raise ModelMismatch(
+                f"{settings.data_dir} holds vectors of {active.name} ({active.model_id}), but {model.name} is "
+                f"{model.model_id}: set RETRIEVAL_REEMBED_AT_START=1 to move the store to it now, or start with the "
+                "old model and PUT /models/active, or use another RETRIEVAL_DATA_DIR"
+            )
+        log.warning("re-embedding the store for model %s", model.name)
+    Reembedder(items, vectors, encoder).run()
+    if active != model:
+        vectors.adopt(model)

@@ -1,0 +1,71 @@
+"""The one reader of the environment: RETRIEVAL_* and ALLOW_UNAUTHENTICATED."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dermnote_contracts.asgi import LOOPBACK
+from dermnote_contracts.retrieval import ItemId
+from dermnote_retrieval.errors import StartRefused
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with units in the names."""
+
+    model_config = SettingsConfigDict(env_prefix="RETRIEVAL_", frozen=True, env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8002, ge=0, le=65535)
+    data_dir: Path = Path(".dermnote/retrieval")
+    models_dir: Path = Path(".dermnote/models")
+    encoder: Literal["openclip", "dummy"] = "openclip"
+    model: ItemId | None = None
+    """Name of the model to serve; not set: the one the store was made with, else the encoder's default."""
+    reembed_at_start: bool = False
+    """Re-embed the whole store before serving when another model made its vectors; not set: refuse to start."""
+    allow_unauthenticated: bool = Field(
+        default=False, validation_alias=AliasChoices("allow_unauthenticated", "ALLOW_UNAUTHENTICATED")
+    )
+    max_upload_bytes: int = Field(default=20_000_000, ge=1_000)
+    max_pixels: int = Field(default=40_000_000, ge=1_000, le=80_000_000)
+    max_body_bytes: int = Field(default=2_000_000, ge=1_000)
+    """Most bytes of a JSON body, and of all of a form's fields that are not the image."""
+    stored_image_px: int = Field(default=512, ge=64, le=2048)
+    """Longer side of the stored image, which is also what the encoder sees."""
+    bulk_chunk_items: int = Field(default=64, ge=1, le=1024)
+    """Records of a bulk load that are committed together."""
+    workers: int = Field(default=4, ge=1, le=64)
+    """Requests worked on at a time (decoding, searching, writing)."""
+    max_waiting: int = Field(default=128, ge=1)
+    """Requests that may wait for a worker; more are refused with 503."""
+    encoder_threads: int = Field(default=1, ge=1, le=64)
+    """Encoder calls that run at a time; each uses torch_threads threads."""
+    torch_threads: int = Field(default=2, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _loopback_only_without_auth(self) -> Self:
+        if self.host not in LOOPBACK and not self.allow_unauthenticated:
+            raise ValueError(
+                f"host {self.host} can be reached from other machines, and no authentication is configured: "
+                "listen on 127.0.0.1, or set ALLOW_UNAUTHENTICATED=1 if something in front keeps strangers out"
+            )
+        return self
+
+
+def read_settings() -> Settings:
+    """The settings from the environment; StartRefused names every value that is not valid."""
+    try:
+        return Settings()
+    except ValidationError as wrong:
+        raise StartRefused("; ".join(_setting_line(error) for error in wrong.errors())) from wrong
+
+
+def _setting_line(error: ErrorDetails) -> str:
+    name = "_".join(str(part) for part in error["loc"]).upper()
+    message = error["msg"].removeprefix("Value error, ")
+    if not name:
+        return message
+    return f"{name}: {message}" if name.startswith("ALLOW_") else f"RETRIEVAL_{name}: {message}"

@@ -1,0 +1,129 @@
+"""One SQLite file in WAL mode: one writer at a time, any number of readers, and a lock against a second process.
+
+synchronous=FULL: a transaction that ended survives kill -9 and power loss.
+"""
+
+import fcntl
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from dermnote_contracts.problems import InsufficientStorage
+from dermnote_retrieval.errors import StartRefused
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+create table items (
+    number integer primary key autoincrement, id text not null unique, note text, metadata text not null, grp text,
+    version integer not null, has_image integer not null, updated_at text not null
+) strict;
+create index items_by_group on items (grp) where grp is not null;
+create table pictures (
+    item integer primary key references items (number) on delete cascade, image blob not null, thumbnail blob not null
+) strict;
+create table facts (
+    item integer not null references items (number) on delete cascade, path text not null, value,
+    primary key (path, value, item)
+) without rowid;
+create index facts_by_item on facts (item);
+create table vectors (
+    item integer not null references items (number) on delete cascade, route text not null, model_id text not null,
+    vector blob not null, primary key (model_id, route, item)
+) strict;
+create index vectors_by_item on vectors (item);
+create table meta (key text primary key, value text not null) strict;
+"""
+
+
+class Database:
+    """Connections to one file. `write_lock` may be held around more than one transaction."""
+
+    def __init__(self, folder: Path) -> None:
+        self.write_lock = threading.RLock()
+        self._guard = _lock_folder(folder)
+        self._path = folder / "store.sqlite3"
+        self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        try:
+            self._writer = self._connect()
+            self._create()
+        except sqlite3.DatabaseError as wrong:
+            self._guard.close()
+            raise StartRefused(f"{self._path} cannot be opened as a store ({wrong}); restore it or move it") from wrong
+        except StartRefused:
+            self._guard.close()
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, on disk when it ends. Raises InsufficientStorage when the disk is full."""
+        with self.write_lock:
+            try:
+                self._writer.execute("begin immediate")
+                yield self._writer
+                self._writer.execute("commit")
+            except BaseException as wrong:
+                if self._writer.in_transaction:
+                    self._writer.execute("rollback")
+                if isinstance(wrong, sqlite3.OperationalError) and wrong.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise InsufficientStorage("nothing of this request was stored") from wrong
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for reading, of the last committed state at each statement."""
+        try:
+            connection = self._readers.get_nowait()
+        except queue.Empty:
+            connection = self._connect()
+        try:
+            yield connection
+        finally:
+            self._readers.put(connection)
+
+    def close(self) -> None:
+        """Close every connection and let another process in."""
+        while not self._readers.empty():
+            self._readers.get_nowait().close()
+        with self.write_lock:
+            self._writer.close()
+        self._guard.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        connection.execute("pragma journal_mode = wal")
+        for pragma in ("synchronous = full", "foreign_keys = on", "secure_delete = on", "busy_timeout = 5000"):
+            connection.execute(f"pragma {pragma}")
+        return connection
+
+    def _create(self) -> None:
+        (version,) = self._writer.execute("pragma user_version").fetchone()
+        if version == 0:
+            # Each statement is run apart: executescript would commit on its own.
+            with self.transaction() as connection:
+                for statement in filter(str.strip, SCHEMA.split(";")):
+                    connection.execute(statement)
+                connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            raise StartRefused(
+                f"{self._path} has schema {version}, this version reads {SCHEMA_VERSION}; "
+                "use another RETRIEVAL_DATA_DIR"
+            )
+
+
+def _lock_folder(folder: Path) -> IO[bytes]:
+    """A lock that the operating system drops when the process ends, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        guard = (folder / "store.lock").open("ab")
+    except OSError as wrong:
+        raise StartRefused(f"the data folder {folder} cannot be used: {wrong.strerror}") from wrong
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as wrong:
+        guard.close()
+        raise StartRefused(f"another process serves the data folder {folder}; stop it or use another one") from wrong
+    return guard

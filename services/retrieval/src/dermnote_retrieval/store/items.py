@@ -1,0 +1,185 @@
+"""Items in and out of the store, with their pictures, facts and vectors in the same transaction."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dermnote_contracts.retrieval import Route
+from dermnote_retrieval.store.database import Database
+from dermnote_retrieval.store.facts import SqlValue, facts
+
+Vectors = npt.NDArray[np.float32]
+_COLUMNS = "number, id, note, metadata, grp, version, has_image"
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """An item to write. `vectors`: one unit vector [dim] for each route that it has."""
+
+    id: str
+    note: str | None
+    metadata: Mapping[str, Any]
+    group: str | None
+    image: bytes | None
+    thumbnail: bytes | None
+    vectors: Mapping[Route, Vectors]
+
+
+@dataclass(frozen=True)
+class StoredItem:
+    """An item as it is held. `number` is its key in the index; `version` changes with every write."""
+
+    number: int
+    id: str
+    note: str | None
+    metadata: dict[str, Any]
+    group: str | None
+    version: int
+    has_image: bool
+
+    @property
+    def routes(self) -> list[Route]:
+        """The routes by which it can be found."""
+        held: dict[Route, bool] = {"notes": self.note is not None, "images": self.has_image}
+        return [route for route, has in held.items() if has]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a NewItem."""
+
+    number: int
+    created: bool
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition on `items`: SQL with placeholders and the values for them."""
+
+    sql: str
+    values: tuple[SqlValue, ...] = ()
+
+
+class ItemStore:
+    """Reads and writes items. Writing needs no lock of the caller; holding `database.write_lock` is allowed."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def upsert(self, items: Sequence[NewItem], *, model_id: str) -> list[Written]:
+        """Write all items in order in one transaction; each replaces the whole of an older one with its id."""
+        with self.database.transaction() as connection:
+            return [_upsert(connection, item, model_id=model_id) for item in items]
+
+    def delete(self, item_id: str) -> int | None:
+        """Erase an item with all that belongs to it; its number, or None if there was none."""
+        with self.database.transaction() as connection:
+            row = connection.execute("delete from items where id = ? returning number", (item_id,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def get(self, item_id: str) -> StoredItem | None:
+        with self.database.reading() as connection:
+            row = connection.execute(f"select {_COLUMNS} from items where id = ?", (item_id,)).fetchone()  # noqa: S608
+        return None if row is None else _item(row)
+
+    def by_number(self, numbers: Sequence[int]) -> dict[int, StoredItem]:
+        """The items that still exist, by number."""
+        sql = f"select {_COLUMNS} from items where number in (select value from json_each(?))"  # noqa: S608
+        with self.database.reading() as connection:
+            rows = connection.execute(sql, (json.dumps(list(numbers)),)).fetchall()
+        return {row[0]: _item(row) for row in rows}
+
+    def page(self, *, after: str, limit: int) -> list[StoredItem]:
+        """Up to `limit` items with ids after `after`, in id order."""
+        sql = f"select {_COLUMNS} from items where id > ? order by id limit ?"  # noqa: S608
+        with self.database.reading() as connection:
+            return [_item(row) for row in connection.execute(sql, (after, limit)).fetchall()]
+
+    def thumbnail(self, item_id: str) -> bytes | None:
+        sql = "select thumbnail from pictures join items on item = number where id = ?"
+        with self.database.reading() as connection:
+            row = connection.execute(sql, (item_id,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def image(self, number: int) -> bytes | None:
+        with self.database.reading() as connection:
+            row = connection.execute("select image from pictures where item = ?", (number,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def matching(self, condition: Condition) -> npt.NDArray[np.int64]:
+        """The numbers of all items that fulfil a condition, ascending."""
+        sql = f"select number from items where {condition.sql} order by number"  # noqa: S608 - compiled, values bound
+        with self.database.reading() as connection:
+            return _numbers(connection.execute(sql, condition.values))
+
+    def named(self, *, ids: Sequence[str], groups: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The numbers of all items with one of the ids or in one of the groups."""
+        sql = (
+            "select number from items where id in (select value from json_each(?)) "
+            "union select number from items where grp in (select value from json_each(?))"
+        )
+        with self.database.reading() as connection:
+            return _numbers(connection.execute(sql, (json.dumps(list(ids)), json.dumps(list(groups)))))
+
+    def count(self) -> int:
+        with self.database.reading() as connection:
+            return int(connection.execute("select count(*) from items").fetchone()[0])
+
+
+def _numbers(rows: sqlite3.Cursor) -> npt.NDArray[np.int64]:
+    return np.fromiter((row[0] for row in rows), dtype=np.int64)
+
+
+def _item(row: Sequence[Any]) -> StoredItem:
+    number, item_id, note, metadata, group, version, has_image = row
+    return StoredItem(number, item_id, note, json.loads(metadata), group, version, bool(has_image))
+
+
+def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str) -> Written:
+    held = connection.execute("select number, version from items where id = ?", (item.id,)).fetchone()
+    values = (
+        item.note,
+        json.dumps(item.metadata, ensure_ascii=False),
+        item.group,
+        item.image is not None,
+        datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+    if held is None:
+        sql = (
+            "insert into items (note, metadata, grp, has_image, updated_at, id, version) "
+            "values (?, ?, ?, ?, ?, ?, 1) returning number"
+        )
+        (number,) = connection.execute(sql, (*values, item.id)).fetchone()
+    else:
+        number = int(held[0])
+        for table in ("pictures", "facts", "vectors"):
+            connection.execute(f"delete from {table} where item = ?", (number,))  # noqa: S608 - names from above
+        connection.execute(
+            "update items set note = ?, metadata = ?, grp = ?, has_image = ?, updated_at = ?, version = version + 1 "
+            "where number = ?",
+            (*values, number),
+        )
+    _write_parts(connection, number, item, model_id=model_id)
+    return Written(number=number, created=held is None)
+
+
+def _write_parts(connection: sqlite3.Connection, number: int, item: NewItem, *, model_id: str) -> None:
+    if item.image is not None:
+        connection.execute("insert into pictures values (?, ?, ?)", (number, item.image, item.thumbnail))
+    connection.executemany("insert into facts values (?, ?, ?)", _fact_rows(number, item.metadata))
+    connection.executemany(
+        "insert into vectors values (?, ?, ?, ?)",
+        [(number, route, model_id, vector.tobytes()) for route, vector in item.vectors.items()],
+    )
+
+
+def _fact_rows(number: int, metadata: Mapping[str, Any]) -> Iterator[tuple[int, str, SqlValue]]:
+    # 1 and 1.0 are the same fact for SQLite, and for Python's dict as well.
+    for path, value in dict.fromkeys(facts(metadata)):
+        yield number, path, value

@@ -1,0 +1,29 @@
+"""How long each step of a request took."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Steps:
+    """Named durations in milliseconds, in the order in which they ended."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ms[name] = self.ms.get(name, 0.0) + _ms_since(start)
+
+    @property
+    def total_ms(self) -> float:
+        return _ms_since(self._start)
+
+
+def _ms_since(start: float) -> float:
+    return round((time.perf_counter() - start) * 1000, 3)

@@ -1,0 +1,32 @@
+"""Where blocking work runs: a bounded number of threads apart from the event loop, and a bound on who may wait."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from dermnote_contracts.problems import Unavailable
+
+T = TypeVar("T")
+
+
+class Workers:
+    """Runs functions in threads; refuses with 503 when too many wait. Bulk loads have their own threads."""
+
+    def __init__(self, *, threads: int, bulk_threads: int, max_waiting: int) -> None:
+        self._requests = CapacityLimiter(threads)
+        self._bulk = CapacityLimiter(bulk_threads)
+        self._max_waiting = max_waiting
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of one request's work."""
+        return await self._run(work, self._requests)
+
+    async def run_bulk(self, work: Callable[[], T]) -> T:
+        """The result of a bulk load's work, which may take as long as its stream."""
+        return await self._run(work, self._bulk)
+
+    async def _run(self, work: Callable[[], T], limiter: CapacityLimiter) -> T:
+        if limiter.statistics().tasks_waiting >= self._max_waiting:
+            raise Unavailable("too many requests are waiting", retry_after_s=1)
+        return await to_thread.run_sync(work, limiter=limiter)
