@@ -35,12 +35,12 @@ class TrainConfig(BaseModel):
 
     preset: Literal["lite"] = "lite"
     image_size: int = Field(default=128, ge=32, le=512)
-    epochs: int = Field(default=10, ge=1, le=1000)
+    epochs: int = Field(default=12, ge=1, le=1000)
     batch_size: int = Field(default=32, ge=2, le=4096)
     lr: float = Field(default=1e-4, gt=0)
     head_lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-5, ge=0)
-    patience: int = Field(default=3, ge=1)
+    patience: int = Field(default=4, ge=1)
     tuned: Literal["all", "last", "none"] = "all"
     frozen_norm: bool = True
     losses: LossWeights = LossWeights()
