@@ -14,25 +14,26 @@ from dermnote_contracts.asgi import LoopbackGuard, install_problem_handlers
 from dermnote_contracts.problems import DermnoteError, one_line
 from dermnote_retrieval import __version__
 from dermnote_retrieval.api import health, items, models, search
-from dermnote_retrieval.encoder.protocol import ModelSource
 from dermnote_retrieval.metrics import Metrics
-from dermnote_retrieval.service import open_service
+from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings, read_settings
 
+DESCRIPTION = "Items in, ranked hits out. Errors are application/problem+json with a stable code."
 
-def create_app(settings: Settings, *, source: ModelSource | None = None) -> FastAPI:
-    """The app over an open store; leaving its lifespan closes it. Raises what open_service raises."""
-    service = open_service(settings, source=source)
+
+def create_app(settings: Settings, *, service: Service | None = None) -> FastAPI:
+    """The retrieval service's app. Its lifespan opens the service where none is handed in, and closes it at the end."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.activation.resume()
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.service = opened = service or open_service(settings)
+        app.state.metrics.watch_items(opened.items.count)
+        opened.activation.resume()
         yield
-        service.close()
+        opened.close()
 
-    app = FastAPI(title="Dermnote retrieval", version=__version__, lifespan=lifespan)
-    app.state.service, app.state.metrics = service, Metrics()
-    app.state.metrics.watch_items(service.items.count)
+    app = FastAPI(title="Dermnote retrieval service", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app.state.metrics = Metrics()
     app.state.metrics.install(app)
     install_problem_handlers(app)
     if not settings.allow_unauthenticated:
@@ -48,12 +49,12 @@ def main() -> None:
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     try:
         settings = read_settings()
-        app = create_app(settings)
+        service = open_service(settings)
     except DermnoteError as wrong:
         print(f"dermnote-retrieval: {one_line(wrong)}", file=sys.stderr)
         sys.exit(2)
     # No access log: ids in paths are the users' own and may name patients.
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False)
+    uvicorn.run(create_app(settings, service=service), host=settings.host, port=settings.port, access_log=False)
 
 
 if __name__ == "__main__":

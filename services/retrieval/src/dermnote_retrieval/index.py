@@ -81,6 +81,8 @@ class FlatIndex:
         if among.allowed is not None and not len(among.allowed):
             return []
         with self._lock:
+            # For one query a team of threads costs more than it saves, and far more when the cores are busy.
+            faiss.omp_set_num_threads(1)
             k = min(k, len(self))
             if k == 0:
                 return []

@@ -90,9 +90,12 @@ class Search:
         with steps.step("fetch"):
             scores = next(iter(found.values())) if len(found) == 1 else reciprocal_rank(found)
             hits = _hits(items, scores[: scope.k], found)
-        name = serving.encoder.manifest.name
         return SearchResponse(
-            hits=hits, model=name, routes=list(queries), took_ms=steps.total_ms, timings_ms=dict(steps.ms)
+            hits=hits,
+            model=serving.model_id,
+            routes=list(queries),
+            took_ms=steps.total_ms,
+            timings_ms=dict(steps.ms),
         )
 
 

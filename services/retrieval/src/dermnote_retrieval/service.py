@@ -96,7 +96,7 @@ def _fit_store(settings: Settings, items: ItemStore, vectors: VectorStore, encod
     active, manifest = vectors.model("active"), encoder.manifest
     model = ModelRef(name=manifest.name, model_id=manifest.model_id)
     if active and active.model_id != model.model_id and any(vectors.counts(active.model_id).values()):
-        if not settings.reembed_at_start:
+        if not settings.reembed_at_start and vectors.model("target") != model:
             raise ModelMismatch(
                 f"{settings.data_dir} holds vectors of {active.name} ({active.model_id}), but {model.name} is "
                 f"{model.model_id}: set RETRIEVAL_REEMBED_AT_START=1 to move the store to it now, or start with the "

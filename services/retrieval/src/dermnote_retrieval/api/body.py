@@ -2,19 +2,22 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from anyio import from_thread
 from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.problems import FieldError, InvalidRequest, TooLarge, UnsupportedMedia
 from dermnote_retrieval.service import Service
 
+Model = TypeVar("Model", bound=BaseModel)
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
@@ -61,6 +64,14 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes:
         return await _bounded(request, max_bytes=max_bytes).body()
     except ClientDisconnect as wrong:
         raise InvalidRequest("the request ended early") from wrong
+
+
+def validated(validate: Callable[[], Model]) -> Model:
+    """What a pydantic model makes of the request; its refusal as InvalidRequest."""
+    try:
+        return validate()
+    except ValidationError as wrong:
+        raise InvalidRequest("see errors", errors=field_errors(wrong.errors())) from wrong
 
 
 def chunks_for_thread(request: Request) -> Iterator[bytes]:

@@ -1,22 +1,23 @@
 """Is the process there, and can it serve?"""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
-from dermnote_contracts.problems import Unavailable
+from dermnote_contracts.notes import Health
 from dermnote_retrieval.api.body import ServiceDep
 
 router = APIRouter(prefix="/health", tags=["service"])
 
 
 @router.get("/live")
-async def live() -> dict[str, str]:
+async def live() -> Health:
     """The process answers."""
-    return {"status": "live"}
+    return Health(status="ok")
 
 
-@router.get("/ready")
-def ready(service: ServiceDep) -> dict[str, str]:
+@router.get("/ready", responses={503: {"model": Health}})
+def ready(response: Response, service: ServiceDep) -> Health:
     """The store is open, the encoder is loaded, and store and index hold the same number of vectors; else 503."""
-    if not service.catalogue.consistent():
-        raise Unavailable("store and index do not agree; restart the service", retry_after_s=5)
-    return {"status": "ready", "model": service.catalogue.serving.encoder.manifest.name}
+    agree = service.catalogue.consistent()
+    response.status_code = 200 if agree else 503
+    checks = {"store": "ok", "encoder": "ok", "index": "ok" if agree else "does not hold what the store holds"}
+    return Health(status="ok" if agree else "unavailable", checks=checks)

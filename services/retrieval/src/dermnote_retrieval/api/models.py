@@ -1,11 +1,16 @@
 """Models and the index: figures, what can be served, and moving to another model."""
 
-from fastapi import APIRouter, Response
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
 
 from dermnote_contracts.retrieval import ActivateModel, IndexInfo, ModelSummary, RouteInfo
-from dermnote_retrieval.api.body import ServiceDep
+from dermnote_retrieval.api.body import ServiceDep, read_body, validated
 
 router = APIRouter(tags=["models"])
+ACTIVATE_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": ActivateModel.model_json_schema()}}}
+}
 
 
 @router.get("/index")
@@ -16,7 +21,7 @@ def get_index(service: ServiceDep) -> IndexInfo:
         route: RouteInfo(kind=index.kind, dim=index.dim, vectors=len(index)) for route, index in serving.indexes.items()
     }
     manifest = serving.encoder.manifest
-    return IndexInfo(items=service.items.count(), model=manifest.name, aligned=manifest.aligned, routes=routes)
+    return IndexInfo(items=service.items.count(), model=manifest.model_id, aligned=manifest.aligned, routes=routes)
 
 
 @router.get("/models")
@@ -25,9 +30,11 @@ def list_models(service: ServiceDep) -> list[ModelSummary]:
     return service.activation.models()
 
 
-@router.put("/models/active", status_code=202, responses={200: {"model": ModelSummary}})
-def activate_model(wanted: ActivateModel, response: Response, service: ServiceDep) -> ModelSummary:
+@router.put("/models/active", status_code=202, responses={200: {"model": ModelSummary}}, openapi_extra=ACTIVATE_BODY)
+async def activate_model(request: Request, response: Response, service: ServiceDep) -> ModelSummary:
     """Move to another model in the background (202); the present one serves until that is done. 200 if it is active."""
-    summary = service.activation.activate(wanted.name)
+    body = await read_body(request, max_bytes=service.settings.max_body_bytes)
+    wanted = validated(lambda: ActivateModel.model_validate_json(body))
+    summary = await service.workers.run(lambda: service.activation.activate(wanted.name))
     response.status_code = 200 if summary.active else 202
     return summary

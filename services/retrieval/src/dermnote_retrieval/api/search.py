@@ -1,15 +1,14 @@
 """Search: an image as a form, or a text, a vector or an item's id as JSON."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
 from dermnote_contracts.retrieval import MAX_K, Exclude, SearchRequest, SearchResponse, Via
-from dermnote_retrieval.api.body import FORM_TYPES, ServiceDep, media_type, read_body, read_form
+from dermnote_retrieval.api.body import FORM_TYPES, ServiceDep, media_type, read_body, read_form, validated
 from dermnote_retrieval.images import decode
 from dermnote_retrieval.metrics import Metrics
 from dermnote_retrieval.records import parse_json
@@ -18,7 +17,6 @@ from dermnote_retrieval.service import Service
 from dermnote_retrieval.timing import Steps
 
 router = APIRouter(tags=["search"])
-Model = TypeVar("Model", bound=BaseModel)
 Job = Callable[[Steps], SearchResponse]
 
 
@@ -82,7 +80,7 @@ async def _image_job(request: Request, service: Service) -> Job:
     for name in ("filter", "exclude"):
         if name in values:
             values[name] = parse_json(values[name], at=name)
-    fields = _validated(lambda: ImageSearchFields.model_validate(values))
+    fields = validated(lambda: ImageSearchFields.model_validate(values))
     scope = Scope(k=fields.k, via=fields.via, filter=fields.filter, exclude=fields.exclude)
 
     def job(steps: Steps) -> SearchResponse:
@@ -95,7 +93,7 @@ async def _image_job(request: Request, service: Service) -> Job:
 
 async def _json_job(request: Request, service: Service) -> Job:
     body = await read_body(request, max_bytes=service.settings.max_body_bytes)
-    asked = _validated(lambda: SearchRequest.model_validate_json(body))
+    asked = validated(lambda: SearchRequest.model_validate_json(body))
     scope = Scope(k=asked.k, via=asked.via, filter=asked.filter, exclude=asked.exclude)
     jobs: list[Job] = []
     if (text := asked.text) is not None:
@@ -107,10 +105,3 @@ async def _json_job(request: Request, service: Service) -> Job:
     if len(jobs) != 1:
         raise InvalidRequest("give exactly one of text, vector and item_id (an image goes in a form)")
     return jobs[0]
-
-
-def _validated(validate: Callable[[], Model]) -> Model:
-    try:
-        return validate()
-    except ValidationError as wrong:
-        raise InvalidRequest("see errors", errors=field_errors(wrong.errors())) from wrong
