@@ -5,12 +5,14 @@ The only module here that needs FastAPI (extra `asgi`). It logs codes and paths,
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +30,7 @@ from dermnote_contracts.problems import (
 
 log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_FIELD_CHARS = 200
 
 
 def problem_response(error: DermnoteError) -> Response:
@@ -41,7 +44,7 @@ def field_errors(errors: Sequence[Any], *, index: int | None = None) -> list[Fie
     """Pydantic's error list as ours, without the refused values."""
     return [
         FieldError(
-            field=".".join(str(part) for part in error["loc"]) or "body",
+            field=".".join(str(part) for part in error["loc"])[:MAX_FIELD_CHARS] or "body",
             message=error["msg"],
             index=index,
             nearest=(error.get("ctx") or {}).get("nearest"),
@@ -119,7 +122,8 @@ class BodyLimit:
             if arrived <= self.max_bytes:
                 await send(message)
 
-        await self.app(scope, counted, guarded)
+        with suppress(ClientDisconnect):  # what an app makes of a body that is cut off here
+            await self.app(scope, counted, guarded)
         if arrived > self.max_bytes:
             await too_large(scope, receive, send)
 

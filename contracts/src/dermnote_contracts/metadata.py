@@ -83,7 +83,7 @@ Flag = Annotated[bool | None, BeforeValidator(_flag)]
 
 
 class _Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     def given(self) -> dict[str, Any]:
         """Only the fields that were given, as plain JSON values."""

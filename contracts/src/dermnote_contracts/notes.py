@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_contracts.problems import Problem
@@ -19,7 +19,7 @@ MAX_BATCH = 1000
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class NoteOptions(_Body):
@@ -39,6 +39,11 @@ class NoteRequest(_Body):
     strategy: Strategy = "G"
     include: frozenset[Topic] = ALL_TOPICS
     options: NoteOptions = NoteOptions()
+
+    @field_serializer("include")
+    def _in_one_order(self, topics: frozenset[Topic]) -> list[Topic]:
+        """Equal requests are equal JSON in every process (a set's own order changes with the hash seed)."""
+        return sorted(topics)
 
 
 class BatchRequest(_Body):

@@ -4,7 +4,7 @@ DermnoteError
 ├── InvalidRequest 422 ─┬─ NoFacts, StrategyNeedsDiagnosis, StrategyNotOffered, IdempotencyKeyReused
 │                       └─ ImageRefused, FilterRefused, ModelRefused
 ├── NotFound 404 ─ UnknownNote, UnknownBatch, UnknownItem, UnknownModel
-├── Conflict 409 ─ EncoderNotAligned, ModelMismatch, NoteNotFinished
+├── Conflict 409 ─ EncoderNotAligned, ModelMismatch
 ├── TooLarge 413, UnsupportedMedia 415, Forbidden 403, InsufficientStorage 507
 └── Unavailable 503 ─ QueueFull, EngineUnavailable, QueueUnavailable
 """
@@ -12,7 +12,7 @@ DermnoteError
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -185,7 +185,10 @@ def error_from_problem(body: Any, *, status: int) -> DermnoteError:
     """The same class that the service raised, from its answer; DermnoteError for an answer that is none of ours."""
     if not isinstance(body, dict) or "code" not in body:
         return DermnoteError(f"HTTP {status} without a problem body")
-    problem = Problem.model_validate(body)
+    try:
+        problem = Problem.model_validate(body)
+    except ValidationError:
+        return DermnoteError(f"HTTP {status} with a malformed problem body")
     kind = _tree(DermnoteError).get(problem.code, DermnoteError)
     return kind(problem.detail or problem.title, errors=problem.errors)
 

@@ -1,0 +1,93 @@
+"""The error tree: what a service raises is what a client raises again, and a person reads one line."""
+
+import pytest
+
+from dermnote_contracts.problems import (
+    DermnoteError,
+    FieldError,
+    InternalError,
+    InvalidRequest,
+    NoFacts,
+    NotFound,
+    Unavailable,
+    UnknownNote,
+    error_from_problem,
+    one_line,
+)
+
+
+def tree(base: type[DermnoteError]) -> list[type[DermnoteError]]:
+    """Every error of the contracts package."""
+    found = [base] if base.__module__ == "dermnote_contracts.problems" else []
+    return found + [error for child in base.__subclasses__() for error in tree(child)]
+
+
+ERRORS = [kind for kind in dict.fromkeys(tree(DermnoteError)) if kind is not DermnoteError]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_the_client_raises_what_the_service_raised(kind: type[DermnoteError]) -> None:
+    refused = FieldError(field="metadata.age", message="too large", index=3, nearest=["nevus"])
+    raised = kind("what happened", errors=[refused])
+    again = error_from_problem(raised.problem().model_dump(mode="json", exclude_none=True), status=kind.status)
+    assert type(again) is kind
+    assert (again.detail, again.errors) == (raised.detail, raised.errors)
+
+
+def test_every_error_has_a_code_of_its_own_and_a_title() -> None:
+    codes = [kind.code for kind in ERRORS]
+    assert len(codes) == len(set(codes))
+    for kind in ERRORS:
+        assert kind.code == kind.code.lower().replace(" ", "-")
+        assert 400 <= kind.status < 600
+        assert kind.title
+
+
+def test_a_subclass_keeps_its_familys_status() -> None:
+    for family in (InvalidRequest, NotFound, Unavailable):
+        assert {kind.status for kind in tree(family)} == {family.status}
+
+
+def test_an_internal_error_carries_no_detail_out() -> None:
+    problem = InternalError().problem()
+    assert (problem.status, problem.code, problem.detail) == (500, "internal-error", "")
+
+
+@pytest.mark.parametrize("body", [None, "<html>", [], {}, {"detail": "Bad Gateway"}], ids=repr)
+def test_an_answer_that_is_no_problem_of_ours_names_its_status(body: object) -> None:
+    error = error_from_problem(body, status=502)
+    assert type(error) is DermnoteError
+    assert "502" in str(error)
+
+
+@pytest.mark.parametrize(
+    "body", [{"code": "not-found"}, {"code": 7, "title": "x", "status": 404}, {"code": "a", "title": 1, "status": "x"}]
+)
+def test_a_malformed_problem_is_an_error_of_ours_too(body: dict[str, object]) -> None:
+    error = error_from_problem(body, status=502)
+    assert isinstance(error, DermnoteError)
+    assert "502" in str(error)
+
+
+def test_an_unknown_code_keeps_its_text() -> None:
+    body = {"title": "Teapot", "status": 418, "code": "teapot", "detail": "short and stout"}
+    assert "short and stout" in str(error_from_problem(body, status=418))
+
+
+def test_one_line_names_title_detail_and_the_first_three_fields() -> None:
+    errors = [FieldError(field=f"metadata.f{n}", message="is wrong", index=n if n else None) for n in range(5)]
+    line = one_line(InvalidRequest("nothing was queued", errors=errors))
+    assert "\n" not in line
+    assert line == (
+        "The request is not valid: nothing was queued: metadata.f0: is wrong; item 1: metadata.f1: is wrong; "
+        "item 2: metadata.f2: is wrong (+2 more)"
+    )
+
+
+def test_one_line_does_not_say_the_title_twice() -> None:
+    assert one_line(UnknownNote()) == "There is no such note"
+    assert one_line(error_from_problem(UnknownNote().problem().model_dump(), status=404)) == "There is no such note"
+
+
+def test_an_error_without_detail_reads_as_its_title() -> None:
+    assert str(NoFacts()) == NoFacts.title

@@ -1,0 +1,111 @@
+"""The vocabulary files hold together, and agree with ISIC's own isic-metadata where it has the field."""
+
+import tomllib
+from importlib.resources import files
+
+import pytest
+from isic_metadata.fields import (
+    AnatomSiteGeneralEnum,
+    DiagnosisEnum,
+    FitzpatrickSkinType,
+    ImageTypeEnum,
+)
+from isic_metadata.metadata import MetadataRow
+
+from dermnote_contracts.metadata import Findings, LesionMetadata, Symptoms
+from dermnote_contracts.vocabulary import (
+    NOT_GIVEN,
+    UnknownTerm,
+    diagnoses,
+    fold,
+    is_not_given,
+    sites,
+    vocabularies,
+    vocabulary,
+)
+
+# Terms that are their own class in the paper's coarser hierarchy although no diagnosis carries the name alone.
+CLOSED = [name for name in vocabularies() if name not in ("diagnosis", "site")]
+
+
+@pytest.mark.parametrize("name", vocabularies())
+def test_every_spelling_stands_for_one_term_and_reads_back(name: str) -> None:
+    held = vocabularies()[name]
+    assert set(held.spellings.values()) == set(held.terms)
+    for spelling, term in held.spellings.items():
+        assert held.normalise(spelling.upper()) == term
+
+
+@pytest.mark.parametrize("name", vocabularies())
+def test_no_spelling_also_means_not_given(name: str) -> None:
+    assert not NOT_GIVEN & set(vocabularies()[name].spellings)
+
+
+@pytest.mark.parametrize("name", ["diagnoses", "sites", "terms"])
+def test_no_spelling_is_listed_twice_in_a_file(name: str) -> None:
+    tables = tomllib.loads((files("dermnote_contracts") / "vocabularies" / f"{name}.toml").read_text("utf-8"))
+    if name == "terms":
+        lists = [[term, *others] for table in tables.values() for term, others in table.items()]
+    else:
+        lists = [[term, *entry["synonyms"], *entry.get("adjective", [])] for term, entry in tables.items()]
+    for spellings in lists:
+        folded = [fold(spelling) for spelling in spellings]
+        assert len(folded) == len(set(folded)), f"{name}: {spellings[0]} lists a spelling twice"
+
+
+def test_a_spelling_that_two_terms_claim_is_an_error_in_the_data() -> None:
+    with pytest.raises(ValueError, match="stands for 'nevus' and 'melanoma'"):
+        vocabulary("diagnosis", {"nevus": ["nv"], "melanoma": ["NV"]})
+
+
+@pytest.mark.parametrize("name", diagnoses())
+def test_every_diagnosis_has_a_known_superclass_and_its_class_is_a_term_of_the_same(name: str) -> None:
+    entry = diagnoses()[name]
+    assert entry.superclass in ("benign", "pre-cancerous", "malignant")
+    assert entry.klass in diagnoses()
+    assert diagnoses()[entry.klass].superclass == entry.superclass
+    assert diagnoses()[entry.klass].klass == entry.klass
+
+
+def test_every_vocabulary_serves_a_field_and_every_term_field_has_one() -> None:
+    fields = {*LesionMetadata.model_fields, *Findings.model_fields} - {"age", "clin_size_long_diam_mm"}
+    fields -= {"symptoms", "findings", "personal_hx_mm", "family_hx_mm"}
+    assert set(vocabularies()) == fields | {"symptom"}
+    assert set(Symptoms.model_fields) == {"itch", "hurt", "grew", "changed", "bleed", "elevation"}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_a_small_vocabulary_names_all_its_terms_to_a_wrong_value(name: str) -> None:
+    with pytest.raises(UnknownTerm) as caught:
+        vocabularies()[name].normalise("qqqq")
+    assert caught.value.nearest == list(vocabularies()[name].terms)
+
+
+def test_our_sexes_are_isics() -> None:
+    for sex in vocabularies()["sex"].terms:
+        assert MetadataRow(sex=sex).sex == sex
+
+
+@pytest.mark.parametrize(
+    ("field", "theirs"), [("image_type", ImageTypeEnum), ("fitzpatrick_skin_type", FitzpatrickSkinType)]
+)
+def test_our_terms_are_exactly_isics(field: str, theirs: type[ImageTypeEnum] | type[FitzpatrickSkinType]) -> None:
+    assert set(vocabularies()[field].terms) == {member.value for member in theirs}
+
+
+def test_every_general_site_is_isics_and_all_of_isics_are_known() -> None:
+    theirs = {member.value for member in AnatomSiteGeneralEnum}
+    assert {site.general for site in sites().values()} - {""} == theirs
+    for general in theirs:
+        assert vocabularies()["site"].normalise(general) in sites()
+
+
+def test_benign_and_malignant_are_the_roots_of_isics_diagnoses() -> None:
+    roots = {member.value.split(":")[0].lower() for member in DiagnosisEnum}
+    assert {"benign", "malignant", "indeterminate"} <= roots
+    assert set(vocabularies()["benign_malignant"].terms) <= roots | {"indeterminate/benign", "indeterminate/malignant"}
+
+
+@pytest.mark.parametrize("value", [0, False, "no", "0", 0.0])
+def test_a_zero_is_given(value: object) -> None:
+    assert not is_not_given(value)
