@@ -4,12 +4,8 @@ import tomllib
 from importlib.resources import files
 
 import pytest
-from isic_metadata.fields import (
-    AnatomSiteGeneralEnum,
-    DiagnosisEnum,
-    FitzpatrickSkinType,
-    ImageTypeEnum,
-)
+from isic_metadata.diagnosis_hierarchical import DiagnosisEnum
+from isic_metadata.fields import AnatomSiteGeneralEnum, FitzpatrickSkinType, ImageTypeEnum
 from isic_metadata.metadata import MetadataRow
 
 from dermnote_contracts.metadata import Findings, LesionMetadata, Symptoms
@@ -24,7 +20,6 @@ from dermnote_contracts.vocabulary import (
     vocabulary,
 )
 
-# Terms that are their own class in the paper's coarser hierarchy although no diagnosis carries the name alone.
 CLOSED = [name for name in vocabularies() if name not in ("diagnosis", "site")]
 
 
