@@ -1,6 +1,6 @@
 """Request bodies within limits: forms with one file, whole bodies, and streams that a thread can read."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -10,7 +10,6 @@ from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from dermnote_contracts.asgi import field_errors
@@ -54,16 +53,11 @@ async def read_form(request: Request, *, known: tuple[str, ...], service: Servic
             return await _checked(form, known=known, max_image_bytes=settings.max_upload_bytes)
     except (FormParserError, HTTPException) as wrong:
         raise InvalidRequest(f"the form cannot be read: {_why(wrong)}") from wrong
-    except ClientDisconnect as wrong:
-        raise InvalidRequest("the request ended early") from wrong
 
 
 async def read_body(request: Request, *, max_bytes: int) -> bytes:
     """The whole body; raises TooLarge or InvalidRequest."""
-    try:
-        return await _bounded(request, max_bytes=max_bytes).body()
-    except ClientDisconnect as wrong:
-        raise InvalidRequest("the request ended early") from wrong
+    return await _bounded(request, max_bytes=max_bytes).body()
 
 
 def validated(validate: Callable[[], Model]) -> Model:
@@ -74,18 +68,34 @@ def validated(validate: Callable[[], Model]) -> Model:
         raise InvalidRequest("see errors", errors=field_errors(wrong.errors())) from wrong
 
 
-def chunks_for_thread(request: Request) -> Iterator[bytes]:
-    """The body's chunks for a thread that Workers runs; the client is read only as fast as the thread asks."""
-    stream: AsyncIterator[bytes] = request.stream()
+class BodyStream:
+    """A body's chunks for a thread that Workers runs; the client is read only as fast as the thread asks."""
 
-    async def next_chunk() -> bytes | None:
-        try:
-            return await anext(stream, None)
-        except ClientDisconnect as wrong:
-            raise InvalidRequest("the stream ended early") from wrong
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._more = True
 
-    read: Callable[[], bytes | None] = lambda: from_thread.run(next_chunk)  # noqa: E731
-    return iter(read, None)
+    def __iter__(self) -> Iterator[bytes]:
+        while (chunk := from_thread.run(self.next_chunk)) is not None:
+            yield chunk
+
+    async def next_chunk(self) -> bytes | None:
+        """The next bytes, None at the end; raises InvalidRequest when the client goes away."""
+        if not self._more:
+            return None
+        message = await self._request.receive()
+        if message["type"] == "http.disconnect":
+            self._more = False
+            raise InvalidRequest("the stream ended early")
+        self._more = message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        return chunk
+
+    async def discard(self, *, max_bytes: int) -> None:
+        """Read on and keep nothing, so that a client which writes first gets to see why it was refused."""
+        seen = 0
+        while seen < max_bytes and (chunk := await self.next_chunk()) is not None:
+            seen += len(chunk)
 
 
 def _bounded(request: Request, *, max_bytes: int) -> Request:
@@ -93,27 +103,18 @@ def _bounded(request: Request, *, max_bytes: int) -> Request:
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal():
         raise InvalidRequest("Content-Length must be a number")
-    seen = 0
+    stream, seen = BodyStream(request), 0
 
     async def receive() -> Message:
         nonlocal seen
-        message = await request.receive()
-        seen += len(message.get("body", b""))
-        if seen > max_bytes or int(declared) > max_bytes:
-            await discard(request, max_bytes=2 * max_bytes)
+        chunk = await stream.next_chunk()
+        seen += len(chunk or b"")
+        if max(seen, int(declared)) > max_bytes:
+            await stream.discard(max_bytes=2 * max_bytes)
             raise TooLarge(f"at most {max_bytes} bytes are taken")
-        return message
+        return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
 
     return Request(request.scope, receive)
-
-
-async def discard(request: Request, *, max_bytes: int) -> None:
-    """Read on and keep nothing, so that a client which writes first gets to see why it was refused."""
-    seen, more = 0, True
-    while more and seen < max_bytes:
-        message = await request.receive()
-        seen += len(message.get("body", b""))
-        more = message.get("more_body", False)
 
 
 async def _checked(form: FormData, *, known: tuple[str, ...], max_image_bytes: int) -> Form:

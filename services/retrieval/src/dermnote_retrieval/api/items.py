@@ -9,7 +9,7 @@ from starlette.responses import StreamingResponse
 
 from dermnote_contracts.problems import DermnoteError, NotFound, UnknownItem, UnsupportedMedia
 from dermnote_contracts.retrieval import Item, ItemId, ItemPage, Route
-from dermnote_retrieval.api.body import ServiceDep, chunks_for_thread, discard, media_type, read_form
+from dermnote_retrieval.api.body import BodyStream, ServiceDep, media_type, read_form
 from dermnote_retrieval.bulk import read_ndjson, read_tar
 from dermnote_retrieval.images import THUMBNAIL_TYPE
 from dermnote_retrieval.records import Record, make_record, parse_json
@@ -70,20 +70,22 @@ async def load_items(request: Request, service: ServiceDep) -> Response:
     kind = media_type(request)
     if kind not in READERS:
         raise UnsupportedMedia(f"send {' or '.join(READERS)}")
-    records = READERS[kind](chunks_for_thread(request), limits=service.limits)
+    stream = BodyStream(request)
+    records = READERS[kind](stream, limits=service.limits)
 
-    def work() -> IO[bytes]:
-        # The answer waits until the request is read: a client that only writes would block both sides.
-        answer: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - closed after sending
+    # The answer waits until the request is read: a client that only writes would block both sides.
+    answer: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - closed after sending
+
+    def work() -> None:
         for outcome in service.catalogue.load(records, chunk=service.settings.bulk_chunk_items):
             answer.write(outcome.model_dump_json(exclude_none=True).encode() + b"\n")
         answer.seek(0)
-        return answer
 
     try:
-        answer = await service.workers.run_bulk(work)
+        await service.workers.run_bulk(work)
     except DermnoteError:
-        await discard(request, max_bytes=service.settings.max_upload_bytes)
+        answer.close()
+        await stream.discard(max_bytes=service.settings.max_upload_bytes)
         raise
     return StreamingResponse(answer, media_type="application/x-ndjson", background=BackgroundTask(answer.close))
 
