@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dermnote_retrieval.settings import Settings
 
 Paint = Callable[..., bytes]
 Serve = Callable[..., TestClient]
+Run = Callable[..., AbstractContextManager[TestClient]]
 Put = Callable[..., Any]
 
 
@@ -36,17 +37,24 @@ def paint() -> Paint:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Start the app over tmp_path/data; `source` replaces where models come from. Stops all at the end."""
+def run(tmp_path: Path) -> Run:
+    """A context in which the app runs over tmp_path/data; `source` replaces where models come from."""
+
+    @contextmanager
+    def running(*, source: ModelSource | None = None, **settings: Any) -> Iterator[TestClient]:
+        chosen = Settings(**({"data_dir": tmp_path / "data", "encoder": "dummy"} | settings))
+        app = create_app(chosen, service=open_service(chosen, source=source))
+        with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+            yield client
+
+    return running
+
+
+@pytest.fixture
+def serve(run: Run) -> Iterator[Serve]:
+    """Start the app and leave it running until the test ends."""
     with ExitStack() as running:
-
-        def started(*, source: ModelSource | None = None, **settings: Any) -> TestClient:
-            chosen = Settings(**({"data_dir": tmp_path / "data", "encoder": "dummy"} | settings))
-            app = create_app(chosen, service=open_service(chosen, source=source))
-            client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
-            return running.enter_context(client)
-
-        yield started
+        yield lambda **settings: running.enter_context(run(**settings))
 
 
 @pytest.fixture

@@ -18,6 +18,10 @@ class Workers:
         self._bulk = CapacityLimiter(bulk_threads)
         self._max_waiting = max_waiting
 
+    def waiting(self) -> int:
+        """Requests that wait for a thread."""
+        return self._requests.statistics().tasks_waiting
+
     async def run(self, work: Callable[[], T]) -> T:
         """The result of one request's work."""
         return await self._run(work, self._requests)
