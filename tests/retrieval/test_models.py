@@ -3,7 +3,8 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ class GatedEncoder(DummyEncoder):
         self._models.arrived.set()
         assert self._models.gate.wait(timeout=30)
         return super().encode_texts(texts)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The store as another program sees it; what is changed is committed."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        yield connection
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -102,7 +110,7 @@ def test_the_old_model_serves_until_the_new_one_is_whole(serve: Any, put: Any, p
 
 def test_vectors_made_again_are_those_made_at_first(serve: Any, put: Any, paint: Any, tmp_path: Path) -> None:
     def vectors() -> list[Any]:
-        with sqlite3.connect(tmp_path / "data/store.sqlite3") as connection:
+        with opened(tmp_path / "data/store.sqlite3") as connection:
             return connection.execute("select item, route, vector from vectors order by item, route").fetchall()
 
     client = serve()
@@ -123,8 +131,8 @@ def test_a_move_goes_on_after_the_process_was_killed(
         assert models.arrived.wait(30)
         # What a kill -9 would leave at this moment.
         (tmp_path / "left").mkdir()
-        with sqlite3.connect(tmp_path / "data/store.sqlite3") as held:
-            held.backup(sqlite3.connect(tmp_path / "left/store.sqlite3"))
+        with opened(tmp_path / "data/store.sqlite3") as held, opened(tmp_path / "left/store.sqlite3") as left:
+            held.backup(left)
         models.gate.set()
 
     client = serve(data_dir=tmp_path / "left")
@@ -204,7 +212,7 @@ def test_items_survive_a_restart_with_their_vectors(run: Any, serve: Any, put: A
 def test_a_vector_that_is_missing_is_made_at_start(run: Any, serve: Any, put: Any, tmp_path: Path) -> None:
     with run() as client:
         put(client, "a", note="red one")
-    with sqlite3.connect(tmp_path / "data/store.sqlite3") as connection:
+    with opened(tmp_path / "data/store.sqlite3") as connection:
         connection.execute("delete from vectors")
 
     client = serve()
@@ -214,7 +222,7 @@ def test_a_vector_that_is_missing_is_made_at_start(run: Any, serve: Any, put: An
 
 def test_readiness_sees_an_index_that_lost_something(client: Any, put: Any, tmp_path: Path) -> None:
     put(client, "a", note="n")
-    with sqlite3.connect(tmp_path / "data/store.sqlite3") as connection:
+    with opened(tmp_path / "data/store.sqlite3") as connection:
         connection.execute("delete from vectors")
 
     answer = client.get("/health/ready")
@@ -238,7 +246,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
 def test_a_store_of_a_newer_schema_is_refused(run: Any, tmp_path: Path) -> None:
     with run():
         pass
-    with sqlite3.connect(tmp_path / "data/store.sqlite3") as connection:
+    with opened(tmp_path / "data/store.sqlite3") as connection:
         connection.execute("pragma user_version = 99")
 
     with pytest.raises(StartRefused, match="schema 99"):
