@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import faiss  # its stubs describe the C++ methods, not the numpy ones that wrap them
+import faiss
 import numpy as np
 import numpy.typing as npt
 
+# The `type: ignore`s below: faiss's stubs describe its C++ methods, not the numpy ones that wrap them.
 Numbers = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
