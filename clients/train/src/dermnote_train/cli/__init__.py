@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import stamina
 import typer
 from typer.core import TyperGroup
 
@@ -40,4 +41,5 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """Entry point of the console script."""
+    stamina.instrumentation.set_on_retry_hooks([])  # what finally fails is told once; each try is not
     make_app()()

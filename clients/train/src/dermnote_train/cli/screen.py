@@ -1,6 +1,7 @@
 """What the commands print: progress bars while work runs, tables at its end."""
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -20,6 +22,7 @@ from rich.table import Table
 from dermnote_train.progress import Report, Step
 
 WIDTH_WITHOUT_TERMINAL = 120
+LINE_EVERY_S = 20.0
 EPOCH = re.compile(r" \d+/\d+$")
 
 
@@ -42,11 +45,12 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
         if isinstance(rows, list)
         else []
     )
-    table = Table(title=escape(title), title_justify="left", header_style="bold")
+    table = Table(header_style="bold")
     for place, name in enumerate(columns):
         table.add_column(name, justify="right" if numeric and numeric[place] else "left")
     for row in listed:
         table.add_row(*map(escape, row))
+    console().print(f"[bold]{escape(title)}[/bold]", soft_wrap=True, highlight=False)
     console().print(table)
 
 
@@ -59,24 +63,53 @@ def format_cell(value: object) -> str:
 
 @contextmanager
 def bars() -> Iterator[Report]:
-    """A progress bar for every stage that is reported; the epochs of a run share one."""
-    columns = (
-        TextColumn("{task.description:<16}"),
+    """A progress bar for every stage that is reported; the epochs of a run share one. Lines without a terminal."""
+    page = console()
+    if not page.is_terminal:
+        yield _Lines(page)
+        return
+    progress = Progress(*_columns(), console=page)
+    tasks: dict[str, TaskID] = {}
+
+    def report(step: Step) -> None:
+        progress.start()
+        key = EPOCH.sub("", step.stage)
+        if key not in tasks:
+            tasks[key] = progress.add_task(step.stage, total=step.total or None, detail="")
+        progress.update(
+            tasks[key], description=step.stage, completed=step.done, total=step.total or None, detail=step.detail
+        )
+
+    try:
+        yield report
+    finally:
+        if tasks:
+            progress.stop()
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
+        TextColumn("{task.description:<30}"),
         BarColumn(bar_width=32),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
     )
-    with Progress(*columns, console=console()) as progress:
-        tasks: dict[str, TaskID] = {}
 
-        def report(step: Step) -> None:
-            key = EPOCH.sub("", step.stage)
-            if key not in tasks:
-                tasks[key] = progress.add_task(step.stage, total=step.total or None, detail="")
-            progress.update(
-                tasks[key], description=step.stage, completed=step.done, total=step.total or None, detail=step.detail
-            )
 
-        yield report
+class _Lines:
+    """Progress for a log: a line when a stage is done, and one now and then while it runs."""
+
+    def __init__(self, page: Console) -> None:
+        self.page = page
+        self.told_at = time.monotonic()
+        self.done: set[str] = set()
+
+    def __call__(self, step: Step) -> None:
+        ended = step.done >= step.total > 0 and step.stage not in self.done
+        if ended or time.monotonic() - self.told_at > LINE_EVERY_S:
+            self.told_at = time.monotonic()
+            self.page.print(f"{escape(step.stage)}: {step.done}/{step.total} {escape(step.detail)}", highlight=False)
+        if ended:
+            self.done.add(step.stage)

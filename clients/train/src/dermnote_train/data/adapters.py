@@ -29,6 +29,7 @@ from dermnote_train.data.tables import Row, Table, find_table, read_table
 from dermnote_train.errors import UserError
 from dermnote_train.records import LesionDataset, Record
 
+DRAWN_LICENCE = "CC0-1.0"
 LIST_BREAK = re.compile(r"[;|]")
 
 
@@ -93,15 +94,16 @@ def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool 
         layout, name=name, columns=table.columns, images=ImageFolder(folder), labels=given, leaky_fields=leaky_fields
     )
     records, faults = reader.read_all(table)
+    synthetic = _says_synthetic(table)
     used = {*layout.facts.values(), *layout.image, *layout.group, "synthetic"}
     return Reading(
         name=name,
-        title=layout.title,
-        licence=layout.licence,
+        title="drawn by a program" if synthetic else layout.title,
+        licence=DRAWN_LICENCE if synthetic else layout.licence,
         table=table.path,
         records=records,
         faults=faults,
-        synthetic=_says_synthetic(table),
+        synthetic=synthetic,
         group_column=reader.group_column,
         labels=labels if given else None,
         unused_columns=tuple(column for column in table.columns if column not in used),

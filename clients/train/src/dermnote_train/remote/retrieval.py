@@ -106,18 +106,20 @@ class RetrievalService:
     def wait_active(
         self, name: str, *, model_id: str, timeout_s: float = 600.0, told: Callable[[float], None] | None = None
     ) -> ModelSummary:
-        """Return once the model serves; `told` hears the share re-embedded, 0 to 1. Late: UserError.
+        """After activate_model: return once the model serves; UserError when the move failed or is late.
 
-        `model_id` tells the new weights from older ones of the same name.
+        `model_id` tells the new weights from older ones of the same name; `told` hears the share re-embedded, 0 to 1.
         """
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             found = next((model for model in self.models() if model.name == name), None)
             if found is None:
                 raise UserError(f"the retrieval service at {self._session.base_url} does not see the model {name}")
-            if found.active and found.model_id == model_id and self.index_info().model == model_id:
+            if found.active and found.model_id == model_id:
                 return found
-            if told is not None and found.reembedding is not None:
+            if found.reembedding is None:
+                raise UserError(f"the retrieval service gave up on the model {name}; its log says why")
+            if told is not None:
                 told(found.reembedding)
             time.sleep(0.2)
         raise UserError(
