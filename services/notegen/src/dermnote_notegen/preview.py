@@ -28,7 +28,7 @@ class Preview(BaseModel):
 def preview(request: NoteRequest) -> Preview:
     """The prompt and the required facts of a request; raises what submitting it would raise."""
     facts = facts_to_state(request)
-    uses_llm = bool(prompts.prompt_file(request.strategy).prefixes)
+    uses_llm = bool(prompts.prompt_file(request.strategy).instruction)
     prompt = prompts.render(request.strategy, facts=facts, options=request.options) if uses_llm else None
     return Preview(
         strategy=request.strategy,
@@ -46,7 +46,7 @@ def offered_strategies() -> list[StrategyInfo]:
         StrategyInfo(
             id=strategy,
             title=TITLES[strategy],
-            uses_llm=bool(prompts.prompt_file(strategy).prefixes),
+            uses_llm=bool(prompts.prompt_file(strategy).instruction),
             prompt_version=prompts.prompt_file(strategy).version,
             states=_topics(carried),
         )

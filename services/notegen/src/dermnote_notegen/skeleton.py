@@ -20,15 +20,28 @@ def article(phrase: str) -> str:
     return f"{'an' if vowel else 'a'} {phrase}"
 
 
-def person(facts: dict[str, Any], draw: random.Random) -> str:
-    """Who the patient is, from age and sex alone: "64-year-old woman", "patient"."""
+def person(facts: dict[str, Any], draw: random.Random | None = None) -> str:
+    """Who the patient is, from age and sex alone: "64-year-old woman", "patient". `draw` varies the noun."""
     age, sex = facts.get("age"), facts.get("sex")
-    noun = draw.choice(PERSON[sex]) if sex else "patient"
-    if age is None:
-        return noun
-    if sex and age < ADULT_FROM_YEARS:
-        noun = draw.choice((CHILD[sex], PERSON[sex][1]))
-    return f"{age}-year-old {noun}"
+    nouns: tuple[str, ...] = PERSON[sex] if sex else ("patient",)
+    if sex and age is not None and age < ADULT_FROM_YEARS:
+        nouns = (CHILD[sex], nouns[1])
+    noun = draw.choice(nouns) if draw else nouns[0]
+    return noun if age is None else f"{age}-year-old {noun}"
+
+
+def presenting_sentence(facts: dict[str, Any]) -> str:
+    """The plainest wording: "A 64-year-old woman presents with a melanoma on the arm."."""
+    text = f"{article(person(facts))} presents with {_lesion(facts)}{_place(facts)}."
+    return text[0].upper() + text[1:]
+
+
+def _lesion(facts: dict[str, Any]) -> str:
+    return article(facts["diagnosis"]) if "diagnosis" in facts else "a skin lesion"
+
+
+def _place(facts: dict[str, Any]) -> str:
+    return f" on the {facts['site']}" if "site" in facts else ""
 
 
 def template_m(facts: dict[str, Any]) -> str:
@@ -42,11 +55,10 @@ def write_skeleton(facts: dict[str, Any], *, seed: int) -> str:
     """A short note that states age, sex, site and diagnosis where they were given, and nothing else."""
     draw = random.Random(seed)
     who = article(person(facts, draw))
-    site = f" on the {facts['site']}" if "site" in facts else ""
-    lesion = article(facts["diagnosis"]) if "diagnosis" in facts else "a skin lesion"
+    site = _place(facts)
     named = "diagnosis" in facts
     wordings = [
-        f"{who} presents with {lesion}{site}.",
+        f"{who} presents with {_lesion(facts)}{site}.",
         f"{who} was examined for a skin lesion{site}." + (f" The diagnosis is {facts['diagnosis']}." if named else ""),
         f"Skin lesion{site} in {who}." + (f" Diagnosis: {facts['diagnosis']}." if named else ""),
         f"{who} with a skin lesion{site}" + (f", diagnosed as {facts['diagnosis']}." if named else "."),

@@ -43,7 +43,7 @@ class ScriptedModel:
 
 
 def _read_back(prompt: str) -> str:
-    line = prompt.rpartition("Facts: ")[2].partition(".\n")[0]
-    words = {"age": "aged", "sex": "", "site": "on the", "diagnosis": "with"}
-    parts = [part.split(" ", 1) for part in line.split("; ")]
-    return "Patient " + ", ".join(f"{words.get(name, name)} {value}".strip() for name, value in parts) + "."
+    """The last facts line as a sentence: "61-year-old man; site back; diagnosis nevus" said in running words."""
+    parts = prompt.rpartition("Facts: ")[2].partition(".\n")[0].split("; ")
+    words = [part.replace("site ", "on the ", 1).replace("diagnosis ", "with ", 1) for part in parts]
+    return f"Seen: {', '.join(words)}."

