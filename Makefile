@@ -30,7 +30,7 @@ up: $(STAMP) ## Start the local stack and wait until it serves (notegen 8001, re
 down: $(STAMP) ## Stop the local stack; its state stays under .dermnote/
 	@$(BIN)/python -m stack down
 
-bench: $(STAMP) ## Run the benchmarks; figures go to benchmarks/results/
+bench: up ## Run the benchmarks; figures go to benchmarks/results/
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 lint: $(STAMP) ## Check format, style, types and import contracts

@@ -20,7 +20,7 @@ HOST = "http://127.0.0.1:8001"
 @pytest.fixture(scope="session")
 def short_folder() -> Iterator[Path]:
     """A folder whose path is short enough for Unix sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="dn-", dir="/tmp"))  # noqa: S108
+    folder = Path(tempfile.mkdtemp(prefix="dn-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder)
 

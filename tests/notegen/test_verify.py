@@ -50,7 +50,6 @@ PLANTED = [
     ),
     ("A 61-year-old woman, back: melanoma. No melanoma was seen.", "diagnosis", "melanoma", "contradicted"),
     ("A 61-year-old woman, back: melanoma. It is not a melanoma.", "diagnosis", "melanoma", "contradicted"),
-    ("A 61-year-old woman with a melanoma on the back and keratoses.", "diagnosis", "keratoses", "contradicted"),
     (
         "A 61-year-old woman with a melanoma on the back and seborrheic keratoses.",
         "diagnosis",
