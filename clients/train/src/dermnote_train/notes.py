@@ -79,10 +79,12 @@ def write_dataset_notes(
 ) -> NotesRun:
     """Notes for every record into `out`/notes.parquet; the journal beside it makes a second run ask for the rest only.
 
-    A note counts as there already when the very same request (metadata, strategy, seed ...) was answered before.
+    A note counts as there already when the very same request (metadata, strategy, seed ...) was answered before by the
+    same prompt version and language model.
     """
     journal = Journal(out / f"notes-{plan.strategy}.journal.jsonl")
-    wanted = [_wanted(record, plan) for record in dataset.records]
+    writer = _writer(service, plan)
+    wanted = [_wanted(record, plan, writer=writer) for record in dataset.records]
     chunks = [
         [one for one in wanted[start : start + plan.batch_size] if one.key not in journal.rows]
         for start in range(0, len(wanted), plan.batch_size)
@@ -102,7 +104,17 @@ def _counting(progress: Report, total: int, asked: int) -> Report:
     return lambda step: progress(Step(STAGE, total - asked + step.done, total, step.detail))
 
 
-def _wanted(record: Record, plan: NotesPlan) -> _Wanted:
+def _writer(service: NoteService, plan: NotesPlan) -> str:
+    """What notes depend on beside the request: the prompt's version and the model's weights."""
+    offered = {strategy.id: strategy for strategy in service.strategies()}
+    if plan.strategy not in offered:
+        raise UserError(f"the note service does not offer strategy {plan.strategy}; it offers {', '.join(offered)}")
+    strategy = offered[plan.strategy]
+    weights = service.model().sha256 if strategy.uses_llm else ""
+    return f"{strategy.prompt_version}\n{weights}"
+
+
+def _wanted(record: Record, plan: NotesPlan, *, writer: str) -> _Wanted:
     digest = hashlib.sha256(f"{plan.seed}:{record.image_id}".encode()).digest()
     request = NoteRequest(
         metadata=record.metadata,
@@ -110,7 +122,7 @@ def _wanted(record: Record, plan: NotesPlan) -> _Wanted:
         include=plan.include,
         options=NoteOptions(seed=int.from_bytes(digest[:4]) % 2**31),
     )
-    content = f"{record.image_id}\n{_canonical(request)}"
+    content = f"{record.image_id}\n{writer}\n{_canonical(request)}"
     return _Wanted(record, request, hashlib.sha256(content.encode()).hexdigest())
 
 
