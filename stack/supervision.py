@@ -90,7 +90,7 @@ def _section(layout: Layout) -> Any:
         return (
             f"[program:{program.name}]\ncommand={_escape(program.command)}\n"
             f"process_name={program.name}-%(process_num)d\nnumprocs={program.processes}\nnumprocs_start=1\n"
-            "autostart=false\nautorestart=true\nstartsecs=1\nstartretries=20\n"
+            "autostart=false\nautorestart=true\nstartsecs=5\nstartretries=4\n"
             f"stopwaitsecs={program.stop_s}\nredirect_stderr=true\n"
             f"stdout_logfile={_escape(log_path(layout, program.name))}\n"
             "stdout_logfile_maxbytes=10MB\nstdout_logfile_backups=1"

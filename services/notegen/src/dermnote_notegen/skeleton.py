@@ -4,6 +4,7 @@ Strategy M's template, and what every other strategy falls back to. Pure; every 
 """
 
 import random
+import re
 from typing import Any
 
 from dermnote_contracts.vocabulary import diagnoses
@@ -15,8 +16,8 @@ ADULT_FROM_YEARS = 18
 
 def article(phrase: str) -> str:
     """`phrase` with "a" or "an" before it ("an 8-year-old girl", "a nevus")."""
-    first = phrase.replace("-", " ").split(" ", maxsplit=1)[0]
-    vowel = phrase[:1].lower() in "aeiou" or (first.isdigit() and (first[0] == "8" or first in ("11", "18")))
+    number = re.match(r"\d+", phrase)
+    vowel = number[0][0] == "8" or number[0] in ("11", "18") if number else phrase[:1].lower() in "aeiou"
     return f"{'an' if vowel else 'a'} {phrase}"
 
 

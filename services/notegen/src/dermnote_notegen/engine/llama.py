@@ -49,7 +49,7 @@ class LlamaModel:
             top_p=request.top_p,
             seed=request.seed,
             stop=request.stop,
-            grammar=_grammar(request.grammar),
+            grammar=self._grammar(request.grammar),
             stopping_criteria=llama_cpp.StoppingCriteriaList([lambda _ids, _logits: stop()]),
         )
         return self._response(answer, prompt_tokens=len(prompt), cached=cached)
@@ -58,6 +58,17 @@ class LlamaModel:
         held = self._llama.input_ids[: self._llama.n_tokens].tolist()
         shared = llama_cpp.Llama.longest_token_prefix(held, prompt)
         return int(min(shared, len(prompt) - 1))
+
+    def _grammar(self, text: str | None) -> LlamaGrammar | None:
+        """The grammar, after llama.cpp has parsed it once: sampling with one that it can't parse ends the process."""
+        if text is None:
+            return None
+        vocabulary = self._llama._model.vocab
+        sampler = llama_cpp.llama_sampler_init_grammar(vocabulary, text.encode(), b"root")
+        if not sampler:
+            raise GrammarRefused("the grammar is not valid GBNF")
+        llama_cpp.llama_sampler_free(sampler)
+        return LlamaGrammar.from_string(text, verbose=False)
 
     def _response(self, answer: Any, *, prompt_tokens: int, cached: int) -> CompletionResponse:
         choice = answer["choices"][0]
@@ -73,12 +84,3 @@ class LlamaModel:
                 prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
             ),
         )
-
-
-def _grammar(text: str | None) -> LlamaGrammar | None:
-    if text is None:
-        return None
-    try:
-        return LlamaGrammar.from_string(text, verbose=False)
-    except ValueError as error:
-        raise GrammarRefused("the grammar is not valid GBNF") from error

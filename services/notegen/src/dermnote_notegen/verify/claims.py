@@ -132,9 +132,11 @@ def sex_claims(text: str) -> Iterator[TextClaim]:
 
 
 def site_claims(text: str) -> Iterator[TextClaim]:
-    """Every anatomical site that is named."""
+    """Every anatomical site that is named, but for words inside a diagnosis' own name (acral lentiginous melanoma)."""
+    names = [(start, end) for _, start, end in diagnosis_lexicon().find(text)]
     for term, start, end in site_lexicon().find(text):
-        if not NOT_A_SITE.search(text[:start]):
+        inside_name = any(left <= start < right for left, right in names)
+        if not inside_name and not NOT_A_SITE.search(text[:start]):
             yield TextClaim("site", term, start, end, negated=is_negated(text, start))
 
 
