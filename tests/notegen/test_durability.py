@@ -1,0 +1,94 @@
+"""kill -9 of each process of the note service in the middle of a batch; and a job that can't be done."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.notegen.processes import NoteService, children, wait_until
+
+NOTES = 16
+ITEMS = [{"metadata": {"age": 20 + age, "diagnosis": "nv"}, "strategy": "P2"} for age in range(NOTES)]
+
+
+@pytest.fixture
+def service(short_folder: Path) -> Iterator[NoteService]:
+    folder = short_folder / "own"
+    folder.mkdir()
+    made = NoteService(folder)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(folder)
+
+
+def kill_and_start(process: str) -> Callable[[NoteService], None]:
+    def act(service: NoteService) -> None:
+        getattr(service, process).kill()
+        getattr(service, process).start()
+
+    return act
+
+
+def kill_work_horse(service: NoteService) -> None:
+    """The forked child that writes a note; the worker itself lives on."""
+    wait_until(lambda: children(service.worker.pid), timeout_s=30, what="a work-horse runs")
+    for child in children(service.worker.pid):
+        os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        kill_and_start("worker"),
+        kill_and_start("engine"),
+        kill_and_start("api"),
+        kill_and_start("valkey"),
+        kill_work_horse,
+    ],
+    ids=["worker", "engine", "api", "valkey", "work-horse"],
+)
+def test_every_note_of_a_batch_ends_once_whatever_is_killed(
+    service: NoteService, act: Callable[[NoteService], None]
+) -> None:
+    batch = httpx.post(f"{service.url}/notes/batch", json={"items": ITEMS}).json()
+
+    def finished() -> int:
+        try:
+            answer = httpx.get(f"{service.url}/batches/{batch['id']}")
+        except httpx.TransportError:
+            return 0
+        return int(answer.json()["counts"]["finished"]) if answer.status_code == 200 else 0
+
+    wait_until(lambda: finished() > 0, timeout_s=60, what="the first note has ended")
+
+    act(service)
+
+    wait_until(lambda: finished() == NOTES, timeout_s=90, what="the batch has ended")
+    lines = httpx.get(f"{service.url}/batches/{batch['id']}/notes").text.splitlines()
+    assert len(lines) == NOTES
+
+
+def test_a_note_that_cannot_be_written_fails_with_a_reason(short_folder: Path) -> None:
+    folder = short_folder / "poison"
+    folder.mkdir()
+    service = NoteService(folder, settings={"NOTEGEN_ENGINE_WAIT_S": "1", "NOTEGEN_JOB_RETRIES": "2"})
+    try:
+        service.start()
+        service.engine.kill()
+        job = httpx.post(f"{service.url}/notes", json=ITEMS[0]).json()
+
+        def state() -> dict[str, object]:
+            found: dict[str, object] = httpx.get(f"{service.url}/notes/{job['id']}").json()
+            return found
+
+        wait_until(lambda: state()["status"] == "failed", timeout_s=60, what="the note has failed")
+        assert state()["error"]["code"] == "worker-gave-up"  # type: ignore[index]
+    finally:
+        service.stop()

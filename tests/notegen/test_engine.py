@@ -1,0 +1,88 @@
+"""The engine process with the real GGUF, on its Unix socket."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dermnote_contracts.completions import CompletionRequest
+from dermnote_contracts.notes import NoteOptions
+from dermnote_contracts.problems import EngineRefused, EngineUnavailable
+from dermnote_notegen import notes, prompts
+from dermnote_notegen.engine.model import ModelNotFound, find_weights
+from dermnote_notegen.engine_client import EngineClient
+from dermnote_notegen.verify import verify
+from tests.notegen.processes import NoteService
+
+pytestmark = pytest.mark.gguf
+FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
+PROMPT = prompts.render("P2", facts=FACTS, options=NoteOptions())
+
+
+@pytest.fixture(scope="module")
+def engine(short_folder: Path) -> Iterator[EngineClient]:
+    folder = short_folder / "gguf"
+    folder.mkdir()
+    service = NoteService(folder, settings={"NOTEGEN_MODEL": "smollm2"})
+    try:
+        service.engine.start()
+        yield EngineClient(socket=service.engine_socket, wait_s=5)
+    finally:
+        service.engine.stop()
+
+
+def ask(engine: EngineClient, prompt: str = PROMPT.text, **settings: object) -> str:
+    request = CompletionRequest.model_validate(
+        {"prompt": prompt, "max_tokens": 60, "stop": ["\n"], "seed": 3, **settings}
+    )
+    return engine.complete(request).choices[0].text
+
+
+def test_a_p2_note_is_written_and_its_prefix_is_kept(engine: EngineClient) -> None:
+    request = CompletionRequest(prompt=PROMPT.text, max_tokens=PROMPT.max_tokens, stop=list(PROMPT.stop), seed=1)
+    engine.complete(request)
+
+    answer = engine.complete(request)
+
+    text = notes.tidy(answer.choices[0].text, finished=True)
+    assert verify(text, facts=FACTS).verification.coverage >= 0.5, text
+    assert answer.usage.prompt_tokens_details is not None
+    assert answer.usage.prompt_tokens_details.cached_tokens == answer.usage.prompt_tokens - 1
+    assert answer.usage.completion_tokens > 5
+
+
+def test_deterministic_gives_the_same_text_whatever_came_between(engine: EngineClient) -> None:
+    first = ask(engine, deterministic=True, temperature=0.8)
+    ask(engine, prompt="Something else entirely, to fill the cache.")
+
+    assert ask(engine, deterministic=True, temperature=0.8) == first
+
+
+def test_a_grammar_is_kept_to(engine: EngineClient) -> None:
+    assert ask(engine, grammar='root ::= " yes" | " no"').strip() in ("yes", "no")
+
+
+def test_what_can_never_be_done_is_refused_and_the_engine_lives_on(engine: EngineClient) -> None:
+    with pytest.raises(EngineRefused):
+        ask(engine, grammar="root ::= (")
+    with pytest.raises(EngineRefused):
+        ask(engine, prompt="word " * 5000)
+
+    assert ask(engine)
+
+
+def test_a_deadline_that_passed_is_unavailable(engine: EngineClient) -> None:
+    with pytest.raises(EngineUnavailable):
+        ask(engine, deadline_s=0.001)
+
+
+def test_the_model_is_named_with_its_hash(engine: EngineClient) -> None:
+    name, sha256 = engine.model
+
+    assert name == "smollm2"
+    assert sha256 == find_weights("smollm2")[2]
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="no such file"):
+        find_weights(str(tmp_path / "none.gguf"))
