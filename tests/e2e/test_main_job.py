@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.conftest import Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.gguf]
-IMAGES = 20
+IMAGES = 40
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,16 @@ def test_the_demo_ends_with_found_notes_and_a_report(stack: Stack, drawn: Path, 
     assert "SYNTHETIC" in report
     assert 'src="http' not in report
     assert 'href="http' not in report
+
+
+def test_a_data_set_that_is_too_small_to_split_is_one_line(stack: Stack, tmp_path: Path) -> None:
+    assert stack.dermnote("datasets", "draw", tmp_path / "few", "--count", "15").returncode == 0
+
+    answer = stack.dermnote("demo", "--data", tmp_path / "few")
+
+    assert answer.returncode == 1
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert "few" in answer.stderr
 
 
 def test_an_empty_folder_is_one_line_and_a_failure(stack: Stack, tmp_path: Path) -> None:

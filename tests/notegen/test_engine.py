@@ -26,7 +26,9 @@ def engine(short_folder: Path) -> Iterator[EngineClient]:
     service = NoteService(folder, settings={"NOTEGEN_MODEL": "smollm2"})
     try:
         service.engine.start()
-        yield EngineClient(socket=service.engine_socket, wait_s=5)
+        client = EngineClient(socket=service.engine_socket, wait_s=5)
+        yield client
+        client.close()
     finally:
         service.engine.stop()
 

@@ -39,6 +39,11 @@ class EngineClient:
             self._client_pid = os.getpid()
         return self._client
 
+    def close(self) -> None:
+        """Close the connections of this process."""
+        if self._client is not None and self._client_pid == os.getpid():
+            self._client.close()
+
     @property
     def model(self) -> tuple[str, str | None]:
         """(name, sha256) of the weights; asks the engine once."""

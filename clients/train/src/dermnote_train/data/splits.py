@@ -23,7 +23,10 @@ def split_dataset(dataset: LesionDataset, *, seed: int = 0) -> Split:
     """60/20/20 by whole groups, every class in every part, the same for the same seed. Raises UserError."""
     _check_groups(dataset)
     for attempt in range(TRIES):
-        split = _attempt(dataset.records, seed=seed, state=seed + 1009 * attempt)
+        try:
+            split = _attempt(dataset.records, seed=seed, state=seed + 1009 * attempt)
+        except ValueError:  # scikit-learn's: no class has as many images as there are folds
+            break
         if all(
             {record.label for record in part} == set(dataset.classes) for part in (split.train, split.val, split.test)
         ):
