@@ -1,5 +1,6 @@
 """A data folder (CSV and images) as records: detects the layout, validates every row, names every fault."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from dermnote_train.data.labels import (
     read_labels,
 )
 from dermnote_train.data.layouts import Layout, layout_of
-from dermnote_train.data.pictures import ImageFolder, header_fault
+from dermnote_train.data.pictures import ImageFolder, header_fault, without_suffix
 from dermnote_train.data.selection import balanced_part
 from dermnote_train.data.tables import Row, Table, find_table, read_table
 from dermnote_train.errors import UserError
@@ -31,6 +32,7 @@ from dermnote_train.records import LesionDataset, Record
 
 DRAWN_LICENCE = "CC0-1.0"
 LIST_BREAK = re.compile(r"[;|]")
+SIZE = "clin_size_long_diam_mm"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,19 @@ def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool 
     )
 
 
+def read_metadata(path: Path, *, leaky_fields: bool = False) -> tuple[LesionMetadata, ...]:
+    """The facts of every row of a table, without its images. Raises UserError that counts the faulty rows."""
+    table = read_table(path)
+    layout = layout_of(table.path, table.columns)
+    reader = _RowReader(
+        layout, name=layout.name, columns=table.columns, images=ImageFolder(path.parent), labels={}, leaky_fields=leaky_fields
+    )
+    read = [reader.metadata(row) for row in table.rows]
+    if faults := [fault for faulty in read if isinstance(faulty, list) for fault in faulty]:
+        raise faults_error(table.path, faults)
+    return tuple(metadata for metadata in read if isinstance(metadata, LesionMetadata))
+
+
 def _says_synthetic(table: Table) -> bool:
     cells = Counter(row.cells.get("synthetic", "").lower() in ("true", "yes", "1") for row in table.rows)
     if len(cells) > 1:
@@ -158,14 +173,14 @@ class _RowReader:
         if row.ragged:
             return [Fault(row.number, "row", "more or fewer cells than the header has columns; check its separators")]
         path = self._image(row)
-        metadata = self._metadata(row)
+        metadata = self.metadata(row)
         group = row.cells.get(self.group_column, "") if self.group_column else ""
         faults = [*([path] if isinstance(path, Fault) else []), *(metadata if isinstance(metadata, list) else [])]
         if self.group_column and not group:
             faults.append(Fault(row.number, self.group_column, "is empty; splits go by it, so every row needs one"))
         if faults or isinstance(path, Fault) or isinstance(metadata, list) or metadata.diagnosis is None:
             return faults
-        image_id = re.sub(r"[^A-Za-z0-9_-]", "_", Path(row.cells[self.image_column]).with_suffix("").as_posix())
+        image_id = re.sub(r"[^A-Za-z0-9_-]", "_", without_suffix(Path(row.cells[self.image_column]).as_posix()))
         record = Record(image_id, path, f"{self.name}:{group or image_id}", class_of(metadata.diagnosis), metadata)
         return self._labelled(record, row)
 
@@ -179,7 +194,7 @@ class _RowReader:
         fault = header_fault(path)
         return path if fault is None else Fault(row.number, self.image_column, fault)
 
-    def _metadata(self, row: Row) -> LesionMetadata | list[Fault]:
+    def metadata(self, row: Row) -> LesionMetadata | list[Fault]:
         if is_not_given(row.cells[self.diagnosis]):
             return [Fault(row.number, self.diagnosis, "is empty; every row needs a diagnosis")]
         try:
@@ -194,15 +209,20 @@ class _RowReader:
             place = facts.setdefault(parents[0], {}) if parents else facts
             cell = row.cells.get(column, "")
             place[name] = LIST_BREAK.split(cell) if name in ("colours", "structures") else cell
-        sizes = [float(row.cells[column]) for column in self.sizes if _is_positive(row.cells.get(column, ""))]
-        return facts | ({"clin_size_long_diam_mm": max(sizes)} if sizes else {})
+        if self.sizes:
+            cell = row.cells.get(self._widest(row), "")
+            facts[SIZE] = cell if _diameter(cell) else None
+        return facts
+
+    def _widest(self, row: Row) -> str:
+        """The column of the largest diameter; one that can't be a diameter comes first, to be refused."""
+        return max(self.sizes, key=lambda column: _diameter(row.cells.get(column, "")))
 
     def _fault(self, row: Row, error: Any) -> Fault:
-        path = ".".join(str(part) for part in error["loc"] if part in self._known_parts())
-        return Fault(row.number, self.facts.get(path, path or "row"), error["msg"])
-
-    def _known_parts(self) -> set[str]:
-        return {part for path in self.facts for part in path.split(".")}
+        columns = self.facts | ({SIZE: self._widest(row)} if self.sizes else {})
+        known = {part for path in columns for part in path.split(".")}
+        path = ".".join(str(part) for part in error["loc"] if part in known)
+        return Fault(row.number, columns.get(path, path or "row"), error["msg"])
 
     def _labelled(self, record: Record, row: Row) -> Record | list[Fault]:
         """The labels file decides the group, and the class where the table's own term spans two classes."""
@@ -217,6 +237,10 @@ class _RowReader:
         return replace(record, group=label.group, label=label.code, metadata=diagnosis)
 
 
-def _is_positive(cell: str) -> bool:
-    """PAD-UFES-20 writes a diameter that was not measured as 0."""
-    return cell.replace(".", "", 1).isdigit() and float(cell) > 0
+def _diameter(cell: str) -> float:
+    """In mm; infinite if it is none. Not measured is 0, as PAD-UFES-20 writes it."""
+    try:
+        size = 0.0 if is_not_given(cell) else float(cell)
+    except ValueError:
+        return math.inf
+    return size if size >= 0 else math.inf

@@ -15,6 +15,8 @@ from dermnote_train.errors import UserError
 from dermnote_train.progress import Report, Step, silent
 
 NOTICE = "SYNTHETIC.txt"
+TABLE = "metadata.csv"
+IMAGES = "images"
 COLUMNS = ("image", "patient_id", "lesion_id", "diagnosis", "age", "sex", "site", "itch", "grew", "bleed", "synthetic")
 LIMBS = ("shoulder", "arm", "forearm", "thigh", "leg", "foot")
 SECOND_LESION = 0.18
@@ -46,21 +48,21 @@ POPULATIONS = {
 def draw_dataset(folder: Path, *, count: int = 160, seed: int = 0, progress: Report = silent) -> Path:
     """Draw `count` lesions, classes as even as can be, into `folder`; the same bytes for the same seed.
 
-    A folder that holds the very same drawing is left as it is; one that holds anything else is refused.
+    A folder that holds the very same drawing is left as it is, another drawing is replaced, and a folder that holds
+    anything else is refused.
     """
     notice = _notice(count, seed)
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / NOTICE).is_file():
-            raise UserError(f"{folder}: not empty and not a drawn data set; give a new folder")
-        if (folder / NOTICE).read_text("utf-8") == notice:
+    if folder.exists():
+        if _notice_in(folder) == notice:
             return folder
+        _check_replaceable(folder)
     with replacing_folder(folder) as fresh:
-        (fresh / "images").mkdir()
+        (fresh / IMAGES).mkdir()
         rows = _rows(count, seed=seed)
         for done, row in enumerate(rows, 1):
-            _draw_image(fresh / "images" / row["image"], row, rng=np.random.default_rng([seed, 1, done]))
+            _draw_image(fresh / IMAGES / row["image"], row, rng=np.random.default_rng([seed, 1, done]))
             progress(Step("draw lesions", done, count))
-        _write_table(fresh / "metadata.csv", rows)
+        _write_table(fresh / TABLE, rows)
         (fresh / NOTICE).write_text(notice, "utf-8")
     return folder
 
@@ -71,6 +73,21 @@ def _notice(count: int, seed: int) -> str:
         "For trying software only; nothing about skin or disease can be learned from it. Free of rights (CC0-1.0).\n"
         f"Made by: dermnote datasets draw --count {count} --seed {seed} (drawing 1)\n"
     )
+
+
+def _notice_in(folder: Path) -> str | None:
+    return (folder / NOTICE).read_text("utf-8") if (folder / NOTICE).is_file() else None
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: a file, not a folder; give a new folder")
+    names = {path.name for path in folder.iterdir()}
+    if names and NOTICE not in names:
+        raise UserError(f"{folder}: not empty and not a drawn data set; give a new folder")
+    others = sorted(names - {NOTICE, TABLE, IMAGES})
+    if others:
+        raise UserError(f"{folder}: another drawing with {', '.join(others[:4])} beside it; give a new folder")
 
 
 def _draw_image(path: Path, row: dict[str, str], *, rng: np.random.Generator) -> None:

@@ -1,12 +1,12 @@
 """Classes: from a diagnosis to its class code, the class sets on offer, and the optional labels file."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from dermnote_contracts.vocabulary import diagnoses
+from dermnote_train.data.tables import read_table
 from dermnote_train.errors import UserError
 
 ClassSet = Literal["paper5", "all"]
@@ -49,23 +49,19 @@ def ordered_classes(found: set[str], *, classes: ClassSet) -> tuple[str, ...]:
 
 def find_labels(folder: Path) -> Path | None:
     """`labels8.csv` in the data folder or beside it."""
-    return next((path for path in (folder / "labels8.csv", folder.parent / "labels8.csv") if path.is_file()), None)
+    return next(
+        (path for path in (folder / "labels8.csv", folder.absolute().parent / "labels8.csv") if path.is_file()), None
+    )
 
 
 def read_labels(path: Path, *, source: str) -> Mapping[str, GivenLabel]:
     """The labels of one source by image file name, as its stem. Raises UserError."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            lacking = [name for name in LABEL_COLUMNS if name not in (reader.fieldnames or ())]
-            if lacking:
-                raise UserError(f"{path}: no column {', '.join(lacking)}; a labels file has {', '.join(LABEL_COLUMNS)}")
-            return {
-                Path(row["image"]).stem: GivenLabel(row["name"], row["group"])
-                for row in reader
-                if row["source"] == source
-            }
-    except (OSError, UnicodeDecodeError, csv.Error) as wrong:
-        raise UserError(
-            f"{path}: cannot be read as a UTF-8 CSV ({type(wrong).__name__}); give another --labels"
-        ) from wrong
+    table = read_table(path)
+    lacking = [name for name in LABEL_COLUMNS if name not in table.columns]
+    if lacking:
+        raise UserError(f"{path}: no column {', '.join(lacking)}; a labels file has {', '.join(LABEL_COLUMNS)}")
+    rows = [row for row in table.rows if row.cells.get("source") == source]
+    for row in rows:
+        if not all(row.cells.get(name) for name in ("image", "name", "group")):
+            raise UserError(f"{path}: row {row.number}: every row needs an image, a name and a group")
+    return {Path(row.cells["image"]).stem: GivenLabel(row.cells["name"], row.cells["group"]) for row in rows}

@@ -1,6 +1,8 @@
 """Finding a row's image file and telling whether it is an image."""
 
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -27,27 +29,36 @@ class ImageFolder:
                     self._by_name.setdefault(path.name, path)
 
     def find(self, name: str) -> Path | None:
-        """The file that a cell names, with or without suffix; None if there is none inside the folder."""
-        if name in self._by_name:
-            return self._by_name[name]
-        stem = name if Path(name).suffix.lower() not in SUFFIXES else Path(name).stem
-        named = (self._by_name.get(stem + suffix) for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES)))
-        return next((path for path in named if path is not None), None) or self._below(name)
+        """The file that a cell names, with or without suffix; None if there is none inside the folder.
+
+        A name with folders in it (a/1.jpg) is that very file, since b/1.jpg may be there too.
+        """
+        names = (name, *(without_suffix(name) + suffix for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))))
+        find = self._below if "/" in name else self._by_name.get
+        return next((path for path in map(find, names) if path is not None), None)
 
     def _below(self, name: str) -> Path | None:
         root = self.folder.resolve()
         for path in (self.folder / "images" / name, self.folder / name):
-            if path.is_file() and path.resolve().is_relative_to(root):
-                return path
+            with suppress(OSError):  # a name that is too long for any file
+                if path.is_file() and path.resolve().is_relative_to(root):
+                    return path
         return None
+
+
+def without_suffix(name: str) -> str:
+    """An image name without .jpg or the like; any other dot belongs to the name."""
+    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
 
 
 def header_fault(path: Path) -> str | None:
     """Why a file is no image that can be used, from its header alone; None if it is one."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as wrong:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit, below, is the smaller
+            with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as wrong:
         return f"{path.name} is not a JPEG, PNG or WebP image ({type(wrong).__name__}); replace the file"
     if width * height > MOST_PIXELS:
         return f"{path.name} has {width}x{height} pixels, more than {MOST_PIXELS // 1_000_000} million; make it smaller"

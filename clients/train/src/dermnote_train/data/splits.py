@@ -16,6 +16,7 @@ from dermnote_train.records import LesionDataset, Record, Split
 PARTS = 5  # one fold is the test part, one the validation part: 60/20/20
 TRIES = 50
 FEWEST_GROUPS = 3
+PART_NAMES = ("train", "val", "test")
 SPLIT_COLUMNS = ("image_id", "part", "group", "label", "seed")
 
 
@@ -24,9 +25,9 @@ def split_dataset(dataset: LesionDataset, *, seed: int = 0) -> Split:
     _check_groups(dataset)
     for attempt in range(TRIES):
         try:
-            split = _attempt(dataset.records, seed=seed, state=seed + 1009 * attempt)
-        except ValueError:  # scikit-learn's: no class has as many images as there are folds
-            break
+            split = _attempt(dataset.records, seed=seed, state=(seed + 1009 * attempt) % 2**32)
+        except ValueError:  # scikit-learn's: what the test part left has no class of two groups
+            continue
         if all(
             {record.label for record in part} == set(dataset.classes) for part in (split.train, split.val, split.test)
         ):
@@ -50,8 +51,6 @@ def _check_groups(dataset: LesionDataset) -> None:
             f"{dataset.name}: too small to split: every class needs {FEWEST_GROUPS} groups (patients or lesions), but "
             f"{counts}; add images or raise the limit"
         )
-    if sum(len(names) for names in groups.values()) < PARTS:
-        raise UserError(f"{dataset.name}: too small to split: fewer than {PARTS} groups; add images")
 
 
 def _attempt(records: Sequence[Record], *, seed: int, state: int) -> Split:
@@ -61,14 +60,19 @@ def _attempt(records: Sequence[Record], *, seed: int, state: int) -> Split:
 
 
 def _fold(records: Sequence[Record], *, parts: int, state: int) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """The records outside and inside the first of `parts` folds, each in the given order."""
-    folds = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=state)
+    """The records outside and inside one of `parts` folds (fewer for a tiny set), each in the given order.
+
+    Which fold is drawn as well: the largest groups are dealt out first, and always to the first folds.
+    """
     labels = np.array([record.label for record in records])
     groups = np.array([record.group for record in records])
+    parts = min(parts, max(len(set(groups[labels == name])) for name in set(labels)))
+    folds = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=state)
+    chosen = int(np.random.default_rng([state, parts]).integers(parts))
     with warnings.catch_warnings():
         # A class smaller than the number of folds is checked for by the caller, part by part.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        outside, inside = next(folds.split(np.zeros(len(labels)), labels, groups))
+        outside, inside = list(folds.split(np.zeros(len(labels)), labels, groups))[chosen]
     return tuple(records[i] for i in outside), tuple(records[i] for i in inside)
 
 
@@ -77,7 +81,7 @@ def write_split(path: Path, split: Split) -> None:
     with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(SPLIT_COLUMNS)
-        for part in ("train", "val", "test"):
+        for part in PART_NAMES:
             writer.writerows(
                 (record.image_id, part, record.group, record.label, split.seed) for record in getattr(split, part)
             )
@@ -88,16 +92,17 @@ def read_split(path: Path, dataset: LesionDataset) -> Split:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        part_of = {row["image_id"]: row["part"] for row in rows}
+        part_of = {row["image_id"]: PART_NAMES.index(row["part"]) for row in rows}
         seed = int(rows[0]["seed"])
-    except (OSError, UnicodeDecodeError, KeyError, IndexError, ValueError) as wrong:
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, IndexError, ValueError) as wrong:
         raise UserError(f"{path}: no split that can be read; make one with: dermnote datasets split FOLDER") from wrong
     lacking = part_of.keys() - {record.image_id for record in dataset.records}
     if lacking:
         raise UserError(
             f"{path}: {len(lacking)} of its images are not in {dataset.name}; give the data it was made from"
         )
-    parts = {
-        part: tuple(r for r in dataset.records if part_of.get(r.image_id) == part) for part in ("train", "val", "test")
-    }
-    return Split(parts["train"], parts["val"], parts["test"], seed)
+    train, val, test = (
+        tuple(record for record in dataset.records if part_of.get(record.image_id) == part)
+        for part in range(len(PART_NAMES))
+    )
+    return Split(train, val, test, seed)

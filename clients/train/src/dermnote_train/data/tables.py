@@ -52,16 +52,17 @@ def read_table(path: Path) -> Table:
         text = path.read_text("utf-8-sig")
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True))
     except OSError as wrong:
-        raise UserError(f"{path}: cannot be read ({wrong.strerror}); check its permissions") from wrong
+        raise UserError(f"{path}: cannot be read ({wrong.strerror}); check its path and permissions") from wrong
     except UnicodeDecodeError as wrong:
         raise UserError(f"{path}: not UTF-8 text (byte {wrong.start}); save it as CSV in UTF-8") from wrong
     except csv.Error as wrong:
         raise UserError(f"{path}: not a CSV that can be read ({wrong}); save it again as CSV") from wrong
-    if len(lines) < FIRST_ROW:
+    columns = tuple(name.strip() for name in lines[0]) if lines else ()
+    rows = _rows(columns, lines[1:])
+    if not rows:
         raise UserError(f"{path}: no rows; it needs a header and one row an image")
-    columns = tuple(name.strip() for name in lines[0])
     _check_header(path, columns)
-    return Table(path, columns, _rows(columns, lines[1:]))
+    return Table(path, columns, rows)
 
 
 def _rows(columns: tuple[str, ...], lines: Sequence[Sequence[str]]) -> tuple[Row, ...]:

@@ -1,0 +1,79 @@
+"""Which layout a header is, and which columns it must have."""
+
+from pathlib import Path
+
+import pytest
+
+from dermnote_train.data.layouts import HAM10000, PAD_UFES_20, Layout, layout_of
+from dermnote_train.errors import UserError
+
+TABLE = Path("/data/my lesions/metadata.csv")
+HAM_HEADER = "lesion_id,image_id,dx,dx_type,age,sex,localization,dataset"
+PAD_HEADER = (
+    "patient_id,lesion_id,smoke,age,gender,fitspatrick,region,diameter_1,diameter_2,diagnostic,"
+    "itch,grew,hurt,changed,bleed,elevation,img_id,biopsed"
+)
+
+
+def _layout(header: str) -> Layout:
+    return layout_of(TABLE, tuple(header.split(",")))
+
+
+def _without(header: str, *lacking: str) -> str:
+    return ",".join(name for name in header.split(",") if name not in lacking)
+
+
+def test_each_layout_is_recognised_by_its_header() -> None:
+    assert _layout(HAM_HEADER) is HAM10000
+    assert _layout(PAD_HEADER) is PAD_UFES_20
+    plain = _layout("image,diagnosis,age")
+    assert (plain.name, plain.title) == ("my lesions", "plain CSV and image folder")
+
+
+def test_the_order_of_columns_and_columns_of_ones_own_do_not_matter() -> None:
+    assert _layout(",".join(["remark", *reversed(HAM_HEADER.split(","))])) is HAM10000
+    assert _layout(",".join([*reversed(PAD_HEADER.split(",")), "remark"])) is PAD_UFES_20
+
+
+@pytest.mark.parametrize("lacking", ["lesion_id", "age", "sex", "localization"])
+def test_a_column_that_ham10000_lacks_is_named(lacking: str) -> None:
+    with pytest.raises(UserError) as refused:
+        _layout(_without(HAM_HEADER, lacking))
+    assert str(refused.value) == (
+        f"{TABLE}: no column {lacking}; read as HAM10000 (dermoscopy), it needs image or image_id, lesion_id, dx, age, "
+        "sex, localization"
+    )
+
+
+@pytest.mark.parametrize("lacking", ["patient_id", "age", "region", "itch", "elevation"])
+def test_a_column_that_pad_ufes_20_lacks_is_named(lacking: str) -> None:
+    with pytest.raises(UserError, match=f"no column {lacking}; read as PAD-UFES-20"):
+        _layout(_without(PAD_HEADER, lacking))
+
+
+def test_all_lacking_columns_are_named_at_once() -> None:
+    with pytest.raises(UserError, match="no column image or image_id, lesion_id, sex; read as HAM10000"):
+        _layout(_without(HAM_HEADER, "image_id", "lesion_id", "sex"))
+
+
+def test_what_pad_ufes_20_fills_by_diagnosis_need_not_be_there() -> None:
+    assert _layout(_without(PAD_HEADER, "gender", "fitspatrick", "diameter_1", "diameter_2")) is PAD_UFES_20
+
+
+def test_a_plain_csv_needs_an_image_and_a_diagnosis() -> None:
+    with pytest.raises(UserError) as refused:
+        _layout("Picture,class")
+    assert str(refused.value) == (
+        f"{TABLE}: no column image or image_id or img_id or filename, diagnosis; read as plain CSV and image folder, "
+        "it needs image or image_id or img_id or filename, diagnosis"
+    )
+
+
+@pytest.mark.parametrize("image", ["image", "image_id", "img_id", "filename"])
+def test_a_plain_csv_may_name_its_images_in_several_ways(image: str) -> None:
+    assert _layout(f"{image},diagnosis").diagnosis == "diagnosis"
+
+
+def test_label_serves_where_there_is_no_diagnosis() -> None:
+    assert _layout("image,label").diagnosis == "label"
+    assert _layout("image,label,diagnosis").diagnosis == "diagnosis"
