@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 class DemoPlan:
     """Settings of a run. `compare`: also train on images alone, with the same budget. `queries`: held-out pictures."""
 
-    strategy: Strategy = "P2"
+    strategy: Strategy = "G"
     config: TrainConfig = field(default_factory=TrainConfig)
     class_set: ClassSet = "paper5"
     compare: bool = True

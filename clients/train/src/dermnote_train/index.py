@@ -1,5 +1,6 @@
 """Filling the index over HTTP, and asking it for notes of a picture."""
 
+import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from dermnote_contracts.retrieval import BulkOutcome, Exclude, SearchResponse, Via
+from dermnote_train.data.pictures import FORMATS
 from dermnote_train.errors import UserError
 from dermnote_train.progress import Report, Step, silent
 from dermnote_train.records import LesionDataset, Record
@@ -92,12 +94,13 @@ def _shards(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
 
 
 def _item(record: Record, dataset: LesionDataset, note: str | None, *, marks: Mapping[str, str]) -> NewItem:
-    with Image.open(record.image_path) as image:
-        suffix = SUFFIX_OF[image.format or "JPEG"]
+    picture = read_picture(record.image_path)
+    with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
+        suffix = SUFFIX_OF.get(image.format or "", "jpg")  # a JPEG of several pictures calls itself MPO
     ours = {"dataset": dataset.name, "label": record.label, "synthetic": dataset.synthetic}
     return NewItem(
         item_id=item_id(dataset.name, record.image_id),
-        image=read_picture(record.image_path),
+        image=picture,
         suffix=suffix,
         note=note,
         metadata=record.metadata.given() | ours | dict(marks),

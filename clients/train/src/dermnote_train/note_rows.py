@@ -127,8 +127,11 @@ class Journal:
         self.rows: dict[str, NoteRow] = {}
         self.failures: dict[str, int] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        for entry in _entries(path):
-            self._take(entry)
+        try:
+            for entry in _entries(path):
+                self._take(entry)
+        except (ValueError, TypeError, KeyError) as wrong:
+            raise UserError(f"{path}: the journal is damaged; delete it to ask for all notes again") from wrong
 
     def finished(self, rows: Sequence[NoteRow]) -> None:
         """Keep finished notes; they are on disk when this returns."""
@@ -161,7 +164,4 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         file.truncate(len(whole))
-    try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except ValueError as wrong:
-        raise UserError(f"{path}: the journal is damaged; delete it to ask for all notes again") from wrong
+    return [json.loads(line) for line in whole.splitlines()]

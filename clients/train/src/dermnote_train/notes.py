@@ -22,7 +22,7 @@ STALLED_AFTER_S = 600.0
 class NotesPlan:
     """What to ask for. `seed` and the image's id give each note its own seed, so that a run can be repeated."""
 
-    strategy: Strategy = "P2"
+    strategy: Strategy = "G"
     include: frozenset[Topic] = ALL_TOPICS
     seed: int = 0
     batch_size: int = 64
@@ -110,8 +110,10 @@ def _writer(service: NoteService, plan: NotesPlan) -> str:
     if plan.strategy not in offered:
         raise UserError(f"the note service does not offer strategy {plan.strategy}; it offers {', '.join(offered)}")
     strategy = offered[plan.strategy]
-    weights = service.model().sha256 if strategy.uses_llm else ""
-    return f"{strategy.prompt_version}\n{weights}"
+    if not strategy.uses_llm:
+        return f"{strategy.prompt_version}\n"
+    model = service.model()
+    return f"{strategy.prompt_version}\n{model.sha256 or model.name}"  # another server's model has a name alone
 
 
 def _wanted(record: Record, plan: NotesPlan, *, writer: str) -> _Wanted:
@@ -165,7 +167,8 @@ def _send(service: NoteService, wanted: Sequence[_Wanted], journal: Journal) -> 
 
 def _look(service: NoteService, queue: _Queue, journal: Journal, *, dataset: LesionDataset) -> None:
     for batch in tuple(queue.working):
-        batch.ended = service.batch(batch.batch_id).ended
+        counts = service.batch(batch.batch_id).counts
+        batch.ended = len(batch.wanted) - counts.queued - counts.running  # one that was erased has ended too
         if batch.ended < len(batch.wanted):
             continue
         jobs = {job.index: job for job in service.batch_notes(batch.batch_id)}

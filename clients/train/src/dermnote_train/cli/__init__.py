@@ -1,5 +1,6 @@
 """The command line `dermnote`: one file per noun. Prints, asks the package to work, and turns errors into one line."""
 
+import errno
 from typing import Any
 
 import stamina
@@ -15,14 +16,23 @@ class _OneLineErrors(TyperGroup):
     """Errors that a person can mend end in one line on stderr and exit code 1; bugs keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
+        code = 1
         try:
             return super().invoke(ctx)
         except UserError as wrong:
             message = str(wrong)
         except DermnoteError as wrong:
             message = one_line(wrong)
+        except OSError as wrong:
+            if wrong.errno in (None, errno.EPIPE):  # no error of a file; a reader that went away is nobody's fault
+                raise
+            message = f"{wrong.filename2 or wrong.filename or 'writing'}: {wrong.strerror}"
+        except typer.TyperException as wrong:
+            message, code = f"{wrong.format_message()} (see --help)", wrong.exit_code
+            if not wrong.format_message():  # a command that was given nothing has shown its help
+                raise
         typer.echo(f"error: {' '.join(message.split())}", err=True)
-        raise typer.Exit(1)
+        raise typer.Exit(code)
 
 
 def make_app() -> typer.Typer:

@@ -27,7 +27,7 @@ def demo(
         Path | None, typer.Option(help="Data set folder; lesions are drawn (SYNTHETIC) without it.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; DERMNOTE_HOME/demo/NAME by default.")] = None,
-    strategy: options.StrategyOption = "P2",
+    strategy: options.StrategyOption = "G",
     epochs: Annotated[int, typer.Option(min=1, max=1000)] = 8,
     image_size: Annotated[int, typer.Option(min=32, max=512, help="Pixels of a side.")] = 128,
     compare: Annotated[bool, typer.Option(help="Also train on images alone, with the same budget.")] = True,

@@ -30,14 +30,16 @@ def evaluate(
     with screen.bars() as progress:
         dataset = options.read_dataset(options.DataChoice(folder, data.class_set, labels, seed=seed), progress=progress)
         own = dataset.name == data.dataset
-        records = run_split(run, dataset).test if own else tuple(r for r in dataset.records if r.label in data.classes)
+        split = run_split(run, dataset) if own else None
+        records = split.test if split else tuple(r for r in dataset.records if r.label in data.classes)
         if not records:
             raise UserError(f"{folder}: no image of the run's classes {', '.join(data.classes)}; give other data")
         source = notes or settings.dermnote_home / "notes" / dataset.name / "notes.parquet"
         if notes is not None and not source.is_file():
             raise UserError(f"{source}: no such notes file; make one with: dermnote notes {folder}")
         texts = {row.image_id: row.text for row in read_notes(source)} if source.is_file() else None
-        found = evaluate_model(load_checkpoint(run), records=records, notes=texts, seed=seed, progress=progress)
+        model = load_checkpoint(run, split=split)
+        found = evaluate_model(model, records=records, notes=texts, seed=seed, progress=progress)
     what = "held-out test part" if own else "another data set"
     screen.show_table(
         f"{dataset.name} ({what}): {found.n} images, {found.groups} groups, tested on pictures alone",

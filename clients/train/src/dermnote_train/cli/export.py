@@ -1,5 +1,6 @@
 """dermnote export: a model folder for the retrieval service."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -7,9 +8,12 @@ import typer
 
 from dermnote_train.checkpoint import load_checkpoint
 from dermnote_train.cli import screen
+from dermnote_train.errors import UserError
 from dermnote_train.export import export_lite, export_model
 from dermnote_train.run_data import read_run_data
 from dermnote_train.settings import read_settings
+
+MODEL_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 
 
 def export(
@@ -23,11 +27,19 @@ def export(
     where = models_dir or read_settings().models_dir
     with screen.console().status("exporting"):
         if what == "lite":
-            folder = export_lite(where, name=name or "lite")
+            folder = export_lite(where, name=_checked(name or "lite"))
         else:
             run = Path(what)
             data = read_run_data(run)
             model = load_checkpoint(run)
-            folder = export_model(model, models_dir=where, name=name or run.resolve().name, synthetic=data.synthetic)
+            folder = export_model(
+                model, models_dir=where, name=_checked(name or run.resolve().name), synthetic=data.synthetic
+            )
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     screen.say(f"model: {folder} ({size / 1e6:.0f} MB)")
+
+
+def _checked(name: str) -> str:
+    if not re.fullmatch(MODEL_NAME, name):
+        raise UserError(f"{name}: no name for a model; give --name of letters, digits, '.', '_' and '-'")
+    return name

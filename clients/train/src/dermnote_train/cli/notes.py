@@ -18,7 +18,7 @@ def notes(
     out: Annotated[
         Path | None, typer.Option(help="Folder for notes.parquet; DERMNOTE_HOME/notes/NAME by default.")
     ] = None,
-    strategy: options.StrategyOption = "P2",
+    strategy: options.StrategyOption = "G",
     classes: options.Classes = "paper5",
     labels: options.Labels = None,
     limit: options.Limit = None,

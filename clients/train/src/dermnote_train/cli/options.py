@@ -22,7 +22,7 @@ Labels = Annotated[
     typer.Option(help="Labels file (source,image,class8,name,group); labels8.csv beside the data by default."),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take this many images, balanced over the classes.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of every random choice.")]
 Leaky = Annotated[
     bool,
     typer.Option("--leaky-fields", help="Keep fields that the data set fills by diagnosis (PAD-UFES-20's gender ...)."),

@@ -8,7 +8,7 @@ import typer
 
 from dermnote_contracts.retrieval import Exclude, Hit, Via
 from dermnote_train.cli import screen
-from dermnote_train.data.pictures import decode_fault
+from dermnote_train.data.pictures import decode_fault, header_fault
 from dermnote_train.errors import UserError
 from dermnote_train.index import read_picture
 from dermnote_train.remote.retrieval import RetrievalService
@@ -24,7 +24,7 @@ def search(
 ) -> None:
     """The notes that fit a picture best."""
     content = read_picture(image)
-    fault = decode_fault(image)
+    fault = header_fault(image) or decode_fault(image)
     if fault:
         raise UserError(f"{image.parent}: {fault}")
     with RetrievalService(read_settings().retrieval_url) as service:

@@ -117,7 +117,12 @@ def read_metadata(path: Path, *, leaky_fields: bool = False) -> tuple[LesionMeta
     table = read_table(path)
     layout = layout_of(table.path, table.columns)
     reader = _RowReader(
-        layout, name=layout.name, columns=table.columns, images=ImageFolder(path.parent), labels={}, leaky_fields=leaky_fields
+        layout,
+        name=layout.name,
+        columns=table.columns,
+        images=ImageFolder(path.parent),
+        labels={},
+        leaky_fields=leaky_fields,
     )
     read = [reader.metadata(row) for row in table.rows]
     if faults := [fault for faulty in read if isinstance(faulty, list) for fault in faulty]:

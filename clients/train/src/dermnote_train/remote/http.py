@@ -1,6 +1,6 @@
 """HTTP with one service: deadlines, retries, and problem+json raised as the class that the service raised."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -19,7 +19,6 @@ CONNECTION_ERRORS = (
     httpx.WriteError,
     httpx.RemoteProtocolError,
 )
-LONGEST_WAIT_S = 60.0
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -69,14 +68,13 @@ class Session:
         **body: Any,
     ) -> httpx.Response:
         """A successful answer. Raises DermnoteError (as the service did) or UserError (down, silent, not ours)."""
-        patience = self.patience_s if patience_s is None else patience_s
         try:
-            for attempt in stamina.retry_context(on=_backoff, attempts=None, timeout=patience, wait_jitter=0.2):
+            for attempt in _attempts(self.patience_s if patience_s is None else patience_s):
                 with attempt:
                     response = _not_busy(self._client.request(method, path, timeout=timeout_s, headers=headers, **body))
         except _Busy as busy:
             response = busy.response
-        except (httpx.TransportError, httpx.InvalidURL) as wrong:
+        except (httpx.RequestError, httpx.InvalidURL) as wrong:
             raise self._unreachable(wrong, f"{method} {path}", timeout_s) from wrong
         return self._checked(response, f"{method} {path}")
 
@@ -116,6 +114,10 @@ class Session:
                 "and of this version?"
             ) from wrong
 
+    def parse_lines(self, kind: type[Body], content: bytes) -> list[Body]:
+        """An NDJSON answer as models. Lines end at a line feed alone: JSON text may hold what else breaks lines."""
+        return [self.parse(kind, line) for line in content.split(b"\n") if line.strip()]
+
     def get(self, kind: type[Body], path: str, **options: Any) -> Body:
         """GET a model."""
         return self.parse(kind, self.request("GET", path, **options).content)
@@ -138,9 +140,11 @@ class Session:
     def health(self) -> Health:
         """Readiness, tried for a moment only: "unavailable" is an answer, being down is a UserError."""
         try:
-            response = self._client.get("/health/ready", timeout=10.0)
-        except CONNECTION_ERRORS:
-            response = self.request("GET", "/health/ready", timeout_s=10.0, patience_s=2.0)
+            for attempt in _attempts(min(self.patience_s, 2.0)):
+                with attempt:
+                    response = self._client.get("/health/ready", timeout=10.0)
+        except (httpx.RequestError, httpx.InvalidURL) as wrong:
+            raise self._unreachable(wrong, "GET /health/ready", 10.0) from wrong
         return _health(response)
 
     def require_ready(self) -> None:
@@ -157,18 +161,30 @@ def _health(response: httpx.Response) -> Health:
     """A readiness answer as Health: the status code decides, the body names the checks."""
     body = _json(response)
     told = body if isinstance(body, dict) else {}
-    checks = told.get("checks") or {"ready": str(told.get("detail") or f"HTTP {response.status_code}")}
+    checks = told.get("checks")
+    if not isinstance(checks, dict) or not checks:
+        checks = {"ready": told.get("detail") or f"HTTP {response.status_code}"}
     return Health(
-        status="ok" if response.is_success else "unavailable", checks=checks if isinstance(checks, dict) else {}
+        status="ok" if response.is_success else "unavailable",
+        checks={name: str(state) for name, state in checks.items()},
     )
 
 
-def _backoff(error: Exception) -> bool | float:
-    """Whether to try again, and for a busy answer with Retry-After, in how many seconds."""
-    if isinstance(error, _Busy):
+def _attempts(patience_s: float) -> Iterator[stamina.Attempt]:
+    """Tries while the connection fails or the service is busy; the first one alone where there is no patience."""
+
+    def backoff(error: Exception) -> bool | float:
+        """Whether to try again, and for a busy answer with Retry-After, in how many seconds."""
+        if not isinstance(error, _Busy):
+            return isinstance(error, CONNECTION_ERRORS)
         asked = _seconds(error.response.headers.get("Retry-After"))
-        return True if asked is None else min(float(asked), LONGEST_WAIT_S)
-    return isinstance(error, CONNECTION_ERRORS)
+        return True if asked is None else asked <= patience_s and float(asked)
+
+    return iter(
+        stamina.retry_context(
+            on=backoff, attempts=None if patience_s else 1, timeout=patience_s or None, wait_jitter=0.2
+        )
+    )
 
 
 def _seconds(header: str | None) -> int | None:

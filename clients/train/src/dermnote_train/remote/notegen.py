@@ -1,7 +1,7 @@
 """The note service's client: one method an endpoint."""
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 from dermnote_contracts.notes import (
@@ -53,10 +53,10 @@ class NoteService:
         """How far a batch is."""
         return self._session.get(Batch, f"/batches/{batch_id}")
 
-    def batch_notes(self, batch_id: str) -> Iterator[NoteJob]:
+    def batch_notes(self, batch_id: str) -> list[NoteJob]:
         """The ended jobs of a batch, in the order of its requests; `index` says which request."""
         response = self._session.request("GET", f"/batches/{batch_id}/notes", timeout_s=60.0)
-        return (self._session.parse(NoteJob, line) for line in response.iter_lines() if line)
+        return self._session.parse_lines(NoteJob, response.content)
 
     def cancel(self, job_id: str) -> NoteJob | None:
         """Cancel a waiting or running job (gives it), or erase an ended one (gives None)."""

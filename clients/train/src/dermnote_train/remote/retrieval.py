@@ -53,7 +53,7 @@ class RetrievalService:
             content=tar_of(items),
             headers={"Content-Type": "application/x-tar"},
         )
-        return [self._session.parse(BulkOutcome, line) for line in response.iter_lines() if line]
+        return self._session.parse_lines(BulkOutcome, response.content)
 
     def search_image(
         self,

@@ -23,7 +23,7 @@ class NewItem:
 def tar_of(items: Sequence[NewItem]) -> bytes:
     """One uncompressed shard of the items, in their order."""
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for item in items:
             for suffix, content in _members(item):
                 member = tarfile.TarInfo(f"{item.item_id}.{suffix}")

@@ -1,0 +1,249 @@
+"""Every method of the retrieval client against the real service: typed answers, and errors as the same class."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dermnote_contracts.problems import (
+    EncoderNotAligned,
+    FilterRefused,
+    ImageRefused,
+    InvalidRequest,
+    TooLarge,
+    UnknownItem,
+    UnknownModel,
+)
+from dermnote_contracts.retrieval import Exclude, SearchRequest
+from dermnote_train.errors import UserError
+from dermnote_train.remote.retrieval import RetrievalService
+from dermnote_train.remote.shards import NewItem
+from tests.train.servers import retrieval_service
+
+Paint = Callable[[str], bytes]
+
+
+def item(item_id: str, **fields: Any) -> NewItem:
+    given = {"image": None, "suffix": "png", "note": None, "metadata": {}, "group": None}
+    return NewItem(item_id, **(given | fields))
+
+
+def fill(service: RetrievalService, paint: Paint) -> None:
+    """Four lesions of two patients."""
+    for number, colour in enumerate(("red", "green", "blue", "black")):
+        facts = {"age": 40 + 10 * number, "diagnosis": "nv" if number % 2 else "mel"}
+        note, group = f"a {colour} lesion", f"p{number // 2}"
+        service.put_item(item(colour, image=paint(colour), note=note, metadata=facts, group=group))
+
+
+def test_an_item_is_stored_read_replaced_and_deleted(retrieval: RetrievalService, paint: Paint) -> None:
+    facts = {"age": 61, "diagnosis": "mel", "ours": {"deep": [1]}}
+    stored = retrieval.put_item(item("a", image=paint("red"), note="ein Fleck, groß", metadata=facts, group="p1"))
+
+    assert stored.note == "ein Fleck, groß"
+    assert stored.metadata == {"age": 61, "diagnosis": "melanoma", "ours": {"deep": [1]}}
+    assert (stored.id, stored.group, set(stored.routes)) == ("a", "p1", {"notes", "images"})
+    assert retrieval.get_item("a") == stored
+
+    replaced = retrieval.put_item(item("a", note="only a note"))
+    assert (replaced.routes, replaced.image, replaced.group, replaced.metadata) == (["notes"], None, None, {})
+
+    retrieval.delete("a")
+    for ask in (retrieval.get_item, retrieval.delete):
+        with pytest.raises(UnknownItem):
+            ask("a")
+
+
+def test_any_part_of_an_item_may_be_missing(retrieval: RetrievalService, paint: Paint) -> None:
+    assert retrieval.put_item(item("picture", image=paint("red"))).routes == ["images"]
+    assert retrieval.put_item(item("facts", metadata={"age": 3})).routes == []
+    assert retrieval.put_item(item("group", group="p1")).group == "p1"
+    with pytest.raises(InvalidRequest, match="at least one"):
+        retrieval.put_item(item("nothing"))
+
+
+def test_an_id_is_one_place_whatever_is_in_it(retrieval: RetrievalService) -> None:
+    retrieval.put_item(item("a.b_c-1", note="dots are fine"))
+    assert retrieval.get_item("a.b_c-1").note == "dots are fine"
+
+    for bad in ("a b", "ü", "a?b", "a#b", "a%2Fb", "x" * 129):
+        with pytest.raises(InvalidRequest) as raised:
+            retrieval.put_item(item(bad, note="n"))
+        assert [error.field for error in raised.value.errors] == ["path.item_id"]
+
+
+def test_refused_fields_are_named(retrieval: RetrievalService) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        retrieval.put_item(item("a", metadata={"age": 999, "diagnosis": "melanomma"}))
+
+    fields = {error.field: error for error in raised.value.errors}
+    assert set(fields) == {"age", "diagnosis"} or set(fields) == {"metadata.age", "metadata.diagnosis"}
+    assert any(error.nearest and error.nearest[0] == "melanoma" for error in fields.values())
+
+
+def test_a_bulk_load_tells_one_outcome_an_item_in_their_order(retrieval: RetrievalService, paint: Paint) -> None:
+    retrieval.put_item(item("b", note="old"))
+    items = [
+        item("a", image=paint("red"), note="a red lesion", metadata={"age": 61}, group="p1"),
+        item("b", note="new"),
+        item("c", image=b"no picture"),
+        item("d", metadata={"sex": "purple"}),
+        item("e" * 128, image=paint("blue")),
+    ]
+
+    outcomes = retrieval.bulk(items)
+
+    assert [outcome.id for outcome in outcomes] == [new.item_id for new in items]
+    assert [outcome.status for outcome in outcomes] == ["created", "updated", "failed", "failed", "created"]
+    assert outcomes[2].error is not None
+    assert outcomes[2].error.code == "image-refused"
+    assert outcomes[3].error is not None
+    assert outcomes[3].error.code == "invalid-request"
+    assert retrieval.get_item("a").group == "p1"
+    assert retrieval.get_item("b").note == "new"
+    assert retrieval.get_item("e" * 128).routes == ["images"]
+    assert retrieval.index_info().items == 3
+
+
+def test_a_bulk_load_of_nothing_tells_nothing(retrieval: RetrievalService) -> None:
+    assert retrieval.bulk([]) == []
+
+
+@pytest.mark.parametrize("what", ["not an image", "", "GIF89a"])
+def test_what_is_no_picture_is_refused(retrieval: RetrievalService, what: str) -> None:
+    for ask in (retrieval.search_image, lambda data: retrieval.put_item(item("a", image=data))):
+        with pytest.raises(ImageRefused):
+            ask(what.encode())
+
+
+def test_a_picture_that_is_too_large_is_refused(tmp_path: Path, paint: Paint) -> None:
+    with retrieval_service(tmp_path / "store", max_upload_bytes=1000) as url, RetrievalService(url) as service:
+        with pytest.raises(TooLarge):
+            service.put_item(item("a", image=paint("red") + bytes(2000)))
+        with pytest.raises(TooLarge):
+            service.search_image(paint("red") + bytes(2000))
+
+
+def test_a_picture_finds_what_looks_like_it(retrieval: RetrievalService, paint: Paint) -> None:
+    fill(retrieval, paint)
+
+    found = retrieval.search_image(paint("red"), k=2, via="images")
+
+    assert (found.hits[0].id, found.hits[0].rank) == ("red", 1)
+    assert len(found.hits) == 2
+    assert found.routes == ["images"]
+    assert found.took_ms >= 0
+    assert (found.hits[0].note, found.hits[0].group) == ("a red lesion", "p0")
+    assert found.hits[0].metadata == {"age": 40, "diagnosis": "melanoma"}
+    assert found.model == retrieval.index_info().model
+
+
+def test_filters_and_exclusions_arrive(retrieval: RetrievalService, paint: Paint) -> None:
+    fill(retrieval, paint)
+
+    def ids(**how: Any) -> set[str]:
+        return {hit.id for hit in retrieval.search_image(paint("red"), via="images", **how).hits}
+
+    assert ids() == {"red", "green", "blue", "black"}
+    assert ids(where={"diagnosis": "MEL", "age": {"gte": 50}}) == {"blue"}
+    assert ids(exclude=Exclude(ids=["black"], groups=["p0"])) == {"blue"}
+    assert ids(where={"or": [{"age": 40}, {"age": 70}]}, exclude=Exclude(groups=["p1"])) == {"red"}
+
+
+@pytest.mark.parametrize("where", [{"age": {"near": 5}}, {"and": 3}])
+def test_a_filter_that_is_none_is_refused(retrieval: RetrievalService, paint: Paint, where: dict[str, Any]) -> None:
+    with pytest.raises(FilterRefused) as by_image:
+        retrieval.search_image(paint("red"), where=where)
+    with pytest.raises(FilterRefused) as by_text:
+        retrieval.search(SearchRequest(text="red", filter=where))
+
+    assert by_image.value.detail == by_text.value.detail != ""
+
+
+@pytest.mark.parametrize("k", [0, 1001])
+def test_too_few_and_too_many_hits_are_refused_by_name(retrieval: RetrievalService, paint: Paint, k: int) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        retrieval.search_image(paint("red"), k=k)
+
+    assert [error.field for error in raised.value.errors] == ["k"]
+
+
+def test_an_empty_index_has_no_hits(retrieval: RetrievalService, paint: Paint) -> None:
+    assert retrieval.search_image(paint("red")).hits == []
+
+
+def test_before_training_pictures_do_not_reach_notes(retrieval: RetrievalService, paint: Paint) -> None:
+    fill(retrieval, paint)
+
+    with pytest.raises(EncoderNotAligned, match="train a model"):
+        retrieval.search_image(paint("red"), via="notes")
+    assert retrieval.search_image(paint("red"), via="fused").routes == ["images"]
+
+
+def test_with_aligned_towers_pictures_reach_notes(aligned: RetrievalService, paint: Paint) -> None:
+    fill(aligned, paint)
+
+    assert aligned.search_image(paint("blue"), k=1, via="notes").hits[0].id == "blue"
+    fused = aligned.search_image(paint("blue"), k=4)
+    assert set(fused.routes) == {"notes", "images"}
+    assert fused.hits[0].ranks == {"notes": 1, "images": 1}
+
+
+def test_texts_vectors_and_items_are_searched_with(aligned: RetrievalService, paint: Paint) -> None:
+    fill(aligned, paint)
+
+    assert aligned.search(SearchRequest(text="a green lesion", k=1)).hits[0].id == "green"
+    like = aligned.search(SearchRequest(item_id="red", via="images", exclude=Exclude(ids=["black"])))
+    assert {hit.id for hit in like.hits} == {"green", "blue"}
+    dim = aligned.index_info().routes["images"].dim
+    assert len(aligned.search(SearchRequest(vector=[1.0] + [0.0] * (dim - 1), k=3)).hits) == 3
+    with pytest.raises(InvalidRequest, match="widths"):
+        aligned.search(SearchRequest(vector=[1.0, 2.0]))
+    with pytest.raises(UnknownItem):
+        aligned.search(SearchRequest(item_id="nobody"))
+    with pytest.raises(InvalidRequest, match="exactly one"):
+        aligned.search(SearchRequest(text="a", item_id="red"))
+
+
+def test_the_index_tells_its_figures(retrieval: RetrievalService, paint: Paint) -> None:
+    fill(retrieval, paint)
+    retrieval.put_item(item("words", note="a note alone"))
+
+    info = retrieval.index_info()
+
+    assert (info.items, info.model, info.aligned) == (5, "dummy-1", False)
+    assert {name: route.vectors for name, route in info.routes.items()} == {"notes": 5, "images": 4}
+
+
+def test_another_model_is_listed_activated_and_waited_for(retrieval: RetrievalService, paint: Paint) -> None:
+    fill(retrieval, paint)
+    models = {model.name: model for model in retrieval.models()}
+    assert {name: (model.active, model.aligned) for name, model in models.items()} == {
+        "dummy": (True, False),
+        "dummy-aligned": (False, True),
+    }
+
+    retrieval.activate_model("dummy-aligned")
+    served = retrieval.wait_active("dummy-aligned", model_id=models["dummy-aligned"].model_id, timeout_s=60)
+
+    assert (served.active, served.reembedding) == (True, None)
+    assert retrieval.index_info().aligned
+    assert retrieval.search_image(paint("red"), k=1, via="notes").hits[0].id == "red"
+    retrieval.activate_model("dummy-aligned")  # it serves already: nothing to do
+
+
+def test_models_that_are_not_there_are_unknown(retrieval: RetrievalService) -> None:
+    with pytest.raises(UnknownModel, match="there are: dummy, dummy-aligned"):
+        retrieval.activate_model("nobody")
+    with pytest.raises(UserError, match="does not see the model nobody"):
+        retrieval.wait_active("nobody", model_id="nobody-1")
+    with pytest.raises(UserError, match="gave up on the model dummy"):
+        retrieval.wait_active("dummy", model_id="dummy-of-other-weights")
+
+
+def test_readiness_is_told(retrieval: RetrievalService) -> None:
+    retrieval.require_ready()
+
+    assert retrieval.health().status == "ok"
+    assert set(retrieval.health().checks.values()) == {"ok"}

@@ -1,0 +1,278 @@
+"""Real servers for the client's tests: one that answers what it is told, and the two services' apps on a free port."""
+
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from redis import Redis
+from rq import SimpleWorker
+from rq.serializers import JSONSerializer
+from rq.utils import now, utcformat
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dermnote_contracts.notes import ModelInfo, Note, NoteRequest, Provenance, Verification
+from dermnote_contracts.problems import PROBLEM_JSON, DermnoteError, Problem
+from dermnote_notegen import app as notegen_app
+from dermnote_notegen.queue import QUEUE_NAME
+from dermnote_notegen.settings import Settings as NotegenSettings
+from dermnote_notegen.store import MODEL, NOTE, NoteStore
+from dermnote_retrieval import app as retrieval_app
+from dermnote_retrieval.encoder.protocol import ModelSource
+from dermnote_retrieval.service import open_service
+from dermnote_retrieval.settings import Settings as RetrievalSettings
+from tests.notegen.processes import Valkey, free_port, wait_until
+
+SCRIPTED = ModelInfo(name="scripted", sha256="0" * 64, context_tokens=2048, engine="scripted")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to answer one request. `missing`: bytes of the body that never come; `silent`: nothing ever comes."""
+
+    status: int = 200
+    body: bytes = b"{}"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    missing: int = 0
+    silent: bool = False
+
+
+DROPPED = Answer(status=0)
+SILENCE = Answer(silent=True)
+
+
+def problem(error: DermnoteError, **headers: str) -> Answer:
+    """An error as the services answer it."""
+    body = error.problem().model_dump_json().encode()
+    return Answer(error.status, body, {"Content-Type": PROBLEM_JSON} | headers)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that came in."""
+
+    call: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class ToldServer(ThreadingHTTPServer):
+    """Gives its answers one after the other, the last one for ever. `asked` holds what came in."""
+
+    daemon_threads = False
+
+    def __init__(self, *answers: Answer, port: int = 0) -> None:
+        self.answers = list(answers)
+        self.asked: list[Asked] = []
+        self.over = threading.Event()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def next_answer(self) -> Answer:
+        """The answer whose turn it is."""
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ToldServer
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        self.server.asked.append(Asked(f"{self.command} {self.path}", dict(self.headers), body))
+        answer = self.server.next_answer()
+        if answer.silent:
+            self.server.over.wait(60)
+        elif answer.status:
+            self._send(answer)
+
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 (the names that http.server looks for)
+
+    def _send(self, answer: Answer) -> None:
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body) + answer.missing))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def told(*answers: Answer, port: int = 0) -> Iterator[ToldServer]:
+    """A server that answers what it is told."""
+    with ToldServer(*answers, port=port) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.over.set()
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def served(app: ASGIApp) -> Iterator[str]:
+    """An app behind a real uvicorn on a free port; gives its URL."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            wait_until(lambda: server.started or not thread.is_alive(), timeout_s=60, what="the app is served")
+            assert thread.is_alive(), "the app did not start"
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@dataclass
+class Door:
+    """An app, and before it one who keeps a list of who came and answers himself what he was told to."""
+
+    app: ASGIApp
+    asked: list[str] = field(default_factory=list)
+    instead: dict[str, Answer] = field(default_factory=dict)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        call = f"{scope['method']} {scope['path']}"
+        self.asked.append(call)
+        if call in self.instead:
+            answer = self.instead[call]
+            await Response(answer.body, answer.status, dict(answer.headers))(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+class NotesByHand:
+    """The real note service over a real Valkey, but in place of its worker the test writes notes, when it says so.
+
+    `failing`: ages whose notes fail.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.settings = NotegenSettings(note_ttl_s=3600)
+        self.door = Door(notegen_app.create_app(self.settings, redis=redis))
+        self.failing: set[int | float | None] = set()
+        self.url = ""
+        self._store = NoteStore(redis, note_ttl_s=3600)
+        self.load(SCRIPTED)
+
+    def load(self, model: ModelInfo) -> None:
+        """The model that the worker tells the service of."""
+        self.model = model
+        self.redis.set(MODEL, model.model_dump_json())
+        worker = SimpleWorker([QUEUE_NAME], connection=self.redis, serializer=JSONSerializer)
+        worker.register_birth()
+        self.redis.hset(worker.key, "last_heartbeat", utcformat(now() + timedelta(days=1)))
+        self.redis.persist(worker.key)
+
+    def work(self, most: int = 100_000) -> None:
+        """Write the notes that wait, the oldest first."""
+        for _ in range(most):
+            waiting = self.redis.lpop(f"rq:queue:{QUEUE_NAME}")
+            if waiting is None:
+                return
+            self._write(waiting.decode())
+
+    def _write(self, note_id: str) -> None:
+        request = self._store.request(note_id)
+        assert request is not None
+        self._store.start(note_id)
+        if request.metadata.age in self.failing:
+            reason = Problem(title="No note", status=500, code="no-note", detail="the ink is dry")
+            self._store.fail(note_id, reason)
+        else:
+            self._store.finish(note_id, [self._note(request)])
+
+    def _note(self, request: NoteRequest) -> Note:
+        template = request.strategy == "M"
+        return Note(
+            text=f"{request.metadata.age} years, {request.metadata.diagnosis}",
+            strategy=request.strategy,
+            facts=[],
+            verification=Verification(faithful=True, coverage=1),
+            provenance=Provenance(
+                model=None if template else self.model.name,
+                model_sha256=None if template else self.model.sha256,
+                prompt_version="by hand",
+                seed=request.options.seed or 0,
+                attempts=0 if template else 1,
+                source="template" if template else "llm",
+            ),
+        )
+
+    def note_ids(self) -> list[str]:
+        """Every note that was ever asked for."""
+        prefix = NOTE.format("")
+        return [key.decode().removeprefix(prefix) for key in self.redis.scan_iter(f"{prefix}*")]
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Notes are written as they come, by a thread."""
+        over = threading.Event()
+
+        def work() -> None:
+            while not over.is_set():
+                self.work()
+                over.wait(0.02)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+@contextmanager
+def valkey(folder: Path) -> Iterator[str]:
+    """A real Valkey with nobody else on it; gives its URL."""
+    port = free_port()
+    server = Valkey(folder, port=port)
+    server.start()
+    try:
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.stop()
+
+
+@contextmanager
+def notes_by_hand(valkey_url: str) -> Iterator[NotesByHand]:
+    """A note service over an empty Valkey, served."""
+    with Redis.from_url(valkey_url) as redis:
+        redis.flushdb()
+        service = NotesByHand(redis)
+        with served(service.door) as service.url:
+            yield service
+
+
+@contextmanager
+def retrieval_service(folder: Path, *, source: ModelSource | None = None, **settings: Any) -> Iterator[str]:
+    """The real retrieval service with its dummy encoder over `folder`, served; gives its URL."""
+    chosen = RetrievalSettings(**({"data_dir": folder, "encoder": "dummy"} | settings))
+    app = retrieval_app.create_app(chosen, service=open_service(chosen, source=source))
+    with served(app) as url:
+        yield url

@@ -1,0 +1,450 @@
+"""The command `dermnote`: what its commands do end to end, and that whatever is wrong is one line and a failure."""
+
+import csv
+import json
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from dermnote_train.cli import make_app
+from dermnote_train.data.draw import draw_dataset
+from dermnote_train.note_rows import read_notes, write_notes
+from tests.notegen.processes import free_port
+from tests.train.servers import Answer, NotesByHand, notes_by_hand, retrieval_service, valkey
+
+Dermnote = Callable[..., Result]
+DIAGNOSES = ("nevus", "melanoma", "basal cell carcinoma")
+SMALL = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")
+
+
+@dataclass(frozen=True)
+class Services:
+    """Both services, ready; notes are written only while somebody works."""
+
+    notes: NotesByHand
+    retrieval: str
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with (
+        valkey(tmp_path_factory.mktemp("valkey")) as redis_url,
+        notes_by_hand(redis_url) as notes,
+        retrieval_service(tmp_path_factory.mktemp("store")) as retrieval,
+    ):
+        yield Services(notes, retrieval)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_dataset(tmp_path_factory.mktemp("data") / "drawn", count=40)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def dermnote(home: Path) -> Dermnote:
+    """The command with nothing to talk to."""
+
+    def run(*arguments: str | Path, **environment: str) -> Result:
+        nobody = f"http://127.0.0.1:{free_port()}"
+        env = {"DERMNOTE_HOME": str(home), "NOTEGEN_URL": nobody, "RETRIEVAL_URL": nobody} | environment
+        return CliRunner(env=env).invoke(make_app(), list(map(str, arguments)))
+
+    return run
+
+
+@pytest.fixture
+def served(dermnote: Dermnote, services: Services) -> Dermnote:
+    """The command with both services ready."""
+    urls = {"NOTEGEN_URL": services.notes.url, "RETRIEVAL_URL": services.retrieval}
+    return lambda *arguments, **environment: dermnote(*arguments, **(urls | environment))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A small plain data set; every age is another."""
+    return write_folder(tmp_path / "pictures", count=6)
+
+
+def write_folder(folder: Path, *, count: int, without: str = "") -> Path:
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for number in range(count):
+        Image.new("RGB", (16, 16), (10 * number, 90, 90)).save(folder / "images" / f"{number}.png")
+        row = {
+            "image": f"{number}.png",
+            "diagnosis": DIAGNOSES[number % 3],
+            "age": 40 + number,
+            "patient_id": f"p{number}",
+        }
+        rows.append({name: value for name, value in row.items() if name != without})
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def went_well(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(result: Result, *, code: int = 1) -> str:
+    """The one line on stderr of a command that ended as it should when something is wrong."""
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == code, result.output
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+# What the commands do.
+
+
+def test_notes_are_written_indexed_and_found(served: Dermnote, services: Services, pictures: Path, home: Path) -> None:
+    with services.notes.working():
+        told = went_well(served("notes", pictures))
+    assert str(home / "notes" / "pictures" / "notes.parquet") in told
+    assert len(read_notes(home / "notes" / "pictures" / "notes.parquet")) == 6
+
+    assert "now holds 6 items" in went_well(served("index", pictures))
+
+    found = went_well(served("search", pictures / "images" / "0.png", "-k", "2", "--dataset", "pictures"))
+    assert "found by images" in found
+    assert "pictures-0" in found
+    others = went_well(
+        served("search", pictures / "images" / "0.png", "--dataset", "pictures", "--exclude-group", "pictures:p0")
+    )
+    assert "pictures-0" not in others
+    assert "nothing found" in went_well(served("search", pictures / "images" / "0.png", "--dataset", "other"))
+
+
+def test_notes_that_failed_are_counted_and_the_next_run_asks_for_them(
+    served: Dermnote, services: Services, pictures: Path, tmp_path: Path
+) -> None:
+    services.notes.failing = {42}
+    with services.notes.working():
+        result = served("notes", pictures, "--out", tmp_path / "out", "--strategy", "M")
+        assert result.exit_code == 1
+        assert "failed: 2: the ink is dry" in result.stdout
+        assert "1 notes failed; run the same command again" in result.stdout
+        assert len(read_notes(tmp_path / "out" / "notes.parquet")) == 5
+
+        services.notes.failing = set()
+        went_well(served("notes", pictures, "--out", tmp_path / "out", "--strategy", "M"))
+        assert "all there already" in went_well(served("notes", pictures, "--out", tmp_path / "out", "--strategy", "M"))
+
+    assert len(read_notes(tmp_path / "out" / "notes.parquet")) == 6
+
+
+def test_items_that_were_refused_are_told_and_the_exit_code_says_so(
+    served: Dermnote, services: Services, pictures: Path, tmp_path: Path
+) -> None:
+    with services.notes.working():
+        went_well(served("notes", pictures, "--out", tmp_path))
+    rows = list(read_notes(tmp_path / "notes.parquet"))
+    write_notes(tmp_path / "bad.parquet", [replace(rows[0], text="a NUL \0 inside"), *rows[1:]])
+
+    result = served("index", pictures, "--notes", tmp_path / "bad.parquet")
+
+    assert result.exit_code == 1
+    assert "failed: pictures-0: " in result.stdout
+    assert "NUL" in result.stdout
+
+
+def test_data_sets_are_drawn_inspected_checked_and_split(dermnote: Dermnote, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    assert "SYNTHETIC" in went_well(dermnote("datasets", "draw", folder, "--count", "40"))
+    assert "SYNTHETIC" in went_well(dermnote("datasets", "inspect", folder))
+    assert "40 usable images, 0 problems" in went_well(dermnote("datasets", "check", folder))
+    went_well(dermnote("datasets", "split", folder, "--out", tmp_path / "split.csv"))
+    assert len((tmp_path / "split.csv").read_text().splitlines()) == 41
+    assert "HAM10000" in went_well(dermnote("datasets", "list"))
+
+
+def test_a_broken_picture_is_found_by_check_and_refused_by_the_others(
+    dermnote: Dermnote, pictures: Path, tmp_path: Path
+) -> None:
+    path = pictures / "images" / "3.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+    checked = dermnote("datasets", "check", pictures)
+    assert checked.exit_code == 1
+    assert "3.png cannot be decoded" in checked.stdout
+    assert "3.png cannot be decoded" in refused(dermnote("train", pictures, "--image-only"))
+
+
+@pytest.fixture(scope="module")
+def run_dir(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the drawn pictures."""
+    return train(drawn, tmp_path_factory.mktemp("runs") / "first", seed=0)
+
+
+def train(drawn: Path, run_dir: Path, *, seed: int) -> Path:
+    arguments = ["train", str(drawn), "--image-only", *SMALL, "--seed", str(seed), "--out", str(run_dir)]
+    told = went_well(CliRunner().invoke(make_app(), arguments))
+    assert f"run: {run_dir}" in told.replace("\n", "")
+    return run_dir
+
+
+def test_a_run_is_evaluated_on_its_held_out_part(dermnote: Dermnote, drawn: Path, run_dir: Path) -> None:
+    told = went_well(dermnote("evaluate", run_dir, drawn))
+
+    with (run_dir / "split.csv").open() as file:
+        test = [row for row in csv.DictReader(file) if row["part"] == "test"]
+    figures = json.loads((run_dir / "evaluation-drawn.json").read_text())
+    assert (figures["dataset"], figures["synthetic"], figures["n"]) == ("drawn", True, len(test))
+    assert "held-out test part" in told
+    assert "balanced accuracy" in told
+    assert "chance" in told
+
+
+def test_a_run_is_evaluated_on_all_of_another_data_set(dermnote: Dermnote, run_dir: Path, pictures: Path) -> None:
+    told = went_well(dermnote("evaluate", run_dir, pictures))
+
+    assert "another data set" in told
+    assert json.loads((run_dir / "evaluation-pictures.json").read_text())["n"] == 6
+
+
+def test_weights_of_another_split_are_not_evaluated_on_what_they_were_trained_on(
+    dermnote: Dermnote, drawn: Path, run_dir: Path, tmp_path: Path
+) -> None:
+    # What a training that was killed before its end leaves in the folder of an older run: new weights, old split.
+    retrained = train(drawn, tmp_path / "retrained", seed=1)
+    killed = shutil.copytree(run_dir, tmp_path / "killed", ignore=shutil.ignore_patterns("evaluation-*"))
+    shutil.copy(retrained / "model.safetensors", killed / "model.safetensors")
+
+    assert "trained on another split" in refused(dermnote("evaluate", killed, drawn))
+    assert not (killed / "evaluation-drawn.json").exists()
+    went_well(dermnote("evaluate", retrained, drawn))
+
+
+def test_a_run_is_not_evaluated_without_its_own_data(dermnote: Dermnote, run_dir: Path, tmp_path: Path) -> None:
+    other = draw_dataset(tmp_path / "drawn", count=15, seed=5)
+
+    assert "are not in drawn; give the data it was made from" in refused(dermnote("evaluate", run_dir, other))
+
+
+# What is wrong is one line.
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("datasets", "inspect"),
+        ("datasets", "check"),
+        ("datasets", "split"),
+        ("train", "--image-only"),
+        ("notes",),
+        ("index",),
+        ("demo", "--data"),
+    ],
+    ids=" ".join,
+)
+def test_a_folder_that_is_no_data_set_is_one_line(served: Dermnote, tmp_path: Path, command: tuple[str, ...]) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    lacking = write_folder(tmp_path / "lacking", count=6, without="diagnosis")
+    pictureless = write_folder(tmp_path / "pictureless", count=6)
+    shutil.rmtree(pictureless / "images")
+
+    assert "no such folder" in refused(served(*command, tmp_path / "nowhere"))
+    assert str(empty) in refused(served(*command, empty))
+    assert "no column diagnosis" in refused(served(*command, lacking))
+    if command not in (("datasets", "inspect"), ("datasets", "check")):
+        assert "0.png" in refused(served(*command, pictureless))
+
+
+@pytest.mark.parametrize("command", [("notes",), ("index",), ("demo", "--data")], ids=" ".join)
+def test_a_service_that_is_down_is_one_line_with_its_url(
+    dermnote: Dermnote, pictures: Path, command: tuple[str, ...]
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+
+    line = refused(dermnote(*command, pictures, NOTEGEN_URL=nobody, RETRIEVAL_URL=nobody))
+
+    assert nobody in line
+    assert "make up" in line
+
+
+def test_a_search_without_a_service_is_one_line_with_its_url(dermnote: Dermnote, pictures: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+
+    assert nobody in refused(dermnote("search", pictures / "images" / "0.png", RETRIEVAL_URL=nobody))
+
+
+@pytest.mark.parametrize("url", ["localhost:8002", "nothing", "http://127.0.0.1:port"])
+def test_a_url_that_is_none_is_one_line(dermnote: Dermnote, pictures: Path, url: str) -> None:
+    assert "set NOTEGEN_URL" in refused(dermnote("notes", pictures, NOTEGEN_URL=url))
+    assert "set RETRIEVAL_URL" in refused(dermnote("index", pictures, RETRIEVAL_URL=url))
+
+
+def test_a_service_that_is_not_ready_is_one_line_that_says_what_lacks(
+    served: Dermnote, services: Services, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    not_ready = Answer(503, b'{"status": "unavailable", "checks": {"redis": "ok", "worker": "none is alive"}}')
+    monkeypatch.setitem(services.notes.door.instead, "GET /health/ready", not_ready)
+
+    for command in (("notes", pictures), ("demo", "--data", pictures)):
+        assert f"{services.notes.url} is not ready (worker: none is alive)" in refused(served(*command))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("notes", "x", "--strategy", "Z"), "'--strategy'"),
+        (("notes", "x", "--classes", "some"), "'--classes'"),
+        (("notes", "x", "--batch-size", "1001"), "less than or equal to 1000"),
+        (("notes", "x", "--limit", "0"), "'--limit'"),
+        (("notes", "x", "--seed", "-1"), "'--seed'"),
+        (("notes",), "'FOLDER'"),
+        (("train", "x", "--seed", "2147483648"), "'--seed'"),
+        (("train", "x", "--epochs", "0"), "'--epochs'"),
+        (("train", "x", "--image-size", "9999"), "'--image-size'"),
+        (("train", "x", "--epochs", "many"), "'--epochs'"),
+        (("demo", "--via", "up"), "'--via'"),
+        (("demo", "--seed", "99999999999"), "'--seed'"),
+        (("search", "x.png", "-k", "1001"), "less than or equal to 1000"),
+        (("search", "x.png", "-k", "0"), "'-k'"),
+        (("search", "x.png", "--via", "words"), "'--via'"),
+        (("datasets", "draw", "x", "--count", "3"), "'--count'"),
+        (("datasets", "nothing"), "'nothing'"),
+        (("evaluate", "x"), "'FOLDER'"),
+        (("index", "x", "--unknown"), "--unknown"),
+        (("nothing",), "'nothing'"),
+    ],
+    ids=" ".join,
+)
+def test_a_value_that_no_option_takes_is_one_line_that_names_it(
+    dermnote: Dermnote, arguments: tuple[str, ...], expected: str
+) -> None:
+    assert expected in refused(dermnote(*arguments), code=2)
+
+
+@pytest.mark.parametrize("arguments", [(), ("datasets",)], ids=["dermnote", "dermnote datasets"])
+def test_a_command_that_is_given_nothing_shows_its_help(dermnote: Dermnote, arguments: tuple[str, ...]) -> None:
+    result = dermnote(*arguments)
+
+    assert result.exit_code == 2
+    assert "Usage:" in result.output
+    assert "error:" not in result.output
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export"])
+def test_a_folder_that_is_no_run_is_one_line(dermnote: Dermnote, drawn: Path, tmp_path: Path, command: str) -> None:
+    more = [drawn] if command == "evaluate" else []
+
+    assert "not a run folder" in refused(dermnote(command, tmp_path / "nowhere", *more))
+    assert "not a run folder" in refused(dermnote(command, drawn, *more))
+
+
+@pytest.mark.parametrize("name", ["my model", "a/b", "..", "", "../outside", "x" * 129])
+def test_a_model_is_exported_under_a_plain_name_alone(
+    dermnote: Dermnote, run_dir: Path, tmp_path: Path, name: str
+) -> None:
+    models = tmp_path / "models"
+
+    result = dermnote("export", run_dir, "--models-dir", models, "--name", name)
+
+    if name:
+        assert "no name for a model" in refused(result)
+        assert not models.exists()
+    else:
+        assert f"model: {models / 'first'}" in went_well(result)
+
+
+def test_training_without_notes_says_how_to_make_them(dermnote: Dermnote, drawn: Path, home: Path) -> None:
+    line = refused(dermnote("train", drawn))
+
+    assert str(home / "notes" / "drawn" / "notes.parquet") in line
+    assert "dermnote notes" in line
+
+
+def test_a_notes_file_that_is_none_is_one_line(served: Dermnote, drawn: Path, run_dir: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.parquet"
+    torn.write_bytes(b"PAR1 and no more")
+
+    for notes in (torn, tmp_path, tmp_path / "nowhere.parquet"):
+        assert str(notes) in refused(served("index", drawn, "--notes", notes))
+        assert str(notes) in refused(served("train", drawn, "--notes", notes))
+        assert str(notes) in refused(served("evaluate", run_dir, drawn, "--notes", notes))
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(
+    served: Dermnote, pictures: Path, drawn: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("in the way")
+
+    assert str(file) in refused(served("notes", pictures, "--out", file))
+    assert str(file) in refused(served("datasets", "draw", file))
+    assert str(tmp_path) in refused(served("datasets", "split", drawn, "--out", tmp_path))
+    assert "file" in refused(served("export", "lite", "--models-dir", file))
+    assert str(file) in refused(served("datasets", "inspect", file))
+    assert file.read_text() == "in the way"
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that declares a size and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"no picture", png_of(50_000, 50_000), png_of(9_000, 9_000), png_of(64, 64)],
+    ids=["missing", "empty", "text", "bomb", "too large", "torn"],
+)
+def test_a_search_with_what_is_no_picture_is_one_line(served: Dermnote, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "query.png"
+    if content is not None:
+        path.write_bytes(content)
+
+    assert "query.png" in refused(served("search", path))
+    assert str(tmp_path) in refused(served("search", tmp_path))
+
+
+def test_pictures_that_cannot_reach_notes_yet_are_one_line(served: Dermnote, pictures: Path) -> None:
+    line = refused(served("search", pictures / "images" / "0.png", "--via", "notes"))
+
+    assert "never aligned" in line
+    assert "train a model" in line
+
+
+def test_a_strategy_that_the_service_lacks_is_one_line(
+    served: Dermnote, services: Services, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Answer(body=b"[]", headers={"Content-Type": "application/json"})
+    monkeypatch.setitem(services.notes.door.instead, "GET /strategies", nothing)
+
+    assert "does not offer strategy P2" in refused(served("notes", pictures, "--strategy", "P2"))
+
+
+def test_the_installed_command_ends_with_one_line_and_a_failure(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "dermnote"), "datasets", "inspect", str(tmp_path / "nowhere")]
+
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        f"error: {tmp_path / 'nowhere'}: no such folder; give a folder with metadata.csv and images/"
+    ]

@@ -1,0 +1,193 @@
+"""Filling the index: one outcome an item, going on after an interruption, and searches that keep to their own run."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dermnote_contracts.metadata import LesionMetadata
+from dermnote_train.errors import UserError
+from dermnote_train.index import SHARD, push, read_picture, search_like
+from dermnote_train.progress import Step
+from dermnote_train.records import LesionDataset, Record
+from dermnote_train.remote.retrieval import RetrievalService
+from tests.train.servers import Answer, retrieval_service, told
+
+Draw = Callable[..., LesionDataset]
+COLOURS = ("red", "green", "blue", "black")
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C, or a machine that went down."""
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[RetrievalService]:
+    with retrieval_service(tmp_path / "store") as url, RetrievalService(url) as client:
+        yield client
+
+
+@pytest.fixture
+def draw(tmp_path: Path) -> Draw:
+    """A data set of pictures of one colour each, two pictures a patient."""
+
+    def drawn(count: int, *, name: str = "drawn", form: str = "PNG", suffix: str = "png") -> LesionDataset:
+        records = []
+        for number in range(count):
+            path = tmp_path / f"{name}-{number}.{suffix}"
+            Image.new("RGB", (8, 8), COLOURS[number // 2 % 4]).save(path, form)
+            facts = LesionMetadata(age=40 + number % 50, diagnosis="nevus")
+            records.append(Record(f"img-{number}", path, f"{name}:p{number // 2}", "NEV", facts))
+        return LesionDataset(name, tuple(records), ("NEV",), synthetic=True, licence="CC0-1.0")
+
+    return drawn
+
+
+def notes_of(dataset: LesionDataset) -> dict[str, str]:
+    return {record.image_id: f"note of {record.image_id}" for record in dataset.records}
+
+
+def test_every_item_is_stored_with_its_note_facts_and_group(service: RetrievalService, draw: Draw) -> None:
+    dataset = draw(3)
+
+    run = push(service, dataset, records=dataset.records, notes=notes_of(dataset), run="r1")
+
+    assert (run.created, run.updated, dict(run.failed)) == (3, 0, {})
+    assert run.seconds > 0
+    item = service.get_item("drawn-img-1")
+    assert (item.note, item.group, set(item.routes)) == ("note of img-1", "drawn:p0", {"notes", "images"})
+    assert item.metadata == {
+        "age": 41,
+        "diagnosis": "nevus",
+        "dataset": "drawn",
+        "label": "NEV",
+        "synthetic": True,
+        "run": "r1",
+    }
+
+
+def test_a_record_without_a_note_is_stored_by_its_picture(service: RetrievalService, draw: Draw) -> None:
+    dataset = draw(2)
+
+    run = push(service, dataset, records=dataset.records, notes={"img-0": "the only note"})
+
+    assert run.created == 2
+    assert service.get_item("drawn-img-1").routes == ["images"]
+    assert "run" not in service.get_item("drawn-img-1").metadata
+
+
+def test_pushing_again_updates_and_adds_nothing(service: RetrievalService, draw: Draw) -> None:
+    dataset = draw(3)
+    push(service, dataset, records=dataset.records, notes={})
+
+    run = push(service, dataset, records=dataset.records, notes=notes_of(dataset))
+
+    assert (run.created, run.updated) == (0, 3)
+    assert service.index_info().items == 3
+    assert service.get_item("drawn-img-2").note == "note of img-2"
+
+
+def test_a_push_that_was_interrupted_is_made_whole_by_the_next(service: RetrievalService, draw: Draw) -> None:
+    dataset = draw(SHARD + 6)
+    steps: list[Step] = []
+
+    def interrupted(step: Step) -> None:
+        raise Interrupted(step)
+
+    with pytest.raises(Interrupted):
+        push(service, dataset, records=dataset.records, notes={}, progress=interrupted)
+    assert service.index_info().items == SHARD
+
+    run = push(service, dataset, records=dataset.records, notes={}, progress=steps.append)
+
+    assert (run.created, run.updated, dict(run.failed)) == (6, SHARD, {})
+    assert service.index_info().items == SHARD + 6
+    assert [(step.done, step.total) for step in steps] == [(SHARD, SHARD + 6), (SHARD + 6, SHARD + 6)]
+
+
+def test_refused_items_are_told_with_a_reason_and_the_others_stored(service: RetrievalService, draw: Draw) -> None:
+    dataset = draw(4)
+    notes = notes_of(dataset) | {"img-1": "a NUL \0 inside", "img-3": "x" * 30_000}
+
+    run = push(service, dataset, records=dataset.records, notes=notes)
+
+    assert run.created == 2
+    assert set(run.failed) == {"drawn-img-1", "drawn-img-3"}
+    assert "NUL" in run.failed["drawn-img-1"]
+    assert run.failed["drawn-img-3"]
+    assert service.index_info().items == 2
+
+
+def test_a_picture_that_the_service_refuses_is_one_outcome(service: RetrievalService, draw: Draw) -> None:
+    dataset = draw(3)
+    whole = dataset.records[1].image_path.read_bytes()
+    dataset.records[1].image_path.write_bytes(whole[:60])
+
+    run = push(service, dataset, records=dataset.records, notes={})
+
+    assert run.created == 2
+    assert "damaged" in run.failed["drawn-img-1"]
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("JPEG", "jpg"), ("WEBP", "webp"), ("PNG", "jpg")])
+def test_every_kind_of_picture_is_taken_whatever_its_name_says(
+    service: RetrievalService, draw: Draw, form: str, suffix: str
+) -> None:
+    dataset = draw(2, form=form, suffix=suffix)
+
+    assert push(service, dataset, records=dataset.records, notes={}).created == 2
+
+
+def test_a_telephones_jpeg_of_several_pictures_is_taken(service: RetrievalService, draw: Draw) -> None:
+    dataset = draw(1)
+    red = Image.new("RGB", (8, 8), "red")
+    red.save(dataset.records[0].image_path, "MPO", save_all=True, append_images=[red])
+
+    assert push(service, dataset, records=dataset.records, notes={}).created == 1
+
+
+def test_long_image_names_are_stored(service: RetrievalService, draw: Draw) -> None:
+    dataset = draw(2)
+    records = [replace(record, image_id=f"{record.image_id}-{'x' * 110}") for record in dataset.records]
+
+    run = push(service, dataset, records=records, notes={})
+
+    assert (run.created, dict(run.failed)) == (2, {})
+    assert service.get_item(f"drawn-{records[0].image_id}").group == "drawn:p0"
+
+
+def test_a_picture_that_is_gone_is_one_line(service: RetrievalService, draw: Draw) -> None:
+    dataset = draw(1)
+    dataset.records[0].image_path.unlink()
+
+    with pytest.raises(UserError, match="cannot be read"):
+        push(service, dataset, records=dataset.records, notes={})
+    with pytest.raises(UserError, match="cannot be read"):
+        read_picture(dataset.records[0].image_path.parent)
+
+
+def test_an_outcome_that_was_not_told_is_an_error_and_not_a_success(draw: Draw) -> None:
+    dataset = draw(3)
+    outcome = json.dumps({"id": "drawn-img-0", "status": "created"}).encode()
+    with (
+        told(Answer(body=outcome + b"\n")) as server,
+        RetrievalService(server.url) as service,
+        pytest.raises(UserError, match="outcome of 1 of 3 items"),
+    ):
+        push(service, dataset, records=dataset.records, notes={})
+
+
+def test_a_search_finds_its_own_run_and_never_its_own_patient(service: RetrievalService, draw: Draw) -> None:
+    dataset, other = draw(8), draw(8, name="other")
+    push(service, dataset, records=dataset.records, notes=notes_of(dataset), run="new")
+    push(service, other, records=other.records, notes=notes_of(other), run="new")
+    old = [replace(record, image_id=f"old-{record.image_id}", group="drawn:else") for record in dataset.records]
+    push(service, dataset, records=old, notes={}, run="old")
+
+    found = search_like(service, dataset.records[0], dataset=dataset, k=100, via="images", run="new")
+
+    assert {hit.id for hit in found.hits} == {f"drawn-img-{number}" for number in range(2, 8)}
+    assert {hit.metadata["run"] for hit in found.hits} == {"new"}
