@@ -2,6 +2,7 @@
 
 import tomllib
 from importlib.resources import files
+from itertools import chain
 
 import pytest
 from isic_metadata.diagnosis_hierarchical import DiagnosisEnum
@@ -10,6 +11,7 @@ from isic_metadata.metadata import MetadataRow
 
 from dermnote_contracts.metadata import Findings, LesionMetadata, Symptoms
 from dermnote_contracts.vocabulary import (
+    DETAILED,
     NOT_GIVEN,
     UnknownTerm,
     diagnoses,
@@ -20,6 +22,8 @@ from dermnote_contracts.vocabulary import (
     vocabulary,
 )
 
+FOLDER = files("dermnote_contracts") / "vocabularies"
+FILES = sorted(entry.name.removesuffix(".toml") for entry in FOLDER.iterdir())
 CLOSED = [name for name in vocabularies() if name not in ("diagnosis", "site")]
 
 
@@ -36,16 +40,25 @@ def test_no_spelling_also_means_not_given(name: str) -> None:
     assert not NOT_GIVEN & set(vocabularies()[name].spellings)
 
 
-@pytest.mark.parametrize("name", ["diagnoses", "sites", "terms"])
+@pytest.mark.parametrize("name", FILES)
 def test_no_spelling_is_listed_twice_in_a_file(name: str) -> None:
-    tables = tomllib.loads((files("dermnote_contracts") / "vocabularies" / f"{name}.toml").read_text("utf-8"))
-    if name == "terms":
-        lists = [[term, *others] for table in tables.values() for term, others in table.items()]
-    else:
-        lists = [[term, *entry["synonyms"], *entry.get("adjective", [])] for term, entry in tables.items()]
-    for spellings in lists:
-        folded = [fold(spelling) for spelling in spellings]
-        assert len(folded) == len(set(folded)), f"{name}: {spellings[0]} lists a spelling twice"
+    tables = tomllib.loads((FOLDER / f"{name}.toml").read_text("utf-8"))
+    for term, entry in tables.items():
+        lists = [entry.get(key, []) for key in ("synonyms", "labels", "adjective")] if name in DETAILED else [entry]
+        folded = [fold(spelling) for spelling in (term, *chain.from_iterable(lists))]
+        assert len(folded) == len(set(folded)), f"{name}: {term} lists a spelling twice"
+
+
+def test_there_is_one_file_a_vocabulary() -> None:
+    assert set(FILES) - set(DETAILED) == set(CLOSED)
+    assert set(DETAILED) <= set(FILES)
+
+
+def test_a_label_is_accepted_and_no_name_of_its_diagnosis() -> None:
+    for diagnosis in diagnoses().values():
+        assert not set(diagnosis.labels) & {diagnosis.name, *diagnosis.synonyms}
+        for label in diagnosis.labels:
+            assert vocabularies()["diagnosis"].normalise(label) == diagnosis.name
 
 
 def test_a_spelling_that_two_terms_claim_is_an_error_in_the_data() -> None:
@@ -56,7 +69,7 @@ def test_a_spelling_that_two_terms_claim_is_an_error_in_the_data() -> None:
 @pytest.mark.parametrize("name", diagnoses())
 def test_every_diagnosis_has_a_known_superclass_and_its_class_is_a_term_of_the_same(name: str) -> None:
     entry = diagnoses()[name]
-    assert entry.superclass in ("benign", "pre-cancerous", "malignant")
+    assert entry.superclass in ("benign", "indeterminate", "pre-cancerous", "malignant")
     assert entry.klass in diagnoses()
     assert diagnoses()[entry.klass].superclass == entry.superclass
     assert diagnoses()[entry.klass].klass == entry.klass

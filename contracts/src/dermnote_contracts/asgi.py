@@ -41,16 +41,22 @@ def problem_response(error: DermnoteError) -> Response:
 
 
 def field_errors(errors: Sequence[Any], *, index: int | None = None) -> list[FieldError]:
-    """Pydantic's error list as ours, without the refused values."""
+    """Pydantic's error list as ours, without the refused values; fields that contradict each other have one each."""
     return [
         FieldError(
-            field=".".join(str(part) for part in error["loc"])[:MAX_FIELD_CHARS] or "body",
+            field=".".join(map(str, place))[:MAX_FIELD_CHARS] or "body",
             message=error["msg"],
             index=index,
             nearest=(error.get("ctx") or {}).get("nearest"),
         )
         for error in errors
+        for place in _places(error)
     ]
+
+
+def _places(error: Any) -> list[tuple[Any, ...]]:
+    fields = (error.get("ctx") or {}).get("fields") or []
+    return [(*error["loc"], field) for field in fields] or [error["loc"]]
 
 
 def install_problem_handlers(app: FastAPI) -> None:

@@ -13,6 +13,12 @@ from pydantic_core import PydanticCustomError
 from dermnote_contracts.vocabulary import UnknownTerm, diagnoses, is_not_given, vocabularies
 
 MAX_VALUE_CHARS = 120
+# What benign_malignant can't say of a diagnosis. Of a pre-cancerous or indeterminate one it may say anything: data
+# sets file actinic keratosis as benign, as indeterminate and as malignant.
+CONTRADICTIONS = {
+    "benign": ("malignant", "indeterminate/malignant"),
+    "malignant": ("benign", "indeterminate/benign"),
+}
 
 
 def _term(field: str) -> Callable[[object], str | None]:
@@ -52,6 +58,12 @@ def _terms(field: str) -> Callable[[object], list[str] | None]:
     return normalise
 
 
+def _skin_type(value: object) -> str | None:
+    """Fitzpatrick17k writes -1 where the type isn't known."""
+    text = str(value).strip() if isinstance(value, str | int | float) else ""
+    return None if text in ("-1", "-1.0") else _term("fitzpatrick_skin_type")(value)
+
+
 def _number(value: object) -> object:
     if is_not_given(value):
         return None
@@ -59,9 +71,11 @@ def _number(value: object) -> object:
         raise PydanticCustomError("number_type", "must be a number")
     if isinstance(value, str):
         try:
-            value = float(value)
+            value = float(value.replace("_", "x"))  # float() would read "6_1" as 61
         except ValueError as wrong:
             raise PydanticCustomError("number_type", "must be a number") from wrong
+    if not isinstance(value, int | float):
+        raise PydanticCustomError("number_type", "must be a number")
     if isinstance(value, float):
         if not math.isfinite(value):
             raise PydanticCustomError("number_type", "must be a finite number")
@@ -119,7 +133,7 @@ class LesionMetadata(_Facts):
     diagnosis: Annotated[str | None, BeforeValidator(_term("diagnosis"))] = None
     benign_malignant: Annotated[str | None, BeforeValidator(_term("benign_malignant"))] = None
     image_type: Annotated[str | None, BeforeValidator(_term("image_type"))] = None
-    fitzpatrick_skin_type: Annotated[str | None, BeforeValidator(_term("fitzpatrick_skin_type"))] = None
+    fitzpatrick_skin_type: Annotated[str | None, BeforeValidator(_skin_type)] = None
     clin_size_long_diam_mm: Annotated[Annotated[int | float, Field(gt=0, le=500)] | None, BeforeValidator(_number)] = (
         None
     )
@@ -130,8 +144,8 @@ class LesionMetadata(_Facts):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        superclass = diagnoses()[self.diagnosis].superclass if self.diagnosis else None
-        if {superclass, self.benign_malignant} == {"benign", "malignant"}:
+        superclass = diagnoses()[self.diagnosis].superclass if self.diagnosis else ""
+        if self.benign_malignant in CONTRADICTIONS.get(superclass, ()):
             raise PydanticCustomError(
                 "contradiction",
                 "diagnosis is {superclass}, but benign_malignant says otherwise",

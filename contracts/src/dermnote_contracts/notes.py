@@ -163,6 +163,13 @@ class StrategyInfo(BaseModel):
     states: list[Topic]
 
 
+class PriorsInfo(BaseModel):
+    """The diagnoses that have clinical priors. `version` changes whenever any of them does."""
+
+    version: str
+    diagnoses: list[str]
+
+
 class ModelInfo(BaseModel):
     """The language model that the workers use."""
 

@@ -1,9 +1,9 @@
 """The one tree of errors (RFC 9457): raised where it happens, rendered once, raised again by the client.
 
 DermnoteError
-├── InvalidRequest 422 ─┬─ NoFacts, StrategyNeedsDiagnosis, StrategyNotOffered, IdempotencyKeyReused
+├── InvalidRequest 422 ─┬─ NoFacts, StrategyNeedsDiagnosis, IdempotencyKeyReused
 │                       └─ ImageRefused, FilterRefused, ModelRefused
-├── NotFound 404 ─ UnknownNote, UnknownBatch, UnknownItem, UnknownModel
+├── NotFound 404 ─ UnknownNote, UnknownBatch, UnknownPrior, UnknownItem, UnknownModel
 ├── Conflict 409 ─ EncoderNotAligned, ModelMismatch
 ├── TooLarge 413, UnsupportedMedia 415, Forbidden 403, InsufficientStorage 507
 └── Unavailable 503 ─ QueueFull, EngineUnavailable, QueueUnavailable
@@ -78,10 +78,6 @@ class StrategyNeedsDiagnosis(InvalidRequest):
     code, title = "strategy-needs-diagnosis", "This strategy cannot write a note without the diagnosis"
 
 
-class StrategyNotOffered(InvalidRequest):
-    code, title = "strategy-not-offered", "This version does not offer the strategy"
-
-
 class IdempotencyKeyReused(InvalidRequest):
     code, title = "idempotency-key-reused", "The Idempotency-Key was used with another body"
 
@@ -112,6 +108,10 @@ class UnknownNote(NotFound):
 
 class UnknownBatch(NotFound):
     code, title = "unknown-batch", "There is no such batch"
+
+
+class UnknownPrior(NotFound):
+    code, title = "unknown-prior", "There are no clinical priors of that diagnosis"
 
 
 class UnknownItem(NotFound):

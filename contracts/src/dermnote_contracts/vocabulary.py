@@ -1,19 +1,24 @@
 """Closed vocabularies: canonical terms, their accepted spellings, and the nearest terms to a wrong one.
 
-Terms are data (vocabularies/*.toml). Normalising never changes a term's granularity.
+Terms are data: vocabularies/*.toml, one file a vocabulary. Normalising never changes a term's granularity.
 """
 
 import difflib
 import math
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
-NOT_GIVEN = frozenset({"", "unknown", "unk", "nan", "n/a", "na", "none", "null", "not given"})
+NOT_GIVEN = frozenset({"", "unknown", "unk", "nan", "n/a", "na", "<na>", "none", "null", "not given"})
+# Vocabularies whose entries are tables; every other file holds term = [spellings].
+DETAILED = ("diagnoses", "sites")
+MAX_COMPARED_CHARS = 40
 
 
 def is_not_given(value: object) -> bool:
@@ -24,8 +29,9 @@ def is_not_given(value: object) -> bool:
 
 
 def fold(text: str) -> str:
-    """Lower case, one space between words, underscores as spaces: how spellings are compared."""
-    return re.sub(r"[\s_]+", " ", text).strip().lower()
+    """How spellings are compared: lower case, one space between words, underscores as spaces, plain apostrophes."""
+    plain = unicodedata.normalize("NFC", text).replace("\u2019", "'")
+    return re.sub(r"[\s_]+", " ", plain).strip().lower()
 
 
 class UnknownTerm(ValueError):
@@ -56,7 +62,7 @@ class Vocabulary:
         """Up to `most` canonical terms that are spelled most alike; all of a small vocabulary."""
         if len(self.terms) <= 8:
             return list(self.terms)
-        close = difflib.get_close_matches(fold(value)[:80], self.spellings, n=12, cutoff=0.0)
+        close = difflib.get_close_matches(fold(value)[:MAX_COMPARED_CHARS], self.spellings, n=12, cutoff=0.0)
         return list(dict.fromkeys(self.spellings[spelling] for spelling in close))[:most]
 
 
@@ -72,33 +78,70 @@ def vocabulary(name: str, spellings_of: Mapping[str, Iterable[str]]) -> Vocabula
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A diagnosis and its place in the paper's hierarchy (superclass, class, subclass = the term itself)."""
+    """A diagnosis and its place in the paper's hierarchy (superclass, class, subclass = the term itself).
+
+    `isic` is the path of the same term in ISIC's hierarchy, or "" where ISIC has no such term.
+    """
 
     name: str
     superclass: str
     klass: str
     synonyms: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    isic: str = ""
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every other spelling that is accepted; of these, running text means the term by its synonyms only."""
+        return (*self.synonyms, *self.labels, *_last_part(self.isic))
 
 
 @dataclass(frozen=True)
 class Site:
-    """An anatomical site; `general` is ISIC's anatom_site_general that holds it, or ""."""
+    """An anatomical site; `general` is ISIC's anatom_site_general that holds it, or ""; `isic` as for a diagnosis."""
 
     name: str
     general: str
     synonyms: tuple[str, ...]
     adjectives: tuple[str, ...]
+    isic: str = ""
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every other spelling that is accepted."""
+        return (*self.synonyms, *_last_part(self.isic))
+
+
+def _last_part(path: str) -> tuple[str, ...]:
+    return (path.rpartition(":")[2],) if path else ()
+
+
+def _folder() -> Traversable:
+    return files(__package__) / "vocabularies"
 
 
 def _read(name: str) -> dict[str, Any]:
-    return tomllib.loads((files(__package__) / "vocabularies" / f"{name}.toml").read_text("utf-8"))
+    return tomllib.loads((_folder() / f"{name}.toml").read_text("utf-8"))
+
+
+def _closed() -> list[str]:
+    """The small vocabularies, by the names of their files."""
+    names = (entry.name for entry in _folder().iterdir() if entry.name.endswith(".toml"))
+    return sorted({name.removesuffix(".toml") for name in names} - set(DETAILED))
 
 
 @cache
 def diagnoses() -> Mapping[str, Diagnosis]:
     """Every known diagnosis by its canonical name."""
     return {
-        name: Diagnosis(name, entry["superclass"], entry["class"], tuple(entry["synonyms"]))
+        name: Diagnosis(
+            name=name,
+            superclass=entry["superclass"],
+            klass=entry["class"],
+            synonyms=tuple(entry["synonyms"]),
+            labels=tuple(entry.get("labels", ())),
+            isic=entry.get("isic", ""),
+        )
         for name, entry in _read("diagnoses").items()
     }
 
@@ -107,7 +150,13 @@ def diagnoses() -> Mapping[str, Diagnosis]:
 def sites() -> Mapping[str, Site]:
     """Every known anatomical site by its canonical name."""
     return {
-        name: Site(name, entry["general"], tuple(entry["synonyms"]), tuple(entry.get("adjective", ())))
+        name: Site(
+            name=name,
+            general=entry["general"],
+            synonyms=tuple(entry["synonyms"]),
+            adjectives=tuple(entry.get("adjective", ())),
+            isic=entry.get("isic", ""),
+        )
         for name, entry in _read("sites").items()
     }
 
@@ -115,10 +164,9 @@ def sites() -> Mapping[str, Site]:
 @cache
 def vocabularies() -> Mapping[str, Vocabulary]:
     """Every vocabulary by the metadata field that it serves (`symptom` serves all symptoms)."""
-    held = {
-        "diagnosis": vocabulary("diagnosis", {d.name: d.synonyms for d in diagnoses().values()}),
-        "site": vocabulary("site", {s.name: s.synonyms for s in sites().values()}),
+    closed = {name: vocabulary(name.replace("_", " "), _read(name)) for name in _closed()}
+    return {
+        "diagnosis": vocabulary("diagnosis", {d.name: d.spellings for d in diagnoses().values()}),
+        "site": vocabulary("site", {s.name: s.spellings for s in sites().values()}),
+        **closed,
     }
-    for field, spellings_of in _read("terms").items():
-        held[field] = vocabulary(field.replace("_", " "), spellings_of)
-    return held
