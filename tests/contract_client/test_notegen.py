@@ -241,7 +241,10 @@ def test_readiness_names_what_is_missing(notes: NoteService, idle: NoteService, 
 def test_strategies_and_model_come_typed(notes: NoteService, idle: NoteService) -> None:
     offered = {strategy.id: strategy for strategy in notes.strategies()}
 
-    assert {"M", "P2"} <= set(offered)
+    assert set(offered) == {"M", "P1", "P2", "P3", "G"}
+    priors = notes.priors()
+    assert {"melanoma", "nevus"} <= set(priors.diagnoses)
+    assert priors.version
     assert (offered["M"].uses_llm, offered["P2"].uses_llm) == (False, True)
     assert all(strategy.prompt_version and strategy.states for strategy in offered.values())
     model = notes.model()

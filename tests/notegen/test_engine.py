@@ -8,15 +8,19 @@ import pytest
 from dermnote_contracts.completions import CompletionRequest
 from dermnote_contracts.notes import NoteOptions
 from dermnote_contracts.problems import EngineRefused, EngineUnavailable
-from dermnote_notegen import notes, prompts
+from dermnote_notegen import notes
 from dermnote_notegen.engine.model import ModelNotFound, find_weights
 from dermnote_notegen.engine_client import EngineClient
-from dermnote_notegen.verify import verify
+from dermnote_notegen.priors import load_priors
+from dermnote_notegen.render import render
+from dermnote_notegen.strategies import NoteFacts
+from dermnote_notegen.verify import Verifier
 from tests.notegen.processes import NoteService
 
 pytestmark = pytest.mark.gguf
 FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
-PROMPT = prompts.render("P2", facts=FACTS, options=NoteOptions())
+PROMPT = render("P2", facts=NoteFacts(FACTS, FACTS), prior=None, options=NoteOptions(), seed=0)
+PRIORS = load_priors()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,7 @@ def test_a_p2_note_is_written_and_its_prefix_is_kept(engine: EngineClient) -> No
     answer = engine.complete(request)
 
     text = notes.tidy(answer.choices[0].text, finished=True)
-    assert verify(text, facts=FACTS).verification.coverage >= 0.5, text
+    assert Verifier(PRIORS).verify(text, facts=FACTS).verification.coverage >= 0.5, text
     assert answer.usage.prompt_tokens_details is not None
     assert answer.usage.prompt_tokens_details.cached_tokens == answer.usage.prompt_tokens - 1
     assert answer.usage.completion_tokens > 5
@@ -62,6 +66,39 @@ def test_deterministic_gives_the_same_text_whatever_came_between(engine: EngineC
 
 def test_a_grammar_is_kept_to(engine: EngineClient) -> None:
     assert ask(engine, grammar='root ::= " yes" | " no"').strip() in ("yes", "no")
+
+
+def test_a_g_note_follows_its_grammar_and_says_what_was_forced_sampled_and_decided(engine: EngineClient) -> None:
+    facts = NoteFacts(FACTS, FACTS)
+    prompt = render("G", facts=facts, prior=PRIORS["melanoma"], options=NoteOptions(), seed=11)
+    request = CompletionRequest(
+        prompt=prompt.text, max_tokens=prompt.max_tokens, temperature=1.0, top_p=1.0, seed=5, grammar=prompt.grammar
+    )
+
+    answer = engine.complete(request)
+
+    usage = answer.usage
+    assert Verifier(PRIORS).verify(answer.choices[0].text, facts=FACTS).verification.faithful, answer.choices[0].text
+    assert answer.choices[0].finish_reason == "stop"
+    assert usage.decisions is not None
+    assert notes.LEAST_DECISIONS <= usage.decisions <= usage.completion_tokens - usage.forced_tokens
+    assert usage.forced_tokens > usage.decisions
+
+
+def test_under_a_grammar_a_seed_gives_the_same_text_and_others_vary(engine: EngineClient) -> None:
+    words = " | ".join(f'" {word}"' for word in ("red", "blue", "green", "white", "black", "brown", "pink", "gray"))
+
+    def drawn(seed: int) -> str:
+        return ask(engine, grammar=f"root ::= ({words}) ({words})", seed=seed, temperature=2.0, deterministic=True)
+
+    assert drawn(1) == drawn(1)
+    assert len({drawn(seed) for seed in range(12)}) > 3
+
+
+def test_a_grammar_that_the_limit_cuts_says_so(engine: EngineClient) -> None:
+    request = CompletionRequest(prompt="Say:", max_tokens=4, grammar='root ::= " one two three four five six seven"')
+
+    assert engine.complete(request).choices[0].finish_reason == "length"
 
 
 def test_what_can_never_be_done_is_refused_and_the_engine_lives_on(engine: EngineClient) -> None:

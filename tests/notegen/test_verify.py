@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 
-from dermnote_notegen.verify import verify
+from dermnote_notegen.priors import load_priors
+from dermnote_notegen.verify import Verdict, Verifier
+
+VERIFIER = Verifier(load_priors())
 
 FACTS: dict[str, Any] = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
 BLINDED: dict[str, Any] = {"age": 61, "sex": "female", "site": "back"}
@@ -17,10 +20,12 @@ FAITHFUL = [
     "61yo female, melanoma, back.",
     "Female, age: 61. Site: back. Diagnosis: malignant melanoma.",
     "A 61-year-old lady has a malignant lesion on the back, a melanoma.",
-    "A 61-year-old woman has a melanoma on the back. The lesion has an irregular surface.",
+    "A 61-year-old woman has a melanoma on the back. The lesion was examined and recorded.",
+    "A 61-year-old woman has a melanoma on the back. Melanoma typically shows an irregular pigment network.",
+    "This is a melanoma of the back in a 61-year-old woman, which typically shows a blue-white veil.",
     "A 61-year-old woman has a melanoma on the back, which is not benign.",
     "A 61-year-old woman came back with a melanoma on the back.",
-    "On the other hand, the melanoma on the back of this 61-year-old woman is dark.",
+    "On the other hand, the melanoma on the back of this 61-year-old woman is malignant.",
 ]
 
 # text, field of the claim, its words, the list that holds it
@@ -92,6 +97,10 @@ INCOMPLETE = [
     ("A woman with a melanoma on the posterior torso.", ["age", "site"]),
     ("", ["age", "sex", "site", "diagnosis"]),
 ]
+
+
+def verify(text: str, *, facts: dict[str, Any], allowed: dict[str, Any] | None = None) -> Verdict:
+    return VERIFIER.verify(text, facts=facts, allowed=allowed)
 
 
 @pytest.mark.parametrize("text", FAITHFUL)
@@ -189,12 +198,9 @@ def test_granularity_is_never_made_finer(facts: dict[str, Any], text: str, field
 @pytest.mark.parametrize(
     "text",
     [
-        "A lesion with a rough surface on the scalp.",
-        "It came back on the scalp.",
+        "The patient came back with a lesion on the scalp.",
         "On the other hand, the scalp is involved.",
-        "On the one hand the scalp is red.",
-        "The scalp lesion dates back several years.",
-        "Seen before lunch on the scalp, with an early earring mark; lipid, nosegay, necklace, handle, legible.",
+        "On the one hand the scalp was examined.",
     ],
 )
 def test_a_word_that_only_looks_like_a_site_is_none(text: str) -> None:
@@ -203,9 +209,13 @@ def test_a_word_that_only_looks_like_a_site_is_none(text: str) -> None:
     assert verdict.faithful
 
 
-@pytest.mark.parametrize("text", ["Histology of the scalp.", "The shelf, the hem, a mandate, a manor; scalp."])
-def test_a_word_that_only_looks_like_a_sex_is_none(text: str) -> None:
-    assert verify(text, facts={"site": "scalp"}).verification.faithful
+@pytest.mark.parametrize(
+    "text", ["Seen before lunch on the scalp.", "An early earring; scalp.", "The shelf; scalp.", "Xyzzy scalp."]
+)
+def test_a_word_that_is_not_known_is_held_against_the_note(text: str) -> None:
+    verdict = verify(text, facts={"site": "scalp"}).verification
+    assert {claim.field for claim in verdict.unsupported} == {"unrecognised"}
+    assert verdict.contradicted == []
 
 
 @pytest.mark.parametrize(

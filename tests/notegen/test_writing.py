@@ -1,36 +1,19 @@
-"""Writing a note: retries, fallback, reject, keep, variants; and the words that are made without a model."""
+"""Writing a note: retries, fallback, reject, keep, variants, and where its text came from."""
 
-import random
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
-from dermnote_contracts.notes import NoteOptions, NoteRequest
-from dermnote_contracts.problems import NoFacts, StrategyNeedsDiagnosis, StrategyNotOffered
-from dermnote_contracts.vocabulary import diagnoses, sites
-from dermnote_notegen import prompts, skeleton
+from dermnote_contracts.notes import Note, NoteRequest
+from dermnote_notegen import notes
 from dermnote_notegen.engine.scripted import ScriptedModel
-from dermnote_notegen.notes import NoteUnfaithful, tidy, write
-from dermnote_notegen.strategies import facts_to_state
-from dermnote_notegen.verify import verify
-from dermnote_notegen.verify.claims import diagnosis_claims
+from dermnote_notegen.notes import LEAST_DECISIONS, NoteUnfaithful, desk, tidy
+from dermnote_notegen.priors import load_priors
 
 FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
 GOOD = "A 61-year-old woman presents with a melanoma on the back."
 BAD = "A 61-year-old man presents with a melanoma on the back."
-
-facts_strategy = st.fixed_dictionaries(
-    {},
-    optional={
-        "age": st.integers(0, 120),
-        "sex": st.sampled_from(("male", "female")),
-        "site": st.sampled_from(sorted(sites())),
-        "diagnosis": st.sampled_from(sorted(diagnoses())),
-    },
-).filter(bool)
 
 
 class Scripted:
@@ -47,6 +30,10 @@ class Scripted:
 
 def request(strategy: str = "P2", metadata: dict[str, Any] | None = None, **options: Any) -> NoteRequest:
     return NoteRequest.model_validate({"metadata": metadata or FACTS, "strategy": strategy, "options": options})
+
+
+def write(wanted: NoteRequest, *, engine: Scripted, seed: int) -> list[Note]:
+    return notes.write(wanted, desk=desk(engine, load_priors()), seed=seed)
 
 
 def test_an_unfaithful_text_is_asked_for_again_with_another_seed() -> None:
@@ -98,64 +85,69 @@ def test_strategy_m_never_asks_the_model() -> None:
     assert note.provenance.source == "template"
 
 
-@given(facts=facts_strategy, seed=st.integers(0, 2**31))
-def test_every_wording_of_the_skeleton_is_faithful_and_says_nothing_else(facts: dict[str, Any], seed: int) -> None:
-    verdict = verify(skeleton.write_skeleton(facts, seed=seed), facts=facts)
-
-    assert verdict.verification.faithful, verdict.verification
-    assert {fact.field for fact in verdict.facts} == set(facts)
-
-
-@given(facts=facts_strategy, seed=st.integers(0, 2**31), data=st.data())
-def test_a_skeleton_of_other_facts_is_unfaithful(facts: dict[str, Any], seed: int, data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(sorted(facts)))
-    others = {
-        "age": [age for age in range(121) if age != facts.get("age")],
-        "sex": [sex for sex in ("male", "female") if sex != facts.get("sex")],
-        "site": [site for site in sites() if site != facts.get("site")],
-        "diagnosis": [diagnosis for diagnosis in diagnoses() if diagnosis != facts.get("diagnosis")],
-    }
-    text = skeleton.write_skeleton(facts | {name: data.draw(st.sampled_from(others[name]))}, seed=seed)
-
-    assert not verify(text, facts=facts).verification.faithful
-
-
-@given(diagnosis=st.sampled_from(sorted(diagnoses())))
-def test_the_m_template_is_faithful_for_every_diagnosis(diagnosis: str) -> None:
-    facts = {"diagnosis": diagnosis}
-
-    assert verify(skeleton.template_m(facts), facts=facts).verification.faithful
-
-
-@given(facts=facts_strategy)
-def test_a_prompt_shows_the_facts_and_examples_with_the_same_kinds_of_facts(facts: dict[str, Any]) -> None:
-    prompt = prompts.render("P2", facts=facts, options=NoteOptions()).text
-
-    last = prompt.rpartition("Facts: ")[2]
-    for name, value in facts.items():
-        assert (str(value) in last) or (name == "sex" and any(word in last for word in ("man", "boy", "girl")))
-    if "diagnosis" not in facts:
-        assert list(diagnosis_claims(prompt)) == []
-    if "age" not in facts:
-        assert "year-old" not in prompt
-
-
-def test_refusals_name_what_is_wrong() -> None:
-    with pytest.raises(StrategyNotOffered, match="offered: M, P2"):
-        facts_to_state(request("G"))
-    with pytest.raises(StrategyNeedsDiagnosis):
-        facts_to_state(request("M", {"age": 50}))
-    with pytest.raises(NoFacts):
-        facts_to_state(request("P2", {"symptoms": {"itch": True}}))
-
-
-def test_include_leaves_facts_out_and_blinds_the_note() -> None:
+def test_a_blinded_note_never_takes_over_a_diagnosis_that_the_model_names() -> None:
     blinded = NoteRequest.model_validate({"metadata": FACTS, "strategy": "P2", "include": ["demographics", "site"]})
 
-    assert facts_to_state(blinded) == {"age": 61, "sex": "female", "site": "back"}
     (note,) = write(blinded, engine=Scripted("A 61-year-old woman with a melanoma on the back."), seed=1)
+
     assert note.provenance.source == "template"
     assert "melanoma" not in note.text
+    assert note.provenance.priors_version is None
+
+
+def test_p3s_own_diagnosis_is_unsupported_even_where_it_is_right() -> None:
+    text = "A 61-year-old woman was seen for a lesion on the back. The diagnosis is melanoma."
+
+    (note,) = write(request("P3", on_unfaithful="keep"), engine=Scripted(text), seed=1)
+
+    assert [(claim.field, claim.text) for claim in note.verification.unsupported] == [("diagnosis", "melanoma")]
+
+
+@pytest.mark.parametrize("strategy", ["P1", "P2", "P3", "G"])
+def test_every_strategy_falls_back_to_a_faithful_note(strategy: str) -> None:
+    facts = FACTS | {"symptoms": {"itch": "yes", "bleed": "no"}, "findings": {"border": "sharp"}}
+
+    (note,) = write(request(strategy, facts, on_unfaithful="fallback"), engine=Scripted(BAD), seed=3)
+
+    assert note.verification.faithful
+    assert (note.verification.coverage, note.provenance.source) == (1, "template")
+
+
+def test_g_is_written_within_its_grammar_and_says_what_priors_it_used() -> None:
+    (note,) = write(request("G"), engine=Scripted(), seed=5)
+
+    assert note.verification.faithful
+    assert (note.provenance.attempts, note.provenance.source) == (1, "llm")
+    assert note.provenance.priors_version == load_priors().version
+    assert {fact.field for fact in note.facts} == set(FACTS)
+
+
+def test_a_text_that_the_model_hardly_decided_counts_as_template() -> None:
+    class Decided(Scripted):
+        def __init__(self, decisions: int) -> None:
+            super().__init__(GOOD)
+            self.decisions = decisions
+
+        def complete(self, request: CompletionRequest) -> CompletionResponse:
+            answer = super().complete(request)
+            return answer.model_copy(update={"usage": answer.usage.model_copy(update={"decisions": self.decisions})})
+
+    (few,) = write(request(), engine=Decided(LEAST_DECISIONS - 1), seed=1)
+    (enough,) = write(request(), engine=Decided(LEAST_DECISIONS), seed=1)
+
+    assert (few.provenance.source, enough.provenance.source) == ("template", "llm")
+    assert few.provenance.tokens.decisions == LEAST_DECISIONS - 1
+
+
+def test_a_seed_gives_the_same_request_to_the_model_and_another_seed_another() -> None:
+    engine = Scripted()
+    for seed in (1, 1, 2):
+        write(request("G"), engine=engine, seed=seed)
+
+    first, again, other = engine.script.asked
+    assert first == again
+    assert first.grammar != other.grammar
+    assert first.seed != other.seed
 
 
 @pytest.mark.parametrize(
@@ -169,18 +161,3 @@ def test_include_leaves_facts_out_and_blinds_the_note() -> None:
 )
 def test_a_sentence_that_the_token_limit_cut_is_dropped(text: str, finished: bool, expected: str) -> None:
     assert tidy(text, finished=finished) == expected
-
-
-@pytest.mark.parametrize(
-    ("phrase", "expected"),
-    [("8-year-old girl", "an"), ("18-year-old man", "an"), ("80-year-old man", "an"), ("11-year-old boy", "an"),
-     ("61-year-old man", "a"), ("110-year-old man", "a"), ("actinic keratosis", "an"), ("nevus", "a")],
-)  # fmt: skip
-def test_articles(phrase: str, expected: str) -> None:
-    assert skeleton.article(phrase) == f"{expected} {phrase}"
-
-
-def test_a_child_is_a_boy_or_a_girl_or_a_patient() -> None:
-    words = {skeleton.person({"age": 8, "sex": "female"}, random.Random(seed)) for seed in range(20)}
-
-    assert words == {"8-year-old girl", "8-year-old female patient"}

@@ -241,6 +241,16 @@ def test_notes_are_asked_for_anew_when_the_prompt_is_another(desk: NotesByHand, 
     assert image_ids(run.rows) == ALL
 
 
+def test_notes_are_asked_for_anew_when_the_priors_changed(desk: NotesByHand, out: Path) -> None:
+    write(desk, out)
+    answer = json.dumps({"version": "next", "diagnoses": ["nevus"]}).encode()
+    desk.door.instead["GET /priors"] = Answer(body=answer, headers={"Content-Type": "application/json"})
+
+    run = write(desk, out)
+
+    assert run.asked == IMAGES
+
+
 def test_template_notes_do_not_depend_on_the_language_model(desk: NotesByHand, out: Path) -> None:
     template = replace(PLAN, strategy="M")
     desk.redis.delete(MODEL)

@@ -80,7 +80,7 @@ def write_dataset_notes(
     """Notes for every record into `out`/notes.parquet; the journal beside it makes a second run ask for the rest only.
 
     A note counts as there already when the very same request (metadata, strategy, seed ...) was answered before by the
-    same prompt version and language model.
+    same prompt version, clinical priors and language model.
     """
     journal = Journal(out / f"notes-{plan.strategy}.journal.jsonl")
     writer = _writer(service, plan)
@@ -105,7 +105,7 @@ def _counting(progress: Report, total: int, asked: int) -> Report:
 
 
 def _writer(service: NoteService, plan: NotesPlan) -> str:
-    """What notes depend on beside the request: the prompt's version and the model's weights."""
+    """What notes depend on beside the request: the versions of prompt and priors, and the model's weights."""
     offered = {strategy.id: strategy for strategy in service.strategies()}
     if plan.strategy not in offered:
         raise UserError(f"the note service does not offer strategy {plan.strategy}; it offers {', '.join(offered)}")
@@ -113,7 +113,8 @@ def _writer(service: NoteService, plan: NotesPlan) -> str:
     if not strategy.uses_llm:
         return f"{strategy.prompt_version}\n"
     model = service.model()
-    return f"{strategy.prompt_version}\n{model.sha256 or model.name}"  # another server's model has a name alone
+    weights = model.sha256 or model.name  # another server's model has a name alone
+    return f"{strategy.prompt_version}\n{service.priors().version}\n{weights}"
 
 
 def _wanted(record: Record, plan: NotesPlan, *, writer: str) -> _Wanted:

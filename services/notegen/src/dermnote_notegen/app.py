@@ -13,6 +13,7 @@ from dermnote_contracts.asgi import BodyLimit, LoopbackGuard, install_problem_ha
 from dermnote_notegen import __version__
 from dermnote_notegen.api import batches, catalogue, health, notes
 from dermnote_notegen.jobs import Jobs
+from dermnote_notegen.priors import PriorsInvalid, load_priors
 from dermnote_notegen.settings import Settings
 
 DESCRIPTION = "Lesion metadata in, verified clinical notes out. Errors are application/problem+json with a stable code."
@@ -31,6 +32,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
         )
     app = FastAPI(title="Dermnote note service", version=__version__, description=DESCRIPTION)
     app.state.jobs = Jobs(redis or Redis.from_url(settings.redis_url), settings)
+    app.state.priors = load_priors(settings.priors_dir)
     install_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     if not settings.allow_unauthenticated:
@@ -55,6 +57,6 @@ def main() -> None:
     settings = Settings()
     try:
         app = create_app(settings)
-    except UnsafeBinding as error:
+    except (UnsafeBinding, PriorsInvalid) as error:
         sys.exit(f"dermnote-notegen: {error}")
     uvicorn.run(app, host=settings.host, port=settings.port)

@@ -20,7 +20,7 @@ from dermnote_contracts.problems import (
 from dermnote_notegen.queue import NoteQueue
 from dermnote_notegen.settings import Settings
 from dermnote_notegen.store import IDEMPOTENCY, MODEL, NoteStore, Submission
-from dermnote_notegen.strategies import facts_to_state
+from dermnote_notegen.strategies import note_facts
 
 RETRY_AFTER_S = 5
 
@@ -46,7 +46,7 @@ class Jobs:
 
     def submit(self, request: NoteRequest, *, idempotency_key: str | None = None) -> NoteJob:
         """Queue one note; with a key that was used before and the same body, the note of then."""
-        facts_to_state(request)
+        note_facts(request)
         submission = Submission([request], [uuid.uuid4().hex])
         note_id = self._submit(submission, key=idempotency_key)
         with queue_errors():
@@ -55,7 +55,7 @@ class Jobs:
     def submit_batch(self, requests: Sequence[NoteRequest], *, idempotency_key: str | None = None) -> Batch:
         """Queue a batch whole or not at all."""
         for request in requests:
-            facts_to_state(request)
+            note_facts(request)
         ids = [uuid.uuid4().hex for _ in requests]
         batch_id = self._submit(Submission(requests, ids, uuid.uuid4().hex), key=idempotency_key)
         with queue_errors():

@@ -3,17 +3,22 @@
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import Note, NoteRequest, Provenance, Tokens
 from dermnote_contracts.problems import InvalidRequest
-from dermnote_notegen import prompts, skeleton
-from dermnote_notegen.strategies import facts_to_state
-from dermnote_notegen.verify import Verdict, verify
+from dermnote_notegen.composition import write_skeleton, write_template
+from dermnote_notegen.priors import Prior, Priors
+from dermnote_notegen.prompts import prompt_file
+from dermnote_notegen.render import Prompt, render
+from dermnote_notegen.strategies import NoteFacts, note_facts
+from dermnote_notegen.verify import Verdict, Verifier
 
 ATTEMPTS_WITH_RETRY = 4
+# A text counts as the model's own (`source: llm`) from this many choices on.
+LEAST_DECISIONS = 8
 
 
 class NoteUnfaithful(InvalidRequest):
@@ -33,59 +38,89 @@ class Engine(Protocol):
 
 @dataclass
 class Draft:
-    """A text, the verdict on it, and what it cost so far."""
+    """A text, the verdict on it, the choices that the model made in it, and what all attempts cost."""
 
     text: str
     verdict: Verdict
     attempts: int = 0
     source: str = "llm"
     tokens: Tokens = field(default_factory=Tokens)
+    decisions: int = 0
     llm_ms: float = 0.0
 
 
-def write(request: NoteRequest, *, engine: Engine, seed: int) -> list[Note]:
+@dataclass(frozen=True)
+class Desk:
+    """What a note is written with: the model behind `engine`, the priors, and the verifier that knows them."""
+
+    engine: Engine
+    priors: Priors
+    verifier: Verifier
+
+
+def desk(engine: Engine, priors: Priors) -> Desk:
+    """A desk with a verifier for its priors; building that takes a moment, so keep it."""
+    return Desk(engine, priors, Verifier(priors))
+
+
+def write(request: NoteRequest, *, desk: Desk, seed: int) -> list[Note]:
     """Write `options.n` notes that differ where the facts allow it. Raises NoteUnfaithful under `reject`."""
-    facts = facts_to_state(request)
+    job = _Job(request, note_facts(request), desk)
     notes: list[Note] = []
     for variant in range(request.options.n):
         started = time.perf_counter()
-        draft = _draft(request, facts, engine=engine, seed=seed, variant=variant, taken={note.text for note in notes})
+        draft = _draft(job, seeds=_seeds(seed, variant), taken={note.text for note in notes})
         total_ms = (time.perf_counter() - started) * 1000
-        notes.append(_note(request, draft, engine=engine, seed=seed, total_ms=total_ms))
+        notes.append(_note(job, draft, seed=seed, total_ms=total_ms))
     return notes
 
 
-def _draft(
-    request: NoteRequest, facts: dict[str, Any], *, engine: Engine, seed: int, variant: int, taken: set[str]
-) -> Draft:
-    if request.strategy == "M":
-        text = skeleton.template_m(facts)
-        return Draft(text, verify(text, facts=facts), source="template")
-    draft = _attempts(request, facts, engine=engine, seeds=_seeds(seed, variant), taken=taken)
-    policy = request.options.on_unfaithful
+@dataclass(frozen=True)
+class _Job:
+    """What all variants of a note share."""
+
+    request: NoteRequest
+    facts: NoteFacts
+    desk: Desk
+
+    @property
+    def prior(self) -> Prior | None:
+        """What is typical of the diagnosis; nothing of a blinded note."""
+        return self.desk.priors.get(self.facts.diagnosis or "")
+
+    def verdict(self, text: str) -> Verdict:
+        return self.desk.verifier.verify(text, facts=self.facts.stated, allowed=self.facts.allowed)
+
+
+def _draft(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
+    if job.request.strategy == "M":
+        text = write_template(job.facts.stated)
+        return Draft(text, job.verdict(text), source="template")
+    draft = _attempts(job, seeds=seeds, taken=taken)
+    policy = job.request.options.on_unfaithful
     if draft.verdict.verification.faithful or policy == "keep":
         return draft
     if policy == "reject":
         raise NoteUnfaithful("the model's text did not match the facts; see on_unfaithful")
-    return _fallback(draft, facts, seeds=_seeds(seed, variant), taken=taken)
+    return _fallback(job, draft, seeds=seeds, taken=taken)
 
 
-def _attempts(
-    request: NoteRequest, facts: dict[str, Any], *, engine: Engine, seeds: Iterator[int], taken: set[str]
-) -> Draft:
+def _attempts(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
     """Ask the model until a text is faithful and new, as often as the policy allows; the last try is kept."""
-    prompt = prompts.render(request.strategy, facts=facts, options=request.options)
-    draft = Draft("", verify("", facts=facts))
-    allowed = ATTEMPTS_WITH_RETRY if request.options.on_unfaithful == "retry" else 1
+    options = job.request.options
+    draft = Draft("", job.verdict(""))
+    allowed = ATTEMPTS_WITH_RETRY if options.on_unfaithful == "retry" else 1
     for attempt, seed in zip(range(1, allowed + 1), seeds, strict=False):
+        prompt = render(job.request.strategy, facts=job.facts, prior=job.prior, options=options, seed=seed)
         started = time.perf_counter()
-        answer = engine.complete(_completion(prompt, seed=seed, attempt=attempt))
+        answer = job.desk.engine.complete(_completion(prompt, seed=seed, attempt=attempt))
         text = tidy(answer.choices[0].text, finished=answer.choices[0].finish_reason == "stop")
         draft = Draft(
             text,
-            verify(text, facts=facts),
+            job.verdict(text),
             attempts=attempt,
             tokens=draft.tokens + _tokens(answer),
+            decisions=_decisions(answer),
             llm_ms=draft.llm_ms + (time.perf_counter() - started) * 1000,
         )
         if draft.verdict.verification.faithful and text not in taken:
@@ -93,25 +128,25 @@ def _attempts(
     return draft
 
 
-def _completion(prompt: prompts.Prompt, *, seed: int, attempt: int) -> CompletionRequest:
+def _completion(prompt: Prompt, *, seed: int, attempt: int) -> CompletionRequest:
     """A second and later attempt samples a little warmer, so that it can differ."""
     warmer = prompt.temperature + 0.1 * (attempt - 1) if prompt.temperature else 0.0
     return CompletionRequest(
         prompt=prompt.text,
         max_tokens=prompt.max_tokens,
         temperature=min(warmer, 2.0),
+        top_p=0.95 if prompt.grammar is None else 1.0,
         seed=seed,
         stop=list(prompt.stop),
+        grammar=prompt.grammar,
     )
 
 
-def _fallback(draft: Draft, facts: dict[str, Any], *, seeds: Iterator[int], taken: set[str]) -> Draft:
+def _fallback(job: _Job, draft: Draft, *, seeds: Iterator[int], taken: set[str]) -> Draft:
     """The skeleton in place of the model's text, in a wording not used yet where one is left."""
-    wordings = [skeleton.write_skeleton(facts, seed=seed) for _, seed in zip(range(16), seeds, strict=False)]
+    wordings = [write_skeleton(job.facts.stated, seed=seed) for _, seed in zip(range(16), seeds, strict=False)]
     text = next((wording for wording in wordings if wording not in taken), wordings[0])
-    return Draft(
-        text, verify(text, facts=facts), draft.attempts, source="template", tokens=draft.tokens, llm_ms=draft.llm_ms
-    )
+    return replace(draft, text=text, verdict=job.verdict(text), source="template")
 
 
 def _seeds(seed: int, variant: int) -> Iterator[int]:
@@ -136,24 +171,32 @@ def _tokens(answer: CompletionResponse) -> Tokens:
         cached=usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0,
         forced=usage.forced_tokens,
         sampled=usage.completion_tokens - usage.forced_tokens,
-        decisions=usage.decisions if usage.decisions is not None else usage.completion_tokens,
+        decisions=_decisions(answer),
     )
 
 
-def _note(request: NoteRequest, draft: Draft, *, engine: Engine, seed: int, total_ms: float) -> Note:
-    name, sha256 = engine.model if draft.attempts else (None, None)
+def _decisions(answer: CompletionResponse) -> int:
+    """Choices in this text; every sampled token is one where an engine does not count them."""
+    usage = answer.usage
+    return usage.completion_tokens if usage.decisions is None else usage.decisions
+
+
+def _note(job: _Job, draft: Draft, *, seed: int, total_ms: float) -> Note:
+    name, sha256 = job.desk.engine.model if draft.attempts else (None, None)
+    strategy = job.request.strategy
     return Note(
         text=draft.text,
-        strategy=request.strategy,
+        strategy=strategy,
         facts=draft.verdict.facts,
         verification=draft.verdict.verification,
         provenance=Provenance(
             model=name,
             model_sha256=sha256,
-            prompt_version=prompts.prompt_file(request.strategy).version,
+            prompt_version=prompt_file(strategy).version,
+            priors_version=job.desk.priors.version if job.prior else None,
             seed=seed,
             attempts=draft.attempts,
-            source="llm" if draft.source == "llm" else "template",
+            source="llm" if draft.source == "llm" and draft.decisions >= LEAST_DECISIONS else "template",
             tokens=draft.tokens,
             timings_ms={"llm": round(draft.llm_ms, 1), "total": round(total_ms, 1)},
         ),

@@ -5,17 +5,26 @@ from typing import Any
 from pydantic import BaseModel
 
 from dermnote_contracts.notes import NoteRequest, Strategy, StrategyInfo, Topic
-from dermnote_notegen import prompts
-from dermnote_notegen.strategies import CARRIED, TOPIC_OF, facts_to_state
+from dermnote_notegen.priors import Priors
+from dermnote_notegen.prompts import prompt_file
+from dermnote_notegen.render import render
+from dermnote_notegen.strategies import CARRIED, TOPIC_OF, note_facts
 
 TITLES: dict[Strategy, str] = {
     "M": "Fixed template over superclass, class and subclass; no model",
+    "P1": "Superclass, class and subclass; the model describes what is typical with closed options",
     "P2": "Class, demographics and site; the model describes freely",
+    "P3": "No diagnosis; a free report in which the model chooses one",
+    "G": "Facts as a skeleton, typical findings from clinical priors; the model chooses within a grammar",
 }
 
 
 class Preview(BaseModel):
-    """`prompt`: the text before the model's own words, null without a model; `facts`: what the note must state."""
+    """`prompt`: the text before the model's own words, null without a model; `facts`: what the note must state.
+
+    `grammar`: the GBNF that the text must follow, null where the model writes freely. Wordings are drawn with
+    `options.seed`, 0 without one.
+    """
 
     strategy: Strategy
     prompt: str | None
@@ -25,18 +34,22 @@ class Preview(BaseModel):
     blinded: bool
 
 
-def preview(request: NoteRequest) -> Preview:
+def preview(request: NoteRequest, *, priors: Priors) -> Preview:
     """The prompt and the required facts of a request; raises what submitting it would raise."""
-    facts = facts_to_state(request)
-    uses_llm = bool(prompts.prompt_file(request.strategy).instruction)
-    prompt = prompts.render(request.strategy, facts=facts, options=request.options) if uses_llm else None
+    facts = note_facts(request)
+    source = prompt_file(request.strategy)
+    prompt = None
+    if source.instruction:
+        prior = priors.get(facts.diagnosis or "")
+        seed = request.options.seed or 0
+        prompt = render(request.strategy, facts=facts, prior=prior, options=request.options, seed=seed)
     return Preview(
         strategy=request.strategy,
         prompt=None if prompt is None else prompt.text,
-        prompt_version=prompts.prompt_file(request.strategy).version,
-        grammar=None,
-        facts=facts,
-        blinded="diagnosis" not in facts,
+        prompt_version=source.version,
+        grammar=None if prompt is None else prompt.grammar,
+        facts=dict(facts.stated),
+        blinded=facts.diagnosis is None,
     )
 
 
@@ -46,8 +59,8 @@ def offered_strategies() -> list[StrategyInfo]:
         StrategyInfo(
             id=strategy,
             title=TITLES[strategy],
-            uses_llm=bool(prompts.prompt_file(strategy).instruction),
-            prompt_version=prompts.prompt_file(strategy).version,
+            uses_llm=bool(prompt_file(strategy).instruction),
+            prompt_version=prompt_file(strategy).version,
             states=_topics(carried),
         )
         for strategy, carried in CARRIED.items()

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     engine_socket: Path = Path(".dermnote/engine.sock")
     engine_url: str | None = None
     engine_wait_s: float = Field(default=90, gt=0)
+    priors_dir: Path | None = None
     model: str = "smollm2"
     threads: int | None = Field(default=None, ge=1)
     context_tokens: int = Field(default=2048, ge=256)

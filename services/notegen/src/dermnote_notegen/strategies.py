@@ -1,10 +1,12 @@
 """What each strategy carries into a note, and which requests it refuses. Pure: values in, values out."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dermnote_contracts.metadata import walk
 from dermnote_contracts.notes import NoteRequest, Strategy, Topic
-from dermnote_contracts.problems import NoFacts, StrategyNeedsDiagnosis, StrategyNotOffered
+from dermnote_contracts.problems import NoFacts, StrategyNeedsDiagnosis
 
 TOPIC_OF: dict[str, Topic] = {
     "diagnosis": "diagnosis",
@@ -17,40 +19,52 @@ TOPIC_OF: dict[str, Topic] = {
     "family_hx_mm": "history",
     "symptoms": "symptoms",
     "findings": "findings",
+    "clin_size_long_diam_mm": "findings",
+    "image_type": "findings",
 }
+EVERYTHING = tuple(TOPIC_OF)
 CARRIED: dict[Strategy, tuple[str, ...]] = {
     "M": ("diagnosis",),
+    "P1": ("diagnosis",),
     "P2": ("age", "sex", "site", "diagnosis"),
+    "P3": tuple(name for name in EVERYTHING if TOPIC_OF[name] != "diagnosis"),
+    "G": EVERYTHING,
 }
 NEEDS_DIAGNOSIS: frozenset[Strategy] = frozenset(("M", "P1"))
+# The model is to choose the diagnosis: what it chooses is unsupported, even where it is right.
+HIDES_DIAGNOSIS: frozenset[Strategy] = frozenset(("P3",))
 
 
-def facts_to_state(request: NoteRequest) -> dict[str, Any]:
-    """The facts that the note must state: given, included, and carried by the strategy. Keys are metadata fields.
+@dataclass(frozen=True)
+class NoteFacts:
+    """`stated`: what the note must say; `allowed`: what it may say beside. Both field -> value, given and included."""
 
-    Raises StrategyNotOffered, StrategyNeedsDiagnosis or NoFacts.
+    stated: Mapping[str, Any]
+    allowed: Mapping[str, Any]
+
+    @property
+    def diagnosis(self) -> str | None:
+        """The diagnosis, where the note may name it; None for a blinded note."""
+        return self.allowed.get("diagnosis")
+
+
+def note_facts(request: NoteRequest) -> NoteFacts:
+    """What the note of a request must and may say.
+
+    Raises StrategyNeedsDiagnosis or NoFacts.
     """
-    if request.strategy not in CARRIED:
-        offered = ", ".join(CARRIED)
-        raise StrategyNotOffered(f"strategy {request.strategy} is not offered yet; offered: {offered}")
-    included = {
-        name: value
-        for name, value in request.metadata.given().items()
-        if TOPIC_OF.get(name) is not None and TOPIC_OF[name] in request.include
-    }
-    if request.strategy in NEEDS_DIAGNOSIS and "diagnosis" not in included:
-        raise StrategyNeedsDiagnosis(f"strategy {request.strategy} needs metadata.diagnosis, given and included")
-    facts = {name: included[name] for name in CARRIED[request.strategy] if name in included}
-    if not facts:
-        raise NoFacts(f"strategy {request.strategy} carries {', '.join(CARRIED[request.strategy])}; none was given")
-    return facts
+    strategy = request.strategy
+    included = {name: value for name, value in request.metadata.given().items() if TOPIC_OF[name] in request.include}
+    if strategy in NEEDS_DIAGNOSIS and "diagnosis" not in included:
+        raise StrategyNeedsDiagnosis(f"strategy {strategy} needs metadata.diagnosis, given and included")
+    stated = {name: included[name] for name in CARRIED[strategy] if name in included}
+    if not stated:
+        raise NoFacts(f"strategy {strategy} carries {', '.join(CARRIED[strategy])}; none was given and included")
+    hidden = strategy in HIDES_DIAGNOSIS
+    allowed = {name: value for name, value in included.items() if not (hidden and TOPIC_OF[name] == "diagnosis")}
+    return NoteFacts(stated, allowed)
 
 
-def is_blinded(facts: dict[str, Any]) -> bool:
-    """True where the note must not reveal or hint at a diagnosis."""
-    return "diagnosis" not in facts
-
-
-def field_names(facts: dict[str, Any]) -> list[str]:
+def field_names(facts: Mapping[str, Any]) -> list[str]:
     """The dotted names of the facts, as they appear in a note's verification."""
     return [name for name, _ in walk(facts)]

@@ -13,6 +13,7 @@ from redis.retry import Retry
 from dermnote_contracts.problems import DermnoteError, EngineUnavailable, InvalidRequest, Problem
 from dermnote_notegen import notes
 from dermnote_notegen.engine_client import EngineClient
+from dermnote_notegen.priors import PriorsInvalid, load_priors
 from dermnote_notegen.queue import make_worker
 from dermnote_notegen.settings import Settings
 from dermnote_notegen.store import MODEL, NoteStore
@@ -28,6 +29,7 @@ class Runtime:
     redis: Redis
     store: NoteStore
     engine: EngineClient
+    desk: notes.Desk
 
 
 class WorkerGaveUp(DermnoteError):
@@ -47,7 +49,8 @@ def runtime() -> Runtime:
         model_name=settings.model if settings.engine_url else "",
         wait_s=settings.engine_wait_s,
     )
-    return Runtime(redis, NoteStore(redis, note_ttl_s=settings.note_ttl_s), engine)
+    desk = notes.desk(engine, load_priors(settings.priors_dir))
+    return Runtime(redis, NoteStore(redis, note_ttl_s=settings.note_ttl_s), engine, desk)
 
 
 def write_note(note_id: str) -> None:
@@ -58,7 +61,7 @@ def write_note(note_id: str) -> None:
         return
     seed = request.options.seed if request.options.seed is not None else secrets.randbelow(2**31)
     try:
-        written = notes.write(request, engine=here.engine, seed=seed)
+        written = notes.write(request, desk=here.desk, seed=seed)
     except InvalidRequest as refused:
         here.store.fail(note_id, refused.problem())
     else:
@@ -87,7 +90,10 @@ def main() -> None:
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel("WARNING")
     settings = Settings()
-    here = runtime()
+    try:
+        here = runtime()
+    except PriorsInvalid as error:
+        sys.exit(f"dermnote-notegen-worker: {error}")
     try:
         here.engine.wait_ready()
     except EngineUnavailable as error:

@@ -11,6 +11,7 @@ from dermnote_contracts.notes import (
     ModelInfo,
     NoteJob,
     NoteRequest,
+    PriorsInfo,
     StrategyInfo,
 )
 from dermnote_train.remote.http import Session
@@ -78,6 +79,10 @@ class NoteService:
     def strategies(self) -> list[StrategyInfo]:
         """The strategies on offer."""
         return self._session.get_list(StrategyInfo, "/strategies")
+
+    def priors(self) -> PriorsInfo:
+        """The diagnoses that have clinical priors, and the priors' version."""
+        return self._session.get(PriorsInfo, "/priors")
 
     def model(self) -> ModelInfo:
         """The language model behind the notes."""

@@ -8,7 +8,7 @@ from pydantic_core import from_json
 from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.notes import MAX_BATCH, NoteRequest
 from dermnote_contracts.problems import FieldError, InvalidRequest
-from dermnote_notegen.strategies import facts_to_state
+from dermnote_notegen.strategies import note_facts
 
 BATCH_BODY: dict[str, Any] = {
     "required": True,
@@ -34,7 +34,7 @@ def parse_batch(body: bytes, *, content_type: str) -> list[NoteRequest]:
     for index, record in enumerate(records):
         try:
             requests.append(NoteRequest.model_validate(record))
-            facts_to_state(requests[-1])
+            note_facts(requests[-1])
         except ValidationError as wrong:
             errors += field_errors(wrong.errors(), index=index)
         except InvalidRequest as refused:

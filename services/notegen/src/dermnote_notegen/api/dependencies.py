@@ -7,6 +7,7 @@ from fastapi import Depends, Header, Request
 
 from dermnote_contracts.problems import InvalidRequest
 from dermnote_notegen.jobs import Jobs
+from dermnote_notegen.priors import Priors
 
 MAX_WAIT_S = 60
 
@@ -30,6 +31,13 @@ def idempotency_key(key: Annotated[str | None, Header(alias="Idempotency-Key")] 
     return key
 
 
+def get_priors(request: Request) -> Priors:
+    """The app's clinical priors."""
+    priors: Priors = request.app.state.priors
+    return priors
+
+
+PriorsHere = Annotated[Priors, Depends(get_priors)]
 JobsHere = Annotated[Jobs, Depends(get_jobs)]
 WaitS = Annotated[int, Depends(preferred_wait_s)]
 IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from dermnote_contracts.notes import ENDED, NoteJob, NoteRequest
 from dermnote_notegen import preview
-from dermnote_notegen.api.dependencies import IdempotencyKey, JobsHere, WaitS
+from dermnote_notegen.api.dependencies import IdempotencyKey, JobsHere, PriorsHere, WaitS
 from dermnote_notegen.jobs import Jobs
 
 router = APIRouter(tags=["notes"])
@@ -35,9 +35,9 @@ async def create_note(
 
 
 @router.post("/notes/preview")
-def preview_note(body: NoteRequest) -> preview.Preview:
+def preview_note(body: NoteRequest, priors: PriorsHere) -> preview.Preview:
     """The rendered prompt, the grammar and the facts that the note must state. No model is asked."""
-    return preview.preview(body)
+    return preview.preview(body, priors=priors)
 
 
 @router.get("/notes/{note_id}")

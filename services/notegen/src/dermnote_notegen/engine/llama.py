@@ -4,11 +4,13 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import llama_cpp
-from llama_cpp.llama_grammar import LlamaGrammar
+import numpy as np
+from llguidance import LLTokenizer
+from llguidance.llamacpp import lltokenizer_from_vocab
 
 from dermnote_contracts.completions import (
     CompletionChoice,
@@ -17,7 +19,8 @@ from dermnote_contracts.completions import (
     CompletionUsage,
     PromptTokensDetails,
 )
-from dermnote_notegen.engine.model import GrammarRefused, PromptTooLong
+from dermnote_notegen.engine.constrained import Constrained, Grammar, Logits
+from dermnote_notegen.engine.model import PromptTooLong
 
 
 class LlamaModel:
@@ -34,6 +37,10 @@ class LlamaModel:
             str(path), n_ctx=context_tokens, n_threads=count, n_threads_batch=count, verbose=False
         )
 
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        return lltokenizer_from_vocab(self._llama._model.vocab)
+
     def complete(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> CompletionResponse:
         """One completion; raises PromptTooLong or GrammarRefused. `stop` is asked after every token."""
         prompt = self._llama.tokenize(request.prompt.encode(), add_bos=True, special=False)
@@ -41,6 +48,11 @@ class LlamaModel:
             raise PromptTooLong(f"{len(prompt)} + {request.max_tokens} tokens, context {self.context_tokens}")
         if request.deterministic:
             self._llama.reset()  # type: ignore[no-untyped-call]
+        if request.grammar is not None:
+            return self._constrained(request, prompt, stop=stop)
+        return self._free(request, prompt, stop=stop)
+
+    def _free(self, request: CompletionRequest, prompt: list[int], *, stop: Callable[[], bool]) -> CompletionResponse:
         cached = self._shared_prefix(prompt)
         answer = self._llama.create_completion(
             prompt,
@@ -49,38 +61,64 @@ class LlamaModel:
             top_p=request.top_p,
             seed=request.seed,
             stop=request.stop,
-            grammar=self._grammar(request.grammar),
             stopping_criteria=llama_cpp.StoppingCriteriaList([lambda _ids, _logits: stop()]),
         )
-        return self._response(answer, prompt_tokens=len(prompt), cached=cached)
+        choice = answer["choices"][0]  # type: ignore[index]
+        sampled = answer["usage"]["completion_tokens"]  # type: ignore[index]
+        usage = _usage(prompt=len(prompt), cached=cached, forced=0, sampled=sampled, decisions=sampled)
+        return self._response(choice["text"], choice["finish_reason"], usage)
+
+    def _constrained(
+        self, request: CompletionRequest, prompt: list[int], *, stop: Callable[[], bool]
+    ) -> CompletionResponse:
+        grammar = Grammar(request.grammar or "", self._tokenizer)
+        cached = self._shared_prefix(prompt)
+        self._llama.n_tokens = cached
+        self.append(prompt[cached:])
+        done = grammar.decode(
+            self,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            random_=np.random.default_rng(request.seed),
+            stop=stop,
+        )
+        usage = _usage(
+            prompt=len(prompt), cached=cached, forced=done.forced, sampled=done.sampled, decisions=done.decisions
+        )
+        return self._response(self._text(done), "stop" if done.finished else "length", usage)
+
+    def _text(self, done: Constrained) -> str:
+        return self._tokenizer.decode_bytes(done.tokens).decode("utf-8", errors="ignore")
+
+    def append(self, tokens: list[int]) -> None:
+        """Decode tokens after those that are held."""
+        self._llama.eval(tokens)
+
+    def logits(self) -> Logits:
+        """Those after the last token, shape [vocabulary]; valid until the next `append`."""
+        pointer = llama_cpp.llama_get_logits_ith(self._llama._ctx.ctx, -1)
+        return np.ctypeslib.as_array(pointer, shape=(self._tokenizer.vocab_size,))
 
     def _shared_prefix(self, prompt: list[int]) -> int:
         held = self._llama.input_ids[: self._llama.n_tokens].tolist()
         shared = llama_cpp.Llama.longest_token_prefix(held, prompt)
         return int(min(shared, len(prompt) - 1))
 
-    def _grammar(self, text: str | None) -> LlamaGrammar | None:
-        """The grammar, after llama.cpp has parsed it once: sampling with one that it can't parse ends the process."""
-        if text is None:
-            return None
-        vocabulary = self._llama._model.vocab
-        sampler = llama_cpp.llama_sampler_init_grammar(vocabulary, text.encode(), b"root")
-        if not sampler:
-            raise GrammarRefused("the grammar is not valid GBNF")
-        llama_cpp.llama_sampler_free(sampler)
-        return LlamaGrammar.from_string(text, verbose=False)
-
-    def _response(self, answer: Any, *, prompt_tokens: int, cached: int) -> CompletionResponse:
-        choice = answer["choices"][0]
-        sampled = answer["usage"]["completion_tokens"]
+    def _response(self, text: str, finish_reason: str | None, usage: CompletionUsage) -> CompletionResponse:
         return CompletionResponse(
             id=f"cmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=self.name,
-            choices=[CompletionChoice(text=choice["text"], finish_reason=choice["finish_reason"])],
-            usage=CompletionUsage(
-                prompt_tokens=prompt_tokens,
-                completion_tokens=sampled,
-                prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
-            ),
+            choices=[CompletionChoice(text=text, finish_reason=finish_reason)],
+            usage=usage,
         )
+
+
+def _usage(*, prompt: int, cached: int, forced: int, sampled: int, decisions: int) -> CompletionUsage:
+    return CompletionUsage(
+        prompt_tokens=prompt,
+        completion_tokens=forced + sampled,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
+        forced_tokens=forced,
+        decisions=decisions,
+    )

@@ -1,14 +1,20 @@
-"""A model without weights for tests and dry runs (NOTEGEN_MODEL=scripted): it reads the facts back as a sentence."""
+"""A model without weights for tests and dry runs (NOTEGEN_MODEL=scripted): reads facts back, or follows a grammar."""
 
+import json
+import random
+import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dermnote_contracts.completions import CompletionChoice, CompletionRequest, CompletionResponse, CompletionUsage
+from dermnote_notegen.engine.model import GrammarRefused
+
+GBNF_PART = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z][A-Za-z0-9-]*|\|)')
 
 
 class ScriptedModel:
-    """Answers with `texts` in turn; without any, with a plain sentence made of the prompt's last facts line.
+    """Answers with `texts` in turn; without any, with a text of the request's grammar, or a sentence of its facts line.
 
     `token_s`: seconds that each word takes, so that a test can end a process in the middle of a note.
     """
@@ -24,8 +30,8 @@ class ScriptedModel:
         self.asked: list[CompletionRequest] = []
 
     def complete(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> CompletionResponse:
-        """The next text, word by word; stops early when told to."""
-        text = self._texts[len(self.asked) % len(self._texts)] if self._texts else _read_back(request.prompt)
+        """The next text, word by word; stops early when told to. Raises GrammarRefused."""
+        text = self._texts[len(self.asked) % len(self._texts)] if self._texts else _answer(request)
         self.asked.append(request)
         words = []
         for word in text.split(" "):
@@ -42,8 +48,36 @@ class ScriptedModel:
         )
 
 
+def _answer(request: CompletionRequest) -> str:
+    if request.grammar is None:
+        return _read_back(request.prompt)
+    return _drawn(_rules(request.grammar), "root", random.Random(request.seed)).strip()
+
+
 def _read_back(prompt: str) -> str:
     """The last facts line as a sentence: "61-year-old man; site back; diagnosis nevus" said in running words."""
     parts = prompt.rpartition("Facts: ")[2].partition(".\n")[0].split("; ")
     words = [part.replace("site ", "on the ", 1).replace("diagnosis ", "with ", 1) for part in parts]
     return f"Seen: {', '.join(words)}."
+
+
+def _rules(grammar: str) -> dict[str, list[list[str]]]:
+    """Rule -> alternatives -> parts, of GBNF that holds text, names and bars only."""
+    rules: dict[str, list[list[str]]] = {}
+    for line in grammar.strip().splitlines():
+        name, _, body = line.partition(" ::= ")
+        parts = GBNF_PART.findall(body)
+        if not parts or "".join(parts) != re.sub(r'\s+(?=(?:[^"]*"[^"]*")*[^"]*$)', "", body):
+            raise GrammarRefused(f"the scripted model reads text, names and bars only; rule {name} holds more")
+        rules[name] = [[]]
+        for part in parts:
+            if part == "|":
+                rules[name].append([])
+            else:
+                rules[name][-1].append(part)
+    return rules
+
+
+def _drawn(rules: Mapping[str, list[list[str]]], name: str, random_: random.Random) -> str:
+    parts = random_.choice(rules[name])
+    return "".join(json.loads(part) if part[0] == '"' else _drawn(rules, part, random_) for part in parts)

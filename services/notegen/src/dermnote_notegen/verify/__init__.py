@@ -1,5 +1,5 @@
 """The verifier: does a note say what the facts say, and nothing else? Deterministic and pure."""
 
-from dermnote_notegen.verify.verdict import Verdict, verify
+from dermnote_notegen.verify.verdict import Verdict, Verifier
 
-__all__ = ["Verdict", "verify"]
+__all__ = ["Verdict", "Verifier"]

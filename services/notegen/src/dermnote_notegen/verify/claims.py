@@ -1,11 +1,15 @@
-"""Claims: what a text says about age, sex, site, diagnosis and malignancy, each with its place in the text."""
+"""Claims: what a text says of patient and lesion, each with its place, its negation, and whether it is said as typical.
+
+Sentence by sentence: numbers with units by pattern, everything else by the lexicon. What the lexicon does not know is a
+claim too ("unrecognised"), so that nothing is said that was not understood. Pure; it knows no facts.
+"""
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from dermnote_contracts.vocabulary import diagnoses, sites
+from dermnote_notegen.verify.lexicon import FINDING, NEUTRAL, Lexicon, Match, claim_words, role
+from dermnote_notegen.verify.sentence import Negation, Run, Subject, is_denied_after, readings, runs
 
 NUMBER_WORDS = (
     "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
@@ -13,143 +17,163 @@ NUMBER_WORDS = (
     "six|seven|eight|nine))?"
 )
 _NUMBER = rf"\d+(?:\.\d+)?|{NUMBER_WORDS}"
+_YEARS = r"(?:years?|yrs?|y)"
 _DECADE = r"\d{1,2}0'?s|teens|(?:twen|thir|for|fif|six|seven|eigh|nine)ties"
+_KIN = r"(?:personal|family|familial)"
 AGE = re.compile(
-    rf"\b(?P<old>{_NUMBER})[\s-]*(?:years?|yrs?|y)[\s-]*(?:old|of age)\b"
-    rf"|\b(?P<yo>\d+)\s?(?:yo|y/o|y\.o\.)(?!\w)"
-    rf"|\b(?:aged?|age of|age is|age:)\s+(?P<aged>{_NUMBER})\b"
+    rf"\b(?P<old>{_NUMBER})[\s-]*{_YEARS}[\s-]*(?:old|of age)\b"
+    r"|\b(?P<yo>\d+)\s?(?:yo|y/o|y\.o\.)(?!\w)"
+    rf"|\b(?:aged?|age of|age is|age:|ages)\s+(?P<aged>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
+    rf"|\b(?:man|woman|patient|person|boy|girl|female|male|individual) of (?P<of>{_NUMBER})\s*{_YEARS}\b"
     rf"|\bin (?:his|her|their|the) (?:early |mid[- ]?|late )?(?P<decade>{_DECADE})\b"
-    r"|\b(?P<vague>elderly|middle-aged|teenage[dr]?|adolescent|infant|toddler|newborn|\w+genarian)\b",
+    r"|\b(?P<vague>\w+genarian)\b",
     re.IGNORECASE,
 )
-SEX = re.compile(
-    r"\b(?:(?P<female>female|woman|women|girl|lady|she|her|hers|herself)"
-    r"|(?P<male>male|man|men|boy|gentleman|he|him|his|himself))\b",
+SIZE = re.compile(
+    rf"\b(?P<number>{_NUMBER})[\s-]*(?P<unit>mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b", re.IGNORECASE
+)
+FITZPATRICK = re.compile(
+    r"\b(?:fitzpatrick(?:'s)?\s+)(?:skin\s*)?(?:photo)?\s*type\s*:?\s*(?P<one>VI|IV|V|I{1,3}|[1-6])\b"
+    r"|\b(?:skin|photo)\s*type\s*:?\s*(?P<two>VI|IV|V|I{1,3}|[1-6])\b"
+    r"|\bfitzpatrick\s+(?P<three>VI|IV|V|I{1,3}|[1-6])\b",
     re.IGNORECASE,
 )
-MALIGNANCY = re.compile(
-    r"\b(?:(?P<benign>non-?cancerous|non-?malignant|benign)"
-    r"|(?P<precancerous>pre-?cancerous|pre-?malignant)"
-    r"|(?P<malignant>cancerous|cancers?|malignant|malignancy|carcinomas?))\b",
+HISTORY = re.compile(
+    rf"\b(?P<first>{_KIN})(?:,? (?:and|or|nor)(?: an?| no)? (?P<second>{_KIN}))? histor(?:y|ies) of melanomas?\b",
     re.IGNORECASE,
 )
-NEGATION = re.compile(
-    r"\b(?:no|not|without|denies|absence of|negative for|rules? out|ruled out|exclude[sd]?|rather than)"
-    r"\b(?:\W+\w+){0,4}\W*$",
-    re.IGNORECASE,
-)
-# Words that name a site elsewhere and something else here.
-NOT_A_SITE = re.compile(r"(?:came|come|comes|go|goes|went|dates?|dating|fell|on the (?:one|other))\s$", re.IGNORECASE)
-LATIN_PLURALS = (
-    ("osis", "oses"),
-    ("us", "i"),
-    ("ntigo", "ntigines"),
-    ("oma", "omata"),
-    ("ula", "ulae"),
-    ("uca", "ucae"),
-)
+ROMAN = dict(zip("123456", ("I", "II", "III", "IV", "V", "VI"), strict=True))
+SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 
 
 @dataclass(frozen=True)
 class TextClaim:
-    """One claim: `value` is canonical (a term, a number as text), `start`/`end` code points, half open."""
+    """One claim: `field` as in the metadata, or what it is of; `value` canonical; `start`/`end` code points, half open.
+
+    `typical`: said of the diagnosis in general. `readings`: the sets of finding words that it can be a part of.
+    """
 
     field: str
     value: str
     start: int
     end: int
     negated: bool = False
+    typical: bool = False
+    readings: tuple[frozenset[str], ...] = ()
 
 
-@dataclass(frozen=True)
-class Lexicon:
-    """Surface forms -> canonical terms, matched longest first, with or without a plural s."""
-
-    pattern: re.Pattern[str]
-    terms: dict[str, str]
-
-    def find(self, text: str) -> Iterator[tuple[str, int, int]]:
-        """(canonical term, start, end) of every non-overlapping match."""
-        for match in self.pattern.finditer(text):
-            yield self.terms[_surface(match["form"])], match.start(), match.end()
+def claims(text: str, lexicon: Lexicon) -> list[TextClaim]:
+    """Every claim of a text, in the order of the text."""
+    found: list[TextClaim] = []
+    for match in SENTENCE.finditer(text):
+        found += _Sentence(match[0], match.start(), lexicon).claims()
+    return sorted(found, key=lambda claim: (claim.start, claim.end))
 
 
-def _surface(text: str) -> str:
-    return re.sub(r"[\s-]+", " ", text).lower()
+class _Sentence:
+    """One sentence, read from left to right."""
+
+    def __init__(self, text: str, offset: int, lexicon: Lexicon) -> None:
+        self._text = text
+        self._offset = offset
+        self._numbers = sorted(
+            _number_claims(text, passed=_names_with_numbers(text, lexicon)), key=lambda claim: claim.start
+        )
+        self._matches = list(lexicon.scan(text, passed=[(c.start, c.end) for c in self._numbers]))
+        self._cued = any(word in role("cues") for match in self._matches for word in match.words)
+
+    def claims(self) -> Iterator[TextClaim]:
+        negation, subject = Negation(), Subject()
+        numbers = list(self._numbers)
+        found = list(runs(self._matches, self._text))
+        readings_of = readings(found, self._text)
+        for run in found:
+            for match, following in zip(run.matches, (*run.matches[1:], self._after(run)), strict=True):
+                while numbers and numbers[0].start < match.start:
+                    yield self._placed(numbers.pop(0), negated=negation.is_on)
+                negation.pass_over(match)
+                subject.pass_over(match, following)
+                typical = self._cued and subject.is_general
+                for claim in self._of(match, typical=typical, readings=readings_of.get(run, ())):
+                    yield self._placed(claim, negated=negation.is_on)
+        for number in numbers:
+            yield self._placed(number, negated=negation.is_on)
+
+    def _after(self, run: Run) -> Match | None:
+        number = self._matches.index(run.matches[-1]) + 1
+        return self._matches[number] if number < len(self._matches) else None
+
+    def _of(self, match: Match, *, typical: bool, readings: tuple[frozenset[str], ...]) -> Iterator[TextClaim]:
+        if not match.meanings:
+            kind = "number" if match.words[0][0].isdigit() else "unrecognised"
+            yield TextClaim(kind, match.words[0], match.start, match.end)
+        meant = [
+            m for m in match.meanings if m.field != NEUTRAL and not _other_reading(m.field, match, typical=typical)
+        ]
+        denied = bool(meant) and is_denied_after(self._text, match)
+        for meaning in meant:
+            negated = denied or (meaning.field.startswith("symptoms.") and _says_no(meaning.field, match))
+            yield TextClaim(meaning.field, meaning.value, match.start, match.end, negated, typical, readings)
+
+    def _placed(self, claim: TextClaim, *, negated: bool) -> TextClaim:
+        return replace(
+            claim,
+            start=claim.start + self._offset,
+            end=claim.end + self._offset,
+            negated=claim.negated or negated,
+        )
 
 
-def lexicon(forms: Iterable[tuple[str, str]]) -> Lexicon:
-    """Build from (surface form, canonical term); the first term to claim a form keeps it."""
-    terms: dict[str, str] = {}
-    for form, term in forms:
-        for spelling in (form, *_latin_plurals(form)):
-            terms.setdefault(_surface(spelling), term)
-    longest_first = sorted(terms, key=len, reverse=True)
-    body = "|".join(re.escape(form).replace(r"\ ", r"[\s-]+") for form in longest_first)
-    return Lexicon(re.compile(rf"(?<![\w])(?P<form>{body})(?:s|es)?(?![\w])", re.IGNORECASE), terms)
+def _names_with_numbers(text: str, lexicon: Lexicon) -> list[tuple[int, int]]:
+    """Where a diagnosis is named whose name holds a number ("melanoma less than 0.76 mm")."""
+    if not any(letter.isdigit() for letter in text):
+        return []
+    named = (match for match in lexicon.scan(text) if match.value("diagnosis"))
+    return [(match.start, match.end) for match in named if any(word[0].isdigit() for word in match.words)]
 
 
-def _latin_plurals(form: str) -> Iterator[str]:
-    """Plurals that an s does not make: "keratoses", "blue nevi"."""
-    for singular, plural in LATIN_PLURALS:
-        if form.endswith(singular):
-            yield form.removesuffix(singular) + plural
+def _number_claims(text: str, *, passed: list[tuple[int, int]]) -> Iterator[TextClaim]:
+    """Ages, sizes, skin types and histories of melanoma, but for those inside `passed`."""
+    for claim in _all_number_claims(text):
+        if not any(start < claim.end and claim.start < end for start, end in passed):
+            yield claim
 
 
-@cache
-def diagnosis_lexicon() -> Lexicon:
-    """Names and spelled-out synonyms of every diagnosis; bare codes such as "df" or "mel" are not words."""
-    forms = [(d.name, d.name) for d in diagnoses().values()]
-    forms += [(s, d.name) for d in diagnoses().values() for s in d.synonyms if len(s) > 4 or s in ("mole", "wart")]
-    return lexicon(forms)
-
-
-@cache
-def site_lexicon() -> Lexicon:
-    """Names, synonyms and adjectives of every anatomical site."""
-    forms = [(s.name, s.name) for s in sites().values()]
-    forms += [(form, s.name) for s in sites().values() for form in (*s.synonyms, *s.adjectives)]
-    return lexicon(forms)
-
-
-def is_negated(text: str, start: int) -> bool:
-    """True when a negating word stands up to four words before `start`, in the same sentence."""
-    sentence = re.split(r"[.;:!?]\s", text[:start])[-1]
-    return NEGATION.search(sentence) is not None
-
-
-def age_claims(text: str) -> Iterator[TextClaim]:
-    """Every age, in digits or in words (a word is a claim too, and never the digits that were asked for)."""
+def _all_number_claims(text: str) -> Iterator[TextClaim]:
     for match in AGE.finditer(text):
-        value = str(match[str(match.lastgroup)])
-        yield TextClaim("age", value.lower(), match.start(), match.end())
+        value = str(match[str(match.lastgroup)]).lower()
+        if match.lastgroup == "of":
+            yield TextClaim("age", value, match.start("of"), match.end())
+        else:
+            yield TextClaim("age", value, match.start(), match.end())
+    for match in SIZE.finditer(text):
+        yield TextClaim(
+            "clin_size_long_diam_mm", _millimetres(match["number"], match["unit"]), match.start(), match.end()
+        )
+    for match in FITZPATRICK.finditer(text):
+        value = str(match[str(match.lastgroup)]).upper()
+        yield TextClaim("fitzpatrick_skin_type", ROMAN.get(value, value), match.start(), match.end())
+    for match in HISTORY.finditer(text):
+        for kin in (match["first"], match["second"]):
+            if kin:
+                name = "personal" if kin.lower() == "personal" else "family"
+                yield TextClaim(f"{name}_hx_mm", "True", match.start(), match.end())
 
 
-def sex_claims(text: str) -> Iterator[TextClaim]:
-    """Every word that gives the patient a sex."""
-    for match in SEX.finditer(text):
-        yield TextClaim("sex", str(match.lastgroup), match.start(), match.end())
+def _other_reading(field_name: str, match: Match, *, typical: bool) -> bool:
+    """True where a word's other meaning is meant: "raised" is a symptom here, and typical of some diagnoses."""
+    if field_name == FINDING:
+        return not typical and (match.value_of_closed() or match.value("symptoms.elevation") is not None)
+    return typical and field_name == "symptoms.elevation" and match.value(FINDING) is not None
 
 
-def site_claims(text: str) -> Iterator[TextClaim]:
-    """Every anatomical site that is named, but for words inside a diagnosis' own name (acral lentiginous melanoma)."""
-    names = [(start, end) for _, start, end in diagnosis_lexicon().find(text)]
-    for term, start, end in site_lexicon().find(text):
-        inside_name = any(left <= start < right for left, right in names)
-        if not inside_name and not NOT_A_SITE.search(text[:start]):
-            yield TextClaim("site", term, start, end, negated=is_negated(text, start))
+def _millimetres(number: str, unit: str) -> str:
+    if not number[0].isdigit():
+        return number.lower()
+    value = float(number) * (10 if unit.lower().startswith("c") else 1)
+    return str(int(value) if value.is_integer() else round(value, 3))
 
 
-def diagnosis_claims(text: str) -> Iterator[TextClaim]:
-    """Every diagnosis that is named, negated or not."""
-    for term, start, end in diagnosis_lexicon().find(text):
-        yield TextClaim("diagnosis", term, start, end, negated=is_negated(text, start))
-
-
-def malignancy_claims(text: str) -> Iterator[TextClaim]:
-    """Every word for benign or malignant that is not part of a diagnosis' own name."""
-    names = [(start, end) for _, start, end in diagnosis_lexicon().find(text)]
-    for match in MALIGNANCY.finditer(text):
-        if not any(start <= match.start() < end for start, end in names):
-            value = {"precancerous": "pre-cancerous"}.get(str(match.lastgroup), str(match.lastgroup))
-            yield TextClaim("malignancy", value, match.start(), match.end(), negated=is_negated(text, match.start()))
+def _says_no(field_name: str, match: Match) -> bool:
+    name = field_name.removeprefix("symptoms.")
+    return " ".join(match.words) in claim_words()["says_no"].get(name, ())

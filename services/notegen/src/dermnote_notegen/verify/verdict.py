@@ -1,27 +1,32 @@
-"""The verdict: every claim of a text held against the facts, and every fact looked for in the text.
-
-This first verifier knows age, sex, site, diagnosis and malignancy, repetition and prompt leakage. What else a free
-text says (colours, borders, history) it does not judge yet.
-"""
+"""The verdict: every claim of a text held against the facts, and every fact looked for in the text. Pure."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cache
+from typing import Any, ClassVar, Literal
 
+from dermnote_contracts.metadata import walk
 from dermnote_contracts.notes import Claim, StatedFact, Verification
 from dermnote_contracts.vocabulary import diagnoses, sites
-from dermnote_notegen.verify.claims import (
-    TextClaim,
-    age_claims,
-    diagnosis_claims,
-    malignancy_claims,
-    sex_claims,
-    site_claims,
-)
+from dermnote_notegen.priors import Prior
+from dermnote_notegen.verify.claims import SENTENCE, TextClaim, claims
+from dermnote_notegen.verify.lexicon import FINDING, note_lexicon
+from dermnote_notegen.verify.typical import NOTHING, Typical, typical_of
 
 Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
-LEAKAGE = re.compile(r"\b(?:facts|note)\s*:|\bas an ai\b|<\|", re.IGNORECASE)
+# A note has 250 words at most; what is beyond these characters is held against it unread.
+MAX_CHARS = 4000
+LEAKAGE = re.compile(r"\b(?:facts?|note|notes|instruction|example)\s*:|\bas an ai\b|<\||\bsubclass\s*:", re.IGNORECASE)
+ADULT_FROM_YEARS = 18
+SAID_EITHER_WAY = frozenset(
+    (
+        "personal_hx_mm",
+        "family_hx_mm",
+        *(f"symptoms.{name}" for name in ("itch", "hurt", "grew", "changed", "bleed", "elevation")),
+    )
+)
+LISTS = ("findings.colours", "findings.structures")
 
 
 @dataclass
@@ -32,76 +37,180 @@ class Verdict:
     facts: list[StatedFact] = field(default_factory=list)
 
 
-def verify(text: str, *, facts: dict[str, Any]) -> Verdict:
-    """Judge `text` against `facts` (metadata field -> value): all must be stated, nothing else claimed."""
-    stated: list[StatedFact] = []
-    wrong: dict[str, list[Claim]] = {"contradicted": [], "unsupported": list(_defects(text))}
-    for claim in _claims(text):
-        judgement = _judge(claim, facts)
-        if judgement == "stated":
-            stated.append(StatedFact(field=claim.field, value=facts[claim.field], start=claim.start, end=claim.end))
-        elif judgement in wrong:
-            wrong[judgement].append(_as_claim(text, claim))
-    missing = [name for name in facts if name not in {fact.field for fact in stated}]
-    verification = Verification(
-        faithful=not (missing or wrong["contradicted"] or wrong["unsupported"]),
-        coverage=1 - len(missing) / len(facts) if facts else 1.0,
-        missing=missing,
-        **wrong,
-    )
-    return Verdict(verification, sorted(stated, key=lambda fact: fact.start))
+class Verifier:
+    """Judges texts. Built once: its lexicon knows the vocabularies and the findings of all priors."""
+
+    def __init__(self, priors: Mapping[str, Prior]) -> None:
+        self._priors = priors
+        findings = (finding for prior in priors.values() for finding in prior.findings)
+        self._lexicon = note_lexicon(wording for finding in findings for wording in finding.wordings)
+        self._typical: dict[str, Typical] = {}
+
+    def verify(self, text: str, *, facts: Mapping[str, Any], allowed: Mapping[str, Any] | None = None) -> Verdict:
+        """Judge `text`: all of `facts` must be stated, and nothing claimed beyond `allowed` (the facts by default).
+
+        What is typical of a diagnosis may be said only where `allowed` holds that diagnosis.
+        """
+        allowed = facts if allowed is None else allowed
+        judge = _Judge(dict(walk(allowed)), self._typical_of(allowed.get("diagnosis", "")), text)
+        required = dict(walk(facts))
+        stated: list[StatedFact] = []
+        wrong: dict[str, list[Claim]] = {"contradicted": [], "unsupported": list(_defects(text))}
+        for claim in claims(text[:MAX_CHARS], self._lexicon):
+            judgement = judge(claim)
+            if judgement == "stated" and (fact := _stated(claim, required)):
+                stated.append(fact)
+            elif judgement in wrong and (named := _named(claim, text)) not in wrong[judgement]:
+                wrong[judgement].append(named)
+        missing = [name for name, value in required.items() if not _is_stated(name, value, stated)]
+        verification = Verification(
+            faithful=not (missing or wrong["contradicted"] or wrong["unsupported"]),
+            coverage=1 - len(missing) / len(required) if required else 1.0,
+            missing=missing,
+            **wrong,
+        )
+        return Verdict(verification, sorted(stated, key=lambda fact: fact.start))
+
+    def _typical_of(self, diagnosis: str) -> Typical:
+        if diagnosis not in self._typical:
+            prior = self._priors.get(diagnosis)
+            self._typical[diagnosis] = typical_of(prior, self._lexicon) if prior else NOTHING
+        return self._typical[diagnosis]
 
 
-def _claims(text: str) -> Iterator[TextClaim]:
-    yield from age_claims(text)
-    yield from sex_claims(text)
-    yield from site_claims(text)
-    yield from diagnosis_claims(text)
-    yield from malignancy_claims(text)
+def _stated(claim: TextClaim, required: Mapping[str, Any]) -> StatedFact | None:
+    name = "benign_malignant" if claim.field == "malignancy" else claim.field
+    if name not in required:
+        return None
+    value = claim.value if name in LISTS else required[name]
+    return StatedFact(field=name, value=value, start=claim.start, end=claim.end)
 
 
-def _as_claim(text: str, claim: TextClaim) -> Claim:
-    return Claim(field=claim.field, text=text[claim.start : claim.end], start=claim.start, end=claim.end)
+def _named(claim: TextClaim, text: str) -> Claim:
+    """The claim as a reader of the verdict sees it."""
+    name = "findings" if claim.field == FINDING else claim.field.removeprefix("never.")
+    return Claim(field=name, text=text[claim.start : claim.end], start=claim.start, end=claim.end)
 
 
-def _judge(claim: TextClaim, facts: dict[str, Any]) -> Judgement:
-    if claim.field == "malignancy":
-        return _judge_malignancy(claim, facts)
-    if claim.field not in facts:
-        return "unsupported"
-    if claim.negated:
-        return "contradicted"
-    given = str(facts[claim.field])
-    if claim.value == given:
-        return "stated"
-    return "agrees" if claim.value in _broader(claim.field, given) else "contradicted"
+def _is_stated(name: str, value: Any, stated: Sequence[StatedFact]) -> bool:
+    said = [fact.value for fact in stated if fact.field == name]
+    return set(value) <= set(said) if name in LISTS else bool(said)
+
+
+class _Judge:
+    """Judges single claims against what may be said. `allowed`: dotted field -> value."""
+
+    def __init__(self, allowed: Mapping[str, Any], typical: Typical, text: str) -> None:
+        self._allowed = allowed
+        self._typical = typical
+        self._verbatim = list(typical.verbatim(text))
+
+    def __call__(self, claim: TextClaim) -> Judgement:
+        if claim.typical and (claim.field == FINDING or claim.field.startswith("findings.")):
+            return self._typical_finding(claim)
+        if claim.field in SAID_EITHER_WAY:
+            return self._value(claim, _said(claim))
+        return self._BY_FIELD.get(claim.field, type(self)._plain)(self, claim)
+
+    def _plain(self, claim: TextClaim) -> Judgement:
+        """A claim that is true or not: to deny what was given contradicts it, else it is not supported."""
+        if claim.negated and claim.field in self._allowed:
+            return "contradicted"
+        return self._value(claim, claim.value)
+
+    def _picture(self, claim: TextClaim) -> Judgement:
+        """Dermoscopy in general ("dermoscopically, melanoma typically shows") says nothing of this picture."""
+        return "agrees" if claim.typical else self._plain(claim)
+
+    def _value(self, claim: TextClaim, value: str) -> Judgement:
+        if claim.field not in self._allowed:
+            return "unsupported"
+        given = str(self._allowed[claim.field])
+        if value == given:
+            return "stated"
+        return "agrees" if value in _broader(claim.field, given) and not claim.negated else "contradicted"
+
+    def _typical_finding(self, claim: TextClaim) -> Judgement:
+        """Typical of the diagnosis: a prior's wording word for word, or in one of its readings one of its findings."""
+        if any(start <= claim.start and claim.end <= end for start, end in self._verbatim):
+            return "agrees"
+        return "agrees" if not claim.negated and self._typical.fits(claim.readings) else "unsupported"
+
+    def _one_of_several(self, claim: TextClaim) -> Judgement:
+        given = self._allowed.get(claim.field)
+        if given is None:
+            return "unsupported"
+        values = claim.value.split("|")
+        if claim.negated:
+            return "contradicted" if set(values) & set(given) else "unsupported"
+        if len(values) == 1:
+            return "stated" if claim.value in given else "contradicted"
+        return "agrees" if set(values) & set(given) else "contradicted"
+
+    def _age(self, claim: TextClaim) -> Judgement:
+        given = self._allowed.get("age")
+        if claim.value in ("child", "adult"):
+            if given is None:  # man and woman are said of anyone whose age is not known
+                return "agrees" if claim.value == "adult" else "unsupported"
+            return "agrees" if (given < ADULT_FROM_YEARS) == (claim.value == "child") else "contradicted"
+        return self._value(claim, claim.value)
+
+    def _malignancy(self, claim: TextClaim) -> Judgement:
+        given = self._allowed.get("benign_malignant")
+        diagnosis = self._allowed.get("diagnosis")
+        known = {value for value in (given, diagnoses()[diagnosis].superclass if diagnosis else None) if value}
+        if not known:
+            return "unsupported"
+        if (claim.value in known) == claim.negated:
+            return "contradicted"
+        return "stated" if claim.value == given else "agrees"
+
+    _BY_FIELD: ClassVar[Mapping[str, Callable[["_Judge", TextClaim], Judgement]]] = {
+        "age": _age,
+        "malignancy": _malignancy,
+        "image_type": _picture,
+        "findings.colours": _one_of_several,
+        "findings.structures": _one_of_several,
+    }
+
+
+def _said(claim: TextClaim) -> str:
+    """The value of a symptom (yes, no) or a history (True, False), negation taken in."""
+    if claim.field.startswith("symptoms."):
+        return "no" if claim.negated else claim.value
+    return str(not claim.negated)
 
 
 def _broader(name: str, given: str) -> set[str]:
     """Coarser terms that hold the given one: saying them is true, though it does not state the fact."""
     if name == "diagnosis":
         return {diagnoses()[given].klass}
-    if name == "site":
-        general = sites()[given].general
-        return {site.name for site in sites().values() if general and general in (site.name, *site.synonyms)}
-    return set()
+    return _regions(given) if name == "site" else set()
 
 
-def _judge_malignancy(claim: TextClaim, facts: dict[str, Any]) -> Judgement:
-    if "diagnosis" not in facts:
-        return "unsupported"
-    superclass = diagnoses()[facts["diagnosis"]].superclass
-    return "agrees" if (claim.value == superclass) != claim.negated else "contradicted"
+@cache
+def _regions(given: str) -> set[str]:
+    """The sites that hold a site, by ISIC's hierarchy and its general sites."""
+    site = sites()[given]
+    return {
+        other.name
+        for other in sites().values()
+        if (other.isic and site.isic.startswith(f"{other.isic}:"))
+        or (site.general and site.general in (other.name, *other.synonyms))
+    }
 
 
 def _defects(text: str) -> Iterator[Claim]:
-    """Prompt leakage, a sentence said twice, a word said three times running."""
+    """Prompt leakage, a sentence said twice, a word said three times running, and what is too long to be a note."""
+    if len(text) > MAX_CHARS:
+        yield Claim(field="length", text=text[MAX_CHARS : MAX_CHARS + 40], start=MAX_CHARS, end=len(text))
+        text = text[:MAX_CHARS]
     for match in LEAKAGE.finditer(text):
         yield Claim(field="prompt_leakage", text=match[0], start=match.start(), end=match.end())
-    for match in re.finditer(r"\b(\w+)(?:\W+\1\b){2,}", text, re.IGNORECASE):
+    for match in re.finditer(r"\b([^\W\d]+)(?:\W+\1\b){2,}", text, re.IGNORECASE):
         yield Claim(field="repetition", text=match[0], start=match.start(), end=match.end())
     seen: set[str] = set()
-    for match in re.finditer(r"[^.!?]+[.!?]?", text):
+    for match in SENTENCE.finditer(text):
         sentence = match[0].strip().lower()
         if len(sentence) > 1 and sentence in seen:
             yield Claim(field="repetition", text=match[0], start=match.start(), end=match.end())

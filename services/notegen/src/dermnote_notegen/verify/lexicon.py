@@ -1,0 +1,238 @@
+"""The verifier's lexicon: which words claim what. Built from vocabularies, priors, words/*.toml; longest first.
+
+Pure but for reading the files. It knows single words and phrases, nothing of the sentence they stand in.
+"""
+
+import itertools
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from dermnote_contracts.vocabulary import diagnoses, sites
+
+WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)?", re.UNICODE)
+LATIN_PLURALS = (
+    ("osis", "oses"),
+    ("us", "i"),
+    ("ntigo", "ntigines"),
+    ("oma", "omata"),
+    ("ula", "ulae"),
+    ("uca", "ucae"),
+)
+# Words of diagnoses that are too short or too common to be read as one: codes such as "df" or "mel".
+MIN_DIAGNOSIS_LETTERS = 4
+NEUTRAL = "neutral"
+FINDING = "finding"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a text: lower case, without possessive, with its place (code points, half open)."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a phrase claims: a field ("site", "symptoms.itch", "never.treatment", "neutral") and its value."""
+
+    field: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """A phrase of a text and its meanings: "black" claims a colour, and can be part of a typical finding."""
+
+    meanings: tuple[Meaning, ...]
+    start: int
+    end: int
+    words: tuple[str, ...]
+
+    @property
+    def is_finding(self) -> bool:
+        """True when it says how a lesion looks."""
+        return any(m.field == FINDING or m.field.startswith("findings.") for m in self.meanings)
+
+    @property
+    def finding_words(self) -> tuple[str, ...]:
+        """Its words, or the closed vocabulary's value that they are a spelling of ("well defined": "sharp")."""
+        values = tuple(meaning.value for meaning in self.meanings if meaning.field.startswith("findings."))
+        return values if values and "|" not in values[0] else self.words
+
+    def value_of_closed(self) -> bool:
+        """True when it is a value of the closed vocabulary of findings."""
+        return any(m.field.startswith("findings.") for m in self.meanings)
+
+    def value(self, field: str) -> str | None:
+        """The value that this phrase gives a field, if it does."""
+        return next((meaning.value for meaning in self.meanings if meaning.field == field), None)
+
+
+def words(text: str) -> list[Word]:
+    """The words and numbers of a text; hyphens part words."""
+    return [Word(_plain(match[0]), match.start(), match.end()) for match in WORD.finditer(text)]
+
+
+def _plain(word: str) -> str:
+    """Lower case, without the end of "patient's" and "doesn't"."""
+    lower = word.lower()
+    return lower if lower.isalnum() else re.sub(r"['’](?:s|t)?$", "", lower)
+
+
+def phrase(text: str) -> tuple[str, ...]:
+    """A phrase as the tuple of its words."""
+    return tuple(word.text for word in words(text))
+
+
+class Lexicon:
+    """Phrases and their meanings."""
+
+    def __init__(self, entries: Iterable[tuple[str, Meaning]]) -> None:
+        self._meanings: dict[tuple[str, ...], tuple[Meaning, ...]] = {}
+        self._longest: dict[str, int] = {}
+        for form, meaning in entries:
+            key = phrase(form)
+            held = self._meanings.get(key, ())
+            if key and not any(other.field == meaning.field for other in held):
+                self._meanings[key] = (*held, meaning)
+                self._longest[key[0]] = max(len(key), self._longest.get(key[0], 1))
+
+    def __contains__(self, form: str) -> bool:
+        return bool(self._find(phrase(form)))
+
+    def says(self, form: str, field: str) -> bool:
+        """True when a phrase claims a field that begins so."""
+        return any(meaning.field.startswith(field) for meaning in self._find(phrase(form)))
+
+    def scan(self, text: str, *, passed: Sequence[tuple[int, int]] = ()) -> Iterator[Match]:
+        """Every phrase, longest first at each word; an unknown word has no meanings. `passed`: spans left out."""
+        found = [word for word in words(text) if not any(a < word.end and word.start < b for a, b in passed)]
+        at = 0
+        while at < len(found):
+            match = self._longest_at(text, found, at)
+            yield match
+            at += len(match.words)
+
+    def _longest_at(self, text: str, found: list[Word], at: int) -> Match:
+        key = _together(text, found[at : at + self._longest.get(found[at].text, 1)])
+        for length in range(len(key), 0, -1):
+            meanings = self._find(key[:length])
+            if meanings or length == 1:
+                return Match(meanings, found[at].start, found[at + length - 1].end, key[:length])
+        raise AssertionError("a word is a phrase of length 1")
+
+    def _find(self, key: tuple[str, ...]) -> tuple[Meaning, ...]:
+        """Meanings of a phrase, its last word also without a plural s; none for one that is not known."""
+        if key in self._meanings:
+            return self._meanings[key]
+        for ending in ("s", "es") if key and key[-1].endswith("s") else ():
+            singular = (*key[:-1], key[-1].removesuffix(ending))
+            if len(singular[-1]) > 2 and singular in self._meanings:
+                return self._meanings[singular]
+        return ()
+
+
+def _together(text: str, part: list[Word]) -> tuple[str, ...]:
+    """The words up to the first that more than a space, hyphen or slash parts from the one before."""
+    for number, (left, right) in enumerate(itertools.pairwise(part), start=1):
+        if text[left.end : right.start].strip(" -/\t’'"):
+            return tuple(word.text for word in part[:number])
+    return tuple(word.text for word in part)
+
+
+@cache
+def claim_words() -> Mapping[str, Any]:
+    """words/claims.toml: forms by what they claim."""
+    return _read("claims")
+
+
+@cache
+def role(name: str) -> frozenset[str]:
+    """The words of one role in words/roles.toml ("negators", "cues" ...)."""
+    return frozenset(_read("roles")[name].split())
+
+
+@cache
+def _neutral_words() -> tuple[str, ...]:
+    held = _read("neutral")
+    roles = (word for name in _read("roles") for word in sorted(role(name)))
+    return (*held["words"].split(), *held["phrases"], *roles)
+
+
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads((files(__package__) / "words" / f"{name}.toml").read_text("utf-8"))
+
+
+def note_lexicon(wordings: Iterable[str]) -> Lexicon:
+    """Everything that a note can say. `wordings`: of all priors' findings. A longer phrase goes before its parts."""
+    neutral = ((word, Meaning(NEUTRAL, word)) for word in _neutral_words())
+    return Lexicon([*_diagnoses(), *_sites(), *_claims(), *_findings(set(wordings)), *neutral])
+
+
+def _diagnoses() -> Iterator[tuple[str, Meaning]]:
+    for diagnosis in diagnoses().values():
+        names = [name for name in diagnosis.synonyms if len(name) > MIN_DIAGNOSIS_LETTERS or name in ("mole", "wart")]
+        for name in (diagnosis.name, *names):
+            for form in (name, *_latin_plurals(name)):
+                yield form, Meaning("diagnosis", diagnosis.name)
+
+
+def _latin_plurals(form: str) -> Iterator[str]:
+    """Plurals that an s does not make: "keratoses", "blue nevi"."""
+    for singular, plural in LATIN_PLURALS:
+        if form.endswith(singular):
+            yield form.removesuffix(singular) + plural
+
+
+def _sites() -> Iterator[tuple[str, Meaning]]:
+    for site in sites().values():
+        for form in (site.name, *site.synonyms, *site.adjectives):
+            yield form, Meaning("site", site.name)
+
+
+def _claims() -> Iterator[tuple[str, Meaning]]:
+    held = claim_words()
+    for group in ("symptoms",):
+        for name, forms in held[group].items():
+            yield from ((form, Meaning(f"{group}.{name}", "yes")) for form in forms)
+    for group in ("asymmetry", "border", "colours", "structures"):
+        for value, forms in held[group].items():
+            yield from ((form, Meaning(f"findings.{group}", value)) for form in forms)
+    for form, values in held["broader_colours"].items():
+        yield form, Meaning("findings.colours", "|".join(values))
+    for field in ("sex", "age", "image_type", "malignancy"):
+        for value, forms in held[field].items():
+            yield from ((form, Meaning(field, value)) for form in forms)
+    for field, forms in held["never"].items():
+        yield from ((form, Meaning(f"never.{field}", form)) for form in forms)
+
+
+def _findings(wordings: set[str]) -> Iterator[tuple[str, Meaning]]:
+    """Each word of the wordings; and a wording as a whole where a part of it would claim or deny something else.
+
+    "Scar-like patch" is no scar, "milia-like cysts" are no milia, "a lack of pigment network" denies nothing given.
+    """
+    elsewhere = Lexicon([*_diagnoses(), *_sites(), *_claims()])
+    for wording in sorted(wordings):
+        others = {m.field for match in elsewhere.scan(wording) for m in match.meanings}
+        denies = any(word in role("negators") for word in phrase(wording))
+        if denies or any(not field.startswith(("findings.", "symptoms.elevation")) for field in others):
+            yield _bare(wording), Meaning(FINDING, wording)
+    neutral = set(_neutral_words())
+    for word in sorted({word for wording in wordings for word in phrase(wording)} - neutral):
+        if word not in elsewhere or elsewhere.says(word, "findings.") or elsewhere.says(word, "symptoms.elevation"):
+            yield word, Meaning(FINDING, word)
+    for form in claim_words()["other_findings"]:
+        if form not in elsewhere:
+            yield form, Meaning(FINDING, form)
+
+
+def _bare(wording: str) -> str:
+    return re.sub(r"^(?:an?|the) ", "", wording)

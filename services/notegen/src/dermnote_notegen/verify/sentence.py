@@ -1,0 +1,134 @@
+"""How meaning moves through a sentence: negation, whom it is about, and which finding words belong together. Pure."""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from dermnote_notegen.verify.lexicon import Match, role
+
+DENIED_AFTER = re.compile(
+    r"\b(?:is|are|was|were)\s+(?:all\s+|both\s+|each\s+)?(?:absent|denied|negative|not\s+\w+)\b", re.IGNORECASE
+)
+LISTED = re.compile(r"[\s,-]*(?:(?:and|or|as|well|with|an?|the)[\s,]+)*", re.IGNORECASE)
+MOST_LISTED = 12
+
+
+@dataclass(frozen=True)
+class Run:
+    """Words that are read together: a finding with the small words in it, or one other phrase."""
+
+    matches: tuple[Match, ...]
+
+    @property
+    def is_finding(self) -> bool:
+        """True when it says how a lesion looks."""
+        return self.matches[0].is_finding
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Its finding words."""
+        return frozenset(word for match in self.matches if match.is_finding for word in match.finding_words)
+
+
+def runs(matches: Sequence[Match], text: str) -> Iterator[Run]:
+    """The matches in groups, in order: finding words that only small words part are one run."""
+    held: list[Match] = []
+    small: list[Match] = []
+    for match in matches:
+        together = bool(held) and not re.search(r"[,;:()]", text[held[-1].end : match.start])
+        if together and match.is_finding:
+            held += [*small, match]
+            small = []
+        elif together and match.words[0] in role("connectors"):
+            small.append(match)
+        else:
+            yield from _ended(held, small)
+            held, small = ([match], []) if match.is_finding else ([], [])
+            if not match.is_finding:
+                yield Run((match,))
+    yield from _ended(held, small)
+
+
+def _ended(held: list[Match], small: list[Match]) -> Iterator[Run]:
+    if held:
+        yield Run(tuple(held))
+    yield from (Run((match,)) for match in small)
+
+
+def readings(all_runs: Sequence[Run], text: str) -> dict[Run, tuple[frozenset[str], ...]]:
+    """For each finding run, the sets of words that it can be read as: alone, or with neighbours of its list.
+
+    "Dots and globules of varying size" is one finding or two.
+    """
+    found: dict[Run, tuple[frozenset[str], ...]] = {}
+    for chain in _chains([run for run in all_runs if run.is_finding], text):
+        for number, run in enumerate(chain):
+            spans = itertools.product(range(number + 1), range(number + 1, len(chain) + 1))
+            found[run] = tuple(frozenset().union(*(part.words for part in chain[a:b])) for a, b in spans)
+    return found
+
+
+def _chains(findings: Sequence[Run], text: str) -> Iterator[list[Run]]:
+    """Finding runs that only commas, "and" and "or" part."""
+    chain: list[Run] = []
+    for run in findings:
+        between = text[chain[-1].matches[-1].end : run.matches[0].start] if chain else ""
+        if chain and (len(chain) == MOST_LISTED or not LISTED.fullmatch(between)):
+            yield chain
+            chain = []
+        chain.append(run)
+    if chain:
+        yield chain
+
+
+class Negation:
+    """Whether what comes next is denied: from a negating word to a word that takes it back."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self._fresh = False
+
+    def pass_over(self, match: Match) -> None:
+        """A typical finding that is named by what it lacks denies nothing behind it."""
+        for word in () if match.is_finding else match.words:
+            if word in role("negators"):
+                self.is_on, self._fresh = True, True
+            elif word not in role("resets"):
+                self._fresh = False
+            elif not self._fresh:  # "nor is it": these words do not end what they follow
+                self.is_on = False
+
+
+def is_denied_after(text: str, match: Match) -> bool:
+    """ "Itching was denied", "itching: no"; no comma or other verb lies between."""
+    if re.match(r"\s*[:=]\s*(?:no|false|none)\b", text[match.end :], re.IGNORECASE):
+        return True
+    rest = re.split(r"[,:]|\b(?:but|while|and (?:is|was|has))\b", text[match.end :])[0]
+    denial = DENIED_AFTER.search(rest)
+    return denial is not None and not re.search(r"\b(?:is|are|was|were)\b", rest[: denial.start()])
+
+
+class Subject:
+    """Whom the words are about: this lesion, or a diagnosis in general."""
+
+    def __init__(self) -> None:
+        self.is_general = False
+        self._of_this = False
+        self._after_name = False
+
+    def pass_over(self, match: Match, following: Match | None) -> None:
+        """ "Around the lesion" changes nothing once a diagnosis is spoken of; "the lesion shows" does."""
+        if match.is_finding:
+            return
+        words = set(match.words)
+        names = match.value("diagnosis") is not None
+        acts = following is not None and following.words[0] in role("verbs")
+        if self._after_name and "which" in words:
+            self._of_this, self.is_general = False, True
+        elif not names and words & role("one_lesion") and (not self.is_general or acts or words & role("pronouns")):
+            self._of_this, self.is_general = True, False
+        elif not self._of_this and (names or words & role("many_lesions")):
+            self.is_general = True
+        self._after_name = names
