@@ -31,7 +31,7 @@ down: $(STAMP) ## Stop the local stack; its state stays under .dermnote/
 	@$(BIN)/python -m stack down
 
 bench: up ## Run the benchmarks; figures go to benchmarks/results/
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 lint: $(STAMP) ## Check format, style, types and import contracts
 	$(BIN)/ruff format --check .

@@ -15,10 +15,12 @@ from pathlib import Path
 import llama_cpp
 
 from dermnote_contracts.notes import NoteRequest
-from dermnote_notegen import notes, prompts
+from dermnote_notegen import notes
 from dermnote_notegen.engine.model import find_weights
-from dermnote_notegen.strategies import facts_to_state
-from dermnote_notegen.verify import verify
+from dermnote_notegen.priors import load_priors
+from dermnote_notegen.render import render
+from dermnote_notegen.strategies import note_facts
+from dermnote_notegen.verify import Verifier
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.settings import read_settings
 
@@ -55,12 +57,12 @@ def whole_path(service: NoteService, batch: list[NoteRequest]) -> tuple[float, i
     return time.perf_counter() - begun, sum(note.verification.faithful for note in written)
 
 
-def plain_loop(model: llama_cpp.Llama, batch: list[NoteRequest]) -> tuple[float, int]:
+def plain_loop(model: llama_cpp.Llama, verifier: Verifier, batch: list[NoteRequest]) -> tuple[float, int]:
     """(seconds, faithful notes) of the same prompts, one after the other; it keeps the last prompt's prefix too."""
     begun, faithful = time.perf_counter(), 0
     for request in batch:
-        facts = facts_to_state(request)
-        prompt = prompts.render("P2", facts=facts, options=request.options)
+        facts = note_facts(request)
+        prompt = render("P2", facts=facts, prior=None, options=request.options, seed=request.options.seed or 0)
         answer = model.create_completion(
             prompt.text,
             max_tokens=prompt.max_tokens,
@@ -71,7 +73,7 @@ def plain_loop(model: llama_cpp.Llama, batch: list[NoteRequest]) -> tuple[float,
         )
         choice = answer["choices"][0]  # type: ignore[index]
         text = notes.tidy(choice["text"], finished=choice["finish_reason"] == "stop")
-        faithful += verify(text, facts=facts).verification.faithful
+        faithful += verifier.verify(text, facts=facts.stated, allowed=facts.allowed).verification.faithful
     return time.perf_counter() - begun, faithful
 
 
@@ -86,13 +88,14 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     cores = os.cpu_count()
     model = llama_cpp.Llama(str(path), n_ctx=2048, n_threads=cores, n_threads_batch=cores, verbose=False)
+    verifier = Verifier(load_priors())
     figures: dict[str, list[tuple[float, int]]] = {"whole path": [], "plain Llama loop": []}
     with NoteService(read_settings().notegen_url) as service:
         service.require_ready()
         for turn in range(arguments.rounds):
             batch = requests(arguments.notes, salt=turn + 1)
             figures["whole path"].append(whole_path(service, batch))
-            figures["plain Llama loop"].append(plain_loop(model, batch))
+            figures["plain Llama loop"].append(plain_loop(model, verifier, batch))
     rates = {
         arm: statistics.median(arguments.notes / seconds for seconds, _ in rounds) for arm, rounds in figures.items()
     }
