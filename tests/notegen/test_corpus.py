@@ -1,0 +1,52 @@
+"""The verifier against notes that people read: precision and recall of "unfaithful", and of each half of the corpus.
+
+corpus/open.jsonl was there while the verifier was tuned; corpus/frozen.jsonl was labelled apart and never looked at for
+tuning. Real outputs of P1 to P3, faithful notes in many wordings, and notes with one planted error.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dermnote_notegen.priors import load_priors
+from dermnote_notegen.verify import Verifier
+
+FOLDER = Path(__file__).parent / "corpus"
+VERIFIER = Verifier(load_priors())
+LEAST = 0.98
+
+
+def notes(half: str) -> list[dict[str, Any]]:
+    """The labelled notes of one half."""
+    return [json.loads(line) for line in (FOLDER / f"{half}.jsonl").read_text("utf-8").splitlines()]
+
+
+def called_unfaithful(note: dict[str, Any]) -> bool:
+    verdict = VERIFIER.verify(note["text"], facts=note["must_state"], allowed=note["may_state"])
+    return not verdict.verification.faithful
+
+
+@pytest.mark.parametrize("half", ["open", "frozen"])
+def test_unfaithful_notes_are_found_and_faithful_ones_pass(half: str) -> None:
+    counts = Counter((called_unfaithful(note), not note["faithful"]) for note in notes(half))
+    found, passed_wrongly, held_wrongly = counts[True, True], counts[False, True], counts[True, False]
+
+    precision, recall = found / (found + held_wrongly), found / (found + passed_wrongly)
+
+    assert min(precision, recall) >= LEAST, (precision, recall)
+
+
+def test_the_corpus_is_large_and_mixed_enough_to_mean_something() -> None:
+    everything = [*notes("open"), *notes("frozen")]
+    real = [note for note in everything if note["origin"] in ("P1", "P2", "P3")]
+
+    assert len(everything) >= 400
+    assert len(real) >= 150
+    assert len({note["id"] for note in everything}) == len(everything)
+    for half in ("open", "frozen"):
+        labels = Counter(note["faithful"] for note in notes(half))
+        assert min(labels.values()) >= 50, labels
+    assert len({note["claim"] for note in everything if note["origin"] == "planted"}) >= 20
