@@ -20,15 +20,23 @@ _NUMBER = rf"\d+(?:\.\d+)?|{NUMBER_WORDS}"
 _YEARS = r"(?:years?|yrs?|y)"
 _DECADE = r"\d{1,2}0'?s|teens|(?:twen|thir|for|fif|six|seven|eigh|nine)ties"
 _KIN = r"(?:personal|family|familial)"
+_PERSON = r"(?:man|woman|patient|person|boy|girl|female|male|individual|lady|gentleman)"
 AGE = re.compile(
     rf"\b(?P<old>{_NUMBER})[\s-]*{_YEARS}[\s-]*(?:old|of age)\b"
     r"|\b(?P<yo>\d+)\s?(?:yo|y/o|y\.o\.)(?!\w)"
     rf"|\b(?:aged?|age of|age is|age:|ages)\s+(?P<aged>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
-    rf"|\b(?:man|woman|patient|person|boy|girl|female|male|individual) of (?P<of>{_NUMBER})\s*{_YEARS}\b"
+    rf"|\b{_PERSON} of (?P<of>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
+    r"|\b(?P<letter>\d+)(?=\s?[FM]\b)"
+    rf"|\b(?:she|he|{_PERSON}) is (?P<being>\d+)\b(?!\s*(?:mm|cm|{_YEARS}))"
+    rf"|\b{_PERSON}, (?P<bare>\d+)(?!\.\d)(?=[.,;)]|$)"
+    rf"|(?<!\bfor )(?<!\bover )(?<!\bpast )(?<!\blast )(?<!\bsince )\b(?P<years>\d+)\s*{_YEARS}\b"
+    r"(?!\s*(?:ago|later|before|earlier|after|duration|history|prior|previously)\b)"
     rf"|\bin (?:his|her|their|the) (?:early |mid[- ]?|late )?(?P<decade>{_DECADE})\b"
     r"|\b(?P<vague>\w+genarian)\b",
     re.IGNORECASE,
 )
+# Ages that a word for the patient leads to: the word is a claim of its own.
+AFTER_PERSON = ("of", "being", "bare")
 SIZE = re.compile(
     rf"\b(?P<number>{_NUMBER})[\s-]*(?P<unit>mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b", re.IGNORECASE
 )
@@ -39,7 +47,9 @@ FITZPATRICK = re.compile(
     re.IGNORECASE,
 )
 HISTORY = re.compile(
-    rf"\b(?P<first>{_KIN})(?:,? (?:and|or|nor)(?: an?| no)? (?P<second>{_KIN}))? histor(?:y|ies) of melanomas?\b",
+    rf"\b(?P<first>{_KIN})(?:,? (?:and|or|nor)(?: an?| no)? (?P<second>{_KIN}))? histor(?:y|ies) of melanomas?\b"
+    r"|\bmelanomas? in (?:the|his|her|their) (?P<third>family)\b"
+    r"|\b(?:had (?:an? )?|previous |prior |earlier |past )melanomas?\b",
     re.IGNORECASE,
 )
 ROMAN = dict(zip("123456", ("I", "II", "III", "IV", "V", "VI"), strict=True))
@@ -80,7 +90,10 @@ class _Sentence:
             _number_claims(text, passed=_names_with_numbers(text, lexicon)), key=lambda claim: claim.start
         )
         self._matches = list(lexicon.scan(text, passed=[(c.start, c.end) for c in self._numbers]))
-        self._cued = any(word in role("cues") for match in self._matches for word in match.words)
+        words = {word for match in self._matches if not match.is_finding for word in match.words}
+        names = any(match.value("diagnosis") for match in self._matches)
+        self._cued = bool(words & role("cues"))
+        self._general = self._cued and names and not words & role("one_lesion")
 
     def claims(self) -> Iterator[TextClaim]:
         negation, subject = Negation(), Subject()
@@ -93,7 +106,7 @@ class _Sentence:
                     yield self._placed(numbers.pop(0), negated=negation.is_on)
                 negation.pass_over(match)
                 subject.pass_over(match, following)
-                typical = self._cued and subject.is_general
+                typical = self._general or (self._cued and subject.is_general)
                 for claim in self._of(match, typical=typical, readings=readings_of.get(run, ())):
                     yield self._placed(claim, negated=negation.is_on)
         for number in numbers:
@@ -142,10 +155,8 @@ def _number_claims(text: str, *, passed: list[tuple[int, int]]) -> Iterator[Text
 def _all_number_claims(text: str) -> Iterator[TextClaim]:
     for match in AGE.finditer(text):
         value = str(match[str(match.lastgroup)]).lower()
-        if match.lastgroup == "of":
-            yield TextClaim("age", value, match.start("of"), match.end())
-        else:
-            yield TextClaim("age", value, match.start(), match.end())
+        start = match.start(match.lastgroup) if match.lastgroup in AFTER_PERSON else match.start()
+        yield TextClaim("age", value, start, match.end())
     for match in SIZE.finditer(text):
         yield TextClaim(
             "clin_size_long_diam_mm", _millimetres(match["number"], match["unit"]), match.start(), match.end()
@@ -154,10 +165,10 @@ def _all_number_claims(text: str) -> Iterator[TextClaim]:
         value = str(match[str(match.lastgroup)]).upper()
         yield TextClaim("fitzpatrick_skin_type", ROMAN.get(value, value), match.start(), match.end())
     for match in HISTORY.finditer(text):
-        for kin in (match["first"], match["second"]):
-            if kin:
-                name = "personal" if kin.lower() == "personal" else "family"
-                yield TextClaim(f"{name}_hx_mm", "True", match.start(), match.end())
+        whose = [kin.lower() for kin in (match["first"], match["second"], match["third"]) if kin]
+        for kin in whose or ["personal"]:
+            name = "personal" if kin == "personal" else "family"
+            yield TextClaim(f"{name}_hx_mm", "True", match.start(), match.end())
 
 
 def _other_reading(field_name: str, match: Match, *, typical: bool) -> bool:

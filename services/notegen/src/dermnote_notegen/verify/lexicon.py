@@ -56,6 +56,11 @@ class Match:
     words: tuple[str, ...]
 
     @property
+    def claims(self) -> bool:
+        """True when it says something of patient or lesion, or is not known."""
+        return not self.meanings or any(meaning.field != NEUTRAL for meaning in self.meanings)
+
+    @property
     def is_finding(self) -> bool:
         """True when it says how a lesion looks."""
         return any(m.field == FINDING or m.field.startswith("findings.") for m in self.meanings)
@@ -142,7 +147,7 @@ class Lexicon:
 def _together(text: str, part: list[Word]) -> tuple[str, ...]:
     """The words up to the first that more than a space, hyphen or slash parts from the one before."""
     for number, (left, right) in enumerate(itertools.pairwise(part), start=1):
-        if text[left.end : right.start].strip(" -/\t’'"):
+        if text[left.end : right.start].strip(" -/()\t’'"):
             return tuple(word.text for word in part[:number])
     return tuple(word.text for word in part)
 

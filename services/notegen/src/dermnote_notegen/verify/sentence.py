@@ -9,7 +9,9 @@ from functools import cached_property
 from dermnote_notegen.verify.lexicon import Match, role
 
 DENIED_AFTER = re.compile(
-    r"\b(?:is|are|was|were)\s+(?:all\s+|both\s+|each\s+)?(?:absent|denied|negative|not\s+\w+)\b", re.IGNORECASE
+    r"\b(?:is|are|was|were)\s+(?:all\s+|both\s+|each\s+)?(?:absent|denied|negative|not\s+\w+)\b"
+    r"|\b(?:is|are|was|were)\s+not\s*(?=[.;,]|$)|^\s*denied\b",
+    re.IGNORECASE,
 )
 LISTED = re.compile(r"[\s,-]*(?:(?:and|or|as|well|with|an?|the)[\s,]+)*", re.IGNORECASE)
 MOST_LISTED = 12
@@ -91,8 +93,8 @@ class Negation:
         self._fresh = False
 
     def pass_over(self, match: Match) -> None:
-        """A typical finding that is named by what it lacks denies nothing behind it."""
-        for word in () if match.is_finding else match.words:
+        """A phrase that claims something by what it lacks ("non-cancerous") denies nothing behind it."""
+        for word in () if match.claims else match.words:
             if word in role("negators"):
                 self.is_on, self._fresh = True, True
             elif word not in role("resets"):

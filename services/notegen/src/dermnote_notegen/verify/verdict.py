@@ -18,6 +18,12 @@ Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
 # A note has 250 words at most; what is beyond these characters is held against it unread.
 MAX_CHARS = 4000
 LEAKAGE = re.compile(r"\b(?:facts?|note|notes|instruction|example)\s*:|\bas an ai\b|<\||\bsubclass\s*:", re.IGNORECASE)
+# A word three times running, or four words and more twice.
+LOOP = re.compile(
+    r"\b([^\W\d]+)(?:\W+\1\b){2,}|\b((?:\w+[^\w.;!?]+){3,8}\w+)[^\w.;!?]+(?:and[^\w.;!?]+)?\2\b", re.IGNORECASE
+)
+    r"\b([^\W\d]+)(?:\W+\1\b){2,}|\b((?:\w+[^\w.;!?]+){3,8}\w+)[^\w.;!?]+(?:and[^\w.;!?]+)?\2\b", re.IGNORECASE
+)
 ADULT_FROM_YEARS = 18
 SAID_EITHER_WAY = frozenset(
     (
@@ -207,7 +213,7 @@ def _defects(text: str) -> Iterator[Claim]:
         text = text[:MAX_CHARS]
     for match in LEAKAGE.finditer(text):
         yield Claim(field="prompt_leakage", text=match[0], start=match.start(), end=match.end())
-    for match in re.finditer(r"\b([^\W\d]+)(?:\W+\1\b){2,}", text, re.IGNORECASE):
+    for match in LOOP.finditer(text):
         yield Claim(field="repetition", text=match[0], start=match.start(), end=match.end())
     seen: set[str] = set()
     for match in SENTENCE.finditer(text):
