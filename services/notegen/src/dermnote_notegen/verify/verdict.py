@@ -22,8 +22,6 @@ LEAKAGE = re.compile(r"\b(?:facts?|note|notes|instruction|example)\s*:|\bas an a
 LOOP = re.compile(
     r"\b([^\W\d]+)(?:\W+\1\b){2,}|\b((?:\w+[^\w.;!?]+){3,8}\w+)[^\w.;!?]+(?:and[^\w.;!?]+)?\2\b", re.IGNORECASE
 )
-    r"\b([^\W\d]+)(?:\W+\1\b){2,}|\b((?:\w+[^\w.;!?]+){3,8}\w+)[^\w.;!?]+(?:and[^\w.;!?]+)?\2\b", re.IGNORECASE
-)
 ADULT_FROM_YEARS = 18
 SAID_EITHER_WAY = frozenset(
     (
