@@ -48,7 +48,9 @@ FITZPATRICK = re.compile(
 )
 HISTORY = re.compile(
     rf"\b(?P<first>{_KIN})(?:,? (?:and|or|nor)(?: an?| no)? (?P<second>{_KIN}))? histor(?:y|ies) of melanomas?\b"
-    r"|\bmelanomas? in (?:the|his|her|their) (?P<third>family)\b"
+    r"|\bmelanomas? (?:in|runs in) (?:the|his|her|their) (?P<third>family)\b"
+    rf"|\b(?P<fourth>{_KIN}) melanoma history\b"
+    rf"|\b(?P<fifth>{_KIN}) history (?:is |was )?(?:positive |negative )?(?:for|:)? ?melanomas?\b"
     r"|\b(?:had (?:an? )?|previous |prior |earlier |past )melanomas?\b",
     re.IGNORECASE,
 )
@@ -90,10 +92,11 @@ class _Sentence:
             _number_claims(text, passed=_names_with_numbers(text, lexicon)), key=lambda claim: claim.start
         )
         self._matches = list(lexicon.scan(text, passed=[(c.start, c.end) for c in self._numbers]))
-        words = {word for match in self._matches if not match.is_finding for word in match.words}
-        names = any(match.value("diagnosis") for match in self._matches)
-        self._cued = bool(words & role("cues"))
-        self._general = self._cued and names and not words & role("one_lesion")
+        plain = [match for match in self._matches if not match.is_finding]
+        names = any(match.value("diagnosis") for match in plain)
+        of_this = any(match.words[0] in role("one_lesion") for match in plain if len(match.words) == 1)
+        self._cued = any(word in role("cues") for match in plain for word in match.words)
+        self._general = self._cued and names and not of_this
 
     def claims(self) -> Iterator[TextClaim]:
         negation, subject = Negation(), Subject()
@@ -123,7 +126,7 @@ class _Sentence:
         meant = [
             m for m in match.meanings if m.field != NEUTRAL and not _other_reading(m.field, match, typical=typical)
         ]
-        denied = bool(meant) and is_denied_after(self._text, match)
+        denied = bool(meant) and is_denied_after(self._text, match.end)
         for meaning in meant:
             negated = denied or (meaning.field.startswith("symptoms.") and _says_no(meaning.field, match))
             yield TextClaim(meaning.field, meaning.value, match.start, match.end, negated, typical, readings)
@@ -165,10 +168,15 @@ def _all_number_claims(text: str) -> Iterator[TextClaim]:
         value = str(match[str(match.lastgroup)]).upper()
         yield TextClaim("fitzpatrick_skin_type", ROMAN.get(value, value), match.start(), match.end())
     for match in HISTORY.finditer(text):
-        whose = [kin.lower() for kin in (match["first"], match["second"], match["third"]) if kin]
+        whose = [
+            kin.lower()
+            for kin in (match["first"], match["second"], match["third"], match["fourth"], match["fifth"])
+            if kin
+        ]
         for kin in whose or ["personal"]:
             name = "personal" if kin == "personal" else "family"
-            yield TextClaim(f"{name}_hx_mm", "True", match.start(), match.end())
+            negated = "negative" in match[0].lower() or is_denied_after(text, match.end())
+            yield TextClaim(f"{name}_hx_mm", "True", match.start(), match.end(), negated)
 
 
 def _other_reading(field_name: str, match: Match, *, typical: bool) -> bool:

@@ -67,9 +67,11 @@ class Match:
 
     @property
     def finding_words(self) -> tuple[str, ...]:
-        """Its words, or the closed vocabulary's value that they are a spelling of ("well defined": "sharp")."""
+        """Its words as the lexicon has them, or the value of the closed vocabulary ("well defined": "sharp")."""
         values = tuple(meaning.value for meaning in self.meanings if meaning.field.startswith("findings."))
-        return values if values and "|" not in values[0] else self.words
+        if values and "|" not in values[0]:
+            return values
+        return phrase(self.value(FINDING) or " ".join(self.words))
 
     def value_of_closed(self) -> bool:
         """True when it is a value of the closed vocabulary of findings."""
@@ -134,14 +136,15 @@ class Lexicon:
         raise AssertionError("a word is a phrase of length 1")
 
     def _find(self, key: tuple[str, ...]) -> tuple[Meaning, ...]:
-        """Meanings of a phrase, its last word also without a plural s; none for one that is not known."""
+        """Meanings of a phrase, its last word also as a plural, or as the adverb of a finding; none if not known."""
         if key in self._meanings:
             return self._meanings[key]
         for ending in ("s", "es") if key and key[-1].endswith("s") else ():
             singular = (*key[:-1], key[-1].removesuffix(ending))
             if len(singular[-1]) > 2 and singular in self._meanings:
                 return self._meanings[singular]
-        return ()
+        adjective = (*key[:-1], key[-1].removesuffix("ly")) if key else key
+        return tuple(meaning for meaning in self._meanings.get(adjective, ()) if meaning.field == FINDING)
 
 
 def _together(text: str, part: list[Word]) -> tuple[str, ...]:

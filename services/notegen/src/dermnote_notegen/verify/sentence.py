@@ -103,11 +103,12 @@ class Negation:
                 self.is_on = False
 
 
-def is_denied_after(text: str, match: Match) -> bool:
-    """ "Itching was denied", "itching: no"; no comma or other verb lies between."""
-    if re.match(r"\s*[:=]\s*(?:no|false|none)\b", text[match.end :], re.IGNORECASE):
+def is_denied_after(text: str, end: int) -> bool:
+    """ "Itching was denied", "itching: no"; no comma or other verb lies between. `end`: where the claim ends."""
+    after = text[end:]
+    if re.match(r"\s*[:=]\s*(?:no|false|none)\b", after, re.IGNORECASE):
         return True
-    rest = re.split(r"[,:]|\b(?:but|while|and (?:is|was|has))\b", text[match.end :])[0]
+    rest = re.split(r"[,:]|\b(?:but|while|and (?:is|was|has))\b", after)[0]
     denial = DENIED_AFTER.search(rest)
     return denial is not None and not re.search(r"\b(?:is|are|was|were)\b", rest[: denial.start()])
 
