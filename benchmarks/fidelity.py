@@ -178,14 +178,15 @@ def most_frequent(written: Sequence[Written]) -> float:
 
 
 def rows_of(path: Path | None, *, count: int, seed: int) -> list[LesionMetadata]:
-    """Random rows of a table; of drawn lesions without one."""
+    """Random rows of a table, by diagnosis (whose prompts share most); of drawn lesions without one."""
     if path is None:
         with tempfile.TemporaryDirectory() as folder:
             drawn = draw_dataset(Path(folder) / "drawn", seed=seed, count=count)
             rows = read_metadata(drawn / "metadata.csv")
     else:
         rows = read_metadata(path, leaky_fields=True)
-    return random.Random(seed).sample(list(rows), min(count, len(rows)))
+    chosen = random.Random(seed).sample(list(rows), min(count, len(rows)))
+    return sorted(chosen, key=lambda row: row.diagnosis or "")
 
 
 def show(table: str, found: Sequence[Figures]) -> None:

@@ -19,7 +19,7 @@ def requests(salt: int) -> list[NoteRequest]:
         NoteRequest.model_validate(
             {
                 "metadata": {"age": 30 + index, "sex": "female", "site": "back", "diagnosis": "nevus"},
-                "strategy": "P2",
+                "strategy": "G",
                 "options": {"seed": salt * 1000 + index},
             }
         )

@@ -60,14 +60,12 @@ def test_the_demo_ends_with_found_notes_and_a_report(stack: Stack, drawn: Path, 
     assert 'href="http' not in report
 
 
-def test_a_data_set_that_is_too_small_to_split_is_one_line(stack: Stack, tmp_path: Path) -> None:
-    assert stack.dermnote("datasets", "draw", tmp_path / "few", "--count", "15").returncode == 0
-
-    answer = stack.dermnote("demo", "--data", tmp_path / "few")
+def test_a_data_set_that_is_too_small_to_split_is_one_line(stack: Stack, drawn: Path) -> None:
+    answer = stack.dermnote("demo", "--data", drawn, "--limit", "5")
 
     assert answer.returncode == 1
     assert len(answer.stderr.strip().splitlines()) == 1
-    assert "few" in answer.stderr
+    assert "too small to split" in answer.stderr
 
 
 def test_an_empty_folder_is_one_line_and_a_failure(stack: Stack, tmp_path: Path) -> None:
