@@ -210,7 +210,7 @@ CONNECTORS = frozenset(
         shows show showing shown displays displaying exhibits exhibiting demonstrates demonstrating reveals revealing
         includes include including reported reporting experienced experiences experiencing complains complaining
         confirms confirmed confirming classified diagnosed consistent compatible measures measuring measured
-        holds taken obtained appears appearing visible observed positive""",
+        holds taken obtained appears appearing visible observed positive class subclass""",
     )
 )
 TYPICAL_CONNECTORS = frozenset(
