@@ -46,11 +46,13 @@ FITZPATRICK = re.compile(
     r"|\bfitzpatrick\s+(?P<three>VI|IV|V|I{1,3}|[1-6])\b",
     re.IGNORECASE,
 )
+_OF_MELANOMA = r"histor(?:y|ies) (?:(?:is|are|was|were) )?(?:positive |negative )?(?:of|for) melanomas?"
 HISTORY = re.compile(
-    rf"\b(?P<first>{_KIN})(?:,? (?:and|or|nor)(?: an?| no)? (?P<second>{_KIN}))? histor(?:y|ies) of melanomas?\b"
-    r"|\bmelanomas? (?:in|runs in) (?:the|his|her|their) (?P<third>family)\b"
-    rf"|\b(?P<fourth>{_KIN}) melanoma history\b"
-    rf"|\b(?P<fifth>{_KIN}) history (?:is |was )?(?:positive |negative )?(?:for|:)? ?melanomas?\b"
+    rf"\b(?P<first>{_KIN})(?:,? (?:and|or|nor)(?: an?| no)? (?P<second>{_KIN}))? {_OF_MELANOMA}\b"
+    rf"|\bhistory of melanomas?,? (?P<third>{_KIN})\b(?:,? (?:and|or|nor) (?P<fourth>{_KIN})\b)?"
+    r"|\b(?:history of )?melanomas? (?:has |have )?(?:occurred |been (?:seen|diagnosed|reported) |runs |run )?"
+    r"in (?:the|his|her|their) (?P<fifth>family)\b"
+    rf"|\b(?P<sixth>{_KIN}) melanoma history\b"
     r"|\b(?:had (?:an? )?|previous |prior |earlier |past )melanomas?\b",
     re.IGNORECASE,
 )
@@ -79,7 +81,15 @@ def claims(text: str, lexicon: Lexicon) -> list[TextClaim]:
     found: list[TextClaim] = []
     for match in SENTENCE.finditer(text):
         found += _Sentence(match[0], match.start(), lexicon).claims()
-    return sorted(found, key=lambda claim: (claim.start, claim.end))
+    return sorted(_both_borders_as_mixed(found), key=lambda claim: (claim.start, claim.end))
+
+
+def _both_borders_as_mixed(found: list[TextClaim]) -> Iterator[TextClaim]:
+    """A border that is called sharp and indistinct ("sharp here, indistinct there") is a mixed one."""
+    own = [claim for claim in found if claim.field == "findings.border" and not (claim.typical or claim.negated)]
+    mixed = {claim.value for claim in own} >= {"sharp", "indistinct"}
+    for claim in found:
+        yield replace(claim, value="mixed") if mixed and claim in own else claim
 
 
 class _Sentence:
@@ -96,7 +106,8 @@ class _Sentence:
         names = any(match.value("diagnosis") for match in plain)
         of_this = any(match.words[0] in role("one_lesion") for match in plain if len(match.words) == 1)
         self._cued = any(word in role("cues") for match in plain for word in match.words)
-        self._general = self._cued and names and not of_this
+        refers_back = bool(plain) and plain[0].words[0] in role("refers_back")
+        self._general = self._cued and (names or refers_back) and not of_this
 
     def claims(self) -> Iterator[TextClaim]:
         negation, subject = Negation(), Subject()

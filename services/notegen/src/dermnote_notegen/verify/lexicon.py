@@ -150,7 +150,7 @@ class Lexicon:
 def _together(text: str, part: list[Word]) -> tuple[str, ...]:
     """The words up to the first that more than a space, hyphen or slash parts from the one before."""
     for number, (left, right) in enumerate(itertools.pairwise(part), start=1):
-        if text[left.end : right.start].strip(" -/()\t’'"):
+        if text[left.end : right.start].strip(" -/():\t’'"):
             return tuple(word.text for word in part[:number])
     return tuple(word.text for word in part)
 

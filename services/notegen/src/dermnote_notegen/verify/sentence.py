@@ -104,9 +104,9 @@ class Negation:
 
 
 def is_denied_after(text: str, end: int) -> bool:
-    """ "Itching was denied", "itching: no"; no comma or other verb lies between. `end`: where the claim ends."""
+    """ "Itching was denied", "itching (no)"; no comma or other verb lies between. `end`: where the claim ends."""
     after = text[end:]
-    if re.match(r"\s*[:=]\s*(?:no|false|none)\b", after, re.IGNORECASE):
+    if re.match(r"\s*[:=(]\s*(?:no|false|none)\b", after, re.IGNORECASE):
         return True
     rest = re.split(r"[,:]|\b(?:but|while|and (?:is|was|has))\b", after)[0]
     denial = DENIED_AFTER.search(rest)

@@ -17,7 +17,9 @@ from dermnote_notegen.verify.typical import NOTHING, Typical, typical_of
 Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
 # A note has 250 words at most; what is beyond these characters is held against it unread.
 MAX_CHARS = 4000
-LEAKAGE = re.compile(r"\b(?:facts?|note|notes|instruction|example)\s*:|\bas an ai\b|<\||\bsubclass\s*:", re.IGNORECASE)
+LEAKAGE = re.compile(
+    r"\b(?:facts|instruction|example)\s*:|(?:^|[.!?\n]\s*)notes?\s*:|\bas an ai\b|<\||\bsubclass\s*:", re.IGNORECASE
+)
 # A word three times running, or four words and more twice.
 LOOP = re.compile(
     r"\b([^\W\d]+)(?:\W+\1\b){2,}|\b((?:\w+[^\w.;!?]+){3,8}\w+)[^\w.;!?]+(?:and[^\w.;!?]+)?\2\b", re.IGNORECASE
