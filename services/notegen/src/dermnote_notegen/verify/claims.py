@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dermnote_notegen.verify.lexicon import FINDING, NEUTRAL, Lexicon, Match, claim_words, role
-from dermnote_notegen.verify.sentence import Negation, Run, Subject, is_denied_after, readings, runs
+from dermnote_notegen.verify.sentence import Negation, Run, Subject, is_denied_after, is_of_this_lesion, readings, runs
 
 NUMBER_WORDS = (
     "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
@@ -26,9 +26,9 @@ AGE = re.compile(
     r"|\b(?P<yo>\d+)\s?(?:yo|y/o|y\.o\.)(?!\w)"
     rf"|\b(?:aged?|age of|age is|age:|ages)\s+(?P<aged>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
     rf"|\b{_PERSON} of (?P<of>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
-    r"|\b(?P<letter>\d+)(?=\s?[FM]\b)"
+    r"|\b(?P<letter>\d+)(?=[\s/]?[FM]\b)|(?<=\b[FM]/)(?P<after>\d+)\b"
     rf"|\b(?:she|he|{_PERSON}) is (?P<being>\d+)\b(?!\s*(?:mm|cm|{_YEARS}))"
-    rf"|\b{_PERSON}, (?P<bare>\d+)(?!\.\d)(?=[.,;)]|$)"
+    rf"|\b{_PERSON},? \(?(?P<bare>\d+)(?!\.\d)(?=[.,;)]|$)"
     rf"|(?<!\bfor )(?<!\bover )(?<!\bpast )(?<!\blast )(?<!\bsince )\b(?P<years>\d+)\s*{_YEARS}\b"
     r"(?!\s*(?:ago|later|before|earlier|after|duration|history|prior|previously)\b)"
     rf"|\bin (?:his|her|their|the) (?:early |mid[- ]?|late )?(?P<decade>{_DECADE})\b"
@@ -43,7 +43,8 @@ SIZE = re.compile(
 FITZPATRICK = re.compile(
     r"\b(?:fitzpatrick(?:'s)?\s+)(?:skin\s*)?(?:photo)?\s*type\s*:?\s*(?P<one>VI|IV|V|I{1,3}|[1-6])\b"
     r"|\b(?:skin|photo)\s*type\s*:?\s*(?P<two>VI|IV|V|I{1,3}|[1-6])\b"
-    r"|\bfitzpatrick\s+(?P<three>VI|IV|V|I{1,3}|[1-6])\b",
+    r"|\bfitzpatrick\s+(?:(?:skin\s*)?(?:photo)?type\s+is\s+)?(?P<three>VI|IV|V|I{1,3}|[1-6])\b"
+    r"|\btype\s+(?P<four>VI|IV|V|I{1,3}|[1-6])\s+skin\b",
     re.IGNORECASE,
 )
 _OF_MELANOMA = r"histor(?:y|ies) (?:(?:is|are|was|were) )?(?:positive |negative )?(?:of|for) melanomas?"
@@ -52,8 +53,10 @@ HISTORY = re.compile(
     rf"|\bhistory of melanomas?,? (?P<third>{_KIN})\b(?:,? (?:and|or|nor) (?P<fourth>{_KIN})\b)?"
     r"|\b(?:history of )?melanomas? (?:has |have )?(?:occurred |been (?:seen|diagnosed|reported) |runs |run )?"
     r"in (?:the|his|her|their) (?P<fifth>family)\b"
-    rf"|\b(?P<sixth>{_KIN}) melanoma history\b"
-    r"|\b(?:had (?:an? )?|previous |prior |earlier |past )melanomas?\b",
+    rf"|\b(?P<sixth>{_KIN}) (?:melanoma history|history\s*: melanomas?)\b"
+    r"|\b(?P<seventh>relative|family member)s? (?:has |have |had |with )(?:had )?(?:an? )?melanomas?\b"
+    r"|\b(?:had (?:an? )?|previous |prior |earlier |past )melanomas?\b(?: in the past\b| before\b)?"
+    r"|\bhistory of melanomas?\b",
     re.IGNORECASE,
 )
 ROMAN = dict(zip("123456", ("I", "II", "III", "IV", "V", "VI"), strict=True))
@@ -79,8 +82,11 @@ class TextClaim:
 def claims(text: str, lexicon: Lexicon) -> list[TextClaim]:
     """Every claim of a text, in the order of the text."""
     found: list[TextClaim] = []
+    goes_on = False  # what is general goes on behind a semicolon
     for match in SENTENCE.finditer(text):
-        found += _Sentence(match[0], match.start(), lexicon).claims()
+        sentence = _Sentence(match[0], match.start(), lexicon, goes_on=goes_on)
+        found += sentence.claims()
+        goes_on = sentence.is_general and match[0].rstrip().endswith(";")
     return sorted(_both_borders_as_mixed(found), key=lambda claim: (claim.start, claim.end))
 
 
@@ -95,7 +101,7 @@ def _both_borders_as_mixed(found: list[TextClaim]) -> Iterator[TextClaim]:
 class _Sentence:
     """One sentence, read from left to right."""
 
-    def __init__(self, text: str, offset: int, lexicon: Lexicon) -> None:
+    def __init__(self, text: str, offset: int, lexicon: Lexicon, *, goes_on: bool) -> None:
         self._text = text
         self._offset = offset
         self._numbers = sorted(
@@ -103,11 +109,11 @@ class _Sentence:
         )
         self._matches = list(lexicon.scan(text, passed=[(c.start, c.end) for c in self._numbers]))
         plain = [match for match in self._matches if not match.is_finding]
-        names = any(match.value("diagnosis") for match in plain)
-        of_this = any(match.words[0] in role("one_lesion") for match in plain if len(match.words) == 1)
         self._cued = any(word in role("cues") for match in plain for word in match.words)
+        names = any(match.value("diagnosis") for match in plain)
         refers_back = bool(plain) and plain[0].words[0] in role("refers_back")
-        self._general = self._cued and (names or refers_back) and not of_this
+        about_all = goes_on or (self._cued and (names or refers_back))
+        self.is_general = about_all and not is_of_this_lesion(self._matches)
 
     def claims(self) -> Iterator[TextClaim]:
         negation, subject = Negation(), Subject()
@@ -120,7 +126,7 @@ class _Sentence:
                     yield self._placed(numbers.pop(0), negated=negation.is_on)
                 negation.pass_over(match)
                 subject.pass_over(match, following)
-                typical = self._general or (self._cued and subject.is_general)
+                typical = self.is_general or (self._cued and subject.is_general)
                 for claim in self._of(match, typical=typical, readings=readings_of.get(run, ())):
                     yield self._placed(claim, negated=negation.is_on)
         for number in numbers:
@@ -179,11 +185,7 @@ def _all_number_claims(text: str) -> Iterator[TextClaim]:
         value = str(match[str(match.lastgroup)]).upper()
         yield TextClaim("fitzpatrick_skin_type", ROMAN.get(value, value), match.start(), match.end())
     for match in HISTORY.finditer(text):
-        whose = [
-            kin.lower()
-            for kin in (match["first"], match["second"], match["third"], match["fourth"], match["fifth"])
-            if kin
-        ]
+        whose = [kin.lower() for kin in match.groups() if kin]
         for kin in whose or ["personal"]:
             name = "personal" if kin == "personal" else "family"
             negated = "negative" in match[0].lower() or is_denied_after(text, match.end())

@@ -73,6 +73,12 @@ class Match:
             return values
         return phrase(self.value(FINDING) or " ".join(self.words))
 
+    @property
+    def says_no(self) -> bool:
+        """True for a symptom's word that denies it by itself: "painless", "flat"."""
+        said = " ".join(self.words)
+        return any(said in forms for forms in claim_words()["says_no"].values())
+
     def value_of_closed(self) -> bool:
         """True when it is a value of the closed vocabulary of findings."""
         return any(m.field.startswith("findings.") for m in self.meanings)

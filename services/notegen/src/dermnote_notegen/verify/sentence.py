@@ -135,3 +135,21 @@ class Subject:
         elif not self._of_this and (names or words & role("many_lesions")):
             self.is_general = True
         self._after_name = names
+
+
+def is_of_this_lesion(matches: Sequence[Match]) -> bool:
+    """True when a sentence speaks of the lesion at hand: by a pronoun, as what acts, or before it names anything.
+
+    "Melanoma typically shows a halo around the lesion" does not.
+    """
+    named = False
+    for match, following in itertools.pairwise([*matches, None]):
+        if match is None or match.is_finding or len(match.words) > 1:
+            named = named or (match is not None and match.value("diagnosis") is not None)
+            continue
+        word = match.words[0]
+        named = named or match.value("diagnosis") is not None or word in role("cues")
+        acts = following is not None and following.words[0] in role("verbs")
+        if word in role("one_lesion") and (not named or acts or word in role("pronouns")):
+            return True
+    return False

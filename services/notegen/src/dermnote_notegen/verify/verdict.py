@@ -198,12 +198,10 @@ def _broader(name: str, given: str) -> set[str]:
 def _regions(given: str) -> set[str]:
     """The sites that hold a site, by ISIC's hierarchy and its general sites."""
     site = sites()[given]
-    return {
-        other.name
-        for other in sites().values()
-        if (other.isic and site.isic.startswith(f"{other.isic}:"))
-        or (site.general and site.general in (other.name, *other.synonyms))
-    }
+    general = [other for other in sites().values() if site.general and site.general in (other.name, *other.synonyms)]
+    paths = [site.isic, *(other.isic for other in general)]
+    above = {other.name for other in sites().values() for path in paths if path.startswith(f"{other.isic or path}:")}
+    return above | {other.name for other in general}
 
 
 def _defects(text: str) -> Iterator[Claim]:

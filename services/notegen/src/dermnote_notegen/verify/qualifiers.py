@@ -1,0 +1,97 @@
+"""Qualifiers: small words that make something else of what they stand beside. Pure; it knows no facts.
+
+"Another melanoma", "near the nose", "not denied", "more than 6 mm", "the typical veil is present": each word is known
+and true by itself, and the whole says what was not given.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from dermnote_notegen.verify.lexicon import Match, role
+
+# Between a qualifier and what it bears upon: "not really without", "near the nose".
+BETWEEN = re.compile(
+    r"[\s-]+(?:(?:an?|the|his|her|its|any|at|all|really|quite|entirely|completely|in|to|be|been|have|having|skin)\s+)*",
+    re.IGNORECASE,
+)
+BETWEEN_WORDS = frozenset(
+    ("a", "an", "the", "his", "her", "its", "any", "at", "all", "really", "quite", "in", "to", "be", "been", "have")
+)
+# By the word's role: the fields of the phrases that it must not stand before.
+QUALIFIED = {
+    "others": ("diagnosis", "site"),
+    "beside": ("site",),
+    "lessening": ("findings.asymmetry", "findings.border", "findings.colours"),
+}
+BOUND = re.compile(
+    r"(?:\b(?:(?:less|more|greater|fewer|larger|smaller|longer|shorter|older|younger|bigger) than|at least|at most|up to|over"
+    r"|under|above|below|exceed(?:s|ing)|nearly|almost|not)\s+(?:an?\s+|the\s+)?|[<>≤≥±]\s*)$",
+    re.IGNORECASE,
+)
+SAID_TO_BE_HERE = re.compile(
+    r"\bthere (?:is|are|was|were)\b|\bdermat?oscopy (?:shows?|showed|reveals?|revealed|displays?|demonstrates?)\b"
+    r"|\b(?:is|are|was|were) (?:seen|visible|evident|present|noted|found|observed|apparent)\b",
+    re.IGNORECASE,
+)
+SAYS_IS = re.compile(
+    r"\b(?:is|are|was|were|be|being|includ(?:es?|ing)|comprises?|consists?|shows?|has|have|presents?|finds?|sees?|displays?|exhibits?)\b",
+    re.IGNORECASE,
+)
+
+
+def bound(text: str, start: int) -> str:
+    """The word that makes a bound of the number at `start`: "more than" 6 mm, "almost" 61; empty where none does."""
+    match = BOUND.search(text, 0, start)
+    return match[0].strip().lower() if match else ""
+
+
+def qualified(matches: Sequence[Match], text: str) -> Iterator[tuple[str, int, int]]:
+    """What one word makes of the phrase behind it ("another melanoma"): what is wrong with it, and where it stands."""
+    before: Match | None = None
+    for match in matches:
+        if before is not None and BETWEEN.fullmatch(text, before.end, match.start):
+            yield from ((wrong, before.start, match.end) for wrong in _wrong(before, match))
+        if match.words[-1] not in BETWEEN_WORDS:
+            before = match
+
+
+def _wrong(word: Match, match: Match) -> Iterator[str]:
+    if _denies(word) and (_denies(match) or match.says_no):
+        yield "hedging"
+    for name, fields in QUALIFIED.items():
+        thing = name == "others" and match.words[0] in role("things")
+        if word.words[-1] in role(name) and (thing or any(match.value(field) for field in fields)):
+            yield name
+
+
+def _denies(match: Match) -> bool:
+    return not match.claims and not role("negators").isdisjoint(match.words)
+
+
+def typical_here(matches: Sequence[Match], text: str) -> tuple[int, int] | None:
+    """Where a sentence says that what is typical is here: "this melanoma typically", "the typical veil is present".
+
+    So does a sentence that calls something typical and names no finding. An adverb ("typically") makes a sentence a
+    general one, an adjective ("typical") beside what is said to be here does not. None where it is a general one.
+    """
+    cues = [match for match in matches if not match.is_finding and not role("cues").isdisjoint(match.words)]
+    if not cues:
+        return None
+    for this, named in zip(matches, matches[1:], strict=False):
+        if this.words == ("this",) and named.value("diagnosis"):
+            return this.start, named.end
+    findings = [match for match in matches if match.is_finding]
+    if not findings or (not _has_adverb(cues) and _is_asserted(text, cues[0], findings[0])):
+        return cues[0].start, cues[0].end
+    for match in matches:
+        if match.words == ("here",) and match.start > max(cues[0].start, findings[0].start):
+            return match.start, match.end
+    return None
+
+
+def _has_adverb(cues: Sequence[Match]) -> bool:
+    return any(word.endswith("ly") or word in role("adverbs") for cue in cues for word in cue.words)
+
+
+def _is_asserted(text: str, cue: Match, finding: Match) -> bool:
+    return SAID_TO_BE_HERE.search(text) is not None or (finding.start < cue.start and not SAYS_IS.search(text))
