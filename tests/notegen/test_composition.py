@@ -132,3 +132,20 @@ def test_articles(phrase: str, expected: str) -> None:
 )
 def test_a_child_is_a_boy_or_a_girl(facts: dict[str, Any], words: str) -> None:
     assert person_in_short(facts) == words
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"diagnosis": "reed or spitz nevus"}, "Reed or Spitz nevus"),
+        ({"diagnosis": "merkel cell carcinoma"}, "Merkel cell carcinoma"),
+    ],
+)
+def test_names_of_people_have_a_capital(facts: dict[str, Any], words: str) -> None:
+    assert all(words in write_skeleton(facts, seed=seed) for seed in range(10))
+
+
+def test_one_year_is_no_years() -> None:
+    texts = [write_skeleton({"age": 1}, seed=seed) for seed in range(40)]
+    assert any("1 year" in text for text in texts)
+    assert not any("1 years" in text for text in texts)

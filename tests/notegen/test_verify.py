@@ -260,6 +260,119 @@ def test_the_same_text_always_gets_the_same_verdict() -> None:
     assert verify(text, facts=FACTS) == verify(text, facts=FACTS)
 
 
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"symptoms": {"itch": "no"}}, "The patient does not deny itching."),
+        ({"symptoms": {"itch": "no"}}, "There is no lack of itching."),
+        ({"symptoms": {"itch": "no"}}, "Itching is not absent."),
+        ({"symptoms": {"itch": "no"}}, "Not only itching."),
+        ({"symptoms": {"itch": "no"}}, "No symptoms other than itching."),
+        ({"symptoms": {"hurt": "no"}}, "It is not painless."),
+        ({"symptoms": {"elevation": "no"}}, "It is not flat."),
+        ({"symptoms": {"itch": "yes"}}, "Itching - none."),
+        ({"symptoms": {"itch": "yes"}}, "Itching: not present."),
+        ({"symptoms": {"itch": "yes"}}, "Itching was never reported."),
+        ({"symptoms": {"itch": "yes"}}, "Itching hasn't occurred."),
+        ({"symptoms": {"itch": "yes"}}, "The lesion is itch-free."),
+        ({"symptoms": {"itch": "yes"}}, "Does it itch?"),
+        ({"symptoms": {"itch": "yes"}}, "It may itch."),
+        ({"symptoms": {"itch": "yes"}}, "Another lesion itches."),
+        ({"symptoms": {"changed": "no"}}, "No change in size."),
+        ({"symptoms": {"grew": "yes"}}, "A growth on the skin."),
+        ({"family_hx_mm": True, "personal_hx_mm": True}, "A personal but no family history of melanoma."),
+    ],
+)
+def test_a_denial_that_is_taken_back_or_comes_late_is_read(facts: dict[str, Any], text: str) -> None:
+    assert not verify(text, facts=facts).verification.faithful
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"sex": "female", "family_hx_mm": False}, "There is no family history of melanoma in this woman."),
+        ({"family_hx_mm": False, "personal_hx_mm": True}, "A personal but no family history of melanoma."),
+        (
+            {"symptoms": {"hurt": "no", "bleed": "no", "itch": "yes"}},
+            "A painless, non-bleeding lesion which itches.",
+        ),
+        (
+            {"symptoms": {"hurt": "no", "bleed": "no", "itch": "yes"}},
+            "Pain is absent, itching is present, bleeding is absent.",
+        ),
+    ],
+)
+def test_a_denial_reaches_no_further_than_it_is_meant_to(facts: dict[str, Any], text: str) -> None:
+    assert verify(text, facts=facts).verification.faithful
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("Another patient has a melanoma.", "others"),
+        ("A second lesion was found.", "others"),
+        ("There are several melanomas.", "others"),
+        ("It is near the back.", "beside"),
+        ("Melanoma?", "sign"),
+        ("[NAME] was seen.", "sign"),
+        ("It would be melanoma.", "hedging"),
+        ("The diagnosis is not confirmed.", "hedging"),
+        ("She will be seen again.", "advice"),
+        ("It was taken off.", "treatment"),
+        ("She has no complaints.", "severity"),
+        ("She is very old.", "age"),
+        ("The lesion is 61 years old.", "age"),
+        ("She is more than 61 years old.", "age"),
+        ("Papules are seen.", "findings"),
+    ],
+)
+def test_known_words_that_together_say_what_was_not_given_are_held_against(text: str, field: str) -> None:
+    verdict = verify(f"{FAITHFUL[0]} {text}", facts=FACTS).verification
+    assert field in {claim.field for claim in [*verdict.unsupported, *verdict.contradicted]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Nevi usually present as brown macules or slightly raised papules.",
+        "A regular pigment network is typically seen in nevi.",
+        "A regular pigment network is a common finding that is seen in nevi.",
+        "Most nevi typically show symmetry of shape.",
+    ],
+)
+def test_what_is_typical_may_be_said_in_the_plural(text: str) -> None:
+    assert verify(f"A nevus. {text}", facts={"diagnosis": "nevus"}).verification.faithful
+
+
+@pytest.mark.parametrize("size", ["more than 12 mm", "up to 12 mm", "under 12 mm", ">12 mm", "almost 12 mm"])
+def test_a_bound_is_not_the_size(size: str) -> None:
+    facts = {"clin_size_long_diam_mm": 12}
+    assert verify("The lesion measures 12 mm.", facts=facts).verification.faithful
+    assert not verify(f"The lesion measures {size}.", facts=facts).verification.faithful
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "This melanoma typically shows an irregular pigment network.",
+        "There is the typical irregular pigment network of melanoma.",
+        "A blue-white veil, typical of melanoma.",
+        "A blue-white veil typical of melanoma is visible.",
+        "Dermoscopy reveals a blue-white veil typical of melanoma.",
+        "Its blue-white veil is typical.",
+        "Melanoma typically shows a blue-white veil, which is seen here.",
+        "Melanoma typically shows a blue-white veil; atypical vessels are seen.",
+        "Melanoma typically lacks a blue-white veil.",
+        "Melanoma does not typically show a blue-white veil.",
+        "Melanoma typically occurs on the back.",
+        "The appearance is typical of melanoma.",
+        "All typical features of melanoma are present.",
+    ],
+)
+def test_what_is_typical_may_not_be_said_to_be_here_or_be_denied(text: str) -> None:
+    assert not verify(f"{FAITHFUL[0]} {text}", facts=FACTS).verification.faithful
+
+
 @pytest.mark.parametrize("text", ["A " * 20_000, "no " * 20_000, "61 " * 20_000, "twenty-" * 10_000, "." * 50_000])
 def test_a_degenerate_text_is_judged_and_not_faithful(text: str) -> None:
     assert not verify(text, facts=FACTS).verification.faithful

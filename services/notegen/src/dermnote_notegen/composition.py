@@ -48,8 +48,8 @@ def write_template(facts: Mapping[str, Any]) -> str:
     rules: Rules = dict(prompt_file("M").wordings)
     rules |= {
         "a_superclass": [article(diagnosis.superclass)],
-        "klass": [diagnosis.klass],
-        "subclass": _one(None if diagnosis.name == diagnosis.klass else diagnosis.name),
+        "klass": [written(diagnosis.klass)],
+        "subclass": _one(None if diagnosis.name == diagnosis.klass else written(diagnosis.name)),
     }
     return next(resolve(rules).texts())
 
@@ -68,12 +68,19 @@ def article(phrase: str) -> str:
     return f"{'an' if vowel else 'a'} {phrase}"
 
 
+def written(diagnosis: str) -> str:
+    """A diagnosis as it is written in a sentence: names of people have a capital ("Merkel cell carcinoma")."""
+    eponyms = {name.lower(): name for name in prompt_file("G").words["eponyms"]["words"]}
+    return " ".join(eponyms.get(word, word) for word in diagnosis.split())
+
+
 def _person(facts: Mapping[str, Any], words: Mapping[str, Any]) -> Rules:
     age = facts.get("age")
     kind = "child" if age is not None and age < ADULT_FROM_YEARS and "sex" in facts else "sex"
     return {
         "noun": words[kind][facts.get("sex", "unknown")],
         "age": [] if age is None else [str(age)],
+        "years": [] if age is None else ["1 year" if age == 1 else f"{age} years"],
         "an_age": [] if age is None else [article(str(age))],
         "fitzpatrick": _one(facts.get("fitzpatrick_skin_type")),
     }
@@ -92,7 +99,7 @@ def _outcome(facts: Mapping[str, Any]) -> Rules:
     diagnosis = facts.get("diagnosis")
     superclass = diagnoses()[diagnosis].superclass if diagnosis else None
     return {
-        "diagnosis": _one(diagnosis),
+        "diagnosis": _one(diagnosis and written(diagnosis)),
         "superclass": _one(superclass if superclass in ("benign", "pre-cancerous", "malignant") else None),
         "bm": _one(facts.get("benign_malignant")),
     }
@@ -131,7 +138,7 @@ def _findings(facts: Mapping[str, Any], words: Mapping[str, Any], random_: rando
         rules[f"f_structure{number}"] = words["structures"][term]
     names = [name for name in rules if name.startswith("f_")]
     random_.shuffle(names)
-    rules["f_list"] = [_listed([Rule(name) for name in names], "and")] if names else []
+    rules["f_list"] = [_listed([Rule(name) for name in names], "and", serial=True)] if names else []
     return rules
 
 
@@ -146,7 +153,7 @@ def _typical(prior: Prior | None, facts: Mapping[str, Any], random_: random.Rand
         f"t{number}": [wording for finding in group for wording in finding.wordings]
         for number, group in enumerate(groups)
     }
-    rules["t_list"] = [_listed([Rule(name) for name in rules], "and")] if len(groups) > 1 else []
+    rules["t_list"] = [_listed([Rule(name) for name in rules], "and", serial=True)] if len(groups) > 1 else []
     return rules
 
 
@@ -167,11 +174,12 @@ def _one(value: object) -> list[str]:
     return [] if value is None else [str(value)]
 
 
-def _listed(parts: Sequence[Part], word: str) -> Alternative:
-    """(a, ", ", b, " and ", c)."""
+def _listed(parts: Sequence[Part], word: str, *, serial: bool = False) -> Alternative:
+    """(a, ", ", b, " and ", c). `serial`: ", and" before the last of three, for parts that hold lists themselves."""
     joined: list[Part] = []
+    last = f"{',' if serial and len(parts) > 2 else ''} {word} "
     for number, part in enumerate(parts):
-        joined += [f" {word} " if number == len(parts) - 1 else ", "] if number else []
+        joined += [last if number == len(parts) - 1 else ", "] if number else []
         joined.append(part)
     return tuple(joined)
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from dermnote_contracts.vocabulary import diagnoses, sites
 
@@ -92,11 +93,15 @@ def read_prior(text: str, *, name: str) -> Prior:
     """One priors file; raises PriorsInvalid with its name and every fault."""
     try:
         return Prior.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as wrong:
-        raise PriorsInvalid(f"{name}: not valid YAML: {wrong}") from wrong
     except ValidationError as wrong:
-        faults = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in wrong.errors())
-        raise PriorsInvalid(f"{name}: {faults}") from wrong
+        raise PriorsInvalid(f"{name}: {'; '.join(map(_fault, wrong.errors()))}") from wrong
+    except (yaml.YAMLError, ValueError) as wrong:  # ValueError: a date that is none
+        raise PriorsInvalid(f"{name}: not valid YAML: {' '.join(str(wrong).split())}") from wrong
+
+
+def _fault(error: ErrorDetails) -> str:
+    place = ".".join(map(str, error["loc"]))
+    return f"{place}: {error['msg']}" if place else error["msg"]
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,7 @@ def load_priors(folder: Path | None = None) -> Priors:
     """
     texts = _shipped() | _own(folder)
     found = {prior.diagnosis: prior for prior in (read_prior(text, name=name) for name, text in texts.items())}
-    content = "\0".join(f"{name}\0{text}" for name, text in texts.items())
-    version = hashlib.sha256(content.encode()).hexdigest()[:12]
+    version = hashlib.sha256("\0".join(texts.values()).encode()).hexdigest()[:12]
     return Priors(dict(sorted(found.items())), version)
 
 
@@ -139,4 +143,11 @@ def _own(folder: Path | None) -> dict[str, str]:
         return {}
     if not folder.is_dir():
         raise PriorsInvalid(f"{folder}: no such folder of priors")
-    return {str(path): path.read_text("utf-8") for path in sorted(folder.glob("*.yaml"))}
+    return {str(path): _own_text(path) for path in sorted(folder.glob("*.yaml"))}
+
+
+def _own_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as wrong:
+        raise PriorsInvalid(f"{path}: not UTF-8 text") from wrong

@@ -4,12 +4,21 @@ Sentence by sentence: numbers with units by pattern, everything else by the lexi
 claim too ("unrecognised"), so that nothing is said that was not understood. Pure; it knows no facts.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from dermnote_notegen.verify.lexicon import FINDING, NEUTRAL, Lexicon, Match, claim_words, role
-from dermnote_notegen.verify.sentence import Negation, Run, Subject, is_denied_after, is_of_this_lesion, readings, runs
+from dermnote_notegen.verify.lexicon import FINDING, NEUTRAL, Lexicon, Match, role
+from dermnote_notegen.verify.qualifiers import (
+    bound,
+    is_denied_itself,
+    is_of_a_thing,
+    qualified,
+    says_it_is_here,
+    typical_here,
+)
+from dermnote_notegen.verify.sentence import Negation, Subject, is_denied_after, is_of_this_lesion, readings, runs
 
 NUMBER_WORDS = (
     "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
@@ -49,7 +58,8 @@ FITZPATRICK = re.compile(
 )
 _OF_MELANOMA = r"histor(?:y|ies) (?:(?:is|are|was|were) )?(?:positive |negative )?(?:of|for) melanomas?"
 HISTORY = re.compile(
-    rf"\b(?P<first>{_KIN})(?:,? (?:and|or|nor)(?: an?| no)? (?P<second>{_KIN}))? {_OF_MELANOMA}\b"
+    rf"\b(?P<first>{_KIN})(?:,? (?:(?:and|or|nor)(?: an?)?|(?:and|but)(?P<none> no)) (?P<second>{_KIN}))?"
+    rf" {_OF_MELANOMA}\b"
     rf"|\bhistory of melanomas?,? (?P<third>{_KIN})\b(?:,? (?:and|or|nor) (?P<fourth>{_KIN})\b)?"
     r"|\b(?:history of )?melanomas? (?:has |have )?(?:occurred |been (?:seen|diagnosed|reported) |runs |run )?"
     r"in (?:the|his|her|their) (?P<fifth>family)\b"
@@ -59,6 +69,7 @@ HISTORY = re.compile(
     r"|\bhistory of melanomas?\b",
     re.IGNORECASE,
 )
+BOUNDED = ("age", "clin_size_long_diam_mm", "fitzpatrick_skin_type")
 ROMAN = dict(zip("123456", ("I", "II", "III", "IV", "V", "VI"), strict=True))
 SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 
@@ -112,7 +123,7 @@ class _Sentence:
         self._cued = any(word in role("cues") for match in plain for word in match.words)
         names = any(match.value("diagnosis") for match in plain)
         refers_back = bool(plain) and plain[0].words[0] in role("refers_back")
-        about_all = goes_on or (self._cued and (names or refers_back))
+        about_all = (goes_on and not says_it_is_here(text)) or (self._cued and (names or refers_back))
         self.is_general = about_all and not is_of_this_lesion(self._matches)
 
     def claims(self) -> Iterator[TextClaim]:
@@ -120,21 +131,29 @@ class _Sentence:
         numbers = list(self._numbers)
         found = list(runs(self._matches, self._text))
         readings_of = readings(found, self._text)
+        after = {match.start: following for match, following in itertools.pairwise(self._matches)}
         for run in found:
-            for match, following in zip(run.matches, (*run.matches[1:], self._after(run)), strict=True):
+            for match in run.matches:
                 while numbers and numbers[0].start < match.start:
                     yield self._placed(numbers.pop(0), negated=negation.is_on)
                 negation.pass_over(match)
-                subject.pass_over(match, following)
+                subject.pass_over(match, after.get(match.start))
                 typical = self.is_general or (self._cued and subject.is_general)
                 for claim in self._of(match, typical=typical, readings=readings_of.get(run, ())):
-                    yield self._placed(claim, negated=negation.is_on)
+                    denied = is_denied_itself(self._text, claim.start) if claim.field == "sex" else negation.is_on
+                    yield self._placed(claim, negated=denied)
         for number in numbers:
             yield self._placed(number, negated=negation.is_on)
+        for claim in self._qualified():
+            yield self._placed(claim, negated=False)
 
-    def _after(self, run: Run) -> Match | None:
-        number = self._matches.index(run.matches[-1]) + 1
-        return self._matches[number] if number < len(self._matches) else None
+    def _qualified(self) -> Iterator[TextClaim]:
+        """What is said by small words beside the others: "another melanoma", "not denied"."""
+        for wrong, start, end in qualified(self._matches, self._text):
+            if not (wrong == "others" and self._cued):  # "many melanomas typically show"
+                yield TextClaim(f"never.{wrong}", self._text[start:end], start, end)
+        if here := typical_here(self._matches, self._text):
+            yield TextClaim("never.implied", self._text[slice(*here)], *here)
 
     def _of(self, match: Match, *, typical: bool, readings: tuple[frozenset[str], ...]) -> Iterator[TextClaim]:
         if not match.meanings:
@@ -145,7 +164,7 @@ class _Sentence:
         ]
         denied = bool(meant) and is_denied_after(self._text, match.end)
         for meaning in meant:
-            negated = denied or (meaning.field.startswith("symptoms.") and _says_no(meaning.field, match))
+            negated = denied or (meaning.field.startswith("symptoms.") and match.says_no)
             yield TextClaim(meaning.field, meaning.value, match.start, match.end, negated, typical, readings)
 
     def _placed(self, claim: TextClaim, *, negated: bool) -> TextClaim:
@@ -169,7 +188,10 @@ def _number_claims(text: str, *, passed: list[tuple[int, int]]) -> Iterator[Text
     """Ages, sizes, skin types and histories of melanoma, but for those inside `passed`."""
     for claim in _all_number_claims(text):
         if not any(start < claim.end and claim.start < end for start, end in passed):
-            yield claim
+            limit = bound(text, claim.start) if claim.field in BOUNDED else ""
+            if claim.field == "age" and is_of_a_thing(text, claim.start, claim.end):
+                limit = "thing of"
+            yield replace(claim, value=f"{limit} {claim.value}") if limit else claim
 
 
 def _all_number_claims(text: str) -> Iterator[TextClaim]:
@@ -184,11 +206,12 @@ def _all_number_claims(text: str) -> Iterator[TextClaim]:
     for match in FITZPATRICK.finditer(text):
         value = str(match[str(match.lastgroup)]).upper()
         yield TextClaim("fitzpatrick_skin_type", ROMAN.get(value, value), match.start(), match.end())
-    for match in HISTORY.finditer(text):
-        whose = [kin.lower() for kin in match.groups() if kin]
-        for kin in whose or ["personal"]:
+    for match in HISTORY.finditer(text) if "melanoma" in text.lower() else ():
+        whose = {group: kin.lower() for group, kin in match.groupdict().items() if kin and group != "none"}
+        denied = "negative" in match[0].lower() or is_denied_after(text, match.end())
+        for group, kin in (whose or {"first": "personal"}).items():
             name = "personal" if kin == "personal" else "family"
-            negated = "negative" in match[0].lower() or is_denied_after(text, match.end())
+            negated = denied or (group == "second" and match["none"] is not None)
             yield TextClaim(f"{name}_hx_mm", "True", match.start(), match.end(), negated)
 
 
@@ -204,8 +227,3 @@ def _millimetres(number: str, unit: str) -> str:
         return number.lower()
     value = float(number) * (10 if unit.lower().startswith("c") else 1)
     return str(int(value) if value.is_integer() else round(value, 3))
-
-
-def _says_no(field_name: str, match: Match) -> bool:
-    name = field_name.removeprefix("symptoms.")
-    return " ".join(match.words) in claim_words()["says_no"].get(name, ())

@@ -6,9 +6,9 @@ Pure but for reading the files. It knows single words and phrases, nothing of th
 import itertools
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -60,7 +60,7 @@ class Match:
         """True when it says something of patient or lesion, or is not known."""
         return not self.meanings or any(meaning.field != NEUTRAL for meaning in self.meanings)
 
-    @property
+    @cached_property
     def is_finding(self) -> bool:
         """True when it says how a lesion looks."""
         return any(m.field == FINDING or m.field.startswith("findings.") for m in self.meanings)
@@ -175,8 +175,13 @@ def role(name: str) -> frozenset[str]:
 
 @cache
 def _neutral_words() -> tuple[str, ...]:
-    held = _read("neutral")
-    roles = (word for name in _read("roles") for word in sorted(role(name)))
+    held, looks = _read("neutral"), claim_words()["other_findings"]
+    roles = (
+        word
+        for name in _read("roles")
+        for word in sorted(role(name))
+        if not {word, word.removesuffix("s"), word.removesuffix("es")}.intersection(looks)
+    )
     return (*held["words"].split(), *held["phrases"], *roles)
 
 
@@ -239,13 +244,22 @@ def _findings(wordings: set[str]) -> Iterator[tuple[str, Meaning]]:
         denies = any(word in role("negators") for word in phrase(wording))
         if denies or any(not field.startswith(("findings.", "symptoms.elevation")) for field in others):
             yield _bare(wording), Meaning(FINDING, wording)
-    neutral = set(_neutral_words())
-    for word in sorted({word for wording in wordings for word in phrase(wording)} - neutral):
+    found = {word for wording in wordings for word in phrase(wording)} - set(_neutral_words())
+    looks = claim_words()["other_findings"]
+    known = found.union(looks)
+    for word in sorted(found):
         if word not in elsewhere or elsewhere.says(word, "findings.") or elsewhere.says(word, "symptoms.elevation"):
-            yield word, Meaning(FINDING, word)
-    for form in claim_words()["other_findings"]:
+            yield word, Meaning(FINDING, _singular(word, known))
+    for form in looks:
         if form not in elsewhere:
-            yield form, Meaning(FINDING, form)
+            yield form, Meaning(FINDING, _singular(form, known))
+
+
+def _singular(form: str, known: Set[str]) -> str:
+    """The singular, where it is known too: "macules" are meant by "a macule"."""
+    return next(
+        (one for one in (form.removesuffix("es"), form.removesuffix("s")) if one != form and one in known), form
+    )
 
 
 def _bare(wording: str) -> str:

@@ -4,19 +4,13 @@
 and true by itself, and the whole says what was not given.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from dermnote_notegen.verify.lexicon import Match, role
 
-# Between a qualifier and what it bears upon: "not really without", "near the nose".
-BETWEEN = re.compile(
-    r"[\s-]+(?:(?:an?|the|his|her|its|any|at|all|really|quite|entirely|completely|in|to|be|been|have|having|skin)\s+)*",
-    re.IGNORECASE,
-)
-BETWEEN_WORDS = frozenset(
-    ("a", "an", "the", "his", "her", "its", "any", "at", "all", "really", "quite", "in", "to", "be", "been", "have")
-)
 # By the word's role: the fields of the phrases that it must not stand before.
 QUALIFIED = {
     "others": ("diagnosis", "site"),
@@ -24,13 +18,18 @@ QUALIFIED = {
     "lessening": ("findings.asymmetry", "findings.border", "findings.colours"),
 }
 BOUND = re.compile(
-    r"(?:\b(?:(?:less|more|greater|fewer|larger|smaller|longer|shorter|older|younger|bigger) than|at least|at most|up to|over"
-    r"|under|above|below|exceed(?:s|ing)|nearly|almost|not)\s+(?:an?\s+|the\s+)?|[<>≤≥±]\s*)$",
+    r"(?:\b(?:(?:less|more|greater|fewer|larger|smaller|longer|shorter|older|younger|bigger) than|at least|at most"
+    r"|up to|over|under|above|below|exceed(?:s|ing)|nearly|almost|not)\s+(?:an?\s+|the\s+)?|[<>≤≥±]\s*)$",
     re.IGNORECASE,
 )
+_THING = r"(?:lesion|image|photograph|picture|record|clinic|hospital|department|dermatologist)"
+THING_BEFORE = re.compile(rf"\b{_THING}\s+(?:(?:is|was)\s+)?$", re.IGNORECASE)
+THING_AFTER = re.compile(rf"\s*{_THING}\b", re.IGNORECASE)
+DENIED_ITSELF = re.compile(r"(?:\b(?:not?|never|non)|n['’]t)(?:\s+an?|\s+the)?[\s-]+$", re.IGNORECASE)
 SAID_TO_BE_HERE = re.compile(
     r"\bthere (?:is|are|was|were)\b|\bdermat?oscopy (?:shows?|showed|reveals?|revealed|displays?|demonstrates?)\b"
-    r"|\b(?:is|are|was|were) (?:seen|visible|evident|present|noted|found|observed|apparent)\b",
+    r"|\b(?:is|are|was|were) (?:seen|visible|evident|present|noted|found|observed|apparent)\b"
+    r"(?=\s*(?:[.,;:)]|$)|\s+(?:here|now|on|at|by)\b|\s+in\s+(?:this|the|his|her)\b)",
     re.IGNORECASE,
 )
 SAYS_IS = re.compile(
@@ -45,14 +44,30 @@ def bound(text: str, start: int) -> str:
     return match[0].strip().lower() if match else ""
 
 
+def is_of_a_thing(text: str, start: int, end: int) -> bool:
+    """ "A 61-year-old photograph", "the lesion is 61 years old": no age of the patient."""
+    return THING_BEFORE.search(text, 0, start) is not None or THING_AFTER.match(text, end) is not None
+
+
+def is_denied_itself(text: str, start: int) -> bool:
+    """ "Not a woman": a person is denied by the word before; "no history of melanoma in this woman" denies none."""
+    return DENIED_ITSELF.search(text, 0, start) is not None
+
+
 def qualified(matches: Sequence[Match], text: str) -> Iterator[tuple[str, int, int]]:
     """What one word makes of the phrase behind it ("another melanoma"): what is wrong with it, and where it stands."""
     before: Match | None = None
     for match in matches:
-        if before is not None and BETWEEN.fullmatch(text, before.end, match.start):
+        if before is not None and _between().fullmatch(text, before.end, match.start):
             yield from ((wrong, before.start, match.end) for wrong in _wrong(before, match))
-        if match.words[-1] not in BETWEEN_WORDS:
+        if match.words[-1] not in role("passed_over"):
             before = match
+
+
+@cache
+def _between() -> re.Pattern[str]:
+    """What may stand between a qualifier and what it bears upon: "not really without", "near the nose"."""
+    return re.compile(rf"[\s-]+(?:(?:{'|'.join(sorted(role('passed_over')))})\s+)*", re.IGNORECASE)
 
 
 def _wrong(word: Match, match: Match) -> Iterator[str]:
@@ -77,10 +92,12 @@ def typical_here(matches: Sequence[Match], text: str) -> tuple[int, int] | None:
     cues = [match for match in matches if not match.is_finding and not role("cues").isdisjoint(match.words)]
     if not cues:
         return None
-    for this, named in zip(matches, matches[1:], strict=False):
-        if this.words == ("this",) and named.value("diagnosis"):
+    for this, named in itertools.pairwise(match for match in matches if match not in cues):
+        if this.words == ("this",) and (named.value("diagnosis") or named.is_finding):
             return this.start, named.end
     findings = [match for match in matches if match.is_finding]
+    if findings and matches[0].words == ("its",) and matches[1] == findings[0]:
+        return matches[0].start, matches[1].end
     if not findings or (not _has_adverb(cues) and _is_asserted(text, cues[0], findings[0])):
         return cues[0].start, cues[0].end
     for match in matches:
@@ -93,5 +110,10 @@ def _has_adverb(cues: Sequence[Match]) -> bool:
     return any(word.endswith("ly") or word in role("adverbs") for cue in cues for word in cue.words)
 
 
+def says_it_is_here(text: str) -> bool:
+    """ "There is a veil", "a veil is seen"."""
+    return SAID_TO_BE_HERE.search(text) is not None
+
+
 def _is_asserted(text: str, cue: Match, finding: Match) -> bool:
-    return SAID_TO_BE_HERE.search(text) is not None or (finding.start < cue.start and not SAYS_IS.search(text))
+    return says_it_is_here(text) or (finding.start < cue.start and not SAYS_IS.search(text))

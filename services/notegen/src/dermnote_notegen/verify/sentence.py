@@ -9,8 +9,15 @@ from functools import cached_property
 from dermnote_notegen.verify.lexicon import Match, role
 
 DENIED_AFTER = re.compile(
-    r"\b(?:is|are|was|were)\s+(?:all\s+|both\s+|each\s+)?(?:absent|denied|negative|not\s+\w+)\b"
-    r"|\b(?:is|are|was|were)\s+not\s*(?=[.;,]|$)|^\s*denied\b",
+    r"\b(?:is|are|was|were|has|have)(?:\s+(?:all|both|each|been))*"
+    r"(?:n['’]t\b|\s+(?:absent|denied|negative|lacking|missing|never|not)\b|\s+free\s*(?:[.;]|$))|^\s*denied\b",
+    re.IGNORECASE,
+)
+# "Itching: no", "itching (absent)", "itching - none", "itch-free"; "itching - no bleeding" says something else.
+DENIED_AT_ONCE = re.compile(
+    r"\s*[:=(]\s*(?:no|false|none)\b|-free\b|\s*[:=(–—-]?\s*"
+    r"(?:not (?:present|reported|noted|recorded|seen|involved|affected|done)|absent|denied|negative|none|no)"
+    r"\s*(?:[.;,)]|$)",
     re.IGNORECASE,
 )
 LISTED = re.compile(r"[\s,-]*(?:(?:and|or|as|well|with|an?|the)[\s,]+)*", re.IGNORECASE)
@@ -91,26 +98,39 @@ class Negation:
     def __init__(self) -> None:
         self.is_on = False
         self._fresh = False
+        self._before = ""
+        self._behind_non: bool | None = None
 
     def pass_over(self, match: Match) -> None:
         """A phrase that claims something by what it lacks ("non-cancerous") denies nothing behind it."""
+        if self._behind_non is not None and self._before != "non":
+            self.is_on, self._behind_non = self._behind_non, None
+        if match.words == ("non",):  # "non-bleeding" denies one word
+            self._behind_non = self.is_on
         for word in () if match.claims else match.words:
-            if word in role("negators"):
+            if word in role("negators") and not self._is_predicate(match):
                 self.is_on, self._fresh = True, True
             elif word not in role("resets"):
                 self._fresh = False
             elif not self._fresh:  # "nor is it": these words do not end what they follow
                 self.is_on = False
+        self._before = match.words[-1]
+
+    def _is_predicate(self, match: Match) -> bool:
+        """ "Pain is absent" denies what stands before it."""
+        return match.words[0] in role("predicates") and len(match.words) == 1 and self._before in role("copulas")
 
 
 def is_denied_after(text: str, end: int) -> bool:
     """ "Itching was denied", "itching (no)"; no comma or other verb lies between. `end`: where the claim ends."""
     after = text[end:]
-    if re.match(r"\s*[:=(]\s*(?:no|false|none)\b", after, re.IGNORECASE):
+    if DENIED_AT_ONCE.match(after):
         return True
     rest = re.split(r"[,:]|\b(?:but|while|and (?:is|was|has))\b", after)[0]
     denial = DENIED_AFTER.search(rest)
-    return denial is not None and not re.search(r"\b(?:is|are|was|were)\b", rest[: denial.start()])
+    return denial is not None and not re.search(
+        r"\b(?:is|are|was|were|it|he|she|patient|lesion)\b", rest[: denial.start()], re.IGNORECASE
+    )
 
 
 class Subject:

@@ -11,7 +11,7 @@ from dermnote_contracts.notes import Claim, StatedFact, Verification
 from dermnote_contracts.vocabulary import diagnoses, sites
 from dermnote_notegen.priors import Prior
 from dermnote_notegen.verify.claims import SENTENCE, TextClaim, claims
-from dermnote_notegen.verify.lexicon import FINDING, note_lexicon
+from dermnote_notegen.verify.lexicon import FINDING, note_lexicon, phrase, role
 from dermnote_notegen.verify.typical import NOTHING, Typical, typical_of
 
 Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
@@ -24,6 +24,8 @@ LEAKAGE = re.compile(
 LOOP = re.compile(
     r"\b([^\W\d]+)(?:\W+\1\b){2,}|\b((?:\w+[^\w.;!?]+){3,8}\w+)[^\w.;!?]+(?:and[^\w.;!?]+)?\2\b", re.IGNORECASE
 )
+# A question asserts nothing; pictures, brackets and comparison signs say what no word lists can hold.
+SIGN = re.compile(r"[^\w\s.,;:!'’‘\"“”()\-–—/&…=*•]+|_+")
 ADULT_FROM_YEARS = 18
 SAID_EITHER_WAY = frozenset(
     (
@@ -109,7 +111,10 @@ class _Judge:
     def __init__(self, allowed: Mapping[str, Any], typical: Typical, text: str) -> None:
         self._allowed = allowed
         self._typical = typical
-        self._verbatim = list(typical.verbatim(text))
+        self._verbatim = [
+            (start, end, not role("negators").isdisjoint(phrase(text[start:end])))
+            for start, end in typical.verbatim(text)
+        ]
 
     def __call__(self, claim: TextClaim) -> Judgement:
         if claim.typical and (claim.field == FINDING or claim.field.startswith("findings.")):
@@ -138,9 +143,10 @@ class _Judge:
 
     def _typical_finding(self, claim: TextClaim) -> Judgement:
         """Typical of the diagnosis: a prior's wording word for word, or in one of its readings one of its findings."""
-        if any(start <= claim.start and claim.end <= end for start, end in self._verbatim):
-            return "agrees"
-        return "agrees" if not claim.negated and self._typical.fits(claim.readings) else "unsupported"
+        around = [denies for start, end, denies in self._verbatim if start <= claim.start and claim.end <= end]
+        if claim.negated:  # by the wording itself: "a smooth, non-scaly surface"
+            return "agrees" if any(around) else "unsupported"
+        return "agrees" if around or self._typical.fits(claim.readings) else "unsupported"
 
     def _one_of_several(self, claim: TextClaim) -> Judgement:
         given = self._allowed.get(claim.field)
@@ -211,6 +217,8 @@ def _defects(text: str) -> Iterator[Claim]:
         text = text[:MAX_CHARS]
     for match in LEAKAGE.finditer(text):
         yield Claim(field="prompt_leakage", text=match[0], start=match.start(), end=match.end())
+    for match in SIGN.finditer(text):
+        yield Claim(field="sign", text=match[0], start=match.start(), end=match.end())
     for match in LOOP.finditer(text):
         yield Claim(field="repetition", text=match[0], start=match.start(), end=match.end())
     seen: set[str] = set()
