@@ -47,6 +47,12 @@ class Fixed:
         return self._logits
 
 
+def decode_with(model: Fixed, gbnf: str, *, most: int = 100) -> Constrained:
+    return Grammar(gbnf, TOKENIZER).decode(
+        model, max_tokens=most, temperature=0, random_=np.random.default_rng(0), stop=lambda: False
+    )
+
+
 def decode(
     gbnf: str, likes: Mapping[int, float], *, temperature: float = 0.0, most: int = 100
 ) -> tuple[str, Constrained]:
@@ -77,6 +83,29 @@ def test_a_fixed_text_is_forced_whole() -> None:
 
     assert said == "nothing to choose"
     assert (done.sampled, done.decisions) == (0, 0)
+
+
+def test_the_model_is_shown_every_token_that_another_follows_and_in_order() -> None:
+    model = Fixed({BLUE: 5.0})
+
+    done = decode_with(model, 'root ::= "it is" (" red" | " blue") " or" (" red" | " blue")')
+
+    assert done.forced + done.sampled == len(done.tokens)
+    assert model.taken == done.tokens[:-1]
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_fixed_text_keeps_to_the_limit_too(most: int) -> None:
+    done = decode_with(Fixed({}), 'root ::= "a b c d e f g h"', most=most)
+
+    assert (len(done.tokens), done.forced, done.finished) == (most, most, False)
+
+
+@pytest.mark.parametrize(("token", "text"), [(0, " red"), (BLUE, " red blue")])
+def test_to_end_or_to_go_on_is_a_choice(token: int, text: str) -> None:
+    said, done = decode('root ::= " red" (" blue")?', {token: 5.0})
+
+    assert (said, done.decisions, done.finished) == (text, 1, True)
 
 
 def test_at_temperature_one_all_allowed_texts_come() -> None:

@@ -16,7 +16,7 @@ from dermnote_notegen.verify import Verifier
 
 FOLDER = Path(__file__).parent / "corpus"
 VERIFIER = Verifier(load_priors())
-# What was measured, rounded down: the goal is 0.98 of each. What the frozen half lacks in precision are faithful notes in
+# What was measured, rounded down; the goal is 0.98 of each. What frozen lacks in precision are faithful notes in
 # wordings that the verifier does not know; it may only rise.
 LEAST = {"open": (0.98, 0.99), "frozen": (0.94, 0.98)}
 

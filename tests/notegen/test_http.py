@@ -1,7 +1,9 @@
 """The note service over HTTP: contract, refusals, idempotency, cancel and erase. A real Valkey, the real app."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+import dermnote_notegen.priors
 from dermnote_notegen.app import UnsafeBinding, create_app
 from dermnote_notegen.settings import Settings
 from tests.notegen.processes import NoteService, free_port, wait_until
@@ -333,6 +336,16 @@ def test_priors_are_listed_and_shown_by_any_spelling(client: TestClient) -> None
     assert melanoma["diagnosis"] == "melanoma"
     assert melanoma["findings"][0]["wordings"]
     assert melanoma["sources"]
+
+
+def test_a_folder_of_ones_own_priors_is_served(redis: Redis, valkey_url: str, tmp_path: Path) -> None:
+    shipped = Path(dermnote_notegen.priors.__file__).parent / "data" / "nevus.yaml"
+    changed = re.sub(r"(?m)^definition: .*$", "definition: What this clinic calls a nevus.", shipped.read_text("utf-8"))
+    (tmp_path / "ours.yaml").write_text(changed)
+    app = create_app(Settings(redis_url=valkey_url, priors_dir=tmp_path), redis=redis)
+    with TestClient(app, base_url="http://127.0.0.1:8001") as client:
+        assert client.get("/priors/nv").json()["definition"] == "What this clinic calls a nevus."
+        assert client.get("/priors/mel").json()["diagnosis"] == "melanoma"
 
 
 @pytest.mark.parametrize("name", ["melanomma", "acanthosis nigricans", "x" * 300])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from isic_metadata.diagnosis_hierarchical import DiagnosisEnum
 
 import dermnote_notegen.priors
 from dermnote_contracts.vocabulary import diagnoses, vocabularies
@@ -20,6 +21,12 @@ SEVEN_POINT = [
     "dermatofibroma", "lentigo", "melanoma", "melanoma (in situ)", "melanoma (less than 0.76 mm)",
     "melanoma (0.76 to 1.5 mm)", "melanoma (more than 1.5 mm)", "melanoma metastasis", "melanosis", "miscellaneous",
     "recurrent nevus", "reed or spitz nevus", "seborrheic keratosis", "vascular lesion",
+]  # fmt: skip
+# Diagnoses that ISIC's hierarchy has no place for: inflammatory ones, and terms that hold several of ISIC's.
+NOT_ISICS = [
+    "acne vulgaris", "actinic keratosis or intraepithelial carcinoma", "becker nevus", "eczema", "folliculitis",
+    "granuloma annulare", "lichen planus", "miscellaneous lesion", "neurofibromatosis", "prurigo nodularis",
+    "psoriasis", "vitiligo",
 ]  # fmt: skip
 PAPER = ["ack", "bcc", "bek", "df", "mel", "nev", "scc", "vasc"]
 
@@ -45,6 +52,21 @@ def test_superclass_and_class_are_the_vocabularys(diagnosis: str) -> None:
     prior, term = PRIORS[diagnosis], diagnoses()[diagnosis]
 
     assert (prior.superclass, prior.klass) == (term.superclass, term.klass)
+
+
+@pytest.mark.parametrize("diagnosis", sorted(PRIORS))
+def test_its_place_is_one_of_isics_hierarchy(diagnosis: str) -> None:
+    places = {place.value for place in DiagnosisEnum}
+
+    assert (PRIORS[diagnosis].isic == ()) == (diagnosis in NOT_ISICS)
+    assert diagnosis in NOT_ISICS or ":".join(PRIORS[diagnosis].isic) in places
+
+
+@pytest.mark.parametrize("diagnosis", sorted(set(PRIORS) - set(NOT_ISICS)))
+def test_isic_does_not_call_benign_what_is_malignant_here_or_the_reverse(diagnosis: str) -> None:
+    opposite = {"benign": "Malignant", "malignant": "Benign"}
+
+    assert PRIORS[diagnosis].isic[0] != opposite.get(PRIORS[diagnosis].superclass)
 
 
 @pytest.mark.parametrize("diagnosis", sorted(PRIORS))
@@ -88,6 +110,20 @@ def test_a_users_folder_replaces_and_adds(tmp_path: Path) -> None:
     assert own.version != PRIORS.version
 
 
+def test_the_version_is_that_of_the_texts_wherever_they_lie(tmp_path: Path) -> None:
+    for name in ("here", "there", "other", "empty"):
+        (tmp_path / name).mkdir()
+    own_file(tmp_path / "here", definition="A definition of the user's own.")
+    own_file(tmp_path / "there", definition="A definition of the user's own.")
+    own_file(tmp_path / "other", definition="Another definition of the user's.")
+
+    here, there, other = (load_priors(tmp_path / name).version for name in ("here", "there", "other"))
+
+    assert here == there
+    assert len({here, other, PRIORS.version}) == 3
+    assert load_priors(tmp_path / "empty").version == PRIORS.version
+
+
 def test_a_users_findings_are_understood_by_the_verifier(tmp_path: Path) -> None:
     findings = yaml.safe_load((SHIPPED / "melanoma.yaml").read_text("utf-8"))["findings"]
     new = {"kind": "dermoscopic", "wordings": ["a zigzag glimmer", "zigzag glimmers"]}
@@ -126,3 +162,26 @@ def test_a_folder_that_is_not_there_and_a_file_that_is_no_yaml_are_told(tmp_path
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(PriorsInvalid, match=r"bad\.yaml: not valid YAML"):
         load_priors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"a: [", "not valid YAML"),
+        (b"a: b\n c: d: e", "not valid YAML"),
+        (b"seen: 2020-13-45", "not valid YAML: month must be in 1..12"),
+        (b"definition: na\xefve", "not UTF-8 text"),
+        (b"- melanoma", "Input should be a valid dictionary"),
+        (b"", "Input should be a valid dictionary"),
+        (b"diagnosis: [melanoma]", "diagnosis: Input should be a valid string"),
+    ],
+)
+def test_whatever_a_file_holds_it_is_told_in_one_line(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+
+    with pytest.raises(PriorsInvalid) as caught:
+        load_priors(tmp_path)
+
+    assert str(caught.value).startswith(f"{path}: {told}")
+    assert "\n" not in str(caught.value)

@@ -93,6 +93,21 @@ def test_examples_show_the_same_kinds_of_facts() -> None:
     assert text.count("; diagnosis ") == 4
 
 
+@pytest.mark.parametrize(
+    ("strategy", "metadata", "line"),
+    [
+        ("P2", {"site": "scalp"}, "site scalp"),
+        ("P2", {"sex": "male", "diagnosis": "nv"}, "man; diagnosis nevus"),
+        ("P3", {"age": 30, "symptoms": {"grew": "no"}}, "30-year-old patient; growth no"),
+        ("G", {"family_hx_mm": False}, "family history of melanoma no"),
+    ],
+)
+def test_the_patients_line_holds_the_given_facts_and_none_of_an_example(
+    strategy: Strategy, metadata: dict[str, Any], line: str
+) -> None:
+    assert patient(rendered(strategy, metadata)) == f"{line}.\nNote:"
+
+
 def test_p1_names_superclass_and_class_and_shows_the_findings_that_were_given() -> None:
     metadata = {"diagnosis": "nodular melanoma", "findings": {"border": "sharp"}}
 
