@@ -1,7 +1,7 @@
 """The verifier against notes that people read: precision and recall of "unfaithful", and of each half of the corpus.
 
-corpus/open.jsonl was there while the verifier was tuned; corpus/frozen.jsonl was labelled apart and never looked at for
-tuning. Real outputs of P1 to P3, faithful notes in many wordings, and notes with one planted error.
+corpus/open.jsonl was there while the verifier was tuned, corpus/faithful.jsonl came last; corpus/frozen.jsonl was labelled
+apart and never looked at. Real outputs of P1 to P3, faithful notes in many wordings, and notes with one planted error.
 """
 
 import json
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "corpus"
 VERIFIER = Verifier(load_priors())
 # What was measured, rounded down; the goal is 0.98 of each. What frozen lacks in precision are faithful notes in
 # wordings that the verifier does not know; it may only rise.
-LEAST = {"open": (0.98, 0.99), "frozen": (0.94, 0.98)}
+LEAST = {"open": (0.98, 0.99), "frozen": (0.96, 0.98)}
 
 
 def notes(half: str) -> list[dict[str, Any]]:
@@ -41,6 +41,15 @@ def test_unfaithful_notes_are_found_and_faithful_ones_pass(half: str) -> None:
     least_precision, least_recall = LEAST[half]
     assert precision >= least_precision
     assert recall >= least_recall
+
+
+def test_most_of_further_faithful_notes_are_understood() -> None:
+    further = notes("faithful")
+
+    understood = sum(not called_unfaithful(note) for note in further)
+
+    assert len(further) == 110
+    assert understood >= 100
 
 
 def test_the_corpus_is_large_and_mixed_enough_to_mean_something() -> None:

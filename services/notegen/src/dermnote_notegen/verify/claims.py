@@ -35,9 +35,10 @@ AGE = re.compile(
     r"|\b(?P<yo>\d+)\s?(?:yo|y/o|y\.o\.)(?!\w)"
     rf"|\b(?:aged?|age of|age is|age:|ages)\s+(?P<aged>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
     rf"|\b{_PERSON} of (?P<of>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
-    r"|\b(?P<letter>\d+)(?=[\s/]?[FM]\b)|(?<=\b[FM]/)(?P<after>\d+)\b"
+    r"|\b(?P<letter>\d+)(?=[\s/]?[FM]\b)|(?<=\b[FM]/)(?P<after>\d+)\b|(?<=\b[FM][;,] )(?P<next>\d+)(?=[;,.])"
     rf"|\b(?:she|he|{_PERSON}) is (?P<being>\d+)\b(?!\s*(?:mm|cm|{_YEARS}))"
-    rf"|\b{_PERSON},? \(?(?P<bare>\d+)(?!\.\d)(?=[.,;)]|$)"
+    rf"|\b{_PERSON}[,;/]? ?\(?(?P<bare>\d+)(?!\.\d)(?=[.,:;)]|$)"
+    rf"|(?<=[,;] )(?P<first>\d+)(?=[,;] {_PERSON}\b)"
     rf"|(?<!\bfor )(?<!\bover )(?<!\bpast )(?<!\blast )(?<!\bsince )\b(?P<years>\d+)\s*{_YEARS}\b"
     r"(?!\s*(?:ago|later|before|earlier|after|duration|history|prior|previously)\b)"
     rf"|\bin (?:his|her|their|the) (?:early |mid[- ]?|late )?(?P<decade>{_DECADE})\b"
@@ -56,15 +57,18 @@ FITZPATRICK = re.compile(
     r"|\btype\s+(?P<four>VI|IV|V|I{1,3}|[1-6])\s+skin\b",
     re.IGNORECASE,
 )
-_OF_MELANOMA = r"histor(?:y|ies) (?:(?:is|are|was|were) )?(?:positive |negative )?(?:of|for) melanomas?"
+_OF_MELANOMA = r"histor(?:y|ies) (?:(?:is|are|was|were) )?(?:positive |negative )?(?:of|for) (?:melanomas?|it)"
 HISTORY = re.compile(
     rf"\b(?P<first>{_KIN})(?:,? (?:(?:and|or|nor)(?: an?)?|(?:and|but)(?P<none> no)) (?P<second>{_KIN}))?"
     rf" {_OF_MELANOMA}\b"
     rf"|\bhistory of melanomas?,? (?P<third>{_KIN})\b(?:,? (?:and|or|nor) (?P<fourth>{_KIN})\b)?"
-    r"|\b(?:history of )?melanomas? (?:has |have )?(?:occurred |been (?:seen|diagnosed|reported) |runs |run )?"
-    r"in (?:the|his|her|their) (?P<fifth>family)\b"
+    r"|\b(?:history of )?melanomas? (?:also )?(?:has |have )?"
+    r"(?:occurred |been (?:seen|diagnosed|reported) |runs |run )?"
+    r"in (?:the|his|her|their|the patient's) (?P<fifth>family)\b"
+    r"|\b(?:in )?(?:his|her|their|the) (?P<eighth>family) (?:has|have) (?:a )?(?:history of|had(?: an?)?) melanomas?\b"
     rf"|\b(?P<sixth>{_KIN}) (?:melanoma history|history\s*: melanomas?)\b"
-    r"|\b(?P<seventh>relative|family member)s? (?:has |have |had |with )(?:had )?(?:an? )?melanomas?\b"
+    r"|\b(?P<seventh>relative|family member)s? (?:of (?:his|hers|theirs) )?"
+    r"(?:has |have |had |with )(?:had )?(?:an? )?melanomas?\b"
     r"|\b(?:had (?:an? )?|previous |prior |earlier |past )melanomas?\b(?: in the past\b| before\b)?"
     r"|\bhistory of melanomas?\b",
     re.IGNORECASE,

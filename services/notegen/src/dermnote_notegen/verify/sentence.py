@@ -169,7 +169,7 @@ def is_of_this_lesion(matches: Sequence[Match]) -> bool:
             continue
         word = match.words[0]
         named = named or match.value("diagnosis") is not None or word in role("cues")
-        acts = following is not None and following.words[0] in role("verbs")
+        acts = following is not None and following.words[0] in role("verbs") and following.start == match.end + 1
         if word in role("one_lesion") and (not named or acts or word in role("pronouns")):
             return True
     return False

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
@@ -167,6 +167,10 @@ class _Judge:
             return "agrees" if (given < ADULT_FROM_YEARS) == (claim.value == "child") else "contradicted"
         return self._value(claim, claim.value)
 
+    def _sex(self, claim: TextClaim) -> Judgement:
+        """Who is spoken of, also where something is denied: "she has never had melanoma"."""
+        return self._value(replace(claim, negated=False), claim.value)
+
     def _malignancy(self, claim: TextClaim) -> Judgement:
         given = self._allowed.get("benign_malignant")
         diagnosis = self._allowed.get("diagnosis")
@@ -179,6 +183,7 @@ class _Judge:
 
     _BY_FIELD: ClassVar[Mapping[str, Callable[["_Judge", TextClaim], Judgement]]] = {
         "age": _age,
+        "sex": _sex,
         "malignancy": _malignancy,
         "image_type": _picture,
         "findings.colours": _one_of_several,
