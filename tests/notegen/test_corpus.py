@@ -1,7 +1,7 @@
 """The verifier against notes that people read: precision and recall of "unfaithful", and of each half of the corpus.
 
-corpus/open.jsonl was there while the verifier was tuned, corpus/faithful.jsonl came last; corpus/frozen.jsonl was labelled
-apart and never looked at. Real outputs of P1 to P3, faithful notes in many wordings, and notes with one planted error.
+The verifier was tuned with corpus/open.jsonl; faithful.jsonl and planted.jsonl came last; frozen.jsonl was labelled apart
+and never looked at. Real outputs of P1 to P3, faithful notes in many wordings, notes with one planted error.
 """
 
 import json
@@ -50,6 +50,15 @@ def test_most_of_further_faithful_notes_are_understood() -> None:
 
     assert len(further) == 110
     assert understood >= 100
+
+
+def test_nearly_all_of_further_planted_errors_are_found() -> None:
+    further = notes("planted")
+
+    found = sum(called_unfaithful(note) for note in further)
+
+    assert len(further) == 130
+    assert found >= 129
 
 
 def test_the_corpus_is_large_and_mixed_enough_to_mean_something() -> None:
