@@ -1,7 +1,7 @@
-"""The verifier against notes that people read: precision and recall of "unfaithful", and of each half of the corpus.
+"""The verifier against notes that people labelled: precision and recall of "unfaithful".
 
-The verifier was tuned with corpus/open.jsonl; faithful.jsonl and planted.jsonl came last; frozen.jsonl was labelled apart
-and never looked at. Real outputs of P1 to P3, faithful notes in many wordings, notes with one planted error.
+The verifier was tuned with corpus/open.jsonl; faithful.jsonl and planted.jsonl came last; frozen.jsonl was labelled
+apart and never looked at. Real outputs of P1 to P3, faithful notes in many wordings, notes with one planted error.
 """
 
 import json
