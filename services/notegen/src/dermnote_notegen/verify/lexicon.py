@@ -25,8 +25,26 @@ LATIN_PLURALS = (
 )
 # Words of diagnoses that are too short or too common to be read as one: codes such as "df" or "mel".
 MIN_DIAGNOSIS_LETTERS = 4
+# Abbreviations of diagnoses; only in capitals.
+SHORT_DIAGNOSES = {
+    "ak": "actinic keratosis",
+    "bcc": "basal cell carcinoma",
+    "df": "dermatofibroma",
+    "mcc": "merkel cell carcinoma",
+    "scc": "squamous cell carcinoma",
+    "sk": "seborrheic keratosis",
+    "ssm": "superficial spreading melanoma",
+}
+# Spellings of words of findings.
+AMERICAN = {"centre": "center", "centres": "centers", "grey": "gray", "greyish": "grayish"} | {
+    f"colour{end}": f"color{end}" for end in ("", "s", "ed", "ing", "ation", "less")
+}
+# What may stand between the words of one phrase.
+JOINING = " -/():\t’'"
 NEUTRAL = "neutral"
 FINDING = "finding"
+# The value of neutral phrases that speak of the diagnosis without its name: "this condition", "typical of it".
+OF_THE_DIAGNOSIS = "the diagnosis"
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,11 @@ class Match:
         """True when it says how a lesion looks."""
         return any(m.field == FINDING or m.field.startswith("findings.") for m in self.meanings)
 
+    @cached_property
+    def is_of_the_diagnosis(self) -> bool:
+        """True for "this condition", "typical of it"."""
+        return self.value(NEUTRAL) == OF_THE_DIAGNOSIS
+
     @property
     def finding_words(self) -> tuple[str, ...]:
         """Its words as the lexicon has them, or the value of the closed vocabulary ("well defined": "sharp")."""
@@ -96,7 +119,8 @@ def words(text: str) -> list[Word]:
 def _plain(word: str) -> str:
     """Lower case, without the end of "patient's" and "doesn't"."""
     lower = word.lower()
-    return lower if lower.isalnum() else re.sub(r"['’](?:s|t)?$", "", lower)
+    bare = lower if lower.isalnum() else re.sub(r"['’](?:s|t)?$", "", lower)
+    return AMERICAN.get(bare, bare)
 
 
 def phrase(text: str) -> tuple[str, ...]:
@@ -113,7 +137,8 @@ class Lexicon:
         for form, meaning in entries:
             key = phrase(form)
             held = self._meanings.get(key, ())
-            if key and not any(other.field == meaning.field for other in held):
+            several = meaning.field == "findings.colours" and meaning not in held
+            if key and (several or not any(other.field == meaning.field for other in held)):
                 self._meanings[key] = (*held, meaning)
                 self._longest[key[0]] = max(len(key), self._longest.get(key[0], 1))
 
@@ -134,9 +159,14 @@ class Lexicon:
             at += len(match.words)
 
     def _longest_at(self, text: str, found: list[Word], at: int) -> Match:
-        key = _together(text, found[at : at + self._longest.get(found[at].text, 1)])
+        part = found[at : at + self._longest.get(found[at].text, 1)]
+        key, together = _key(text, part), _together(text, part)
         for length in range(len(key), 0, -1):
             meanings = self._find(key[:length])
+            if length > together:  # a comma stands between: "TBP tile, close-up"
+                meanings = tuple(meaning for meaning in meanings if meaning.field == "image_type")
+            if length == 1 and key[0] in SHORT_DIAGNOSES and not text[part[0].start : part[0].end].isupper():
+                meanings = ()
             if meanings or length == 1:
                 return Match(meanings, found[at].start, found[at + length - 1].end, key[:length])
         raise AssertionError("a word is a phrase of length 1")
@@ -153,12 +183,17 @@ class Lexicon:
         return tuple(meaning for meaning in self._meanings.get(adjective, ()) if meaning.field == FINDING)
 
 
-def _together(text: str, part: list[Word]) -> tuple[str, ...]:
-    """The words up to the first that more than a space, hyphen or slash parts from the one before."""
+def _key(text: str, part: list[Word]) -> tuple[str, ...]:
+    """The words up to the first that more than a space, hyphen, slash or comma parts from the one before."""
+    return tuple(word.text for word in part[: _together(text, part, f",{JOINING}")])
+
+
+def _together(text: str, part: list[Word], joining: str = JOINING) -> int:
+    """How many words go before the first that more than `joining` parts from the one before."""
     for number, (left, right) in enumerate(itertools.pairwise(part), start=1):
-        if text[left.end : right.start].strip(" -/():\t’'"):
-            return tuple(word.text for word in part[:number])
-    return tuple(word.text for word in part)
+        if text[left.end : right.start].strip(joining):
+            return number
+    return len(part)
 
 
 @cache
@@ -191,16 +226,57 @@ def _read(name: str) -> dict[str, Any]:
 
 def note_lexicon(wordings: Iterable[str]) -> Lexicon:
     """Everything that a note can say. `wordings`: of all priors' findings. A longer phrase goes before its parts."""
+    general = ((words, Meaning(NEUTRAL, OF_THE_DIAGNOSIS)) for words in _of_the_diagnosis())
     neutral = ((word, Meaning(NEUTRAL, word)) for word in _neutral_words())
-    return Lexicon([*_diagnoses(), *_sites(), *_claims(), *_findings(set(wordings)), *neutral])
+    return Lexicon(
+        [
+            *_diagnoses(),
+            *_short_diagnoses(),
+            *_sites(),
+            *_claims(),
+            *_findings(set(wordings)),
+            *general,
+            *_in_general(),
+            *neutral,
+        ]
+    )
+
+
+def _of_the_diagnosis() -> Iterator[str]:
+    """ "This condition", "lesions of this type", "typical of it"."""
+    held = _read("neutral")["of_the_diagnosis"]
+    for name in held["names"].split():
+        yield from (f"{which} {name}" for which in held["which"].split())
+    yield from held["phrases"]
+    for cue, word, pronoun in itertools.product(held["cues"].split(), held["prepositions"].split(), ("it", "them")):
+        yield f"{cue} {word} {pronoun}"
+
+
+def _in_general() -> Iterator[tuple[str, Meaning]]:
+    """ "May typically" show, "typically looks like": said of a diagnosis they hedge nothing; "may often be" does."""
+    held = _read("neutral")["in_general"]
+    for adverb, verb in itertools.product(held["adverbs"].split(), held["verbs"].split()):
+        for form in (f"{verb} {adverb}", f"{adverb} {verb}", f"{verb} also {adverb}"):
+            yield form, Meaning(NEUTRAL, form)
+            yield f"{form} be", Meaning("never.hedging", form)
+    for adverb, verb in itertools.product(held["adverbs"].split(), held["likened"].split()):
+        yield f"{adverb} {verb} like", Meaning(NEUTRAL, adverb)
 
 
 def _diagnoses() -> Iterator[tuple[str, Meaning]]:
     for diagnosis in diagnoses().values():
-        names = [name for name in diagnosis.synonyms if len(name) > MIN_DIAGNOSIS_LETTERS or name in ("mole", "wart")]
+        names = [
+            name for name in diagnosis.synonyms if len(name) > MIN_DIAGNOSIS_LETTERS or name in ("mole", "wart", "acne")
+        ]
         for name in (diagnosis.name, *names):
             for form in (name, *_latin_plurals(name)):
                 yield form, Meaning("diagnosis", diagnosis.name)
+                if diagnosis.superclass in phrase(form):  # "malignant melanoma"
+                    yield form, Meaning("malignancy", diagnosis.superclass)
+
+
+def _short_diagnoses() -> Iterator[tuple[str, Meaning]]:
+    yield from ((short, Meaning("diagnosis", name)) for short, name in SHORT_DIAGNOSES.items())
 
 
 def _latin_plurals(form: str) -> Iterator[str]:
@@ -214,13 +290,16 @@ def _sites() -> Iterator[tuple[str, Meaning]]:
     for site in sites().values():
         for form in (site.name, *site.synonyms, *site.adjectives):
             yield form, Meaning("site", site.name)
+            if " of the " in form:
+                yield form.replace(" of the ", " of "), Meaning("site", site.name)
 
 
 def _claims() -> Iterator[tuple[str, Meaning]]:
     held = claim_words()
-    for group in ("symptoms",):
-        for name, forms in held[group].items():
-            yield from ((form, Meaning(f"{group}.{name}", "yes")) for form in forms)
+    for name, forms in held["symptoms"].items():
+        for form in forms:
+            yield form, Meaning(f"symptoms.{name}", "yes")
+            yield f"asked about {form}", Meaning("never.hedging", form)  # it says nothing of the answer
     for group in ("asymmetry", "border", "colours", "structures"):
         for value, forms in held[group].items():
             yield from ((form, Meaning(f"findings.{group}", value)) for form in forms)
@@ -256,10 +335,9 @@ def _findings(wordings: set[str]) -> Iterator[tuple[str, Meaning]]:
 
 
 def _singular(form: str, known: Set[str]) -> str:
-    """The singular, where it is known too: "macules" are meant by "a macule"."""
-    return next(
-        (one for one in (form.removesuffix("es"), form.removesuffix("s")) if one != form and one in known), form
-    )
+    """The singular or the adjective, where it is known too: "macules" are meant by "a macule", "regularly" by it."""
+    bases = (form.removesuffix(ending) for ending in ("es", "s", "ly"))
+    return next((base for base in bases if base != form and base in known), form)
 
 
 def _bare(wording: str) -> str:

@@ -19,9 +19,10 @@ QUALIFIED = {
 }
 BOUND = re.compile(
     r"(?:\b(?:(?:less|more|greater|fewer|larger|smaller|longer|shorter|older|younger|bigger) than|at least|at most"
-    r"|up to|over|under|above|below|exceed(?:s|ing)|nearly|almost|not)\s+(?:an?\s+|the\s+)?|[<>≤≥±]\s*)$",
+    r"|up to|over|under|above|below|exceed(?:s|ing)|nearly|almost|not)\s+(?:an?\s+|the\s+)?|[<>≤≥±~≈]\s*)$",
     re.IGNORECASE,
 )
+ABOUT = re.compile(r"\b(?:about|around|approximately|roughly|circa)\s+(?:an?\s+)?$", re.IGNORECASE)
 _THING = r"(?:lesion|image|photograph|picture|record|clinic|hospital|department|dermatologist)"
 THING_BEFORE = re.compile(rf"\b{_THING}\s+(?:(?:is|was)\s+)?$", re.IGNORECASE)
 THING_AFTER = re.compile(rf"\s*{_THING}\b", re.IGNORECASE)
@@ -44,9 +45,11 @@ def bound(text: str, start: int) -> str:
     return match[0].strip().lower() if match else ""
 
 
-def is_of_a_thing(text: str, start: int, end: int) -> bool:
-    """ "A 61-year-old photograph", "the lesion is 61 years old": no age of the patient."""
-    return THING_BEFORE.search(text, 0, start) is not None or THING_AFTER.match(text, end) is not None
+def vague(text: str, start: int, end: int) -> str:
+    """What makes an age none of the patient's ("a 61-year-old photograph") or uncertain ("about 61 years old")."""
+    if THING_BEFORE.search(text, 0, start) or THING_AFTER.match(text, end):
+        return "thing of"
+    return "about" if ABOUT.search(text, 0, start) else ""
 
 
 def is_denied_itself(text: str, start: int) -> bool:
@@ -92,17 +95,37 @@ def typical_here(matches: Sequence[Match], text: str) -> tuple[int, int] | None:
     cues = [match for match in matches if not match.is_finding and not role("cues").isdisjoint(match.words)]
     if not cues:
         return None
+    findings = [match for match in matches if match.is_finding]
+    is_general = _has_adverb(cues)
+    if not findings or (not is_general and _is_asserted(text, cues[0], findings[0])):
+        return _this_one(matches, cues) or (cues[0].start, cues[0].end)
+    return (
+        _this_one(matches, cues) or (None if is_general else _this_one_acts(matches)) or _here(matches, cues, findings)
+    )
+
+
+def _this_one(matches: Sequence[Match], cues: Sequence[Match]) -> tuple[int, int] | None:
+    """Where "this melanoma" stands, or a sentence begins with "its" and a finding."""
     for this, named in itertools.pairwise(match for match in matches if match not in cues):
         if this.words == ("this",) and (named.value("diagnosis") or named.is_finding):
             return this.start, named.end
-    findings = [match for match in matches if match.is_finding]
-    if findings and matches[0].words == ("its",) and matches[1] == findings[0]:
-        return matches[0].start, matches[1].end
-    if not findings or (not _has_adverb(cues) and _is_asserted(text, cues[0], findings[0])):
-        return cues[0].start, cues[0].end
+    begins = len(matches) > 1 and matches[0].words == ("its",) and matches[1].is_finding
+    return (matches[0].start, matches[1].end) if begins else None
+
+
+def _here(matches: Sequence[Match], cues: Sequence[Match], findings: Sequence[Match]) -> tuple[int, int] | None:
+    """Where "here" stands behind what is typical."""
     for match in matches:
         if match.words == ("here",) and match.start > max(cues[0].start, findings[0].start):
             return match.start, match.end
+    return None
+
+
+def _this_one_acts(matches: Sequence[Match]) -> tuple[int, int] | None:
+    """Where "the melanoma shows" stands, with an article or "his", "her" before the name."""
+    for before, named, verb in zip(matches, matches[1:], matches[2:], strict=False):
+        if before.words[0] in role("one_here") and named.value("diagnosis") and verb.words[0] in role("shows"):
+            return before.start, verb.end
     return None
 
 

@@ -13,14 +13,16 @@ DENIED_AFTER = re.compile(
     r"(?:n['’]t\b|\s+(?:absent|denied|negative|lacking|missing|never|not)\b|\s+free\s*(?:[.;]|$))|^\s*denied\b",
     re.IGNORECASE,
 )
-# "Itching: no", "itching (absent)", "itching - none", "itch-free"; "itching - no bleeding" says something else.
+# "Itching: no", "itching (absent)", "itching -", "itch-free"; "itching - no bleeding" says something else.
+_ENDS = r"\s*(?:[.;,)|]|$)"
 DENIED_AT_ONCE = re.compile(
-    r"\s*[:=(]\s*(?:no|false|none)\b|-free\b|\s*[:=(–—-]?\s*"
-    r"(?:not (?:present|reported|noted|recorded|seen|involved|affected|done)|absent|denied|negative|none|no)"
-    r"\s*(?:[.;,)]|$)",
+    r"\s*[:=(]\s*(?:no|false|none)\b|-free\b"
+    r"|\s*\(?[-–−](?:ve)?\)?\s*(?:[.;,|]|$)|\s*,\s*(?:no|nil)\s*(?:[.;|]|$)"
+    r"|\s*[:=(–—-]?\s*(?:not(?: (?:present|reported|noted|recorded|seen|involved|affected|done))?|absent|denied"
+    rf"|negative|neg|none|no|nil|missing|(?-i:N)){_ENDS}",
     re.IGNORECASE,
 )
-LISTED = re.compile(r"[\s,-]*(?:(?:and|or|as|well|with|an?|the)[\s,]+)*", re.IGNORECASE)
+LISTED = re.compile(r"[\s,+-]*(?:(?:and|or|as|well|with|an?|the)[\s,]+)*", re.IGNORECASE)
 MOST_LISTED = 12
 
 
@@ -101,6 +103,10 @@ class Negation:
         self._before = ""
         self._behind_non: bool | None = None
 
+    def end(self) -> None:
+        """Nothing is denied any longer: a new cell of a record begins."""
+        self.is_on = False
+
     def pass_over(self, match: Match) -> None:
         """A phrase that claims something by what it lacks ("non-cancerous") denies nothing behind it."""
         if self._behind_non is not None and self._before != "non":
@@ -146,7 +152,7 @@ class Subject:
         if match.is_finding:
             return
         words = set(match.words)
-        names = match.value("diagnosis") is not None
+        names = match.value("diagnosis") is not None or match.is_of_the_diagnosis
         acts = following is not None and following.words[0] in role("verbs")
         if self._after_name and "which" in words:
             self._of_this, self.is_general = False, True

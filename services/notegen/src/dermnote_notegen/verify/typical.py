@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from dermnote_notegen.priors import Prior
 from dermnote_notegen.verify.lexicon import Lexicon, Match, role
@@ -21,16 +22,16 @@ class Wording:
 
     words: frozenset[str]
     heads: frozenset[str]
-    colours_the_lesion: bool
+    of_the_lesion: bool
 
     def is_meant_by(self, part: frozenset[str]) -> bool:
-        """True when `part` names one of its things and much of its words; colours alone only where the lesion has them.
+        """True when `part` names one of its things and much of its words, or says how the lesion as a whole is.
 
         "Brown" is not "brown streaks", but it is said by "a brown papule".
         """
-        if part <= role("colours"):
-            return self.colours_the_lesion
-        return len(part) >= LEAST_SHARE * len(self.words) and bool(part & self.heads)
+        if not part & self.heads or part <= role("colours"):
+            return self.of_the_lesion
+        return len(part) >= LEAST_SHARE * len(self.words)
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class TypicalFinding:
     """One finding, in its wordings."""
 
     wordings: tuple[Wording, ...]
+
+    @cached_property
+    def heads(self) -> frozenset[str]:
+        """The things that it names."""
+        return frozenset().union(*(wording.heads for wording in self.wordings)) - role("colours")
 
     def part_of(self, words: frozenset[str]) -> frozenset[str]:
         """The words that say this finding; none where they don't."""
@@ -58,7 +64,11 @@ class Typical:
         return any(self._is_made_of_findings(words) for words in readings)
 
     def _is_made_of_findings(self, words: frozenset[str]) -> bool:
-        return words == frozenset().union(*(finding.part_of(words) for finding in self.findings))
+        """What only the lesion as a whole is does not go with another thing: no "black streaks", no "firm halo"."""
+        parts = [(finding.part_of(words), finding.heads) for finding in self.findings]
+        if any(part & heads for part, heads in parts) and words.isdisjoint(role("coloured")):
+            parts = [(part, heads) for part, heads in parts if part & heads]
+        return words == frozenset().union(*(part for part, _ in parts))
 
     def verbatim(self, text: str) -> Iterator[tuple[int, int]]:
         """Where a wording stands word for word."""

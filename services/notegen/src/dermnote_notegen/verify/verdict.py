@@ -10,7 +10,8 @@ from dermnote_contracts.metadata import walk
 from dermnote_contracts.notes import Claim, StatedFact, Verification
 from dermnote_contracts.vocabulary import diagnoses, sites
 from dermnote_notegen.priors import Prior
-from dermnote_notegen.verify.claims import SENTENCE, TextClaim, claims
+from dermnote_notegen.verify.claim import TextClaim
+from dermnote_notegen.verify.claims import SENTENCE, claims
 from dermnote_notegen.verify.lexicon import FINDING, note_lexicon, phrase, role
 from dermnote_notegen.verify.typical import NOTHING, Typical, typical_of
 
@@ -18,14 +19,14 @@ Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
 # A note has 250 words at most; what is beyond these characters is held against it unread.
 MAX_CHARS = 4000
 LEAKAGE = re.compile(
-    r"\b(?:facts|instruction|example)\s*:|(?:^|[.!?\n]\s*)notes?\s*:|\bas an ai\b|<\||\bsubclass\s*:", re.IGNORECASE
+    r"\b(?:facts|instruction|example)\s*:|(?:^|\n\s*)notes?\s*:|\bas an ai\b|<\||\bsubclass\s*:", re.IGNORECASE
 )
 # A word three times running, or four words and more twice.
 LOOP = re.compile(
     r"\b([^\W\d]+)(?:\W+\1\b){2,}|\b((?:\w+[^\w.;!?]+){3,8}\w+)[^\w.;!?]+(?:and[^\w.;!?]+)?\2\b", re.IGNORECASE
 )
 # A question asserts nothing; pictures, brackets and comparison signs say what no word lists can hold.
-SIGN = re.compile(r"[^\w\s.,;:!'’‘\"“”()\-–—/&…=*•]+|_+")
+SIGN = re.compile(r"(?!\+(?:ve\b|\)|\s*(?:[.,;]|$))|(?<=\w )\+ \w)[^\w\s.,;:!'’‘\"“”()|\-–—−/&…=*•]+|_+")
 ADULT_FROM_YEARS = 18
 SAID_EITHER_WAY = frozenset(
     (

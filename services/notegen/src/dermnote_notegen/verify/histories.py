@@ -1,0 +1,98 @@
+"""Histories of melanoma, personal and in the family, read by pattern. Pure; it knows no facts."""
+
+import re
+from collections.abc import Iterator
+
+from dermnote_notegen.verify.claim import TextClaim
+from dermnote_notegen.verify.lexicon import NEUTRAL
+from dermnote_notegen.verify.sentence import is_denied_after
+
+PERSONAL, FAMILY = "personal_hx_mm", "family_hx_mm"
+_WHOSE = r"(?:the|his|her|their|the patient's)"
+_KIN = r"(?:personal(?:ly)?|family|familial)"
+_SELF = r"(?:the patient\b(?!['’])|(?:him|her|them)(?:self|selves)?\b(?!\s+\w))"
+_OF_MELANOMA = (
+    r"histor(?:y|ies)\s*:? (?:(?:is|are|was|were) )?(?:positive |negative )?(?:(?:of|for) )?(?:melanomas?|it)"
+)
+_ANSWER = r"(?:yes|no|none|nil|positive|negative|present|absent)"
+# A group's text says whose history it is; without one it is the patient's.
+HISTORY = re.compile(
+    rf"\b(?P<first>{_KIN})(?:,? (?:(?:and|or|nor)(?: an?)?|(?:and|but)(?P<none> no)) (?P<second>{_KIN}))?"
+    rf" {_OF_MELANOMA}\b"
+    rf"|\bhistory of melanomas?,? (?P<third>{_KIN})\b(?:,? (?:and|or|nor) (?P<fourth>{_KIN})\b)?"
+    rf"|\bmelanoma history,? \(?(?:whether |either )?(?P<ninth>{_KIN}) (?:and|or|nor) (?P<tenth>{_KIN})\b\)?"
+    r"|\b(?:history of )?melanomas? (?:also )?(?:has |have )?"
+    r"(?:occurred |been (?:seen|diagnosed|reported) |runs |run )?"
+    rf"in (?:{_WHOSE} )?(?P<fifth>family)\b"
+    rf"|\bin (?:{_WHOSE} )?(?P<eleventh>family),? (?:there (?:is|was|has been) )?(?:no )?melanomas?\b"
+    r"(?: (?:has|have|is|was) (?:been )?(?:found|seen|occurred|reported|recorded)\b)?"
+    rf"|\b(?:in )?{_WHOSE} (?P<eighth>family) (?:has|have) (?:a )?(?:history of|had(?: an?)?) melanomas?\b"
+    rf"|\b(?P<sixth>{_KIN}) (?:melanoma history|history\s*: (?:no )?melanomas?)\b"
+    r"|\b(?P<seventh>relative|family member)s? (?:of (?:his|hers|theirs) )?"
+    r"(?:has |have |had |with )(?:had )?(?:an? )?melanomas?\b"
+    r"|\b(?P<short>[FP](?:M?Hx?))\s*(?:of|for|:|=)?\s*melanomas?\b"
+    r"|\b(?:past|previous|prior)(?: medical)? history\s*: (?:no )?melanomas?\b"
+    rf"|\bmelanomas? in (?:{_WHOSE} )?(?:own )?(?:past|history)\b"
+    r"|\b(?:had (?:an? )?|previous |prior |earlier |past )melanomas?\b"
+    r"(?: in the past\b| before\b| in (?:his|her|their) (?:own )?(?:past|history)\b)?"
+    r"|\bhistory of melanomas?\b",
+    re.IGNORECASE,
+)
+# Told of both at once: "neither he nor his family has a history of melanoma", "melanoma in the patient or the family".
+NEITHER = re.compile(
+    rf"\bneither (?:he|she|they|the patient) nor (?:anyone in |any member of )?(?:{_WHOSE}|any) (?:family|relative)s?"
+    r" (?:members? )?(?:has|have|had)(?: ever| had)*(?: (?:an?|any))?(?: history of)? melanomas?\b",
+    re.IGNORECASE,
+)
+BOTH = re.compile(
+    rf"\b(?:history of )?melanomas? (?:both )?(?:in {_SELF}|personally),? (?:or|and|nor) (?:in )?{_WHOSE} family\b",
+    re.IGNORECASE,
+)
+# What a sentence adds to a history told before: "but not in the patient", "none in the family", "personal history no".
+ADDED = re.compile(
+    rf"\b(?:not|never|none) (?:in {_SELF}|personally\b)"
+    rf"|\b(?:(?:there )?(?:is|was|has been) )?(?:none|nor|not|or|also|no such history)(?: (?:is|was) there any)?"
+    rf"(?: (?:seen|recorded|reported|present))? in (?:{_WHOSE} )?(?P<family>family)\b"
+    rf"|\band (?:so has |in )?{_WHOSE} (?P<too>family)(?: has)?,?(?: too| also| as well)\b"
+    rf"|\b(?P<kin>{_KIN})(?: history)?\s*[:=]?\s*{_ANSWER}\b(?! \w)",
+    re.IGNORECASE,
+)
+ABOUT_HISTORY = re.compile(r"\bmelanoma history\s*:", re.IGNORECASE)
+DENIED_WITHIN = re.compile(r"\bnegative\b|[:,] no\b|\bfamily,? (?:there \w+ )?no\b", re.IGNORECASE)
+DENYING = re.compile(r"\b(?:no|not|none|nil|never|nor|neither|without|denies|denied|negative|absent)\b", re.IGNORECASE)
+
+
+def histories(text: str, start: int) -> Iterator[TextClaim]:
+    """What `text` says of them from `start` on."""
+    if "melanoma" not in text.lower():
+        return
+    told = [*_told_of_both(text, start)]
+    places = [(claim.start, claim.end) for claim in told]
+    told += (c for c in _told(text, start) if not any(begin < c.end and c.start < end for begin, end in places))
+    yield from told
+    heading = ABOUT_HISTORY.search(text, start)
+    ends = [claim.end for claim in told] or ([heading.end()] if heading else [])
+    for match in ADDED.finditer(text, max(ends)) if ends else ():
+        kin = match["family"] or match["too"] or match["kin"] or "personal"
+        yield _claim(kin, match, negated=DENYING.search(match[0]) is not None)
+    if heading and not told:
+        yield TextClaim(NEUTRAL, "", heading.start(), heading.end())
+
+
+def _claim(kin: str, match: re.Match[str], *, negated: bool) -> TextClaim:
+    name = PERSONAL if kin.lower().startswith("p") else FAMILY
+    return TextClaim(name, "True", match.start(), match.end(), negated)
+
+
+def _told_of_both(text: str, start: int) -> Iterator[TextClaim]:
+    for pattern in (NEITHER, BOTH):
+        for match in pattern.finditer(text, start):
+            yield from (_claim(kin, match, negated=pattern is NEITHER) for kin in ("personal", "family"))
+
+
+def _told(text: str, start: int) -> Iterator[TextClaim]:
+    for match in HISTORY.finditer(text, start):
+        whose = {group: kin for group, kin in match.groupdict().items() if kin and group != "none"}
+        denied = DENIED_WITHIN.search(match[0]) is not None or is_denied_after(text, match.end())
+        for group, kin in (whose or {"first": "personal"}).items():
+            yield _claim(kin, match, negated=denied or (group == "second" and match["none"] is not None))

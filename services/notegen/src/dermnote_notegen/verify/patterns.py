@@ -1,0 +1,100 @@
+"""Claims that are read by pattern: ages, sizes, skin types, histories of melanoma. Pure; it knows no facts."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dermnote_notegen.verify.claim import TextClaim
+from dermnote_notegen.verify.histories import histories
+from dermnote_notegen.verify.lexicon import Lexicon
+from dermnote_notegen.verify.qualifiers import bound, vague
+
+NUMBER_WORDS = (
+    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
+    "eighteen|nineteen|(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:[- ](?:one|two|three|four|five|"
+    "six|seven|eight|nine))?"
+)
+_NUMBER = rf"\d+(?:\.\d+)?|{NUMBER_WORDS}"
+_YEARS = r"(?:years?|yrs?|y)"
+_DECADE = r"\d{1,2}0'?s|teens|(?:twen|thir|for|fif|six|seven|eigh|nine)ties"
+_PERSON = r"(?:man|woman|patient|person|boy|girl|female|male|individual|lady|gentleman)"
+AGE = re.compile(
+    rf"\b(?P<old>{_NUMBER})[\s-]*{_YEARS}[\s-]*(?:old|of age)\b"
+    r"|\b(?P<yo>\d+)\s?(?:yo|y/o|y\.o\.)(?!\w)"
+    rf"|\b(?:aged?|age of|age is|ages|age(?:/sex)?\s*[:=])\s*(?P<aged>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
+    rf"|\b{_PERSON} of (?P<of>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
+    r"|\b(?P<letter>\d+)(?=[\s/]?[FM]\b)|(?<![.\d])\b(?-i:[FM])\s?[/|;,(]?\s?(?P<after>\d{1,3})\b(?!\.\d|\s?[mc]m\b|[-–]\d)(?:\s*y\b)?"
+    r"|(?<=\b[FM][;,] )(?P<next>\d+)(?=[;,.])"
+    rf"|\b(?:she|he|{_PERSON}) is (?P<being>\d+)\b(?!\s*(?:mm|cm|{_YEARS}))"
+    rf"|\b{_PERSON}[,;/]? ?\(?(?P<bare>\d+)(?!\.\d)(?=[.,:;)]|$)"
+    rf"|(?<![\d.])\b(?P<first>\d{{1,3}})(?=\s?[,;|/]\s?(?:{_PERSON}|(?-i:[FM]))\b)"
+    rf"|(?<!\bfor )(?<!\bover )(?<!\bpast )(?<!\blast )(?<!\bsince )\b(?P<years>\d+)\s*{_YEARS}\b"
+    r"(?!\s*(?:ago|later|before|earlier|after|duration|history|prior|previously)\b)"
+    rf"|\bin (?:his|her|their|the) (?:early |mid[- ]?|late )?(?P<decade>{_DECADE})\b"
+    r"|\b(?P<vague>\w+genarian)\b",
+    re.IGNORECASE,
+)
+# Ages that a word for the patient leads to: the word is a claim of its own.
+AFTER_PERSON = ("of", "being", "bare", "after")
+SIZE = re.compile(
+    rf"\b(?P<number>{_NUMBER})[\s-]*(?P<unit>mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b", re.IGNORECASE
+)
+FITZPATRICK = re.compile(
+    r"\b(?:fitzpatrick(?:'s)?\s+)(?:skin\s*)?(?:photo)?\s*type\s*:?\s*(?P<one>VI|IV|V|I{1,3}|[1-6])\b"
+    r"|\b(?:skin|photo)\s*type\s*:?\s*(?P<two>VI|IV|V|I{1,3}|[1-6])\b"
+    r"|\bfitzpatrick\s+(?:(?:skin\s*)?(?:photo)?type\s+is\s+)?(?P<three>VI|IV|V|I{1,3}|[1-6])\b"
+    r"|\btype\s+(?P<four>VI|IV|V|I{1,3}|[1-6])\s+skin\b|\bFST\s*:?\s*(?P<five>VI|IV|V|I{1,3}|[1-6])\b",
+    re.IGNORECASE,
+)
+BOUNDED = ("age", "clin_size_long_diam_mm", "fitzpatrick_skin_type")
+ROMAN = dict(zip("123456", ("I", "II", "III", "IV", "V", "VI"), strict=True))
+
+
+def patterned(text: str, start: int, end: int, lexicon: Lexicon) -> list[TextClaim]:
+    """Ages, sizes, skin types and histories of melanoma of one sentence, with their places in the text, in order.
+
+    A number inside the name of a diagnosis ("melanoma less than 0.76 mm") is none of them.
+    """
+    passed = _names_with_numbers(text, start, end, lexicon)
+    return sorted(_but_for(passed, text[:end], start), key=lambda claim: claim.start)
+
+
+def _names_with_numbers(text: str, start: int, end: int, lexicon: Lexicon) -> list[tuple[int, int]]:
+    """Where a diagnosis is named whose name holds a number."""
+    sentence = text[start:end]
+    if not any(letter.isdigit() for letter in sentence):
+        return []
+    named = (match for match in lexicon.scan(sentence) if match.value("diagnosis"))
+    with_numbers = (match for match in named if any(word[0].isdigit() for word in match.words))
+    return [(start + match.start, start + match.end) for match in with_numbers]
+
+
+def _but_for(passed: list[tuple[int, int]], text: str, start: int) -> Iterator[TextClaim]:
+    """The claims from `start` on outside `passed`; where a word makes a bound of a number, the value says so."""
+    for claim in _found(text, start):
+        if not any(begin < claim.end and claim.start < end for begin, end in passed):
+            limit = bound(text, claim.start) if claim.field in BOUNDED else ""
+            if claim.field == "age":
+                limit = limit or vague(text, claim.start, claim.end)
+            yield replace(claim, value=f"{limit} {claim.value}") if limit else claim
+
+
+def _found(text: str, start: int) -> Iterator[TextClaim]:
+    for match in AGE.finditer(text, start):
+        value = str(match[str(match.lastgroup)]).lower()
+        begin = match.start(match.lastgroup) if match.lastgroup in AFTER_PERSON else match.start()
+        yield TextClaim("age", value, begin, match.end())
+    for match in SIZE.finditer(text, start):
+        value = _millimetres(match["number"], match["unit"])
+        yield TextClaim("clin_size_long_diam_mm", value, match.start(), match.end())
+    for match in FITZPATRICK.finditer(text, start):
+        value = str(match[str(match.lastgroup)]).upper()
+        yield TextClaim("fitzpatrick_skin_type", ROMAN.get(value, value), match.start(), match.end())
+    yield from histories(text, start)
+
+
+def _millimetres(number: str, unit: str) -> str:
+    if not number[0].isdigit():
+        return number.lower()
+    value = float(number) * (10 if unit.lower().startswith("c") else 1)
+    return str(int(value) if value.is_integer() else round(value, 3))
