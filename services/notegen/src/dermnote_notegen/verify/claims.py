@@ -14,11 +14,12 @@ from dermnote_notegen.verify.lexicon import FINDING, NEUTRAL, Lexicon, Match, ro
 from dermnote_notegen.verify.patterns import patterned
 from dermnote_notegen.verify.qualifiers import (
     is_denied_itself,
+    is_of_someone,
     qualified,
     says_it_is_here,
     typical_here,
 )
-from dermnote_notegen.verify.sentence import Negation, Subject, is_denied_after, is_of_this_lesion, readings, runs
+from dermnote_notegen.verify.sentence import Negation, Run, Subject, is_denied_after, is_of_this_lesion, readings, runs
 
 SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 
@@ -54,7 +55,7 @@ class _Sentence:
         ]
         self._matches = list(lexicon.scan(text, passed=[(c.start, c.end) for c in self._numbers]))
         plain = [match for match in self._matches if not match.is_finding]
-        self._cued = _is_of_most(self._matches) or any(word in role("cues") for match in plain for word in match.words)
+        self._cued = _is_of_most(self._matches) or any(match.is_cue for match in plain)
         names = any(match.value("diagnosis") or match.is_of_the_diagnosis for match in plain)
         refers_back = bool(plain) and plain[0].words[0] in role("refers_back")
         about_all = (goes_on and not says_it_is_here(text)) or (self._cued and (names or refers_back))
@@ -76,7 +77,7 @@ class _Sentence:
                 negation.pass_over(match)
                 subject.pass_over(match, after.get(match.start))
                 typical = self.is_general or (self._cued and subject.is_general)
-                for claim in self._of(match, typical=typical, readings=readings_of.get(run, ())):
+                for claim in self._of(match, run, typical=typical, readings=readings_of.get(run, ())):
                     denied = is_denied_itself(self._text, claim.start) if claim.field == "sex" else negation.is_on
                     yield self._placed(claim, negated=denied)
         for number in numbers:
@@ -92,7 +93,9 @@ class _Sentence:
         if here := typical_here(self._matches, self._text):
             yield TextClaim("never.implied", self._text[slice(*here)], *here)
 
-    def _of(self, match: Match, *, typical: bool, readings: tuple[frozenset[str], ...]) -> Iterator[TextClaim]:
+    def _of(
+        self, match: Match, run: Run, *, typical: bool, readings: tuple[frozenset[str], ...]
+    ) -> Iterator[TextClaim]:
         if not match.meanings:
             kind = "number" if match.words[0][0].isdigit() else "unrecognised"
             yield TextClaim(kind, match.words[0], match.start, match.end)
@@ -100,9 +103,13 @@ class _Sentence:
             m for m in match.meanings if m.field != NEUTRAL and not _other_reading(m.field, match, typical=typical)
         ]
         denied = bool(meant) and is_denied_after(self._text, match.end)
+        said = (readings, frozenset(match.finding_words), run.things(self._text)) if match.is_finding else ()
         for meaning in meant:
+            if is_of_someone(meaning.field, self._text, match.start):
+                yield TextClaim("never.others", meaning.value, match.start, match.end)
+                continue
             negated = denied or (meaning.field.startswith("symptoms.") and match.says_no)
-            yield TextClaim(meaning.field, meaning.value, match.start, match.end, negated, typical, readings)
+            yield TextClaim(meaning.field, meaning.value, match.start, match.end, negated, typical, *said)
 
     def _placed(self, claim: TextClaim, *, negated: bool) -> TextClaim:
         return replace(

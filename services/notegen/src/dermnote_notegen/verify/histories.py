@@ -58,13 +58,15 @@ ADDED = re.compile(
     re.IGNORECASE,
 )
 ABOUT_HISTORY = re.compile(r"\bmelanoma history\s*:", re.IGNORECASE)
+# A sentence without one of these tells no history.
+HINT = re.compile(r"histor|famil|relative|had |previous|prior|earlier|past|[fp]m?hx?\b|neither|personal", re.IGNORECASE)
 DENIED_WITHIN = re.compile(r"\bnegative\b|[:,] no\b|\bfamily,? (?:there \w+ )?no\b", re.IGNORECASE)
 DENYING = re.compile(r"\b(?:no|not|none|nil|never|nor|neither|without|denies|denied|negative|absent)\b", re.IGNORECASE)
 
 
 def histories(text: str, start: int) -> Iterator[TextClaim]:
     """What `text` says of them from `start` on."""
-    if "melanoma" not in text.lower():
+    if HINT.search(text, start) is None or "melanoma" not in text.lower():
         return
     told = [*_told_of_both(text, start)]
     places = [(claim.start, claim.end) for claim in told]

@@ -17,6 +17,8 @@ from dermnote_contracts.vocabulary import diagnoses, sites
 WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)?", re.UNICODE)
 LATIN_PLURALS = (
     ("osis", "oses"),
+    ("asis", "ases"),
+    ("oma ", "omas "),
     ("us", "i"),
     ("ntigo", "ntigines"),
     ("oma", "omata"),
@@ -43,8 +45,9 @@ AMERICAN = {"centre": "center", "centres": "centers", "grey": "gray", "greyish":
 JOINING = " -/():\t’'"
 NEUTRAL = "neutral"
 FINDING = "finding"
-# The value of neutral phrases that speak of the diagnosis without its name: "this condition", "typical of it".
-OF_THE_DIAGNOSIS = "the diagnosis"
+# The values of neutral phrases that join two finding words ("filled with"), that call something typical ("well known"),
+# and that speak of the diagnosis without its name: "this condition", "typical of it".
+JOINING_WORDS, CUE, OF_THE_DIAGNOSIS = "joining", "cue", "the diagnosis"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,17 @@ class Match:
     def is_of_the_diagnosis(self) -> bool:
         """True for "this condition", "typical of it"."""
         return self.value(NEUTRAL) == OF_THE_DIAGNOSIS
+
+    @property
+    def joins(self) -> bool:
+        """True for a small word or phrase inside one finding: "with", "filled with"."""
+        return self.words[0] in role("connectors") or self.value(NEUTRAL) == JOINING_WORDS
+
+    @cached_property
+    def is_cue(self) -> bool:
+        """True for a word or phrase that calls something typical."""
+        said = not self.is_finding and not role("cues").isdisjoint(self.words)
+        return said or self.value(NEUTRAL) == CUE
 
     @property
     def finding_words(self) -> tuple[str, ...]:
@@ -159,8 +173,10 @@ class Lexicon:
             at += len(match.words)
 
     def _longest_at(self, text: str, found: list[Word], at: int) -> Match:
-        part = found[at : at + self._longest.get(found[at].text, 1)]
-        key, together = _key(text, part), _together(text, part)
+        longest = self._longest.get(found[at].text, 1)
+        part = found[at : at + longest]
+        joined, together = _joined(text, part) if longest > 1 else (1, 1)
+        key = tuple(word.text for word in part[:joined])
         for length in range(len(key), 0, -1):
             meanings = self._find(key[:length])
             if length > together:  # a comma stands between: "TBP tile, close-up"
@@ -183,17 +199,19 @@ class Lexicon:
         return tuple(meaning for meaning in self._meanings.get(adjective, ()) if meaning.field == FINDING)
 
 
-def _key(text: str, part: list[Word]) -> tuple[str, ...]:
-    """The words up to the first that more than a space, hyphen, slash or comma parts from the one before."""
-    return tuple(word.text for word in part[: _together(text, part, f",{JOINING}")])
+def _joined(text: str, part: list[Word]) -> tuple[int, int]:
+    """How many words go before the first that more than a space, hyphen, slash or comma parts from the one before.
 
-
-def _together(text: str, part: list[Word], joining: str = JOINING) -> int:
-    """How many words go before the first that more than `joining` parts from the one before."""
+    And how many before the first comma.
+    """
+    together = 0
     for number, (left, right) in enumerate(itertools.pairwise(part), start=1):
-        if text[left.end : right.start].strip(joining):
-            return number
-    return len(part)
+        between = text[left.end : right.start]
+        if between != " " and (rest := between.strip(JOINING)):
+            together = together or number
+            if rest != ",":
+                return number, together
+    return len(part), together or len(part)
 
 
 @cache
@@ -227,6 +245,7 @@ def _read(name: str) -> dict[str, Any]:
 def note_lexicon(wordings: Iterable[str]) -> Lexicon:
     """Everything that a note can say. `wordings`: of all priors' findings. A longer phrase goes before its parts."""
     general = ((words, Meaning(NEUTRAL, OF_THE_DIAGNOSIS)) for words in _of_the_diagnosis())
+    phrases = ((words, Meaning(NEUTRAL, value)) for words, value in _phrases_that_mean())
     neutral = ((word, Meaning(NEUTRAL, word)) for word in _neutral_words())
     return Lexicon(
         [
@@ -237,9 +256,18 @@ def note_lexicon(wordings: Iterable[str]) -> Lexicon:
             *_findings(set(wordings)),
             *general,
             *_in_general(),
+            *phrases,
             *neutral,
         ]
     )
+
+
+def _phrases_that_mean() -> Iterator[tuple[str, str]]:
+    """Neutral phrases with a meaning of their own in a sentence."""
+    held = _read("neutral")
+    for verb, words in itertools.product(("", "is ", "are "), held["joining"]["phrases"]):
+        yield f"{verb}{words}", JOINING_WORDS
+    yield from ((words, CUE) for words in held["cues"]["phrases"])
 
 
 def _of_the_diagnosis() -> Iterator[str]:
@@ -282,8 +310,9 @@ def _short_diagnoses() -> Iterator[tuple[str, Meaning]]:
 def _latin_plurals(form: str) -> Iterator[str]:
     """Plurals that an s does not make: "keratoses", "blue nevi"."""
     for singular, plural in LATIN_PLURALS:
-        if form.endswith(singular):
-            yield form.removesuffix(singular) + plural
+        if form.endswith(singular) or (singular.endswith(" ") and singular in form):
+            head, _, rest = form.rpartition(singular)
+            yield f"{head}{plural}{rest}"
 
 
 def _sites() -> Iterator[tuple[str, Meaning]]:
@@ -300,6 +329,8 @@ def _claims() -> Iterator[tuple[str, Meaning]]:
         for form in forms:
             yield form, Meaning(f"symptoms.{name}", "yes")
             yield f"asked about {form}", Meaning("never.hedging", form)  # it says nothing of the answer
+            for likewise in ("as is", "as was", "so is", "so was"):  # as what stands before, said or denied
+                yield f"{likewise} {form}", Meaning("never.hedging", form)
     for group in ("asymmetry", "border", "colours", "structures"):
         for value, forms in held[group].items():
             yield from ((form, Meaning(f"findings.{group}", value)) for form in forms)

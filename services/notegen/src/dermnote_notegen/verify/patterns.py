@@ -24,7 +24,6 @@ AGE = re.compile(
     rf"|\b(?:aged?|age of|age is|ages|age(?:/sex)?\s*[:=])\s*(?P<aged>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
     rf"|\b{_PERSON} of (?P<of>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
     r"|\b(?P<letter>\d+)(?=[\s/]?[FM]\b)|(?<![.\d])\b(?-i:[FM])\s?[/|;,(]?\s?(?P<after>\d{1,3})\b(?!\.\d|\s?[mc]m\b|[-–]\d)(?:\s*y\b)?"
-    r"|(?<=\b[FM][;,] )(?P<next>\d+)(?=[;,.])"
     rf"|\b(?:she|he|{_PERSON}) is (?P<being>\d+)\b(?!\s*(?:mm|cm|{_YEARS}))"
     rf"|\b{_PERSON}[,;/]? ?\(?(?P<bare>\d+)(?!\.\d)(?=[.,:;)]|$)"
     rf"|(?<![\d.])\b(?P<first>\d{{1,3}})(?=\s?[,;|/]\s?(?:{_PERSON}|(?-i:[FM]))\b)"
@@ -46,6 +45,15 @@ FITZPATRICK = re.compile(
     r"|\btype\s+(?P<four>VI|IV|V|I{1,3}|[1-6])\s+skin\b|\bFST\s*:?\s*(?P<five>VI|IV|V|I{1,3}|[1-6])\b",
     re.IGNORECASE,
 )
+# A sentence that is but a number, behind one that ends with the patient ("man; 81; nose").
+ALONE = re.compile(r"\s*(?P<number>\d{1,3})\s*[;.)]")
+ENDS_WITH_PERSON = re.compile(rf"\b(?:{_PERSON}|(?-i:[FM]))\s*;$", re.IGNORECASE)
+# A sentence without one of these holds no match of the long pattern beside them.
+HINTS = {
+    AGE: re.compile(r"\d|year|\bage|teens|ties\b|genarian|\by\b|yrs?\b| (?:of|is) ", re.IGNORECASE),
+    SIZE: re.compile(r"mm\b|cm\b|met(?:er|re)", re.IGNORECASE),
+    FITZPATRICK: re.compile(r"type|fitzpatrick|fst", re.IGNORECASE),
+}
 BOUNDED = ("age", "clin_size_long_diam_mm", "fitzpatrick_skin_type")
 ROMAN = dict(zip("123456", ("I", "II", "III", "IV", "V", "VI"), strict=True))
 
@@ -80,17 +88,25 @@ def _but_for(passed: list[tuple[int, int]], text: str, start: int) -> Iterator[T
 
 
 def _found(text: str, start: int) -> Iterator[TextClaim]:
-    for match in AGE.finditer(text, start):
+    alone = ALONE.match(text, start)
+    if alone and ENDS_WITH_PERSON.search(text[:start]):
+        yield TextClaim("age", alone["number"], alone.start("number"), alone.end("number"))
+    for match in _finditer(AGE, text, start):
         value = str(match[str(match.lastgroup)]).lower()
         begin = match.start(match.lastgroup) if match.lastgroup in AFTER_PERSON else match.start()
         yield TextClaim("age", value, begin, match.end())
-    for match in SIZE.finditer(text, start):
+    for match in _finditer(SIZE, text, start):
         value = _millimetres(match["number"], match["unit"])
         yield TextClaim("clin_size_long_diam_mm", value, match.start(), match.end())
-    for match in FITZPATRICK.finditer(text, start):
+    for match in _finditer(FITZPATRICK, text, start):
         value = str(match[str(match.lastgroup)]).upper()
         yield TextClaim("fitzpatrick_skin_type", ROMAN.get(value, value), match.start(), match.end())
     yield from histories(text, start)
+
+
+def _finditer(pattern: re.Pattern[str], text: str, start: int) -> Iterator[re.Match[str]]:
+    """As the pattern's own, but quick where nothing can be found."""
+    return pattern.finditer(text, start) if HINTS[pattern].search(text, start) else iter(())
 
 
 def _millimetres(number: str, unit: str) -> str:

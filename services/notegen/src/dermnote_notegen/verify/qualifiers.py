@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from dermnote_notegen.verify.lexicon import Match, role
+from dermnote_notegen.verify.lexicon import CUE, NEUTRAL, Match, role
 
 # By the word's role: the fields of the phrases that it must not stand before.
 QUALIFIED = {
@@ -24,7 +24,14 @@ BOUND = re.compile(
 )
 ABOUT = re.compile(r"\b(?:about|around|approximately|roughly|circa)\s+(?:an?\s+)?$", re.IGNORECASE)
 _THING = r"(?:lesion|image|photograph|picture|record|clinic|hospital|department|dermatologist)"
-THING_BEFORE = re.compile(rf"\b{_THING}\s+(?:(?:is|was)\s+)?$", re.IGNORECASE)
+THING_BEFORE = re.compile(rf"\b{_THING}\s+(?:(?:on file\s+|on record\s+)?(?:is|was)\s+)?$", re.IGNORECASE)
+BY_SOMEONE = re.compile(
+    r"\b(?:examined|seen|assessed|reviewed|photographed|documented|recorded) by an? (?:\S+ )?$", re.IGNORECASE
+)
+SOMEONE_WHO = re.compile(
+    r"\b(?:who|he|she|patient|man|woman|boy|girl|person)\s+(?:has|had|is|was)(?:\s+not)?\s*$", re.IGNORECASE
+)
+OF_THE_LESION = ("symptoms.grew", "symptoms.changed", "symptoms.elevation")
 THING_AFTER = re.compile(rf"\s*{_THING}\b", re.IGNORECASE)
 DENIED_ITSELF = re.compile(r"(?:\b(?:not?|never|non)|n['’]t)(?:\s+an?|\s+the)?[\s-]+$", re.IGNORECASE)
 SAID_TO_BE_HERE = re.compile(
@@ -34,7 +41,7 @@ SAID_TO_BE_HERE = re.compile(
     re.IGNORECASE,
 )
 SAYS_IS = re.compile(
-    r"\b(?:is|are|was|were|be|being|includ(?:es?|ing)|comprises?|consists?|shows?|has|have|presents?|finds?|sees?|displays?|exhibits?)\b",
+    r"\b(?:is|are|was|were|be|being|includ(?:es?|ing)|comprises?|consists?|count among|belongs? to|makes? up|constitutes?|helps?|forms?|defines?|ranks? (?:with|among)|shows?|has|have|presents?|finds?|sees?|displays?|exhibits?)\b",
     re.IGNORECASE,
 )
 
@@ -55,6 +62,13 @@ def vague(text: str, start: int, end: int) -> str:
 def is_denied_itself(text: str, start: int) -> bool:
     """ "Not a woman": a person is denied by the word before; "no history of melanoma in this woman" denies none."""
     return DENIED_ITSELF.search(text, 0, start) is not None
+
+
+def is_of_someone(field: str, text: str, start: int) -> bool:
+    """ "Examined by a woman", "a boy who has grown": a sex that is not the patient's, growth that is not the lesion's."""
+    if field == "sex":
+        return BY_SOMEONE.search(text, 0, start) is not None
+    return field in OF_THE_LESION and SOMEONE_WHO.search(text, 0, start) is not None
 
 
 def qualified(matches: Sequence[Match], text: str) -> Iterator[tuple[str, int, int]]:
@@ -92,7 +106,7 @@ def typical_here(matches: Sequence[Match], text: str) -> tuple[int, int] | None:
     So does a sentence that calls something typical and names no finding. An adverb ("typically") makes a sentence a
     general one, an adjective ("typical") beside what is said to be here does not. None where it is a general one.
     """
-    cues = [match for match in matches if not match.is_finding and not role("cues").isdisjoint(match.words)]
+    cues = [match for match in matches if match.is_cue]
     if not cues:
         return None
     findings = [match for match in matches if match.is_finding]
@@ -130,7 +144,9 @@ def _this_one_acts(matches: Sequence[Match]) -> tuple[int, int] | None:
 
 
 def _has_adverb(cues: Sequence[Match]) -> bool:
-    return any(word.endswith("ly") or word in role("adverbs") for cue in cues for word in cue.words)
+    return any(word.endswith("ly") or word in role("adverbs") for cue in cues for word in cue.words) or any(
+        cue.value(NEUTRAL) == CUE for cue in cues
+    )
 
 
 def says_it_is_here(text: str) -> bool:

@@ -23,7 +23,15 @@ DENIED_AT_ONCE = re.compile(
     re.IGNORECASE,
 )
 LISTED = re.compile(r"[\s,+-]*(?:(?:and|or|as|well|with|an?|the)[\s,]+)*", re.IGNORECASE)
+# Where one named thing ends and the next begins.
+THING_ENDS = re.compile(
+    r"[,;]|\b(?:and|or|of|with|to|in|on|by|at|around|within|throughout|over|under|between|that|without)\b"
+)
 MOST_LISTED = 12
+
+
+# A thing that a text names, and its colours: "lacunae", red.
+Thing = tuple[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,11 @@ class Run:
     def is_finding(self) -> bool:
         """True when it says how a lesion looks."""
         return self.matches[0].is_finding
+
+    def things(self, text: str) -> tuple[Thing, ...]:
+        """What it names that has a colour."""
+        named = things([match for match in self.matches if match.is_finding], text)
+        return tuple((name, colours) for name, colours in named if colours and name not in role("colours"))
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -52,7 +65,7 @@ def runs(matches: Sequence[Match], text: str) -> Iterator[Run]:
         if together and match.is_finding:
             held += [*small, match]
             small = []
-        elif together and match.words[0] in role("connectors"):
+        elif together and match.joins:
             small.append(match)
         else:
             yield from _ended(held, small)
@@ -66,6 +79,23 @@ def _ended(held: list[Match], small: list[Match]) -> Iterator[Run]:
     if held:
         yield Run(tuple(held))
     yield from (Run((match,)) for match in small)
+
+
+def things(findings: Sequence[Match], text: str) -> Iterator[Thing]:
+    """Each thing that the finding words name, by its last word, with its colours: "red lacunae with pale septa"."""
+    colours: set[str] = set()
+    for match, following in itertools.pairwise([*findings, None]):
+        if match is not None:
+            colours |= _hues(match.words)
+            if following is None or THING_ENDS.search(text[match.end : following.start]):
+                yield match.finding_words[-1], frozenset(colours)
+                colours = set()
+
+
+def _hues(said: Sequence[str]) -> set[str]:
+    """The colours in a phrase, "reddish" and "erythematous" as "red"."""
+    found = {word for word in said if word in role("colours") and word not in role("shades")}
+    return {"red" if hue in ("erythematous", "reddish") else hue.removesuffix("ish") for hue in found}
 
 
 def readings(all_runs: Sequence[Run], text: str) -> dict[Run, tuple[frozenset[str], ...]]:
@@ -113,6 +143,8 @@ class Negation:
             self.is_on, self._behind_non = self._behind_non, None
         if match.words == ("non",):  # "non-bleeding" denies one word
             self._behind_non = self.is_on
+        if match.claims:
+            self._fresh = False
         for word in () if match.claims else match.words:
             if word in role("negators") and not self._is_predicate(match):
                 self.is_on, self._fresh = True, True
@@ -174,7 +206,7 @@ def is_of_this_lesion(matches: Sequence[Match]) -> bool:
             named = named or (match is not None and match.value("diagnosis") is not None)
             continue
         word = match.words[0]
-        named = named or match.value("diagnosis") is not None or word in role("cues")
+        named = named or match.value("diagnosis") is not None or match.is_cue
         acts = following is not None and following.words[0] in role("verbs") and following.start == match.end + 1
         if word in role("one_lesion") and (not named or acts or word in role("pronouns")):
             return True

@@ -1,19 +1,17 @@
 """What is typical of a diagnosis, as sets of words that a text's finding words are held against. Pure."""
 
-import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from dermnote_notegen.priors import Prior
-from dermnote_notegen.verify.lexicon import Lexicon, Match, role
+from dermnote_notegen.verify.lexicon import Lexicon, role, words
+from dermnote_notegen.verify.sentence import Thing, things
 
 LEAST_SHARE = 0.4
-# Where one named thing ends and the next begins.
-THING_ENDS = re.compile(
-    r"[,;]|\b(?:and|or|of|with|to|in|on|by|at|around|within|throughout|over|under|between|that|without)\b"
-)
+# Sets of words that are remembered for each diagnosis.
+MOST_KNOWN = 2000
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,7 @@ class Wording:
     words: frozenset[str]
     heads: frozenset[str]
     of_the_lesion: bool
+    things: tuple[Thing, ...]
 
     def is_meant_by(self, part: frozenset[str]) -> bool:
         """True when `part` names one of its things and much of its words, or says how the lesion as a whole is.
@@ -58,10 +57,32 @@ class Typical:
 
     findings: tuple[TypicalFinding, ...]
     wordings: tuple[str, ...]
+    lacking: frozenset[str] = frozenset()
+    _known: dict[frozenset[str], bool] = field(default_factory=dict, compare=False, repr=False)
 
-    def fits(self, readings: tuple[frozenset[str], ...]) -> bool:
-        """True when one reading of a text's words is made of findings: "a scaly red patch" is two of them."""
-        return any(self._is_made_of_findings(words) for words in readings)
+    def fits(self, readings: tuple[frozenset[str], ...], named: Sequence[Thing] = ()) -> bool:
+        """True when one reading of a text's words is made of findings: "a scaly red patch" is two of them.
+
+        A thing that has colours in the wordings must not have another: no "white lacunae with red lines".
+        """
+        painted = (self.colours_of.get(name, colours) >= colours for name, colours in named)
+        return all(painted) and any(self._fits(words) for words in readings)
+
+    @cached_property
+    def colours_of(self) -> Mapping[str, frozenset[str]]:
+        """The colours of each thing, where any wording gives it one."""
+        found: dict[str, frozenset[str]] = {}
+        for thing, colours in (named for finding in self.findings for w in finding.wordings for named in w.things):
+            if colours:
+                found[thing] = found.get(thing, frozenset()) | colours
+        return found
+
+    def _fits(self, words: frozenset[str]) -> bool:
+        if words not in self._known:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[words] = self._is_made_of_findings(words)
+        return self._known[words]
 
     def _is_made_of_findings(self, words: frozenset[str]) -> bool:
         """What only the lesion as a whole is does not go with another thing: no "black streaks", no "firm halo"."""
@@ -69,6 +90,10 @@ class Typical:
         if any(part & heads for part, heads in parts) and words.isdisjoint(role("coloured")):
             parts = [(part, heads) for part, heads in parts if part & heads]
         return words == frozenset().union(*(part for part, _ in parts))
+
+    def lacks(self, words: frozenset[str]) -> bool:
+        """True when it is typical that a text's words are not so: "without scale"."""
+        return words <= self.lacking
 
     def verbatim(self, text: str) -> Iterator[tuple[int, int]]:
         """Where a wording stands word for word."""
@@ -85,21 +110,25 @@ NOTHING = Typical((), ())
 def typical_of(prior: Prior, lexicon: Lexicon) -> Typical:
     """What a prior says."""
     findings = (TypicalFinding(tuple(_wording(w, lexicon) for w in finding.wordings)) for finding in prior.findings)
-    return Typical(tuple(findings), tuple(w for finding in prior.findings for w in finding.wordings))
+    wordings = tuple(wording for finding in prior.findings for wording in finding.wordings)
+    lacking = frozenset(word for wording in wordings for word in _lacking(wording, lexicon))
+    return Typical(tuple(findings), wordings, lacking)
+
+
+def _lacking(wording: str, lexicon: Lexicon) -> Iterator[str]:
+    """The finding words behind a negator: "scale" in "a smooth surface without scale"."""
+    negators = [word for word in words(wording) if word.text in role("negators")]
+    for match in lexicon.scan(wording[negators[0].end :]) if negators else ():
+        if match.is_finding:
+            yield from match.finding_words
 
 
 def _wording(text: str, lexicon: Lexicon) -> Wording:
-    found = [match for match in lexicon.scan(text) if match.is_finding]
+    lacking = set(_lacking(text, lexicon))
+    found = [match for match in lexicon.scan(text) if match.is_finding and lacking.isdisjoint(match.finding_words)]
     words = frozenset(word for match in found for word in match.finding_words)
-    return Wording(words, frozenset(_heads(text, found)), bool(role("coloured") & _all_words(text)))
-
-
-def _heads(text: str, found: Sequence[Match]) -> Iterator[str]:
-    for match, following in itertools.pairwise(found):
-        if THING_ENDS.search(text[match.end : following.start]):
-            yield match.finding_words[-1]
-    if found:
-        yield found[-1].finding_words[-1]
+    named = tuple(things(found, text))
+    return Wording(words, frozenset(name for name, _ in named), bool(role("coloured") & _all_words(text)), named)
 
 
 def _all_words(text: str) -> set[str]:

@@ -146,8 +146,8 @@ class _Judge:
         """Typical of the diagnosis: a prior's wording word for word, or in one of its readings one of its findings."""
         around = [denies for start, end, denies in self._verbatim if start <= claim.start and claim.end <= end]
         if claim.negated:  # by the wording itself: "a smooth, non-scaly surface"
-            return "agrees" if any(around) else "unsupported"
-        return "agrees" if around or self._typical.fits(claim.readings) else "unsupported"
+            return "agrees" if any(around) or self._typical.lacks(claim.words) else "unsupported"
+        return "agrees" if around or self._typical.fits(claim.readings, claim.things) else "unsupported"
 
     def _one_of_several(self, claim: TextClaim) -> Judgement:
         given = self._allowed.get(claim.field)
