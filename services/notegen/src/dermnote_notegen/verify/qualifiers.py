@@ -41,7 +41,8 @@ SAID_TO_BE_HERE = re.compile(
     re.IGNORECASE,
 )
 SAYS_IS = re.compile(
-    r"\b(?:is|are|was|were|be|being|includ(?:es?|ing)|comprises?|consists?|count among|belongs? to|makes? up|constitutes?|helps?|forms?|defines?|ranks? (?:with|among)|shows?|has|have|presents?|finds?|sees?|displays?|exhibits?)\b",
+    r"\b(?:is|are|was|were|be|being|includ(?:es?|ing)|comprises?|consists?|count among|belongs? to|makes? up"
+    r"|constitutes?|helps?|forms?|defines?|ranks? (?:with|among)|shows?|has|have|presents?|finds?|sees?|displays?|exhibits?)\b",
     re.IGNORECASE,
 )
 
@@ -65,7 +66,7 @@ def is_denied_itself(text: str, start: int) -> bool:
 
 
 def is_of_someone(field: str, text: str, start: int) -> bool:
-    """ "Examined by a woman", "a boy who has grown": a sex that is not the patient's, growth that is not the lesion's."""
+    """ "Examined by a woman", "a boy who has grown": a sex not of the patient, growth not of the lesion."""
     if field == "sex":
         return BY_SOMEONE.search(text, 0, start) is not None
     return field in OF_THE_LESION and SOMEONE_WHO.search(text, 0, start) is not None
