@@ -20,7 +20,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from benchmarks.second_checker import check
 from dermnote_contracts.metadata import LesionMetadata
-from dermnote_contracts.notes import Note, NoteOptions, NoteRequest, Strategy
+from dermnote_contracts.notes import Note, NoteOptions, NoteRequest, OnUnfaithful, Strategy
 from dermnote_notegen.priors import load_priors
 from dermnote_notegen.strategies import note_facts
 from dermnote_train.data.adapters import read_metadata
@@ -29,7 +29,15 @@ from dermnote_train.remote.notegen import NoteService
 from dermnote_train.settings import read_settings
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-POLICY = {"M": "retry", "G": "retry", "P1": "fallback", "P2": "fallback", "P3": "fallback"}
+POLICY: dict[Strategy, OnUnfaithful] = {
+    "M": "retry",
+    "G": "retry",
+    "P1": "fallback",
+    "P2": "fallback",
+    "P3": "fallback",
+}
+# P3 shows no diagnosis to the model.
+HIDDEN_OF_P3 = {"diagnosis", "benign_malignant"}
 BATCH = 500
 SELF_BLEU_SAMPLE = 100
 LEAST_OF_A_DIAGNOSIS = 30
@@ -77,13 +85,13 @@ class Figures:
 
 
 def requests(rows: Sequence[LesionMetadata], strategy: Strategy, *, seed: int) -> list[NoteRequest]:
-    """One request a row, each with a seed of its own."""
-    options = [
-        NoteOptions.model_validate({"seed": seed * 100_000 + number, "on_unfaithful": POLICY[strategy]})
-        for number in range(len(rows))
-    ]
+    """One request a row, each with a seed of its own; none for rows that hold nothing which the strategy carries."""
+    hidden = HIDDEN_OF_P3 if strategy == "P3" else set()
+    policy = POLICY[strategy]
     return [
-        NoteRequest(metadata=row, strategy=strategy, options=option) for row, option in zip(rows, options, strict=True)
+        NoteRequest(metadata=row, strategy=strategy, options=NoteOptions(seed=number, on_unfaithful=policy))
+        for number, row in enumerate(rows, start=seed * 100_000)
+        if row.given().keys() - hidden
     ]
 
 

@@ -19,7 +19,16 @@ from dermnote_notegen.verify.qualifiers import (
     says_it_is_here,
     typical_here,
 )
-from dermnote_notegen.verify.sentence import Negation, Run, Subject, is_denied_after, is_of_this_lesion, readings, runs
+from dermnote_notegen.verify.sentence import (
+    Negation,
+    Run,
+    Subject,
+    is_denied_after,
+    is_denied_likewise,
+    is_of_this_lesion,
+    readings,
+    runs,
+)
 
 SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 
@@ -102,7 +111,7 @@ class _Sentence:
         meant = [
             m for m in match.meanings if m.field != NEUTRAL and not _other_reading(m.field, match, typical=typical)
         ]
-        denied = bool(meant) and is_denied_after(self._text, match.end)
+        denied = bool(meant) and (is_denied_after(self._text, match.end) or is_denied_likewise(self._text, match.start))
         said = (readings, frozenset(match.finding_words), run.things(self._text)) if match.is_finding else ()
         for meaning in meant:
             if is_of_someone(meaning.field, self._text, match.start):
@@ -131,5 +140,9 @@ def _is_of_most(matches: Sequence[Match]) -> bool:
 def _other_reading(field_name: str, match: Match, *, typical: bool) -> bool:
     """True where a word's other meaning is meant: "raised" is a symptom here, and typical of some diagnoses."""
     if field_name == FINDING:
-        return not typical and (match.value_of_closed() or match.value("symptoms.elevation") is not None)
+        return not typical and (
+            match.words[0] in role("containers")
+            or match.value_of_closed()
+            or match.value("symptoms.elevation") is not None
+        )
     return typical and field_name == "symptoms.elevation" and match.value(FINDING) is not None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dermnote_notegen.verify.claim import TextClaim
 from dermnote_notegen.verify.lexicon import NEUTRAL
@@ -10,10 +11,11 @@ from dermnote_notegen.verify.sentence import is_denied_after
 PERSONAL, FAMILY = "personal_hx_mm", "family_hx_mm"
 _WHOSE = r"(?:the|his|her|their|the patient's)"
 _KIN = r"(?:personal(?:ly)?|family|familial)"
-_SELF = r"(?:the patient\b(?!['’])|(?:him|her|them)(?:self|selves)?\b(?!\s+\w))"
+_SELF = r"(?:(?:the|this) patient\b(?!['’])|(?:him|her|them)(?:self|selves)?\b(?!\s+\w))"
 _OF_MELANOMA = (
-    r"histor(?:y|ies)\s*:? (?:(?:is|are|was|were) )?(?:positive |negative )?(?:(?:of|for) )?(?:melanomas?|it)"
+    r"histor(?:y|ies)\s*:? (?:(?:is|are|was|were) )?(?:both )?(?:positive |negative )?(?:(?:of|for) )?(?:melanomas?|it)"
 )
+_TOLD = r"(?:seen|diagnosed|reported|recorded|noted|found|documented|observed|known)"
 _ANSWER = r"(?:yes|no|none|nil|positive|negative|present|absent)"
 # A group's text says whose history it is; without one it is the patient's.
 HISTORY = re.compile(
@@ -22,25 +24,28 @@ HISTORY = re.compile(
     rf"|\bhistory of melanomas?,? (?P<third>{_KIN})\b(?:,? (?:and|or|nor) (?P<fourth>{_KIN})\b)?"
     rf"|\bmelanoma history,? \(?(?:whether |either )?(?P<ninth>{_KIN}) (?:and|or|nor) (?P<tenth>{_KIN})\b\)?"
     r"|\b(?:history of )?melanomas? (?:also )?(?:has |have )?"
-    r"(?:occurred |been (?:seen|diagnosed|reported) |runs |run )?"
+    rf"(?:occurred |been {_TOLD} |{_TOLD} |runs |run )?"
     rf"in (?:{_WHOSE} )?(?P<fifth>family)\b"
     rf"|\bin (?:{_WHOSE} )?(?P<eleventh>family),? (?:there (?:is|was|has been) )?(?:no )?melanomas?\b"
-    r"(?: (?:has|have|is|was) (?:been )?(?:found|seen|occurred|reported|recorded)\b)?"
+    rf"(?: (?:has|have|is|was) (?:been )?(?:occurred|{_TOLD})\b)?"
     rf"|\b(?:in )?{_WHOSE} (?P<eighth>family) (?:has|have) (?:a )?(?:history of|had(?: an?)?) melanomas?\b"
-    rf"|\b(?P<sixth>{_KIN}) (?:melanoma history|history\s*: (?:no )?melanomas?)\b"
+    rf"|\b(?:(?:positive|negative) )?(?P<sixth>{_KIN}) (?:melanoma history\b|history\s*\(melanomas?\)"
+    r"|history(?:\s*:| includes| shows| mentions) (?:no )?melanomas?\b)"
+    r"|\b(?:never|previously|once|already) (?:been )?diagnosed with (?:an? )?melanomas?\b(?: before\b)?"
     r"|\b(?P<seventh>relative|family member)s? (?:of (?:his|hers|theirs) )?"
-    r"(?:has |have |had |with )(?:had )?(?:an? )?melanomas?\b"
+    r"(?:(?:is|are|was|were) (?:known|reported) to )?(?:has |have |had |with )(?:had )?(?:an? )?melanomas?\b"
     r"|\b(?P<short>[FP](?:M?Hx?))\s*(?:of|for|:|=)?\s*melanomas?\b"
     r"|\b(?:past|previous|prior)(?: medical)? history\s*: (?:no )?melanomas?\b"
     rf"|\bmelanomas? in (?:{_WHOSE} )?(?:own )?(?:past|history)\b"
-    r"|\b(?:had (?:an? )?|previous |prior |earlier |past )melanomas?\b"
-    r"(?: in the past\b| before\b| in (?:his|her|their) (?:own )?(?:past|history)\b)?"
+    r"|\b(?:(?:previously |already |once )?had (?:an? )?|previous |prior |earlier |past )melanomas?\b"
+    r"(?: in the past\b| before\b| previously\b| earlier\b| in (?:his|her|their) (?:own )?(?:past|history)\b)?"
     r"|\bhistory of melanomas?\b",
     re.IGNORECASE,
 )
 # Told of both at once: "neither he nor his family has a history of melanoma", "melanoma in the patient or the family".
 NEITHER = re.compile(
-    rf"\bneither (?:he|she|they|the patient) nor (?:anyone in |any member of )?(?:{_WHOSE}|any) (?:family|relative)s?"
+    rf"\bneither (?:he|she|they|the patient)(?:,[^,.;]*,)? (?P<nor>nor) (?:anyone in |any member of )?"
+    rf"(?:{_WHOSE}|any) (?:family|relative)s?"
     r" (?:members? )?(?:has|have|had)(?: ever| had)*(?: (?:an?|any))?(?: history of)? melanomas?\b",
     re.IGNORECASE,
 )
@@ -53,14 +58,20 @@ ADDED = re.compile(
     rf"\b(?:not|never|none) (?:in {_SELF}|personally\b)"
     rf"|\b(?:(?:there )?(?:is|was|has been) )?(?:none|nor|not|or|also|no such history)(?: (?:is|was) there any)?"
     rf"(?: (?:seen|recorded|reported|present))? in (?:{_WHOSE} )?(?P<family>family)\b"
+    rf"|\bnone of {_WHOSE} (?P<of>family)(?: members)? (?:has|have) (?:ever )?had (?:it|one|any)\b"
+    rf"|\b{_WHOSE} (?P<has>family) (?:has|have|had) (?:had )?(?:none|it|not)\b"
+    rf"|\b(?:(?:the )?(?P<does>{_KIN})(?: history)?|(?:his|her|their) own history) (?:does|is|has|was) not\b"
+    rf"|\bso (?:has|have) (?:an? |some )?(?:members? of )?{_WHOSE} (?P<so>family)\b"
     rf"|\band (?:so has |in )?{_WHOSE} (?P<too>family)(?: has)?,?(?: too| also| as well)\b"
     rf"|\b(?P<kin>{_KIN})(?: history)?\s*[:=]?\s*{_ANSWER}\b(?! \w)",
     re.IGNORECASE,
 )
 ABOUT_HISTORY = re.compile(r"\bmelanoma history\s*:", re.IGNORECASE)
 # A sentence without one of these tells no history.
-HINT = re.compile(r"histor|famil|relative|had |previous|prior|earlier|past|[fp]m?hx?\b|neither|personal", re.IGNORECASE)
-DENIED_WITHIN = re.compile(r"\bnegative\b|[:,] no\b|\bfamily,? (?:there \w+ )?no\b", re.IGNORECASE)
+HINT = re.compile(
+    r"histor|famil|relative|had |previous|prior|earlier|past|[fp]m?hx?\b|neither|personal|diagnosed with", re.IGNORECASE
+)
+DENIED_WITHIN = re.compile(r"\bnegative\b|\bnever\b|[:,] no\b|\bfamily,? (?:there \w+ )?no\b", re.IGNORECASE)
 DENYING = re.compile(r"\b(?:no|not|none|nil|never|nor|neither|without|denies|denied|negative|absent)\b", re.IGNORECASE)
 
 
@@ -74,8 +85,10 @@ def histories(text: str, start: int) -> Iterator[TextClaim]:
     yield from told
     heading = ABOUT_HISTORY.search(text, start)
     ends = [claim.end for claim in told] or ([heading.end()] if heading else [])
+    if not ends and start and HISTORY.search(text, 0, start):  # "... Family history: none."
+        ends = [start]
     for match in ADDED.finditer(text, max(ends)) if ends else ():
-        kin = match["family"] or match["too"] or match["kin"] or "personal"
+        kin = str(match[match.lastgroup]) if match.lastgroup else "personal"
         yield _claim(kin, match, negated=DENYING.search(match[0]) is not None)
     if heading and not told:
         yield TextClaim(NEUTRAL, "", heading.start(), heading.end())
@@ -89,7 +102,9 @@ def _claim(kin: str, match: re.Match[str], *, negated: bool) -> TextClaim:
 def _told_of_both(text: str, start: int) -> Iterator[TextClaim]:
     for pattern in (NEITHER, BOTH):
         for match in pattern.finditer(text, start):
-            yield from (_claim(kin, match, negated=pattern is NEITHER) for kin in ("personal", "family"))
+            both = [_claim(kin, match, negated=pattern is NEITHER) for kin in ("personal", "family")]
+            begin = match.start("nor") if pattern is NEITHER else match.start()  # "neither he, a man of 60, nor ..."
+            yield from (replace(claim, start=begin) for claim in both)
 
 
 def _told(text: str, start: int) -> Iterator[TextClaim]:

@@ -329,8 +329,7 @@ def _claims() -> Iterator[tuple[str, Meaning]]:
         for form in forms:
             yield form, Meaning(f"symptoms.{name}", "yes")
             yield f"asked about {form}", Meaning("never.hedging", form)  # it says nothing of the answer
-            for likewise in ("as is", "as was", "so is", "so was"):  # as what stands before, said or denied
-                yield f"{likewise} {form}", Meaning("never.hedging", form)
+            yield f"history of {form}", Meaning(f"symptoms.{name}", "yes")
     for group in ("asymmetry", "border", "colours", "structures"):
         for value, forms in held[group].items():
             yield from ((form, Meaning(f"findings.{group}", value)) for form in forms)

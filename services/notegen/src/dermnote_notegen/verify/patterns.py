@@ -25,6 +25,7 @@ AGE = re.compile(
     rf"|\b{_PERSON} of (?P<of>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
     r"|\b(?P<letter>\d+)(?=[\s/]?[FM]\b)|(?<![.\d])\b(?-i:[FM])\s?[/|;,(]?\s?(?P<after>\d{1,3})\b(?!\.\d|\s?[mc]m\b|[-–]\d)(?:\s*y\b)?"
     rf"|\b(?:she|he|{_PERSON}) is (?P<being>\d+)\b(?!\s*(?:mm|cm|{_YEARS}))"
+    rf"|\b{_PERSON}\b[^.;,\d]{{1,60}} is (?P<counts>\d{{1,3}})(?=[.,;]| and\b)"
     rf"|\b{_PERSON}[,;/]? ?\(?(?P<bare>\d+)(?!\.\d)(?=[.,:;)]|$)"
     rf"|(?<![\d.])\b(?P<first>\d{{1,3}})(?=\s?[,;|/]\s?(?:{_PERSON}|(?-i:[FM]))\b)"
     rf"|(?<!\bfor )(?<!\bover )(?<!\bpast )(?<!\blast )(?<!\bsince )\b(?P<years>\d+)\s*{_YEARS}\b"
@@ -34,14 +35,14 @@ AGE = re.compile(
     re.IGNORECASE,
 )
 # Ages that a word for the patient leads to: the word is a claim of its own.
-AFTER_PERSON = ("of", "being", "bare", "after")
+AFTER_PERSON = ("of", "being", "bare", "after", "counts")
 SIZE = re.compile(
     rf"\b(?P<number>{_NUMBER})[\s-]*(?P<unit>mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b", re.IGNORECASE
 )
 FITZPATRICK = re.compile(
     r"\b(?:fitzpatrick(?:'s)?\s+)(?:skin\s*)?(?:photo)?\s*type\s*:?\s*(?P<one>VI|IV|V|I{1,3}|[1-6])\b"
-    r"|\b(?:skin|photo)\s*type\s*:?\s*(?P<two>VI|IV|V|I{1,3}|[1-6])\b"
-    r"|\bfitzpatrick\s+(?:(?:skin\s*)?(?:photo)?type\s+is\s+)?(?P<three>VI|IV|V|I{1,3}|[1-6])\b"
+    r"|\b(?:skin|photo)\s*type(?: (?:is|according to fitzpatrick))?\s*:?\s*(?P<two>VI|IV|V|I{1,3}|[1-6])\b"
+    r"|\bfitzpatrick\s*:?\s+(?:(?:skin\s*)?(?:photo)?type\s+is\s+)?(?P<three>VI|IV|V|I{1,3}|[1-6])\b"
     r"|\btype\s+(?P<four>VI|IV|V|I{1,3}|[1-6])\s+skin\b|\bFST\s*:?\s*(?P<five>VI|IV|V|I{1,3}|[1-6])\b",
     re.IGNORECASE,
 )

@@ -22,7 +22,7 @@ BOUND = re.compile(
     r"|up to|over|under|above|below|exceed(?:s|ing)|nearly|almost|not)\s+(?:an?\s+|the\s+)?|[<>≤≥±~≈]\s*)$",
     re.IGNORECASE,
 )
-ABOUT = re.compile(r"\b(?:about|around|approximately|roughly|circa)\s+(?:an?\s+)?$", re.IGNORECASE)
+ABOUT = re.compile(r"\b(?:about|around|approximately|approx\.?|roughly|circa)\s+(?:an?\s+)?$", re.IGNORECASE)
 _THING = r"(?:lesion|image|photograph|picture|record|clinic|hospital|department|dermatologist)"
 THING_BEFORE = re.compile(rf"\b{_THING}\s+(?:(?:on file\s+|on record\s+)?(?:is|was)\s+)?$", re.IGNORECASE)
 BY_SOMEONE = re.compile(
@@ -42,7 +42,8 @@ SAID_TO_BE_HERE = re.compile(
 )
 SAYS_IS = re.compile(
     r"\b(?:is|are|was|were|be|being|includ(?:es?|ing)|comprises?|consists?|count among|belongs? to|makes? up"
-    r"|constitutes?|helps?|forms?|defines?|ranks? (?:with|among)|shows?|has|have|presents?|finds?|sees?|displays?|exhibits?)\b",
+    r"|constitutes?|helps?|forms?|defines?|ranks? (?:with|among)|shows?|has|have|presents?|finds?"
+    r"|sees?|displays?|exhibits?)\b",
     re.IGNORECASE,
 )
 

@@ -18,11 +18,15 @@ _ENDS = r"\s*(?:[.;,)|]|$)"
 DENIED_AT_ONCE = re.compile(
     r"\s*[:=(]\s*(?:no|false|none)\b|-free\b"
     r"|\s*\(?[-–−](?:ve)?\)?\s*(?:[.;,|]|$)|\s*,\s*(?:no|nil)\s*(?:[.;|]|$)"
+    r"|\s+(?:(?:and|or) \w+ )?(?:he|she|the patient) denies\s*(?:[.;,]|$)"  # "bleeding and pain he denies"
+    r"|\s+(?:he|she|it) (?:has|does|did|is|was|had) not\b[^.;,]{,12}(?:[.;,]|$)"  # "pain it does not give"
     r"|\s*[:=(–—-]?\s*(?:not(?: (?:present|reported|noted|recorded|seen|involved|affected|done))?|absent|denied"
     rf"|negative|neg|none|no|nil|missing|(?-i:N)){_ENDS}",
     re.IGNORECASE,
 )
 LISTED = re.compile(r"[\s,+-]*(?:(?:and|or|as|well|with|an?|the)[\s,]+)*", re.IGNORECASE)
+LIKEWISE = re.compile(r"\b(?:as|so) (?:is|was|are|were|has|have) (?:the |any )?$", re.IGNORECASE)
+DENIED_BEFORE = re.compile(r"\b(?:no|not|nor|neither|without|absent|denied|denies|negative|lacking)\b", re.IGNORECASE)
 # Where one named thing ends and the next begins.
 THING_ENDS = re.compile(
     r"[,;]|\b(?:and|or|of|with|to|in|on|by|at|around|within|throughout|over|under|between|that|without)\b"
@@ -149,7 +153,7 @@ class Negation:
             if word in role("negators") and not self._is_predicate(match):
                 self.is_on, self._fresh = True, True
             elif word not in role("resets"):
-                self._fresh = False
+                self._fresh = self._fresh and word == "that"  # "denies that it itches"
             elif not self._fresh:  # "nor is it": these words do not end what they follow
                 self.is_on = False
         self._before = match.words[-1]
@@ -167,8 +171,14 @@ def is_denied_after(text: str, end: int) -> bool:
     rest = re.split(r"[,:]|\b(?:but|while|and (?:is|was|has))\b", after)[0]
     denial = DENIED_AFTER.search(rest)
     return denial is not None and not re.search(
-        r"\b(?:is|are|was|were|it|he|she|patient|lesion)\b", rest[: denial.start()], re.IGNORECASE
+        r"\b(?:is|are|was|were|it|he|she|patient|lesion|that|which|who)\b", rest[: denial.start()], re.IGNORECASE
     )
+
+
+def is_denied_likewise(text: str, start: int) -> bool:
+    """ "Itching is denied, as is bleeding", "itch is absent, and so is pain": said as what stands before it."""
+    likewise = LIKEWISE.search(text, 0, start)
+    return likewise is not None and DENIED_BEFORE.search(text, 0, likewise.start()) is not None
 
 
 class Subject:
@@ -188,6 +198,8 @@ class Subject:
         acts = following is not None and following.words[0] in role("verbs")
         if self._after_name and "which" in words:
             self._of_this, self.is_general = False, True
+        elif following is not None and following.is_cue and words & role("pronouns"):
+            pass  # "it typically shows": as a thing of its kind
         elif not names and words & role("one_lesion") and (not self.is_general or acts or words & role("pronouns")):
             self._of_this, self.is_general = True, False
         elif not self._of_this and (names or words & role("many_lesions")):
@@ -208,6 +220,7 @@ def is_of_this_lesion(matches: Sequence[Match]) -> bool:
         word = match.words[0]
         named = named or match.value("diagnosis") is not None or match.is_cue
         acts = following is not None and following.words[0] in role("verbs") and following.start == match.end + 1
-        if word in role("one_lesion") and (not named or acts or word in role("pronouns")):
+        of_its_kind = following is not None and following.is_cue and word in role("pronouns")
+        if word in role("one_lesion") and not of_its_kind and (not named or acts or word in role("pronouns")):
             return True
     return False

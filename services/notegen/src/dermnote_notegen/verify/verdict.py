@@ -27,7 +27,13 @@ LOOP = re.compile(
 )
 # A question asserts nothing; pictures, brackets and comparison signs say what no word lists can hold.
 SIGN = re.compile(r"(?!\+(?:ve\b|\)|\s*(?:[.,;]|$))|(?<=\w )\+ \w)[^\w\s.,;:!'’‘\"“”()|\-–—−/&…=*•]+|_+")
-ADULT_FROM_YEARS = 18
+YEARS_OF = {
+    "infant": range(2),
+    "toddler": range(1, 4),
+    "child": range(18),
+    "teenager": range(13, 20),
+    "adult": range(18, 200),
+}
 SAID_EITHER_WAY = frozenset(
     (
         "personal_hx_mm",
@@ -162,10 +168,10 @@ class _Judge:
 
     def _age(self, claim: TextClaim) -> Judgement:
         given = self._allowed.get("age")
-        if claim.value in ("child", "adult"):
+        if claim.value in YEARS_OF:
             if given is None:  # man and woman are said of anyone whose age is not known
                 return "agrees" if claim.value == "adult" else "unsupported"
-            return "agrees" if (given < ADULT_FROM_YEARS) == (claim.value == "child") else "contradicted"
+            return "agrees" if given in YEARS_OF[claim.value] else "contradicted"
         return self._value(claim, claim.value)
 
     def _sex(self, claim: TextClaim) -> Judgement:
