@@ -25,6 +25,7 @@ from dermnote_notegen.verify.sentence import (
     Subject,
     is_denied_after,
     is_denied_likewise,
+    is_denied_with_others,
     is_of_this_lesion,
     readings,
     runs,
@@ -71,7 +72,7 @@ class _Sentence:
         self.is_general = about_all and not is_of_this_lesion(self._matches)
 
     def claims(self) -> Iterator[TextClaim]:
-        negation, subject, before = Negation(), Subject(), 0
+        negation, subject = Negation(self._text), Subject()
         numbers = list(self._numbers)
         found = list(runs(self._matches, self._text))
         readings_of = readings(found, self._text)
@@ -80,9 +81,6 @@ class _Sentence:
             for match in run.matches:
                 while numbers and numbers[0].start < match.start:
                     yield self._placed(numbers.pop(0), negated=negation.is_on)
-                if "|" in self._text[before : match.start]:
-                    negation.end()
-                before = match.end
                 negation.pass_over(match)
                 subject.pass_over(match, after.get(match.start))
                 typical = self.is_general or (self._cued and subject.is_general)
@@ -111,7 +109,11 @@ class _Sentence:
         meant = [
             m for m in match.meanings if m.field != NEUTRAL and not _other_reading(m.field, match, typical=typical)
         ]
-        denied = bool(meant) and (is_denied_after(self._text, match.end) or is_denied_likewise(self._text, match.start))
+        denied = bool(meant) and (
+            is_denied_after(self._text, match.end)
+            or is_denied_likewise(self._text, match.start)
+            or is_denied_with_others(match, self._text)
+        )
         said = (readings, frozenset(match.finding_words), run.things(self._text)) if match.is_finding else ()
         for meaning in meant:
             if is_of_someone(meaning.field, self._text, match.start):

@@ -61,15 +61,19 @@ ADDED = re.compile(
     rf"|\bnone of {_WHOSE} (?P<of>family)(?: members)? (?:has|have) (?:ever )?had (?:it|one|any)\b"
     rf"|\b{_WHOSE} (?P<has>family) (?:has|have|had) (?:had )?(?:none|it|not)\b"
     rf"|\b(?:(?:the )?(?P<does>{_KIN})(?: history)?|(?:his|her|their) own history) (?:does|is|has|was) not\b"
-    rf"|\bso (?:has|have) (?:an? |some )?(?:members? of )?{_WHOSE} (?P<so>family)\b"
+    rf"|\b(?:so|as) (?:has|have|does|did) (?:an? |some )?(?:members? of )?{_WHOSE} (?P<so>family)\b"
+    r"|\b(?:he|she|the patient) has not(?: had (?:it|one|any))?(?=\s*(?:[.;,]|$))"
     rf"|\band (?:so has |in )?{_WHOSE} (?P<too>family)(?: has)?,?(?: too| also| as well)\b"
-    rf"|\b(?P<kin>{_KIN})(?: history)?\s*[:=]?\s*{_ANSWER}\b(?! \w)",
+    rf"|\b(?P<kin>{_KIN}|patient)(?: history)?\s*[:=]?\s*{_ANSWER}\b(?! \w)",
     re.IGNORECASE,
 )
-ABOUT_HISTORY = re.compile(r"\bmelanoma history\s*:", re.IGNORECASE)
+ABOUT_HISTORY = re.compile(
+    r"\b(?:melanoma history|history of melanomas?)\s*:(?=\s*(?:patient|personal|family|own)\b)", re.IGNORECASE
+)
 # A sentence without one of these tells no history.
 HINT = re.compile(
-    r"histor|famil|relative|had |previous|prior|earlier|past|[fp]m?hx?\b|neither|personal|diagnosed with", re.IGNORECASE
+    r"histor|famil|relative|had |previous|prior|earlier|past|[fp]m?hx?\b|neither|personal|diagnosed with|has not",
+    re.IGNORECASE,
 )
 DENIED_WITHIN = re.compile(r"\bnegative\b|\bnever\b|[:,] no\b|\bfamily,? (?:there \w+ )?no\b", re.IGNORECASE)
 DENYING = re.compile(r"\b(?:no|not|none|nil|never|nor|neither|without|denies|denied|negative|absent)\b", re.IGNORECASE)
@@ -80,10 +84,10 @@ def histories(text: str, start: int) -> Iterator[TextClaim]:
     if HINT.search(text, start) is None or "melanoma" not in text.lower():
         return
     told = [*_told_of_both(text, start)]
-    places = [(claim.start, claim.end) for claim in told]
+    heading = ABOUT_HISTORY.search(text, start)
+    places = [(claim.start, claim.end) for claim in told] + ([heading.span()] if heading else [])
     told += (c for c in _told(text, start) if not any(begin < c.end and c.start < end for begin, end in places))
     yield from told
-    heading = ABOUT_HISTORY.search(text, start)
     ends = [claim.end for claim in told] or ([heading.end()] if heading else [])
     if not ends and start and HISTORY.search(text, 0, start):  # "... Family history: none."
         ends = [start]

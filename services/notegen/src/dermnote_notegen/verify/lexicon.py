@@ -41,6 +41,8 @@ SHORT_DIAGNOSES = {
 AMERICAN = {"centre": "center", "centres": "centers", "grey": "gray", "greyish": "grayish"} | {
     f"colour{end}": f"color{end}" for end in ("", "s", "ed", "ing", "ation", "less")
 }
+# What a comma may part: "TBP tile, close-up", "border, mixed".
+PARTED_BY_COMMA = ("image_type", "findings.border")
 # What may stand between the words of one phrase.
 JOINING = " -/():\t’'"
 NEUTRAL = "neutral"
@@ -180,7 +182,7 @@ class Lexicon:
         for length in range(len(key), 0, -1):
             meanings = self._find(key[:length])
             if length > together:  # a comma stands between: "TBP tile, close-up"
-                meanings = tuple(meaning for meaning in meanings if meaning.field == "image_type")
+                meanings = tuple(meaning for meaning in meanings if meaning.field in PARTED_BY_COMMA)
             if length == 1 and key[0] in SHORT_DIAGNOSES and not text[part[0].start : part[0].end].isupper():
                 meanings = ()
             if meanings or length == 1:
@@ -356,18 +358,24 @@ def _findings(wordings: set[str]) -> Iterator[tuple[str, Meaning]]:
     found = {word for wording in wordings for word in phrase(wording)} - set(_neutral_words())
     looks = claim_words()["other_findings"]
     known = found.union(looks)
-    for word in sorted(found):
+    for word in sorted(found.union(_forms())):
         if word not in elsewhere or elsewhere.says(word, "findings.") or elsewhere.says(word, "symptoms.elevation"):
-            yield word, Meaning(FINDING, _singular(word, known))
+            yield word, Meaning(FINDING, _base(word, known))
     for form in looks:
         if form not in elsewhere:
-            yield form, Meaning(FINDING, _singular(form, known))
+            yield form, Meaning(FINDING, _base(form, known))
 
 
-def _singular(form: str, known: Set[str]) -> str:
-    """The singular or the adjective, where it is known too: "macules" are meant by "a macule", "regularly" by it."""
+@cache
+def _forms() -> Mapping[str, str]:
+    """Each word of words/forms.toml and the one that stands for it."""
+    return {form.replace("-", " "): base for base, forms in _read("forms").items() for form in (base, *forms.split())}
+
+
+def _base(form: str, known: Set[str]) -> str:
+    """The word that stands for it, by words/forms.toml, as a singular or as an adjective ("regularly")."""
     bases = (form.removesuffix(ending) for ending in ("es", "s", "ly"))
-    return next((base for base in bases if base != form and base in known), form)
+    return _forms().get(form) or next((base for base in bases if base != form and base in known), form)
 
 
 def _bare(wording: str) -> str:

@@ -21,9 +21,9 @@ _PERSON = r"(?:man|woman|patient|person|boy|girl|female|male|individual|lady|gen
 AGE = re.compile(
     rf"\b(?P<old>{_NUMBER})[\s-]*{_YEARS}[\s-]*(?:old|of age)\b"
     r"|\b(?P<yo>\d+)\s?(?:yo|y/o|y\.o\.)(?!\w)"
-    rf"|\b(?:aged?|age of|age is|ages|age(?:/sex)?\s*[:=])\s*(?P<aged>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
+    rf"|\b(?:aged?|age of|age is|ages|age(?:/sex)?\s*[:=,])\s*(?P<aged>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
     rf"|\b{_PERSON} of (?P<of>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
-    r"|\b(?P<letter>\d+)(?=[\s/]?[FM]\b)|(?<![.\d])\b(?-i:[FM])\s?[/|;,(]?\s?(?P<after>\d{1,3})\b(?!\.\d|\s?[mc]m\b|[-–]\d)(?:\s*y\b)?"
+    r"|\b(?P<letter>\d+)(?=[\s/]?[FM]\b)|(?<![.\d])\b(?-i:[FM])\s?[/|;,(]?\s?(?P<after>\d{1,3})\b(?!\.\d|\s?[mc]m\b|[-–]\d)(?:\s*(?:y|yrs?)\b)?"
     rf"|\b(?:she|he|{_PERSON}) is (?P<being>\d+)\b(?!\s*(?:mm|cm|{_YEARS}))"
     rf"|\b{_PERSON}\b[^.;,\d]{{1,60}} is (?P<counts>\d{{1,3}})(?=[.,;]| and\b)"
     rf"|\b{_PERSON}[,;/]? ?\(?(?P<bare>\d+)(?!\.\d)(?=[.,:;)]|$)"

@@ -29,7 +29,9 @@ BY_SOMEONE = re.compile(
     r"\b(?:examined|seen|assessed|reviewed|photographed|documented|recorded) by an? (?:\S+ )?$", re.IGNORECASE
 )
 SOMEONE_WHO = re.compile(
-    r"\b(?:who|he|she|patient|man|woman|boy|girl|person)\s+(?:has|had|is|was)(?:\s+not)?\s*$", re.IGNORECASE
+    r"(?:\b(?:who|he|she)|(?:^|[.;,]\s*)(?:the |this )?(?:patient|man|woman|boy|girl|person))"
+    r"\s+(?:has|had|is|was)(?:\s+not)?\s*$",
+    re.IGNORECASE,
 )
 OF_THE_LESION = ("symptoms.grew", "symptoms.changed", "symptoms.elevation")
 THING_AFTER = re.compile(rf"\s*{_THING}\b", re.IGNORECASE)

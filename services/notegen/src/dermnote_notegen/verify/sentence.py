@@ -24,9 +24,22 @@ DENIED_AT_ONCE = re.compile(
     rf"|negative|neg|none|no|nil|missing|(?-i:N)){_ENDS}",
     re.IGNORECASE,
 )
-LISTED = re.compile(r"[\s,+-]*(?:(?:and|or|as|well|with|an?|the)[\s,]+)*", re.IGNORECASE)
+LISTED = re.compile(
+    r"[\s,+-]*(?:(?:and|or|as|well|with|an?|the|is|are|usually|typically|often|commonly|generally)[\s,]+)*",
+    re.IGNORECASE,
+)
 LIKEWISE = re.compile(r"\b(?:as|so) (?:is|was|are|were|has|have) (?:the |any )?$", re.IGNORECASE)
 DENIED_BEFORE = re.compile(r"\b(?:no|not|nor|neither|without|absent|denied|denies|negative|lacking)\b", re.IGNORECASE)
+AFFIRMED_AFTER = re.compile(
+    r"\s*(?:(?:is|was|are|were) )?(?:reported|present|noted|positive|yes|confirmed)\b|\s*\(?\+", re.IGNORECASE
+)
+OR = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
+# "Elevation, pain and itching are lacking".
+ALL_DENIED_AFTER = re.compile(
+    r"(?:,? (?:and |or )?[\w-]+){1,4} (?:are|were) (?:all |both )?"
+    r"(?:absent|denied|lacking|missing|negative|not (?:present|reported|noted|seen))\b",
+    re.IGNORECASE,
+)
 # Where one named thing ends and the next begins.
 THING_ENDS = re.compile(
     r"[,;]|\b(?:and|or|of|with|to|in|on|by|at|around|within|throughout|over|under|between|that|without)\b"
@@ -128,35 +141,56 @@ def _chains(findings: Sequence[Run], text: str) -> Iterator[list[Run]]:
         yield chain
 
 
+def _kind(match: Match) -> str:
+    """What a phrase claims, coarsely: symptoms, findings, or its field."""
+    return match.meanings[0].field.split(".")[0] if match.meanings else ""
+
+
 class Negation:
-    """Whether what comes next is denied: from a negating word to a word that takes it back."""
+    """Whether what comes next is denied: from a negating word to a word or a comma that takes it back."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: str) -> None:
         self.is_on = False
-        self._fresh = False
+        self._text = text
+        self._negator = ""
+        self._denied_kind: str | None = None
+        self._fresh = self._parted = False
         self._before = ""
+        self._end = 0
         self._behind_non: bool | None = None
-
-    def end(self) -> None:
-        """Nothing is denied any longer: a new cell of a record begins."""
-        self.is_on = False
 
     def pass_over(self, match: Match) -> None:
         """A phrase that claims something by what it lacks ("non-cancerous") denies nothing behind it."""
+        gap = self._text[self._end : match.start]
+        self._end = match.end
+        self._parted = self._parted or "," in gap
+        if "|" in gap or (self.is_on and self._parted and match.claims and self._ends_at_comma(match)):
+            self.is_on = False
         if self._behind_non is not None and self._before != "non":
             self.is_on, self._behind_non = self._behind_non, None
         if match.words == ("non",):  # "non-bleeding" denies one word
             self._behind_non = self.is_on
         if match.claims:
-            self._fresh = False
+            self._fresh = self._parted = False
+            self._denied_kind = self._denied_kind or _kind(match)
         for word in () if match.claims else match.words:
             if word in role("negators") and not self._is_predicate(match):
-                self.is_on, self._fresh = True, True
+                self.is_on, self._fresh, self._parted = True, True, False
+                self._negator, self._denied_kind = word, None
             elif word not in role("resets"):
-                self._fresh = self._fresh and word == "that"  # "denies that it itches"
+                self._fresh = self._fresh and word in role("fresh")  # "denies that it itches"
             elif not self._fresh:  # "nor is it": these words do not end what they follow
                 self.is_on = False
         self._before = match.words[-1]
+
+    def _ends_at_comma(self, match: Match) -> bool:
+        """ "Not itchy, raised", "no pain, growth reported", "without pain, red": what a comma parts is not denied.
+
+        "No itching, bleeding or pain" is denied as a whole.
+        """
+        if AFFIRMED_AFTER.match(self._text, match.end) or self._denied_kind not in (None, _kind(match)):
+            return True
+        return self._negator in role("negate_one") and not OR.search(self._text, match.start)
 
     def _is_predicate(self, match: Match) -> bool:
         """ "Pain is absent" denies what stands before it."""
@@ -179,6 +213,11 @@ def is_denied_likewise(text: str, start: int) -> bool:
     """ "Itching is denied, as is bleeding", "itch is absent, and so is pain": said as what stands before it."""
     likewise = LIKEWISE.search(text, 0, start)
     return likewise is not None and DENIED_BEFORE.search(text, 0, likewise.start()) is not None
+
+
+def is_denied_with_others(match: Match, text: str) -> bool:
+    """ "Elevation, pain and itching are lacking": said of the first of several nouns."""
+    return match.words[-1] in role("symptom_nouns") and ALL_DENIED_AFTER.match(text, match.end) is not None
 
 
 class Subject:

@@ -24,13 +24,13 @@ class Wording:
     things: tuple[Thing, ...]
 
     def is_meant_by(self, part: frozenset[str]) -> bool:
-        """True when `part` names one of its things and much of its words, or says how the lesion as a whole is.
+        """True when `part` names one of its things and much of its words, or how the lesion is.
 
         "Brown" is not "brown streaks", but it is said by "a brown papule".
         """
         if not part & self.heads or part <= role("colours"):
             return self.of_the_lesion
-        return len(part) >= LEAST_SHARE * len(self.words)
+        return part <= role("coloured") or len(part) >= LEAST_SHARE * len(self.words)
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,10 @@ class Typical:
         if any(part & heads for part, heads in parts) and words.isdisjoint(role("coloured")):
             parts = [(part, heads) for part, heads in parts if part & heads]
         return words == frozenset().union(*(part for part, _ in parts))
+
+    def says(self, word: str) -> bool:
+        """True when a wording has this word, whatever it claims elsewhere: "fading gradually"."""
+        return any(re.search(rf"\b{re.escape(word)}\b", wording, re.IGNORECASE) for wording in self.wordings)
 
     def lacks(self, words: frozenset[str]) -> bool:
         """True when it is typical that a text's words are not so: "without scale"."""

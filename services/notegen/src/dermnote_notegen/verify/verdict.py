@@ -126,6 +126,8 @@ class _Judge:
     def __call__(self, claim: TextClaim) -> Judgement:
         if claim.typical and (claim.field == FINDING or claim.field.startswith("findings.")):
             return self._typical_finding(claim)
+        if claim.typical and claim.field == "never.time" and self._typical.says(claim.value):
+            return "agrees"
         if claim.field in SAID_EITHER_WAY:
             return self._value(claim, _said(claim))
         return self._BY_FIELD.get(claim.field, type(self)._plain)(self, claim)
