@@ -23,7 +23,7 @@ from dermnote_notegen.verify.sentence import (
     Negation,
     Run,
     Subject,
-    is_denied_after,
+    denial_after,
     is_denied_likewise,
     is_denied_with_others,
     is_of_this_lesion,
@@ -33,10 +33,14 @@ from dermnote_notegen.verify.sentence import (
 
 SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 
+# "Bleeding? No." says what "Bleeding: no." says.
+ANSWERED = re.compile(r"\?(?=\s+(?:yes|no|none|nil)\s*(?:[.;,]|$))", re.IGNORECASE)
+
 
 def claims(text: str, lexicon: Lexicon) -> list[TextClaim]:
     """Every claim of a text, in the order of the text."""
     found: list[TextClaim] = []
+    text = ANSWERED.sub(":", text)
     goes_on = False  # what is general goes on behind a semicolon
     for match in SENTENCE.finditer(text):
         sentence = _Sentence(text, match.start(), match.end(), lexicon, goes_on=goes_on)
@@ -110,7 +114,7 @@ class _Sentence:
             m for m in match.meanings if m.field != NEUTRAL and not _other_reading(m.field, match, typical=typical)
         ]
         denied = bool(meant) and (
-            is_denied_after(self._text, match.end)
+            self._is_denied_after(match.end)
             or is_denied_likewise(self._text, match.start)
             or is_denied_with_others(match, self._text)
         )
@@ -121,6 +125,15 @@ class _Sentence:
                 continue
             negated = denied or (meaning.field.startswith("symptoms.") and match.says_no)
             yield TextClaim(meaning.field, meaning.value, match.start, match.end, negated, typical, *said)
+
+    def _is_denied_after(self, end: int) -> bool:
+        """ "The wart is not present", but not "the wart is not raised": that denies what follows."""
+        until = denial_after(self._text, end)
+        if until is None:
+            return False
+        behind = (match for match in self._matches if match.end > until and match.words[0] not in role("passed_over"))
+        following = next(behind, None)
+        return following is None or not following.claims or bool(self._text[until : following.start].strip())
 
     def _placed(self, claim: TextClaim, *, negated: bool) -> TextClaim:
         return replace(

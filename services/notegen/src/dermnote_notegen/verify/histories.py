@@ -10,7 +10,7 @@ from dermnote_notegen.verify.sentence import is_denied_after
 
 PERSONAL, FAMILY = "personal_hx_mm", "family_hx_mm"
 _WHOSE = r"(?:the|his|her|their|the patient's)"
-_KIN = r"(?:personal(?:ly)?|family|familial)"
+_KIN = r"(?:personal(?:ly)?|own|family|familial)"
 _SELF = r"(?:(?:the|this) patient\b(?!['’])|(?:him|her|them)(?:self|selves)?\b(?!\s+\w))"
 _OF_MELANOMA = (
     r"histor(?:y|ies)\s*:? (?:(?:is|are|was|were) )?(?:both )?(?:positive |negative )?(?:(?:of|for) )?(?:melanomas?|it)"
@@ -26,6 +26,7 @@ HISTORY = re.compile(
     r"|\b(?:history of )?melanomas? (?:also )?(?:has |have )?"
     rf"(?:occurred |been {_TOLD} |{_TOLD} |runs |run )?"
     rf"in (?:{_WHOSE} )?(?P<fifth>family)\b"
+    rf"|\bmelanomas? (?:among|in) (?:{_WHOSE} |any )?(?P<among>relatives?|family members?)\b"
     rf"|\bin (?:{_WHOSE} )?(?P<eleventh>family),? (?:there (?:is|was|has been) )?(?:no )?melanomas?\b"
     rf"(?: (?:has|have|is|was) (?:been )?(?:occurred|{_TOLD})\b)?"
     rf"|\b(?:in )?{_WHOSE} (?P<eighth>family) (?:has|have) (?:a )?(?:history of|had(?: an?)?) melanomas?\b"
@@ -50,7 +51,9 @@ NEITHER = re.compile(
     re.IGNORECASE,
 )
 BOTH = re.compile(
-    rf"\b(?:history of )?melanomas? (?:both )?(?:in {_SELF}|personally),? (?:or|and|nor) (?:in )?{_WHOSE} family\b",
+    rf"\b(?:history of )?melanomas? (?:both )?(?:in {_SELF}|personally),? (?:or|and|nor) (?:in )?{_WHOSE} family\b"
+    rf"|\bboth (?:he|she|they|the patient) and {_WHOSE} family (?:has|have) (?:an? )?"
+    r"(?:history of|had(?: an?)?) melanomas?\b",
     re.IGNORECASE,
 )
 # What a sentence adds to a history told before: "but not in the patient", "none in the family", "personal history no".
@@ -58,11 +61,12 @@ ADDED = re.compile(
     rf"\b(?:not|never|none) (?:in {_SELF}|personally\b)"
     rf"|\b(?:(?:there )?(?:is|was|has been) )?(?:none|nor|not|or|also|no such history)(?: (?:is|was) there any)?"
     rf"(?: (?:seen|recorded|reported|present))? in (?:{_WHOSE} )?(?P<family>family)\b"
-    rf"|\bnone of {_WHOSE} (?P<of>family)(?: members)? (?:has|have) (?:ever )?had (?:it|one|any)\b"
+    rf"|\b(?:none|nobody|no one|no member) (?:of|in) {_WHOSE} (?P<of>family)(?: members)?"
+    r"(?: (?:has|have)\b(?: (?:ever )?had (?:it|one|any|melanomas?)\b)?)?"
     rf"|\b{_WHOSE} (?P<has>family) (?:has|have|had) (?:had )?(?:none|it|not)\b"
     rf"|\b(?:(?:the )?(?P<does>{_KIN})(?: history)?|(?:his|her|their) own history) (?:does|is|has|was) not\b"
     rf"|\b(?:so|as) (?:has|have|does|did) (?:an? |some )?(?:members? of )?{_WHOSE} (?P<so>family)\b"
-    r"|\b(?:he|she|the patient) has not(?: had (?:it|one|any))?(?=\s*(?:[.;,]|$))"
+    r"|\b(?:he|she|the patient)(?: himself| herself)? has not(?: had (?:it|one|any))?(?=\s*(?:[.;,]|$))"
     rf"|\band (?:so has |in )?{_WHOSE} (?P<too>family)(?: has)?,?(?: too| also| as well)\b"
     rf"|\b(?P<kin>{_KIN}|patient)(?: history)?\s*[:=]?\s*{_ANSWER}\b(?! \w)",
     re.IGNORECASE,
@@ -99,7 +103,7 @@ def histories(text: str, start: int) -> Iterator[TextClaim]:
 
 
 def _claim(kin: str, match: re.Match[str], *, negated: bool) -> TextClaim:
-    name = PERSONAL if kin.lower().startswith("p") else FAMILY
+    name = PERSONAL if kin.lower().startswith(("p", "own")) else FAMILY
     return TextClaim(name, "True", match.start(), match.end(), negated)
 
 

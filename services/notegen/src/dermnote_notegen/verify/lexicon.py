@@ -38,7 +38,7 @@ SHORT_DIAGNOSES = {
     "ssm": "superficial spreading melanoma",
 }
 # Spellings of words of findings.
-AMERICAN = {"centre": "center", "centres": "centers", "grey": "gray", "greyish": "grayish"} | {
+AMERICAN = {"centre": "center", "centred": "centered", "centres": "centers", "grey": "gray", "greyish": "grayish"} | {
     f"colour{end}": f"color{end}" for end in ("", "s", "ed", "ing", "ation", "less")
 }
 # What a comma may part: "TBP tile, close-up", "border, mixed".
@@ -301,6 +301,8 @@ def _diagnoses() -> Iterator[tuple[str, Meaning]]:
         for name in (diagnosis.name, *names):
             for form in (name, *_latin_plurals(name)):
                 yield form, Meaning("diagnosis", diagnosis.name)
+                for bound in (" more than", " less than"):
+                    yield form.replace(bound, f" of{bound}"), Meaning("diagnosis", diagnosis.name)
                 if diagnosis.superclass in phrase(form):  # "malignant melanoma"
                     yield form, Meaning("malignancy", diagnosis.superclass)
 

@@ -41,13 +41,14 @@ SIZE = re.compile(
 )
 FITZPATRICK = re.compile(
     r"\b(?:fitzpatrick(?:'s)?\s+)(?:skin\s*)?(?:photo)?\s*type\s*:?\s*(?P<one>VI|IV|V|I{1,3}|[1-6])\b"
-    r"|\b(?:skin|photo)\s*type(?: (?:is|according to fitzpatrick))?\s*:?\s*(?P<two>VI|IV|V|I{1,3}|[1-6])\b"
+    r"|\b(?:skin|photo)\s*(?:is )?(?:of )?type(?: (?:is|according to fitzpatrick))?\s*:?\s*"
+    r"(?P<two>VI|IV|V|I{1,3}|[1-6])\b"
     r"|\bfitzpatrick\s*:?\s+(?:(?:skin\s*)?(?:photo)?type\s+is\s+)?(?P<three>VI|IV|V|I{1,3}|[1-6])\b"
     r"|\btype\s+(?P<four>VI|IV|V|I{1,3}|[1-6])\s+skin\b|\bFST\s*:?\s*(?P<five>VI|IV|V|I{1,3}|[1-6])\b",
     re.IGNORECASE,
 )
 # A sentence that is but a number, behind one that ends with the patient ("man; 81; nose").
-ALONE = re.compile(r"\s*(?P<number>\d{1,3})\s*[;.)]")
+ALONE = re.compile(r"\s*(?P<number>\d{1,3})\s*[;.)](?!\d)")
 ENDS_WITH_PERSON = re.compile(rf"\b(?:{_PERSON}|(?-i:[FM]))\s*;$", re.IGNORECASE)
 # A sentence without one of these holds no match of the long pattern beside them.
 HINTS = {

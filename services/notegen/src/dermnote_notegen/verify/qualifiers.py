@@ -127,6 +127,9 @@ def _this_one(matches: Sequence[Match], cues: Sequence[Match]) -> tuple[int, int
     for this, named in itertools.pairwise(match for match in matches if match not in cues):
         if this.words == ("this",) and (named.value("diagnosis") or named.is_finding):
             return this.start, named.end
+    for its, cue in itertools.pairwise(matches[1:]):
+        if its.words == ("its",) and cue.is_cue and not _has_adverb([cue]):  # "an angioma and its typical lacunae"
+            return its.start, cue.end
     begins = len(matches) > 1 and matches[0].words == ("its",) and matches[1].is_finding
     return (matches[0].start, matches[1].end) if begins else None
 

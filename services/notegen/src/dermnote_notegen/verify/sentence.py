@@ -30,9 +30,11 @@ LISTED = re.compile(
 )
 LIKEWISE = re.compile(r"\b(?:as|so) (?:is|was|are|were|has|have) (?:the |any )?$", re.IGNORECASE)
 DENIED_BEFORE = re.compile(r"\b(?:no|not|nor|neither|without|absent|denied|denies|negative|lacking)\b", re.IGNORECASE)
+OTHER_SUBJECT = re.compile(r"\b(?:is|are|was|were|it|he|she|patient|lesion|that|which|who)\b", re.IGNORECASE)
 AFFIRMED_AFTER = re.compile(
     r"\s*(?:(?:is|was|are|were) )?(?:reported|present|noted|positive|yes|confirmed)\b|\s*\(?\+", re.IGNORECASE
 )
+AND = re.compile(r"\band\s+$", re.IGNORECASE)
 OR = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
 # "Elevation, pain and itching are lacking".
 ALL_DENIED_AFTER = re.compile(
@@ -164,6 +166,9 @@ class Negation:
         gap = self._text[self._end : match.start]
         self._end = match.end
         self._parted = self._parted or "," in gap
+        verb_ends = self._negator in role("negate_one") and match.words[0] in role("finite") and AND.search(gap)
+        if verb_ends:  # "does not hurt and bleeds"
+            self.is_on = False
         if "|" in gap or (self.is_on and self._parted and match.claims and self._ends_at_comma(match)):
             self.is_on = False
         if self._behind_non is not None and self._before != "non":
@@ -198,15 +203,19 @@ class Negation:
 
 
 def is_denied_after(text: str, end: int) -> bool:
-    """ "Itching was denied", "itching (no)"; no comma or other verb lies between. `end`: where the claim ends."""
-    after = text[end:]
-    if DENIED_AT_ONCE.match(after):
-        return True
-    rest = re.split(r"[,:]|\b(?:but|while|and (?:is|was|has))\b", after)[0]
+    """ "Itching was denied", "itching (no)". `end`: where the claim ends."""
+    return denial_after(text, end) is not None
+
+
+def denial_after(text: str, end: int) -> int | None:
+    """From where a denial of what stands before `end` may be one of what follows; None without a denial."""
+    if DENIED_AT_ONCE.match(text, end):
+        return len(text)
+    rest = re.split(r"[,:]|\b(?:but|while|and (?:is|was|has))\b", text[end:])[0]
     denial = DENIED_AFTER.search(rest)
-    return denial is not None and not re.search(
-        r"\b(?:is|are|was|were|it|he|she|patient|lesion|that|which|who)\b", rest[: denial.start()], re.IGNORECASE
-    )
+    if denial is None or OTHER_SUBJECT.search(rest, 0, denial.start()):
+        return None
+    return end + denial.end()
 
 
 def is_denied_likewise(text: str, start: int) -> bool:
@@ -246,14 +255,24 @@ class Subject:
         self._after_name = names
 
 
+def _is_a_hallmark(matches: Sequence[Match], number: int) -> bool:
+    """ "A raised lesion is typical of it": what acts is no lesion at hand but what is called typical."""
+    articles = [
+        match.words[0] for match in matches[:number] if match.words[0] in ("a", "an", "the", "this", "his", "her")
+    ]
+    verb = matches[number + 1 : number + 2]
+    called = any(match.is_cue for match in matches[number + 2 : number + 5])
+    return articles[-1:] in (["a"], ["an"]) and called and bool(verb) and verb[0].words[0] in role("copulas")
+
+
 def is_of_this_lesion(matches: Sequence[Match]) -> bool:
     """True when a sentence speaks of the lesion at hand: by a pronoun, as what acts, or before it names anything.
 
     "Melanoma typically shows a halo around the lesion" does not.
     """
     named = False
-    for match, following in itertools.pairwise([*matches, None]):
-        if match is None or match.is_finding or len(match.words) > 1:
+    for number, (match, following) in enumerate(itertools.pairwise([*matches, None])):
+        if match is None or match.is_finding or len(match.words) > 1 or _is_a_hallmark(matches, number):
             named = named or (match is not None and match.value("diagnosis") is not None)
             continue
         word = match.words[0]

@@ -11,7 +11,7 @@ from dermnote_contracts.notes import Claim, StatedFact, Verification
 from dermnote_contracts.vocabulary import diagnoses, sites
 from dermnote_notegen.priors import Prior
 from dermnote_notegen.verify.claim import TextClaim
-from dermnote_notegen.verify.claims import SENTENCE, claims
+from dermnote_notegen.verify.claims import ANSWERED, SENTENCE, claims
 from dermnote_notegen.verify.lexicon import FINDING, note_lexicon, phrase, role
 from dermnote_notegen.verify.typical import NOTHING, Typical, typical_of
 
@@ -231,6 +231,7 @@ def _defects(text: str) -> Iterator[Claim]:
         text = text[:MAX_CHARS]
     for match in LEAKAGE.finditer(text):
         yield Claim(field="prompt_leakage", text=match[0], start=match.start(), end=match.end())
+    text = ANSWERED.sub(":", text)
     for match in SIGN.finditer(text):
         yield Claim(field="sign", text=match[0], start=match.start(), end=match.end())
     for match in LOOP.finditer(text):
