@@ -11,6 +11,12 @@ from dataclasses import replace
 
 from dermnote_notegen.verify.claim import TextClaim
 from dermnote_notegen.verify.lexicon import FINDING, NEUTRAL, Lexicon, Match, role
+from dermnote_notegen.verify.negation import (
+    Negation,
+    denial_after,
+    is_denied_likewise,
+    is_denied_with_others,
+)
 from dermnote_notegen.verify.patterns import patterned
 from dermnote_notegen.verify.qualifiers import (
     is_denied_itself,
@@ -19,17 +25,7 @@ from dermnote_notegen.verify.qualifiers import (
     says_it_is_here,
     typical_here,
 )
-from dermnote_notegen.verify.sentence import (
-    Negation,
-    Run,
-    Subject,
-    denial_after,
-    is_denied_likewise,
-    is_denied_with_others,
-    is_of_this_lesion,
-    readings,
-    runs,
-)
+from dermnote_notegen.verify.sentence import Run, Subject, is_of_this_lesion, readings, runs
 
 SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 

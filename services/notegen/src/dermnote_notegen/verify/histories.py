@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dermnote_notegen.verify.claim import TextClaim
 from dermnote_notegen.verify.lexicon import NEUTRAL
-from dermnote_notegen.verify.sentence import is_denied_after
+from dermnote_notegen.verify.negation import is_denied_after
 
 PERSONAL, FAMILY = "personal_hx_mm", "family_hx_mm"
 _WHOSE = r"(?:the|his|her|their|the patient's)"

@@ -8,38 +8,8 @@ from functools import cached_property
 
 from dermnote_notegen.verify.lexicon import Match, role
 
-DENIED_AFTER = re.compile(
-    r"\b(?:is|are|was|were|has|have)(?:\s+(?:all|both|each|been))*"
-    r"(?:n['’]t\b|\s+(?:absent|denied|negative|lacking|missing|never|not)\b|\s+free\s*(?:[.;]|$))|^\s*denied\b",
-    re.IGNORECASE,
-)
-# "Itching: no", "itching (absent)", "itching -", "itch-free"; "itching - no bleeding" says something else.
-_ENDS = r"\s*(?:[.;,)|]|$)"
-DENIED_AT_ONCE = re.compile(
-    r"\s*[:=(]\s*(?:no|false|none)\b|-free\b"
-    r"|\s*\(?[-–−](?:ve)?\)?\s*(?:[.;,|]|$)|\s*,\s*(?:no|nil)\s*(?:[.;|]|$)"
-    r"|\s+(?:(?:and|or) \w+ )?(?:he|she|the patient) denies\s*(?:[.;,]|$)"  # "bleeding and pain he denies"
-    r"|\s+(?:he|she|it) (?:has|does|did|is|was|had) not\b[^.;,]{,12}(?:[.;,]|$)"  # "pain it does not give"
-    r"|\s*[:=(–—-]?\s*(?:not(?: (?:present|reported|noted|recorded|seen|involved|affected|done))?|absent|denied"
-    rf"|negative|neg|none|no|nil|missing|(?-i:N)){_ENDS}",
-    re.IGNORECASE,
-)
 LISTED = re.compile(
     r"[\s,+-]*(?:(?:and|or|as|well|with|an?|the|is|are|usually|typically|often|commonly|generally)[\s,]+)*",
-    re.IGNORECASE,
-)
-LIKEWISE = re.compile(r"\b(?:as|so) (?:is|was|are|were|has|have) (?:the |any )?$", re.IGNORECASE)
-DENIED_BEFORE = re.compile(r"\b(?:no|not|nor|neither|without|absent|denied|denies|negative|lacking)\b", re.IGNORECASE)
-OTHER_SUBJECT = re.compile(r"\b(?:is|are|was|were|it|he|she|patient|lesion|that|which|who)\b", re.IGNORECASE)
-AFFIRMED_AFTER = re.compile(
-    r"\s*(?:(?:is|was|are|were) )?(?:reported|present|noted|positive|yes|confirmed)\b|\s*\(?\+", re.IGNORECASE
-)
-AND = re.compile(r"\band\s+$", re.IGNORECASE)
-OR = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
-# "Elevation, pain and itching are lacking".
-ALL_DENIED_AFTER = re.compile(
-    r"(?:,? (?:and |or )?[\w-]+){1,4} (?:are|were) (?:all |both )?"
-    r"(?:absent|denied|lacking|missing|negative|not (?:present|reported|noted|seen))\b",
     re.IGNORECASE,
 )
 # Where one named thing ends and the next begins.
@@ -141,92 +111,6 @@ def _chains(findings: Sequence[Run], text: str) -> Iterator[list[Run]]:
         chain.append(run)
     if chain:
         yield chain
-
-
-def _kind(match: Match) -> str:
-    """What a phrase claims, coarsely: symptoms, findings, or its field."""
-    return match.meanings[0].field.split(".")[0] if match.meanings else ""
-
-
-class Negation:
-    """Whether what comes next is denied: from a negating word to a word or a comma that takes it back."""
-
-    def __init__(self, text: str) -> None:
-        self.is_on = False
-        self._text = text
-        self._negator = ""
-        self._denied_kind: str | None = None
-        self._fresh = self._parted = False
-        self._before = ""
-        self._end = 0
-        self._behind_non: bool | None = None
-
-    def pass_over(self, match: Match) -> None:
-        """A phrase that claims something by what it lacks ("non-cancerous") denies nothing behind it."""
-        gap = self._text[self._end : match.start]
-        self._end = match.end
-        self._parted = self._parted or "," in gap
-        verb_ends = self._negator in role("negate_one") and match.words[0] in role("finite") and AND.search(gap)
-        if verb_ends:  # "does not hurt and bleeds"
-            self.is_on = False
-        if "|" in gap or (self.is_on and self._parted and match.claims and self._ends_at_comma(match)):
-            self.is_on = False
-        if self._behind_non is not None and self._before != "non":
-            self.is_on, self._behind_non = self._behind_non, None
-        if match.words == ("non",):  # "non-bleeding" denies one word
-            self._behind_non = self.is_on
-        if match.claims:
-            self._fresh = self._parted = False
-            self._denied_kind = self._denied_kind or _kind(match)
-        for word in () if match.claims else match.words:
-            if word in role("negators") and not self._is_predicate(match):
-                self.is_on, self._fresh, self._parted = True, True, False
-                self._negator, self._denied_kind = word, None
-            elif word not in role("resets"):
-                self._fresh = self._fresh and word in role("fresh")  # "denies that it itches"
-            elif not self._fresh:  # "nor is it": these words do not end what they follow
-                self.is_on = False
-        self._before = match.words[-1]
-
-    def _ends_at_comma(self, match: Match) -> bool:
-        """ "Not itchy, raised", "no pain, growth reported", "without pain, red": what a comma parts is not denied.
-
-        "No itching, bleeding or pain" is denied as a whole.
-        """
-        if AFFIRMED_AFTER.match(self._text, match.end) or self._denied_kind not in (None, _kind(match)):
-            return True
-        return self._negator in role("negate_one") and not OR.search(self._text, match.start)
-
-    def _is_predicate(self, match: Match) -> bool:
-        """ "Pain is absent" denies what stands before it."""
-        return match.words[0] in role("predicates") and len(match.words) == 1 and self._before in role("copulas")
-
-
-def is_denied_after(text: str, end: int) -> bool:
-    """ "Itching was denied", "itching (no)". `end`: where the claim ends."""
-    return denial_after(text, end) is not None
-
-
-def denial_after(text: str, end: int) -> int | None:
-    """From where a denial of what stands before `end` may be one of what follows; None without a denial."""
-    if DENIED_AT_ONCE.match(text, end):
-        return len(text)
-    rest = re.split(r"[,:]|\b(?:but|while|and (?:is|was|has))\b", text[end:])[0]
-    denial = DENIED_AFTER.search(rest)
-    if denial is None or OTHER_SUBJECT.search(rest, 0, denial.start()):
-        return None
-    return end + denial.end()
-
-
-def is_denied_likewise(text: str, start: int) -> bool:
-    """ "Itching is denied, as is bleeding", "itch is absent, and so is pain": said as what stands before it."""
-    likewise = LIKEWISE.search(text, 0, start)
-    return likewise is not None and DENIED_BEFORE.search(text, 0, likewise.start()) is not None
-
-
-def is_denied_with_others(match: Match, text: str) -> bool:
-    """ "Elevation, pain and itching are lacking": said of the first of several nouns."""
-    return match.words[-1] in role("symptom_nouns") and ALL_DENIED_AFTER.match(text, match.end) is not None
 
 
 class Subject:

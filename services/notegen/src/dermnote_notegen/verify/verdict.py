@@ -12,8 +12,9 @@ from dermnote_contracts.vocabulary import diagnoses, sites
 from dermnote_notegen.priors import Prior
 from dermnote_notegen.verify.claim import TextClaim
 from dermnote_notegen.verify.claims import ANSWERED, SENTENCE, claims
-from dermnote_notegen.verify.lexicon import FINDING, note_lexicon, phrase, role
+from dermnote_notegen.verify.lexicon import FINDING, phrase, role
 from dermnote_notegen.verify.typical import NOTHING, Typical, typical_of
+from dermnote_notegen.verify.vocabulary import note_lexicon
 
 Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
 # A note has 250 words at most; what is beyond these characters is held against it unread.

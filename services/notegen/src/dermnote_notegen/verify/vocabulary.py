@@ -1,0 +1,188 @@
+"""What a note can say: the vocabularies, the priors' findings and words/*.toml as phrases with meanings. Pure."""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
+from functools import cache
+
+from dermnote_contracts.vocabulary import diagnoses, sites
+from dermnote_notegen.verify.lexicon import (
+    CUE,
+    FINDING,
+    JOINING_WORDS,
+    NEUTRAL,
+    OF_THE_DIAGNOSIS,
+    Lexicon,
+    Meaning,
+    claim_words,
+    phrase,
+    read,
+    role,
+)
+
+LATIN_PLURALS = (
+    ("osis", "oses"),
+    ("asis", "ases"),
+    ("oma ", "omas "),
+    ("us", "i"),
+    ("ntigo", "ntigines"),
+    ("oma", "omata"),
+    ("ula", "ulae"),
+    ("uca", "ucae"),
+)
+# Names of diagnoses with so many letters are codes such as "df" or "mel", but for these: they count in capitals only.
+MOST_LETTERS_OF_CODE = 4
+SHORT_NAMES = ("nevi", "mole", "wart", "acne")
+
+
+def note_lexicon(wordings: Iterable[str]) -> Lexicon:
+    """Everything that a note can say. `wordings`: of all priors' findings. A longer phrase goes before its parts."""
+    general = ((words, Meaning(NEUTRAL, OF_THE_DIAGNOSIS)) for words in _of_the_diagnosis())
+    phrases = ((words, Meaning(NEUTRAL, value)) for words, value in _phrases_that_mean())
+    neutral = ((word, Meaning(NEUTRAL, word)) for word in _neutral_words())
+    return Lexicon(
+        [
+            *_diagnoses(),
+            *_sites(),
+            *_claims(),
+            *_findings(set(wordings)),
+            *general,
+            *_in_general(),
+            *phrases,
+            *neutral,
+        ],
+        capitals=_codes(),
+    )
+
+
+def _phrases_that_mean() -> Iterator[tuple[str, str]]:
+    """Neutral phrases with a meaning of their own in a sentence."""
+    held = read("neutral")
+    for verb, words in itertools.product(("", "is ", "are "), held["joining"]["phrases"]):
+        yield f"{verb}{words}", JOINING_WORDS
+    yield from ((words, CUE) for words in held["cues"]["phrases"])
+
+
+def _of_the_diagnosis() -> Iterator[str]:
+    """ "This condition", "lesions of this type", "typical of it"."""
+    held = read("neutral")["of_the_diagnosis"]
+    for name in held["names"].split():
+        yield from (f"{which} {name}" for which in held["which"].split())
+    yield from held["phrases"]
+    for cue, word, pronoun in itertools.product(held["cues"].split(), held["prepositions"].split(), ("it", "them")):
+        yield f"{cue} {word} {pronoun}"
+
+
+def _in_general() -> Iterator[tuple[str, Meaning]]:
+    """ "May typically" show, "typically looks like": said of a diagnosis they hedge nothing; "may often be" does."""
+    held = read("neutral")["in_general"]
+    for adverb, verb in itertools.product(held["adverbs"].split(), held["verbs"].split()):
+        for form in (f"{verb} {adverb}", f"{adverb} {verb}", f"{verb} also {adverb}"):
+            yield form, Meaning(NEUTRAL, form)
+            yield f"{form} be", Meaning("never.hedging", form)
+    for adverb, verb in itertools.product(held["adverbs"].split(), held["likened"].split()):
+        yield f"{adverb} {verb} like", Meaning(NEUTRAL, adverb)
+
+
+def _is_code(name: str) -> bool:
+    return len(name) <= MOST_LETTERS_OF_CODE and name not in SHORT_NAMES
+
+
+def _codes() -> frozenset[str]:
+    return frozenset(name for diagnosis in diagnoses().values() for name in diagnosis.synonyms if _is_code(name))
+
+
+def _diagnoses() -> Iterator[tuple[str, Meaning]]:
+    for diagnosis in diagnoses().values():
+        for name in (diagnosis.name, *diagnosis.synonyms):
+            for form in (name,) if _is_code(name) else (name, *_latin_plurals(name)):
+                yield form, Meaning("diagnosis", diagnosis.name)
+                for bound in (" more than", " less than"):
+                    yield form.replace(bound, f" of{bound}"), Meaning("diagnosis", diagnosis.name)
+                if diagnosis.superclass in phrase(form):  # "malignant melanoma"
+                    yield form, Meaning("malignancy", diagnosis.superclass)
+
+
+def _latin_plurals(form: str) -> Iterator[str]:
+    """Plurals that an s does not make: "keratoses", "blue nevi"."""
+    for singular, plural in LATIN_PLURALS:
+        if form.endswith(singular) or (singular.endswith(" ") and singular in form):
+            head, _, rest = form.rpartition(singular)
+            yield f"{head}{plural}{rest}"
+
+
+def _sites() -> Iterator[tuple[str, Meaning]]:
+    for site in sites().values():
+        for form in (site.name, *site.synonyms, *site.adjectives):
+            yield form, Meaning("site", site.name)
+            if " of the " in form:
+                yield form.replace(" of the ", " of "), Meaning("site", site.name)
+
+
+def _claims() -> Iterator[tuple[str, Meaning]]:
+    held = claim_words()
+    for name, forms in held["symptoms"].items():
+        for form in forms:
+            yield form, Meaning(f"symptoms.{name}", "yes")
+            yield f"asked about {form}", Meaning("never.hedging", form)  # it says nothing of the answer
+            yield f"history of {form}", Meaning(f"symptoms.{name}", "yes")
+    for group in ("asymmetry", "border", "colours", "structures"):
+        for value, forms in held[group].items():
+            yield from ((form, Meaning(f"findings.{group}", value)) for form in forms)
+    for form, values in held["broader_colours"].items():
+        yield form, Meaning("findings.colours", "|".join(values))
+    for field in ("sex", "age", "image_type", "malignancy"):
+        for value, forms in held[field].items():
+            yield from ((form, Meaning(field, value)) for form in forms)
+    for field, forms in held["never"].items():
+        yield from ((form, Meaning(f"never.{field}", form)) for form in forms)
+
+
+def _findings(wordings: set[str]) -> Iterator[tuple[str, Meaning]]:
+    """Each word of the wordings; and a wording as a whole where a part of it would claim or deny something else.
+
+    "Scar-like patch" is no scar, "milia-like cysts" are no milia, "a lack of pigment network" denies nothing given.
+    """
+    elsewhere = Lexicon([*_diagnoses(), *_sites(), *_claims()])
+    for wording in sorted(wordings):
+        others = {m.field for match in elsewhere.scan(wording) for m in match.meanings}
+        denies = any(word in role("negators") for word in phrase(wording))
+        if denies or any(not field.startswith(("findings.", "symptoms.elevation")) for field in others):
+            yield _bare(wording), Meaning(FINDING, wording)
+    found = {word for wording in wordings for word in phrase(wording)} - set(_neutral_words())
+    looks = claim_words()["other_findings"]
+    known = found.union(looks)
+    for word in sorted(found.union(_forms())):
+        if word not in elsewhere or elsewhere.says(word, "findings.") or elsewhere.says(word, "symptoms.elevation"):
+            yield word, Meaning(FINDING, _base(word, known))
+    for form in looks:
+        if form not in elsewhere:
+            yield form, Meaning(FINDING, _base(form, known))
+
+
+@cache
+def _forms() -> Mapping[str, str]:
+    """Each word of words/forms.toml and the one that stands for it."""
+    return {form.replace("-", " "): base for base, forms in read("forms").items() for form in (base, *forms.split())}
+
+
+def _base(form: str, known: Set[str]) -> str:
+    """The word that stands for it, by words/forms.toml, as a singular or as an adjective ("regularly")."""
+    bases = (form.removesuffix(ending) for ending in ("es", "s", "ly"))
+    return _forms().get(form) or next((base for base in bases if base != form and base in known), form)
+
+
+def _bare(wording: str) -> str:
+    return re.sub(r"^(?:an?|the) ", "", wording)
+
+
+@cache
+def _neutral_words() -> tuple[str, ...]:
+    held, looks = read("neutral"), claim_words()["other_findings"]
+    roles = (
+        word
+        for name in read("roles")
+        for word in sorted(role(name))
+        if not {word, word.removesuffix("s"), word.removesuffix("es")}.intersection(looks)
+    )
+    return (*held["words"].split(), *held["phrases"], *roles)
