@@ -73,6 +73,17 @@ def test_variants_differ_and_the_same_seed_gives_the_same_notes() -> None:
     assert [note.text for note in one] == [note.text for note in again]
 
 
+def test_a_variant_that_says_what_another_said_is_asked_for_again_whatever_the_policy() -> None:
+    other = GOOD.replace("presents with", "has")
+
+    kept = write(request(n=2, on_unfaithful="keep"), engine=Scripted(BAD, BAD, GOOD), seed=1)
+    first, second = write(request(n=2, on_unfaithful="fallback"), engine=Scripted(GOOD, GOOD, GOOD, other), seed=1)
+
+    assert [note.text for note in kept] == [BAD, GOOD]
+    assert (first.text, second.text) == (GOOD, other)
+    assert (first.provenance.attempts, second.provenance.attempts) == (1, 3)
+
+
 def test_strategy_m_never_asks_the_model() -> None:
     engine = Scripted(BAD)
 

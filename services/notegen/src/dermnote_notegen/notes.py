@@ -16,7 +16,7 @@ from dermnote_notegen.render import Prompt, render
 from dermnote_notegen.strategies import NoteFacts, note_facts
 from dermnote_notegen.verify import Verdict, Verifier
 
-ATTEMPTS_WITH_RETRY = 4
+MOST_ATTEMPTS = 4
 # A text counts as the model's own (`source: llm`) from this many choices on.
 LEAST_DECISIONS = 8
 
@@ -106,11 +106,10 @@ def _draft(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
 
 
 def _attempts(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
-    """Ask the model until a text is faithful and new, as often as the policy allows; the last try is kept."""
+    """Ask the model until a text is new, and faithful where the policy is to retry; the last try is kept."""
     options = job.request.options
     draft = Draft("", job.verdict(""))
-    allowed = ATTEMPTS_WITH_RETRY if options.on_unfaithful == "retry" else 1
-    for attempt, seed in zip(range(1, allowed + 1), seeds, strict=False):
+    for attempt, seed in zip(range(1, MOST_ATTEMPTS + 1), seeds, strict=False):
         prompt = render(job.request.strategy, facts=job.facts, prior=job.prior, options=options, seed=seed)
         started = time.perf_counter()
         answer = job.desk.engine.complete(_completion(prompt, seed=seed, attempt=attempt))
@@ -123,7 +122,8 @@ def _attempts(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
             decisions=_decisions(answer),
             llm_ms=draft.llm_ms + (time.perf_counter() - started) * 1000,
         )
-        if draft.verdict.verification.faithful and text not in taken:
+        will_do = draft.verdict.verification.faithful or options.on_unfaithful != "retry"
+        if will_do and text not in taken:
             break
     return draft
 

@@ -135,6 +135,11 @@ class Lexicon:
                 self._meanings[key] = (*held, meaning)
                 self._longest[key[0]] = max(len(key), self._longest.get(key[0], 1))
 
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """The numbers in its phrases ("melanoma less than 0.76 mm")."""
+        return frozenset(word for key in self._meanings for word in key if word[0].isdigit())
+
     def __contains__(self, form: str) -> bool:
         return bool(self._find(phrase(form)))
 

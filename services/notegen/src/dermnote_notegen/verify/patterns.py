@@ -72,7 +72,7 @@ def patterned(text: str, start: int, end: int, lexicon: Lexicon) -> list[TextCla
 def _names_with_numbers(text: str, start: int, end: int, lexicon: Lexicon) -> list[tuple[int, int]]:
     """Where a diagnosis is named whose name holds a number."""
     sentence = text[start:end]
-    if not any(letter.isdigit() for letter in sentence):
+    if not any(number in sentence for number in lexicon.numbers):
         return []
     named = (match for match in lexicon.scan(sentence) if match.value("diagnosis"))
     with_numbers = (match for match in named if any(word[0].isdigit() for word in match.words))
