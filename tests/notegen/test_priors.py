@@ -110,6 +110,18 @@ def test_a_users_folder_replaces_and_adds(tmp_path: Path) -> None:
     assert own.version != PRIORS.version
 
 
+def test_two_files_of_one_diagnosis_are_told_and_yml_is_read_too(tmp_path: Path) -> None:
+    first = own_file(tmp_path)
+    first.rename(tmp_path / "first.yml")
+    assert load_priors(tmp_path).version != PRIORS.version
+    (second := tmp_path / "second").mkdir()
+    own_file(second).rename(second / "another.yml")
+    own_file(second)
+
+    with pytest.raises(PriorsInvalid, match=r"mine\.yaml: .*another\.yml is of melanoma too"):
+        load_priors(second)
+
+
 def test_the_version_is_that_of_the_texts_wherever_they_lie(tmp_path: Path) -> None:
     for name in ("here", "there", "other", "empty"):
         (tmp_path / name).mkdir()

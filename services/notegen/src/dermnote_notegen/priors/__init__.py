@@ -125,12 +125,23 @@ class Priors(Mapping[str, Prior]):
 def load_priors(folder: Path | None = None) -> Priors:
     """The shipped priors; a file in `folder` adds a diagnosis or replaces the shipped one of the same diagnosis.
 
-    Raises PriorsInvalid for a folder that is not there and for a file that can't be used.
+    Raises PriorsInvalid for a folder that is not there, a file that can't be used, and two files of one diagnosis.
     """
-    texts = _shipped() | _own(folder)
-    found = {prior.diagnosis: prior for prior in (read_prior(text, name=name) for name, text in texts.items())}
-    version = hashlib.sha256("\0".join(texts.values()).encode()).hexdigest()[:12]
+    shipped, own = _shipped(), _own(folder)
+    found = _by_diagnosis(shipped) | _by_diagnosis(own)
+    version = hashlib.sha256("\0".join([*shipped.values(), *own.values()]).encode()).hexdigest()[:12]
     return Priors(dict(sorted(found.items())), version)
+
+
+def _by_diagnosis(texts: Mapping[str, str]) -> dict[str, Prior]:
+    found: dict[str, Prior] = {}
+    names: dict[str, str] = {}
+    for name, text in texts.items():
+        prior = read_prior(text, name=name)
+        if prior.diagnosis in found:
+            raise PriorsInvalid(f"{name}: {names[prior.diagnosis]} is of {prior.diagnosis} too; keep one of the two")
+        found[prior.diagnosis], names[prior.diagnosis] = prior, name
+    return found
 
 
 def _shipped() -> dict[str, str]:
@@ -143,7 +154,7 @@ def _own(folder: Path | None) -> dict[str, str]:
         return {}
     if not folder.is_dir():
         raise PriorsInvalid(f"{folder}: no such folder of priors")
-    return {str(path): _own_text(path) for path in sorted(folder.glob("*.yaml"))}
+    return {str(path): _own_text(path) for path in sorted(folder.glob("*.y*ml")) if path.suffix in (".yaml", ".yml")}
 
 
 def _own_text(path: Path) -> str:
