@@ -80,6 +80,7 @@ class _Sentence:
         for run in found:
             for match in run.matches:
                 while numbers and numbers[0].start < match.start:
+                    negation.pass_over_claim(numbers[0].field)
                     yield self._placed(numbers.pop(0), negated=negation.is_on)
                 negation.pass_over(match)
                 subject.pass_over(match, after.get(match.start))

@@ -66,17 +66,18 @@ ADDED = re.compile(
     rf"|\b{_WHOSE} (?P<has>family) (?:has|have|had) (?:had )?(?:none|it|not)\b"
     rf"|\b(?:(?:the )?(?P<does>{_KIN})(?: history)?|(?:his|her|their) own history) (?:does|is|has|was) not\b"
     rf"|\b(?:so|as) (?:has|have|does|did) (?:an? |some )?(?:members? of )?{_WHOSE} (?P<so>family)\b"
-    r"|\b(?:he|she|the patient)(?: himself| herself)? has not(?: had (?:it|one|any))?(?=\s*(?:[.;,]|$))"
+    r"|\bhas had (?:one|it)\b"
+    r"|\b(?:he|she|the patient|himself|herself)(?: himself| herself)? has not(?: had (?:it|one|any))?(?=\s*(?:[.;,]|$))"
     rf"|\band (?:so has |in )?{_WHOSE} (?P<too>family)(?: has)?,?(?: too| also| as well)\b"
     rf"|\b(?P<kin>{_KIN}|patient)(?: history)?\s*[:=]?\s*{_ANSWER}\b(?! \w)",
     re.IGNORECASE,
 )
 ABOUT_HISTORY = re.compile(
-    r"\b(?:melanoma history|history of melanomas?)\s*:(?=\s*(?:patient|personal|family|own)\b)", re.IGNORECASE
+    r"\b(?:melanoma history|histor(?:y|ies) of melanomas?)\s*:(?=\s*(?:patient|personal|family|own)\b)", re.IGNORECASE
 )
 # A sentence without one of these tells no history.
 HINT = re.compile(
-    r"histor|famil|relative|had |previous|prior|earlier|past|[fp]m?hx?\b|neither|personal|diagnosed with|has not",
+    r"histor|famil|relative|had\b|previous|prior|earlier|past|[fp]m?hx?\b|neither|personal|diagnosed with|has not",
     re.IGNORECASE,
 )
 DENIED_WITHIN = re.compile(r"\bnegative\b|\bnever\b|[:,] no\b|\bfamily,? (?:there \w+ )?no\b", re.IGNORECASE)

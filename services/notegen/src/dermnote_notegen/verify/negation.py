@@ -81,6 +81,10 @@ class Negation:
                 self.is_on = False
         self._before = match.words[-1]
 
+    def pass_over_claim(self, field: str) -> None:
+        """A claim that was read by pattern, such as a history."""
+        self._denied_kind = self._denied_kind or field
+
     def _ends_at_comma(self, match: Match) -> bool:
         """ "Not itchy, raised", "no pain, growth reported", "without pain, red": what a comma parts is not denied.
 

@@ -163,6 +163,11 @@ def is_of_this_lesion(matches: Sequence[Match]) -> bool:
         named = named or match.value("diagnosis") is not None or match.is_cue
         acts = following is not None and following.words[0] in role("verbs") and following.start == match.end + 1
         of_its_kind = following is not None and following.is_cue and word in role("pronouns")
-        if word in role("one_lesion") and not of_its_kind and (not named or acts or word in role("pronouns")):
+        of_the = number > 1 and matches[number - 1].words == ("the",) and matches[number - 2].joins and not acts
+        if (
+            word in role("one_lesion")
+            and not (of_its_kind or of_the)
+            and (not named or acts or word in role("pronouns"))
+        ):
             return True
     return False
