@@ -32,11 +32,14 @@ SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 # "Bleeding? No." says what "Bleeding: no." says.
 ANSWERED = re.compile(r"\?(?=\s+(?:yes|no|none|nil)\s*(?:[.;,]|$))", re.IGNORECASE)
 
+# "Not reported: itch, pain" denies what it lists.
+NOT_LISTED = re.compile(r"\bnot (?:reported|present|noted|recorded|seen)(?=\s*:)", re.IGNORECASE)
+
 
 def claims(text: str, lexicon: Lexicon) -> list[TextClaim]:
     """Every claim of a text, in the order of the text."""
     found: list[TextClaim] = []
-    text = ANSWERED.sub(":", text)
+    text = NOT_LISTED.sub(lambda match: "No".ljust(len(match[0])), ANSWERED.sub(":", text))
     goes_on = False  # what is general goes on behind a semicolon
     for match in SENTENCE.finditer(text):
         sentence = _Sentence(text, match.start(), match.end(), lexicon, goes_on=goes_on)
@@ -152,9 +155,5 @@ def _is_of_most(matches: Sequence[Match]) -> bool:
 def _other_reading(field_name: str, match: Match, *, typical: bool) -> bool:
     """True where a word's other meaning is meant: "raised" is a symptom here, and typical of some diagnoses."""
     if field_name == FINDING:
-        return not typical and (
-            match.words[0] in role("containers")
-            or match.value_of_closed()
-            or match.value("symptoms.elevation") is not None
-        )
-    return typical and field_name == "symptoms.elevation" and match.value(FINDING) is not None
+        return not typical and (match.words[0] in role("containers") or match.value_of_closed() or match.is_symptom)
+    return typical and match.is_symptom and field_name.startswith("symptoms.") and match.value(FINDING) is not None

@@ -9,17 +9,18 @@ from dermnote_notegen.verify.lexicon import NEUTRAL
 from dermnote_notegen.verify.negation import is_denied_after
 
 PERSONAL, FAMILY = "personal_hx_mm", "family_hx_mm"
-_WHOSE = r"(?:the|his|her|their|the patient's)"
+_WHOSE = r"(?:the|his|her|their|whose|the patient's)"
 _KIN = r"(?:personal(?:ly)?|own|family|familial)"
 _SELF = r"(?:(?:the|this) patient\b(?!['’])|(?:him|her|them)(?:self|selves)?\b(?!\s+\w))"
 _OF_MELANOMA = (
-    r"histor(?:y|ies)\s*:? (?:(?:is|are|was|were) )?(?:both )?(?:positive |negative )?(?:(?:of|for) )?(?:melanomas?|it)"
+    r"histor(?:y|ies)\s*[:,]? (?:(?:is|are|was|were) )?(?:both )?(?:positive |negative )?"
+    r"(?:(?:of|for) )?(?:melanomas?|it)"
 )
 _TOLD = r"(?:seen|diagnosed|reported|recorded|noted|found|documented|observed|known)"
 _ANSWER = r"(?:yes|no|none|nil|positive|negative|present|absent)"
 # A group's text says whose history it is; without one it is the patient's.
 HISTORY = re.compile(
-    rf"\b(?P<first>{_KIN})(?:,? (?:(?:and|or|nor)(?: an?)?|(?:and|but)(?P<none> no)) (?P<second>{_KIN}))?"
+    rf"\b(?:known )?(?P<first>{_KIN})(?:,? (?:(?:and|or|nor)(?: an?)?|(?:and|but)(?P<none> no)) (?P<second>{_KIN}))?"
     rf" {_OF_MELANOMA}\b"
     rf"|\bhistory of melanomas?,? (?P<third>{_KIN})\b(?:,? (?:and|or|nor) (?P<fourth>{_KIN})\b)?"
     rf"|\bmelanoma history,? \(?(?:whether |either )?(?P<ninth>{_KIN}) (?:and|or|nor) (?P<tenth>{_KIN})\b\)?"
@@ -38,15 +39,17 @@ HISTORY = re.compile(
     r"|\b(?P<short>[FP](?:M?Hx?))\s*(?:of|for|:|=)?\s*melanomas?\b"
     r"|\b(?:past|previous|prior)(?: medical)? history\s*: (?:no )?melanomas?\b"
     rf"|\bmelanomas? in (?:{_WHOSE} )?(?:own )?(?:past|history)\b"
-    r"|\b(?:(?:previously |already |once )?had (?:an? )?|previous |prior |earlier |past )melanomas?\b"
+    r"|\bmelanomas? (?:himself|herself)\b"
+    r"|\b(?:(?:previously |already |once |known to have )?had (?:an? |no |any )?|previous |prior |earlier |past )"
+    r"melanomas?\b"
     r"(?: in the past\b| before\b| previously\b| earlier\b| in (?:his|her|their) (?:own )?(?:past|history)\b)?"
     r"|\bhistory of melanomas?\b",
     re.IGNORECASE,
 )
 # Told of both at once: "neither he nor his family has a history of melanoma", "melanoma in the patient or the family".
 NEITHER = re.compile(
-    rf"\bneither (?:he|she|they|the patient)(?:,[^,.;]*,)? (?P<nor>nor) (?:anyone in |any member of )?"
-    rf"(?:{_WHOSE}|any) (?:family|relative)s?"
+    rf"\bneither (?:he|she|they|the \w+)(?: himself| herself)?(?:,[^,.;]*,)? (?P<nor>nor) "
+    rf"(?:anyone in |any member of )?(?:{_WHOSE}|any) (?:family|relative)s?"
     r" (?:members? )?(?:has|have|had)(?: ever| had)*(?: (?:an?|any))?(?: history of)? melanomas?\b",
     re.IGNORECASE,
 )
@@ -69,7 +72,9 @@ ADDED = re.compile(
     r"|\bhas had (?:one|it)\b"
     r"|\b(?:he|she|the patient|himself|herself)(?: himself| herself)? has not(?: had (?:it|one|any))?(?=\s*(?:[.;,]|$))"
     rf"|\band (?:so has |in )?{_WHOSE} (?P<too>family)(?: has)?,?(?: too| also| as well)\b"
-    rf"|\b(?P<kin>{_KIN}|patient)(?: history)?\s*[:=]?\s*{_ANSWER}\b(?! \w)",
+    rf"|\b(?P<kin>{_KIN}|patient)(?: history)?(?: (?:is|was))?\s*[:=]?\s*{_ANSWER}\b(?! \w)"
+    rf"|\b{_WHOSE} (?P<rel>relatives?|family members?) (?:has|have) not\b"
+    r"|\bneither (?:has|have|did) (?:he|she|the patient)\b",
     re.IGNORECASE,
 )
 ABOUT_HISTORY = re.compile(
@@ -80,7 +85,7 @@ HINT = re.compile(
     r"histor|famil|relative|had\b|previous|prior|earlier|past|[fp]m?hx?\b|neither|personal|diagnosed with|has not",
     re.IGNORECASE,
 )
-DENIED_WITHIN = re.compile(r"\bnegative\b|\bnever\b|[:,] no\b|\bfamily,? (?:there \w+ )?no\b", re.IGNORECASE)
+DENIED_WITHIN = re.compile(r"\bnegative\b|\bnever\b|\bhad no\b|[:,] no\b|\bfamily,? (?:there \w+ )?no\b", re.IGNORECASE)
 DENYING = re.compile(r"\b(?:no|not|none|nil|never|nor|neither|without|denies|denied|negative|absent)\b", re.IGNORECASE)
 
 

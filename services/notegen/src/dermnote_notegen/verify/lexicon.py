@@ -67,7 +67,7 @@ class Match:
     @cached_property
     def is_of_the_diagnosis(self) -> bool:
         """True for "this condition", "typical of it"."""
-        return self.value(NEUTRAL) == OF_THE_DIAGNOSIS
+        return self.value(NEUTRAL) == OF_THE_DIAGNOSIS or self.value("tumour") is not None
 
     @property
     def joins(self) -> bool:
@@ -79,6 +79,11 @@ class Match:
         """True for a word or phrase that calls something typical."""
         said = not self.is_finding and not role("cues").isdisjoint(self.words)
         return said or self.value(NEUTRAL) == CUE
+
+    @property
+    def is_symptom(self) -> bool:
+        """True for "raised", "larger" and other words of how a lesion fares."""
+        return any(meaning.field.startswith("symptoms.") for meaning in self.meanings)
 
     @property
     def finding_words(self) -> tuple[str, ...]:

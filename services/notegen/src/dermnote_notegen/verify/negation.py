@@ -5,7 +5,7 @@ import re
 from dermnote_notegen.verify.lexicon import Match, role
 
 DENIED_AFTER = re.compile(
-    r"\b(?:is|are|was|were|has|have)(?:\s+(?:all|both|each|been))*"
+    r"\b(?:is|are|was|were|has|have)(?:\s+(?:all|both|each|been|also|likewise|similarly|equally))*"
     r"(?:n['’]t\b|\s+(?:absent|denied|negative|lacking|missing|never|not)\b|\s+free\s*(?:[.;]|$))|^\s*denied\b",
     re.IGNORECASE,
 )
@@ -27,11 +27,14 @@ AFFIRMED_AFTER = re.compile(
     r"\s*(?:(?:is|was|are|were) )?(?:reported|present|noted|positive|yes|confirmed)\b|\s*\(?\+", re.IGNORECASE
 )
 AND = re.compile(r"\band\s+$", re.IGNORECASE)
+JOINED = re.compile(r"\b(?:or|nor|and)\b", re.IGNORECASE)
 OR = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
 # "Elevation, pain and itching are lacking".
 ALL_DENIED_AFTER = re.compile(
-    r"(?:,? (?:and |or )?[\w-]+){1,4} (?:are|were) (?:all |both )?"
-    r"(?:absent|denied|lacking|missing|negative|not (?:present|reported|noted|seen))\b",
+    r"(?:,? (?:and |or )?[\w-]+){1,4}(?: (?:are|were) (?:all |both |each )?"
+    r"(?:absent|denied|lacking|missing|negative|answered in the negative"
+    r"|not(?: (?:present|reported|noted|seen)|\s*(?:[.;,]|$)))"
+    r"|\s*:\s*(?:none|no|nil|absent|denied)\b)",
     re.IGNORECASE,
 )
 
@@ -58,7 +61,9 @@ class Negation:
         """A phrase that claims something by what it lacks ("non-cancerous") denies nothing behind it."""
         gap = self._text[self._end : match.start]
         self._end = match.end
-        self._parted = self._parted or "," in gap
+        self._parted = self._parted or "," in gap or ":" in gap
+        if self.is_on and match.claims and self._denied_kind not in (None, _kind(match)) and not JOINED.search(gap):
+            self.is_on = False  # "no itching on the back"
         verb_ends = self._negator in role("negate_one") and match.words[0] in role("finite") and AND.search(gap)
         if verb_ends:  # "does not hurt and bleeds"
             self.is_on = False
@@ -82,7 +87,9 @@ class Negation:
         self._before = match.words[-1]
 
     def pass_over_claim(self, field: str) -> None:
-        """A claim that was read by pattern, such as a history."""
+        """A claim that was read by pattern, such as a history; "no itch in this 61-year-old" denies no age."""
+        if self._denied_kind is not None and not field.endswith("_hx_mm"):
+            self.is_on = False
         self._denied_kind = self._denied_kind or field
 
     def _ends_at_comma(self, match: Match) -> bool:

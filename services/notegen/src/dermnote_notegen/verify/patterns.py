@@ -23,9 +23,11 @@ AGE = re.compile(
     r"|\b(?P<yo>\d+)\s?(?:yo|y/o|y\.o\.)(?!\w)"
     rf"|\b(?:aged?|age of|age is|ages|age(?:/sex)?\s*[:=,])\s*(?P<aged>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
     rf"|\b{_PERSON} of (?P<of>{_NUMBER})\b(?:\s*{_YEARS}\b)?"
-    r"|\b(?P<letter>\d+)(?=[\s/]?[FM]\b)|(?<![.\d])\b(?-i:[FM])\s?[/|;,(]?\s?(?P<after>\d{1,3})\b(?!\.\d|\s?[mc]m\b|[-–]\d)(?:\s*(?:y|yrs?)\b)?"
+    r"|\b(?P<letter>\d+)(?=[\s/]?[FM]\b)|(?<![.\d])\b(?-i:[FM])\s?[/|;,(]?\s?(?P<after>\d{1,3})\b(?!\.\d|\s?[mc]m\b|[-–]\d)"
+    rf"(?:\s*{_YEARS}\b)?"
     rf"|\b(?:she|he|{_PERSON}) is (?P<being>\d+)\b(?!\s*(?:mm|cm|{_YEARS}))"
-    rf"|\b{_PERSON}\b[^.;,\d]{{1,60}} is (?P<counts>\d{{1,3}})(?=[.,;]| and\b)"
+    rf"|\b{_PERSON}(?:\b[^.;,\d]{{1,60}}|(?: himself| herself)?,? who) is (?P<counts>\d{{1,3}})(?=[.,;]| and\b)"
+    r"|\b(?:female|male) and (?P<sexed>\d{1,3})(?=\s*(?:[.,;]|$))"
     rf"|\b{_PERSON}[,;/]? ?\(?(?P<bare>\d+)(?!\.\d)(?=[.,:;)]|$)"
     rf"|(?<![\d.])\b(?P<first>\d{{1,3}})(?=\s?[,;|/]\s?(?:{_PERSON}|(?-i:[FM]))\b)"
     rf"|(?<!\bfor )(?<!\bover )(?<!\bpast )(?<!\blast )(?<!\bsince )\b(?P<years>\d+)\s*{_YEARS}\b"
@@ -35,13 +37,13 @@ AGE = re.compile(
     re.IGNORECASE,
 )
 # Ages that a word for the patient leads to: the word is a claim of its own.
-AFTER_PERSON = ("of", "being", "bare", "after", "counts")
+AFTER_PERSON = ("of", "being", "bare", "after", "counts", "sexed")
 SIZE = re.compile(
     rf"\b(?P<number>{_NUMBER})[\s-]*(?P<unit>mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b", re.IGNORECASE
 )
 FITZPATRICK = re.compile(
     r"\b(?:fitzpatrick(?:'s)?\s+)(?:skin\s*)?(?:photo)?\s*type\s*:?\s*(?P<one>VI|IV|V|I{1,3}|[1-6])\b"
-    r"|\b(?:skin|photo)\s*(?:is )?(?:of )?type(?: (?:is|according to fitzpatrick))?\s*:?\s*"
+    r"|\b(?:skin|photo)\s*(?:is )?(?:of )?type(?: (?:is|according to fitzpatrick))?\s*[:,]?\s*"
     r"(?P<two>VI|IV|V|I{1,3}|[1-6])\b"
     r"|\bfitzpatrick\s*:?\s+(?:(?:skin\s*)?(?:photo)?type\s+is\s+)?(?P<three>VI|IV|V|I{1,3}|[1-6])\b"
     r"|\btype\s+(?P<four>VI|IV|V|I{1,3}|[1-6])\s+skin\b|\bFST\s*:?\s*(?P<five>VI|IV|V|I{1,3}|[1-6])\b",

@@ -191,11 +191,26 @@ class _Judge:
             return "contradicted"
         return "stated" if claim.value == given else "agrees"
 
+    def _tumour(self, claim: TextClaim) -> Judgement:
+        """ "These tumours typically show" is said of what is malignant."""
+        diagnosis = self._allowed.get("diagnosis")
+        is_malignant = diagnosis is not None and diagnoses()[diagnosis].superclass == "malignant"
+        return "agrees" if is_malignant and not claim.negated else "unsupported"
+
+    def _finding(self, claim: TextClaim) -> Judgement:
+        """ "The cyst is raised" says nothing new of an epidermal cyst."""
+        diagnosis = self._allowed.get("diagnosis")
+        names = (diagnosis, *diagnoses()[diagnosis].synonyms) if diagnosis else ()
+        named = any(claim.value in phrase(name) for name in names)
+        return "agrees" if named and not claim.negated else self._plain(claim)
+
     _BY_FIELD: ClassVar[Mapping[str, Callable[["_Judge", TextClaim], Judgement]]] = {
         "age": _age,
         "sex": _sex,
         "malignancy": _malignancy,
         "image_type": _picture,
+        "tumour": _tumour,
+        FINDING: _finding,
         "findings.colours": _one_of_several,
         "findings.structures": _one_of_several,
     }

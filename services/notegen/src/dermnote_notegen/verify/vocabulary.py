@@ -131,7 +131,7 @@ def _claims() -> Iterator[tuple[str, Meaning]]:
             yield from ((form, Meaning(f"findings.{group}", value)) for form in forms)
     for form, values in held["broader_colours"].items():
         yield form, Meaning("findings.colours", "|".join(values))
-    for field in ("sex", "age", "image_type", "malignancy"):
+    for field in ("sex", "age", "image_type", "malignancy", "tumour"):
         for value, forms in held[field].items():
             yield from ((form, Meaning(field, value)) for form in forms)
     for field, forms in held["never"].items():
