@@ -62,11 +62,9 @@ class _Sentence:
     def __init__(self, whole: str, start: int, end: int, lexicon: Lexicon, *, goes_on: bool) -> None:
         self._text = text = whole[start:end]
         self._offset = start
-        self._numbers = [
-            replace(claim, start=claim.start - start, end=claim.end - start)
-            for claim in patterned(whole, start, end, lexicon)
-        ]
-        self._matches = list(lexicon.scan(text, passed=[(c.start, c.end) for c in self._numbers]))
+        numbers, passed = patterned(whole, start, end, lexicon)
+        self._numbers = [replace(claim, start=claim.start - start, end=claim.end - start) for claim in numbers]
+        self._matches = list(lexicon.scan(text, passed=[(first - start, last - start) for first, last in passed]))
         plain = [match for match in self._matches if not match.is_finding]
         self._cued = _is_of_most(self._matches) or any(match.is_cue for match in plain)
         names = any(match.value("diagnosis") or match.is_of_the_diagnosis for match in plain)

@@ -1,129 +1,194 @@
-"""Histories of melanoma, personal and in the family, read by pattern. Pure; it knows no facts."""
+"""Histories of melanoma, personal and in the family. Pure; it knows no facts.
+
+A sentence tells a history in a run of few words ("there is melanoma in his family, but he himself has never had one").
+Such a run is parted into clauses; each has a bearer (family, or the patient) and is said or denied.
+"""
 
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from dermnote_notegen.verify.claim import TextClaim
-from dermnote_notegen.verify.lexicon import NEUTRAL
-from dermnote_notegen.verify.negation import is_denied_after
+from dermnote_notegen.verify.lexicon import Word, role, words
 
 PERSONAL, FAMILY = "personal_hx_mm", "family_hx_mm"
-_WHOSE = r"(?:the|his|her|their|whose|the patient's)"
-_KIN = r"(?:personal(?:ly)?|own|family|familial)"
-_SELF = r"(?:(?:the|this) patient\b(?!['’])|(?:him|her|them)(?:self|selves)?\b(?!\s+\w))"
-_OF_MELANOMA = (
-    r"histor(?:y|ies)\s*[:,]? (?:(?:is|are|was|were) )?(?:both )?(?:positive |negative )?"
-    r"(?:(?:of|for) )?(?:melanomas?|it)"
-)
-_TOLD = r"(?:seen|diagnosed|reported|recorded|noted|found|documented|observed|known)"
-_ANSWER = r"(?:yes|no|none|nil|positive|negative|present|absent)"
-# A group's text says whose history it is; without one it is the patient's.
-HISTORY = re.compile(
-    rf"\b(?:known )?(?P<first>{_KIN})(?:,? (?:(?:and|or|nor)(?: an?)?|(?:and|but)(?P<none> no)) (?P<second>{_KIN}))?"
-    rf" {_OF_MELANOMA}\b"
-    rf"|\bhistory of melanomas?,? (?P<third>{_KIN})\b(?:,? (?:and|or|nor) (?P<fourth>{_KIN})\b)?"
-    rf"|\bmelanoma history,? \(?(?:whether |either )?(?P<ninth>{_KIN}) (?:and|or|nor) (?P<tenth>{_KIN})\b\)?"
-    r"|\b(?:history of )?melanomas? (?:also )?(?:has |have )?"
-    rf"(?:occurred |been {_TOLD} |{_TOLD} |runs |run )?"
-    rf"in (?:{_WHOSE} )?(?P<fifth>family)\b"
-    rf"|\bmelanomas? (?:among|in) (?:{_WHOSE} |any )?(?P<among>relatives?|family members?)\b"
-    rf"|\bin (?:{_WHOSE} )?(?P<eleventh>family),? (?:there (?:is|was|has been) )?(?:no )?melanomas?\b"
-    rf"(?: (?:has|have|is|was) (?:been )?(?:occurred|{_TOLD})\b)?"
-    rf"|\b(?:in )?{_WHOSE} (?P<eighth>family) (?:has|have) (?:a )?(?:history of|had(?: an?)?) melanomas?\b"
-    rf"|\b(?:(?:positive|negative) )?(?P<sixth>{_KIN}) (?:melanoma history\b|history\s*\(melanomas?\)"
-    r"|history(?:\s*:| includes| shows| mentions) (?:no )?melanomas?\b)"
-    r"|\b(?:never|previously|once|already) (?:been )?diagnosed with (?:an? )?melanomas?\b(?: before\b)?"
-    r"|\b(?P<seventh>relative|family member)s? (?:of (?:his|hers|theirs) )?"
-    r"(?:(?:is|are|was|were) (?:known|reported) to )?(?:has |have |had |with )(?:had )?(?:an? )?melanomas?\b"
-    r"|\b(?P<short>[FP](?:M?Hx?))\s*(?:of|for|:|=)?\s*melanomas?\b"
-    r"|\b(?:past|previous|prior)(?: medical)? history\s*: (?:no )?melanomas?\b"
-    rf"|\bmelanomas? in (?:{_WHOSE} )?(?:own )?(?:past|history)\b"
-    r"|\bmelanomas? (?:himself|herself)\b"
-    r"|\b(?:(?:previously |already |once |known to have )?had (?:an? |no |any )?|previous |prior |earlier |past )"
-    r"melanomas?\b"
-    r"(?: in the past\b| before\b| previously\b| earlier\b| in (?:his|her|their) (?:own )?(?:past|history)\b)?"
-    r"|\bhistory of melanomas?\b",
-    re.IGNORECASE,
-)
-# Told of both at once: "neither he nor his family has a history of melanoma", "melanoma in the patient or the family".
-NEITHER = re.compile(
-    rf"\bneither (?:he|she|they|the \w+)(?: himself| herself)?(?:,[^,.;]*,)? (?P<nor>nor) "
-    rf"(?:anyone in |any member of )?(?:{_WHOSE}|any) (?:family|relative)s?"
-    r" (?:members? )?(?:has|have|had)(?: ever| had)*(?: (?:an?|any))?(?: history of)? melanomas?\b",
-    re.IGNORECASE,
-)
-BOTH = re.compile(
-    rf"\b(?:history of )?melanomas? (?:both )?(?:in {_SELF}|personally),? (?:or|and|nor) (?:in )?{_WHOSE} family\b"
-    rf"|\bboth (?:he|she|they|the patient) and {_WHOSE} family (?:has|have) (?:an? )?"
-    r"(?:history of|had(?: an?)?) melanomas?\b",
-    re.IGNORECASE,
-)
-# What a sentence adds to a history told before: "but not in the patient", "none in the family", "personal history no".
-ADDED = re.compile(
-    rf"\b(?:not|never|none) (?:in {_SELF}|personally\b)"
-    rf"|\b(?:(?:there )?(?:is|was|has been) )?(?:none|nor|not|or|also|no such history)(?: (?:is|was) there any)?"
-    rf"(?: (?:seen|recorded|reported|present))? in (?:{_WHOSE} )?(?P<family>family)\b"
-    rf"|\b(?:none|nobody|no one|no member) (?:of|in) {_WHOSE} (?P<of>family)(?: members)?"
-    r"(?: (?:has|have)\b(?: (?:ever )?had (?:it|one|any|melanomas?)\b)?)?"
-    rf"|\b{_WHOSE} (?P<has>family) (?:has|have|had) (?:had )?(?:none|it|not)\b"
-    rf"|\b(?:(?:the )?(?P<does>{_KIN})(?: history)?|(?:his|her|their) own history) (?:does|is|has|was) not\b"
-    rf"|\b(?:so|as) (?:has|have|does|did) (?:an? |some )?(?:members? of )?{_WHOSE} (?P<so>family)\b"
-    r"|\bhas had (?:one|it)\b"
-    r"|\b(?:he|she|the patient|himself|herself)(?: himself| herself)? has not(?: had (?:it|one|any))?(?=\s*(?:[.;,]|$))"
-    rf"|\band (?:so has |in )?{_WHOSE} (?P<too>family)(?: has)?,?(?: too| also| as well)\b"
-    rf"|\b(?P<kin>{_KIN}|patient)(?: history)?(?: (?:is|was))?\s*[:=]?\s*{_ANSWER}\b(?! \w)"
-    rf"|\b{_WHOSE} (?P<rel>relatives?|family members?) (?:has|have) not\b"
-    r"|\bneither (?:has|have|did) (?:he|she|the patient)\b",
-    re.IGNORECASE,
-)
-ABOUT_HISTORY = re.compile(
-    r"\b(?:melanoma history|histor(?:y|ies) of melanomas?)\s*:(?=\s*(?:patient|personal|family|own)\b)", re.IGNORECASE
-)
+MELANOMA = ("melanoma", "melanomas")
 # A sentence without one of these tells no history.
 HINT = re.compile(
-    r"histor|famil|relative|had\b|previous|prior|earlier|past|[fp]m?hx?\b|neither|personal|diagnosed with|has not",
+    r"histor|famil|relative|\bhad\b|previous|prior|earlier|past|\b[fp]m?hx?\b|personal|diagnosed with"
+    r"|\b(?:has|have|did|does) not|neither|hasn|himself|herself|\bnever\b",
     re.IGNORECASE,
 )
-DENIED_WITHIN = re.compile(r"\bnegative\b|\bnever\b|\bhad no\b|[:,] no\b|\bfamily,? (?:there \w+ )?no\b", re.IGNORECASE)
-DENYING = re.compile(r"\b(?:no|not|none|nil|never|nor|neither|without|denies|denied|negative|absent)\b", re.IGNORECASE)
+# What parts clauses, and whether a denial before it goes on behind it.
+GOES_ON = ("or", "nor", "and", ",", "/")
+ENDS = re.compile(r"\s*(?:[.;,!?)]|$)")
 
 
-def histories(text: str, start: int) -> Iterator[TextClaim]:
-    """What `text` says of them from `start` on."""
+@dataclass(frozen=True)
+class Clause:
+    """Words between two separators; `joiner`: the one before them."""
+
+    joiner: str
+    words: tuple[Word, ...]
+
+    def has(self, *roles: str) -> bool:
+        """True when a word of one of these roles is in it."""
+        return any(word.text in role(name) for word in self.words for name in roles)
+
+    @property
+    def tells_melanoma(self) -> bool:
+        return any(word.text in MELANOMA for word in self.words)
+
+    @property
+    def bearers(self) -> tuple[str, ...]:
+        """Whose history it tells: the family's where it is named, else the patient's."""
+        if self.has("family_words"):
+            return (FAMILY,)
+        if self.has("personal_words", "history_words") or (self.tells_melanoma and self.has("past_words")):
+            return (PERSONAL,)
+        return ()
+
+    @property
+    def denies(self) -> bool | None:
+        """None where it says neither yes nor no."""
+        if self.has("history_deniers"):
+            return True
+        return False if self.has("affirmers") else None
+
+    @property
+    def is_bare(self) -> bool:
+        """ "Personal" in "personal and family history": what it tells stands in the next clause."""
+        return not self.tells_melanoma and not self.has("history_words", "past_words") and self.denies is None
+
+    @property
+    def is_answer(self) -> bool:
+        """ ": none", ", absent"."""
+        return not self.bearers and not self.tells_melanoma and self.denies is not None and not self.has("persons")
+
+    @property
+    def is_headed(self) -> bool:
+        """ "(melanoma)", ": no melanoma": what the clause before it is of."""
+        return self.joiner in (":", "(") and self.tells_melanoma and not self.bearers
+
+    @property
+    def is_in_the_patient(self) -> bool:
+        """ "No melanoma in this patient"; a history only beside the family's."""
+        return self.tells_melanoma and {"in", "patient"} <= {word.text for word in self.words}
+
+    @property
+    def is_of_a_person(self) -> bool:
+        """ "He has not", "the patient has had one"."""
+        return not self.bearers and not self.tells_melanoma and self.has("persons") and self.has("telling")
+
+
+def histories(text: str, start: int) -> tuple[list[TextClaim], list[tuple[int, int]]]:
+    """What `text` tells of them from `start` on, and the places of the words that tell it."""
     if HINT.search(text, start) is None or "melanoma" not in text.lower():
-        return
-    told = [*_told_of_both(text, start)]
-    heading = ABOUT_HISTORY.search(text, start)
-    places = [(claim.start, claim.end) for claim in told] + ([heading.span()] if heading else [])
-    told += (c for c in _told(text, start) if not any(begin < c.end and c.start < end for begin, end in places))
-    yield from told
-    ends = [claim.end for claim in told] or ([heading.end()] if heading else [])
-    if not ends and start and HISTORY.search(text, 0, start):  # "... Family history: none."
-        ends = [start]
-    for match in ADDED.finditer(text, max(ends)) if ends else ():
-        kin = str(match[match.lastgroup]) if match.lastgroup else "personal"
-        yield _claim(kin, match, negated=DENYING.search(match[0]) is not None)
-    if heading and not told:
-        yield TextClaim(NEUTRAL, "", heading.start(), heading.end())
+        return [], []
+    told = start > 0 and _tells_before(text[:start])
+    claims: list[TextClaim] = []
+    places: list[tuple[int, int]] = []
+    for run in _runs(text, start):
+        clauses = list(_clauses(run, text))
+        ended = ENDS.match(text, run[-1].end) is not None
+        found = _told_in(clauses, is_told=told or bool(claims), is_ended=ended)
+        claims += found
+        if found:
+            bearing = (c for c in clauses if _bearers(c, clauses) or c.is_answer or c.is_headed or _opens(c, clauses))
+            places += ((w.start, w.end) for c in bearing for w in c.words if w.text not in role("sexed"))
+    return claims, places
 
 
-def _claim(kin: str, match: re.Match[str], *, negated: bool) -> TextClaim:
-    name = PERSONAL if kin.lower().startswith(("p", "own")) else FAMILY
-    return TextClaim(name, "True", match.start(), match.end(), negated)
+def _opens(clause: Clause, clauses: Sequence[Clause]) -> bool:
+    """ "Melanoma: none in her own history": a heading, which names no diagnosis."""
+    return clause is clauses[0] and clause.tells_melanoma and len(clauses) > 1 and clauses[1].joiner == ":"
 
 
-def _told_of_both(text: str, start: int) -> Iterator[TextClaim]:
-    for pattern in (NEITHER, BOTH):
-        for match in pattern.finditer(text, start):
-            both = [_claim(kin, match, negated=pattern is NEITHER) for kin in ("personal", "family")]
-            begin = match.start("nor") if pattern is NEITHER else match.start()  # "neither he, a man of 60, nor ..."
-            yield from (replace(claim, start=begin) for claim in both)
+def _bearers(clause: Clause, clauses: Sequence[Clause]) -> tuple[str, ...]:
+    others = any(FAMILY in other.bearers for other in clauses)
+    if clause.bearers:
+        return clause.bearers
+    return (PERSONAL,) if clause.is_of_a_person or (clause.is_in_the_patient and others) else ()
 
 
-def _told(text: str, start: int) -> Iterator[TextClaim]:
-    for match in HISTORY.finditer(text, start):
-        whose = {group: kin for group, kin in match.groupdict().items() if kin and group != "none"}
-        denied = DENIED_WITHIN.search(match[0]) is not None or is_denied_after(text, match.end())
-        for group, kin in (whose or {"first": "personal"}).items():
-            yield _claim(kin, match, negated=denied or (group == "second" and match["none"] is not None))
+def _tells_before(text: str) -> bool:
+    """True when an earlier sentence told a history."""
+    return any(_told_in(list(_clauses(run, text)), is_told=False, is_ended=True) for run in _runs(text, 0))
+
+
+def _runs(text: str, start: int) -> Iterator[list[Word]]:
+    """Words of a history one after another, with nothing but spaces, commas, colons, slashes or brackets between."""
+    run: list[Word] = []
+    for word in words(text[start:]):
+        placed = Word(word.text, word.start + start, word.end + start)
+        apart = run and re.search(r"[^\s,:/()'’\-–+]", text[run[-1].end : placed.start])
+        if apart or not _is_of_history(placed):
+            if run:
+                yield run
+            run = []
+        if _is_of_history(placed):
+            run.append(placed)
+    if run:
+        yield run
+
+
+def _is_of_history(word: Word) -> bool:
+    return word.text in MELANOMA or word.text in role("of_histories")
+
+
+def _clauses(run: Sequence[Word], text: str) -> Iterator[Clause]:
+    """A run, parted at commas, colons, slashes, brackets and conjunctions."""
+    joiner, held = "", list[Word]()
+    for number, word in enumerate(run):
+        gap = text[run[number - 1].end : word.start] if number else ""
+        mark = next((mark for mark in ":,/(" if mark in gap), None)
+        if mark and held:
+            yield Clause(joiner, tuple(held))
+            joiner, held = mark, []
+        if word.text in role("conjunctions") and not (held and held[-1].text == "diagnosed"):
+            if held:
+                yield Clause(joiner, tuple(held))
+            joiner, held = word.text, []
+            if word.text in role("history_deniers"):  # "nor"
+                held = [word]
+        else:
+            held.append(word)
+    if held:
+        yield Clause(joiner, tuple(held))
+
+
+def _told_in(clauses: Sequence[Clause], *, is_told: bool, is_ended: bool) -> list[TextClaim]:
+    """The claims of a run. `is_told`: a history was told before; `is_ended`: the run goes to the end of its clause."""
+    if not _tells(clauses, is_told=is_told, is_ended=is_ended):
+        return []
+    return [
+        TextClaim(bearer, "True", clause.words[0].start, clause.words[-1].end, denies)
+        for clause, denies in zip(clauses, _denials(clauses), strict=True)
+        for bearer in _bearers(clause, clauses)
+    ]
+
+
+def _tells(clauses: Sequence[Clause], *, is_told: bool, is_ended: bool) -> bool:
+    names = any(clause.tells_melanoma for clause in clauses)
+    bears = any(clause.bearers for clause in clauses)
+    if names:
+        return bears or any(clause.is_of_a_person and clause.denies for clause in clauses)
+    says = any(clause.denies is not None for clause in clauses)
+    return is_told and is_ended and ((bears and says) or any(clause.is_of_a_person for clause in clauses))
+
+
+def _denials(clauses: Sequence[Clause]) -> list[bool]:
+    """For each clause whether it is denied: by itself, by an answer behind it, or as those that it is listed with."""
+    said = [clause.denies for clause in clauses]
+    for number, clause in enumerate(clauses):
+        if number and (clause.is_answer or clause.is_headed):
+            said[number - 1] = bool(clause.denies)
+    for number in reversed(range(len(clauses) - 1)):
+        listed = clauses[number + 1].joiner in GOES_ON
+        if clauses[number].is_bare and clauses[number].bearers and clauses[number + 1].bearers and listed:
+            said[number] = said[number + 1] if said[number] is None else said[number]
+    for number in range(1, len(clauses)):
+        if said[number] is None and said[number - 1] and clauses[number].joiner in GOES_ON:
+            listed = clauses[number].joiner in ("or", "nor", "/") or clauses[number].words[0].text in role("kin_words")
+            said[number] = listed or None
+    return [bool(one) for one in said]

@@ -67,7 +67,7 @@ class Match:
     @cached_property
     def is_of_the_diagnosis(self) -> bool:
         """True for "this condition", "typical of it"."""
-        return self.value(NEUTRAL) == OF_THE_DIAGNOSIS or self.value("tumour") is not None
+        return self.value(NEUTRAL) == OF_THE_DIAGNOSIS or self.value("tumour") == "named"
 
     @property
     def joins(self) -> bool:
@@ -116,6 +116,8 @@ def words(text: str) -> list[Word]:
 def _plain(word: str) -> str:
     """Lower case, without the end of "patient's" and "doesn't"."""
     lower = word.lower()
+    if lower in ("can't", "can’t"):
+        return "cannot"
     bare = lower if lower.isalnum() else re.sub(r"['’](?:s|t)?$", "", lower)
     return AMERICAN.get(bare, bare)
 

@@ -31,7 +31,7 @@ JOINED = re.compile(r"\b(?:or|nor|and)\b", re.IGNORECASE)
 OR = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
 # "Elevation, pain and itching are lacking".
 ALL_DENIED_AFTER = re.compile(
-    r"(?:,? (?:and |or )?[\w-]+){1,4}(?: (?:are|were) (?:all |both |each )?"
+    r"(?:,? (?:and |or )?[\w-]+|/[\w-]+){1,5}(?: (?:are|were) (?:all |both |each )?"
     r"(?:absent|denied|lacking|missing|negative|answered in the negative"
     r"|not(?: (?:present|reported|noted|seen)|\s*(?:[.;,]|$)))"
     r"|\s*:\s*(?:none|no|nil|absent|denied)\b)",

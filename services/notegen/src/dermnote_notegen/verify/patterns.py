@@ -62,13 +62,16 @@ BOUNDED = ("age", "clin_size_long_diam_mm", "fitzpatrick_skin_type")
 ROMAN = dict(zip("123456", ("I", "II", "III", "IV", "V", "VI"), strict=True))
 
 
-def patterned(text: str, start: int, end: int, lexicon: Lexicon) -> list[TextClaim]:
-    """Ages, sizes, skin types and histories of melanoma of one sentence, with their places in the text, in order.
+def patterned(text: str, start: int, end: int, lexicon: Lexicon) -> tuple[list[TextClaim], list[tuple[int, int]]]:
+    """Ages, sizes, skin types and histories of melanoma of one sentence, in order, and the places of their words.
 
     A number inside the name of a diagnosis ("melanoma less than 0.76 mm") is none of them.
     """
     passed = _names_with_numbers(text, start, end, lexicon)
-    return sorted(_but_for(passed, text[:end], start), key=lambda claim: claim.start)
+    numbers = list(_but_for(passed, text[:end], start))
+    told, places = histories(text[:end], start)
+    claims = sorted([*numbers, *told], key=lambda claim: claim.start)
+    return claims, [*((claim.start, claim.end) for claim in numbers), *places]
 
 
 def _names_with_numbers(text: str, start: int, end: int, lexicon: Lexicon) -> list[tuple[int, int]]:
@@ -105,7 +108,6 @@ def _found(text: str, start: int) -> Iterator[TextClaim]:
     for match in _finditer(FITZPATRICK, text, start):
         value = str(match[str(match.lastgroup)]).upper()
         yield TextClaim("fitzpatrick_skin_type", ROMAN.get(value, value), match.start(), match.end())
-    yield from histories(text, start)
 
 
 def _finditer(pattern: re.Pattern[str], text: str, start: int) -> Iterator[re.Match[str]]:

@@ -19,7 +19,7 @@ QUALIFIED = {
 }
 BOUND = re.compile(
     r"(?:\b(?:(?:less|more|greater|fewer|larger|smaller|longer|shorter|older|younger|bigger) than|at least|at most"
-    r"|up to|over|under|above|below|exceed(?:s|ing)|nearly|almost|not)\s+(?:an?\s+|the\s+)?|[<>≤≥±~≈]\s*)$",
+    r"|up to|short of|by|over|under|above|below|exceed(?:s|ing)|nearly|almost|not)\s+(?:an?\s+|the\s+)?|[<>≤≥±~≈]\s*)$",
     re.IGNORECASE,
 )
 ABOUT = re.compile(r"\b(?:about|around|approximately|approx\.?|roughly|circa)\s+(?:an?\s+)?$", re.IGNORECASE)

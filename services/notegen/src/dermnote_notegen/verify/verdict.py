@@ -20,7 +20,9 @@ Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
 # A note has 250 words at most; what is beyond these characters is held against it unread.
 MAX_CHARS = 4000
 LEAKAGE = re.compile(
-    r"\b(?:facts|instruction|example)\s*:|(?:^|\n\s*)notes?\s*:|\bas an ai\b|<\||\bsubclass\s*:", re.IGNORECASE
+    r"\b(?:facts|instruction|example)\s*:|(?:^|\n\s*)notes?\s*:|\bas an ai\b|\bwrite (?:only|one)\b"
+    r"|\bthe (?:list|facts|text|sentence|instructions) above\b|<\||\bsubclass\s*:",
+    re.IGNORECASE,
 )
 # A word three times running, or four words and more twice.
 LOOP = re.compile(

@@ -104,6 +104,8 @@ def _diagnoses() -> Iterator[tuple[str, Meaning]]:
 
 
 def _latin_plurals(form: str) -> Iterator[str]:
+    if " " in form and all(word.endswith("us") for word in form.split()):  # "nevi spili"
+        yield re.sub(r"us\b", "i", form)
     """Plurals that an s does not make: "keratoses", "blue nevi"."""
     for singular, plural in LATIN_PLURALS:
         if form.endswith(singular) or (singular.endswith(" ") and singular in form):
@@ -185,4 +187,5 @@ def _neutral_words() -> tuple[str, ...]:
         for word in sorted(role(name))
         if not {word, word.removesuffix("s"), word.removesuffix("es")}.intersection(looks)
     )
-    return (*held["words"].split(), *held["phrases"], *roles)
+    record = (word for words in read("record").values() for word in words.split())
+    return (*held["words"].split(), *held["phrases"], *record, *roles)
