@@ -21,6 +21,10 @@ HINT = re.compile(
 )
 # What parts clauses, and whether a denial before it goes on behind it.
 GOES_ON = ("or", "nor", "and", ",", "/")
+# "Neither the patient, a woman of 26, nor anyone in her family": the family's is a run of its own.
+APPOSED = re.compile(
+    r"\b(?P<neither>neither) (?:he|she|the \w+)(?: himself| herself)?,[^,.;]*,(?: nor\b)", re.IGNORECASE
+)
 ENDS = re.compile(r"\s*(?:[.;,!?)]|$)")
 
 
@@ -53,7 +57,8 @@ class Clause:
         """None where it says neither yes nor no."""
         if self.has("history_deniers"):
             return True
-        return False if self.has("affirmers") else None
+        short = not self.tells_melanoma and not self.has("history_words")
+        return False if self.has("affirmers") or (short and self.has("answers")) else None
 
     @property
     def is_bare(self) -> bool:
@@ -67,8 +72,9 @@ class Clause:
 
     @property
     def is_headed(self) -> bool:
-        """ "(melanoma)", ": no melanoma": what the clause before it is of."""
-        return self.joiner in (":", "(") and self.tells_melanoma and not self.bearers
+        """ "(melanoma)", ": no melanoma", ", positive for melanoma": what the clause before it is of."""
+        marks = (":", "(") if self.denies is None else (":", "(", ",")
+        return self.joiner in marks and self.tells_melanoma and not self.bearers
 
     @property
     def is_in_the_patient(self) -> bool:
@@ -94,9 +100,19 @@ def histories(text: str, start: int) -> tuple[list[TextClaim], list[tuple[int, i
         found = _told_in(clauses, is_told=told or bool(claims), is_ended=ended)
         claims += found
         if found:
-            bearing = (c for c in clauses if _bearers(c, clauses) or c.is_answer or c.is_headed or _opens(c, clauses))
+            bearing = (c for c in clauses if _bears(c, clauses))
             places += ((w.start, w.end) for c in bearing for w in c.words if w.text not in role("sexed"))
+    for match in APPOSED.finditer(text, start) if claims else ():
+        claims.append(TextClaim(PERSONAL, "True", match.start(), match.end("neither"), negated=True))
+        places.append(match.span("neither"))
     return claims, places
+
+
+def _is_heading(clause: Clause, clauses: Sequence[Clause]) -> bool:
+    """ "Histories of melanoma: personal none, family one"."""
+    if clause is not clauses[0] or len(clauses) == 1 or clause.has("family_words", "personal_words"):
+        return False
+    return clauses[1].joiner == ":" and (bool(clauses[1].bearers) or clauses[1].is_of_a_person)
 
 
 def _opens(clause: Clause, clauses: Sequence[Clause]) -> bool:
@@ -104,10 +120,16 @@ def _opens(clause: Clause, clauses: Sequence[Clause]) -> bool:
     return clause is clauses[0] and clause.tells_melanoma and len(clauses) > 1 and clauses[1].joiner == ":"
 
 
+def _bears(clause: Clause, clauses: Sequence[Clause]) -> bool:
+    """True for a clause that is part of what is told."""
+    part = clause.is_answer or clause.is_headed or _opens(clause, clauses) or _is_heading(clause, clauses)
+    return part or bool(_bearers(clause, clauses))
+
+
 def _bearers(clause: Clause, clauses: Sequence[Clause]) -> tuple[str, ...]:
     others = any(FAMILY in other.bearers for other in clauses)
     if clause.bearers:
-        return clause.bearers
+        return () if _is_heading(clause, clauses) else clause.bearers
     return (PERSONAL,) if clause.is_of_a_person or (clause.is_in_the_patient and others) else ()
 
 
@@ -145,7 +167,7 @@ def _clauses(run: Sequence[Word], text: str) -> Iterator[Clause]:
         if mark and held:
             yield Clause(joiner, tuple(held))
             joiner, held = mark, []
-        if word.text in role("conjunctions") and not (held and held[-1].text == "diagnosed"):
+        if word.text in role("conjunctions") and not _goes_with(word, held):
             if held:
                 yield Clause(joiner, tuple(held))
             joiner, held = word.text, []
@@ -155,6 +177,11 @@ def _clauses(run: Sequence[Word], text: str) -> Iterator[Clause]:
             held.append(word)
     if held:
         yield Clause(joiner, tuple(held))
+
+
+def _goes_with(word: Word, held: Sequence[Word]) -> bool:
+    """ "Diagnosed with", "a relative with" melanoma."""
+    return word.text == "with" and bool(held) and held[-1].text in role("with_melanoma")
 
 
 def _told_in(clauses: Sequence[Clause], *, is_told: bool, is_ended: bool) -> list[TextClaim]:

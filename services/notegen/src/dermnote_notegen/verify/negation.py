@@ -6,7 +6,8 @@ from dermnote_notegen.verify.lexicon import Match, role
 
 DENIED_AFTER = re.compile(
     r"\b(?:is|are|was|were|has|have)(?:\s+(?:all|both|each|been|also|likewise|similarly|equally))*"
-    r"(?:n['’]t\b|\s+(?:absent|denied|negative|lacking|missing|never|not)\b|\s+free\s*(?:[.;]|$))|^\s*denied\b",
+    r"(?:n['’]t\b|\s+(?:absent|denied|negative|lacking|missing|never|not|answered in the negative)\b"
+    r"|\s+free\s*(?:[.;]|$))|^\s*denied\b",
     re.IGNORECASE,
 )
 # "Itching: no", "itching (absent)", "itching -", "itch-free"; "itching - no bleeding" says something else.
@@ -31,7 +32,8 @@ JOINED = re.compile(r"\b(?:or|nor|and)\b", re.IGNORECASE)
 OR = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
 # "Elevation, pain and itching are lacking".
 ALL_DENIED_AFTER = re.compile(
-    r"(?:,? (?:and |or )?[\w-]+|/[\w-]+){1,5}(?: (?:are|were) (?:all |both |each )?"
+    r"(?:,? (?:and |or )?(?!is\b|are\b|was\b|were\b|whereas\b|but\b|while\b)[\w-]+|/[\w-]+){1,4}"
+    r"(?: (?:are|were) (?:all |both |each )?"
     r"(?:absent|denied|lacking|missing|negative|answered in the negative"
     r"|not(?: (?:present|reported|noted|seen)|\s*(?:[.;,]|$)))"
     r"|\s*:\s*(?:none|no|nil|absent|denied)\b)",

@@ -22,7 +22,7 @@ BOUND = re.compile(
     r"|up to|short of|by|over|under|above|below|exceed(?:s|ing)|nearly|almost|not)\s+(?:an?\s+|the\s+)?|[<>≤≥±~≈]\s*)$",
     re.IGNORECASE,
 )
-ABOUT = re.compile(r"\b(?:about|around|approximately|approx\.?|roughly|circa)\s+(?:an?\s+)?$", re.IGNORECASE)
+ABOUT = re.compile(r"\b(?:about|around|approximately|approx\.?|roughly|circa)\s+$", re.IGNORECASE)
 _THING = r"(?:lesion|image|photograph|picture|record|clinic|hospital|department|dermatologist)"
 THING_BEFORE = re.compile(rf"\b{_THING}\s+(?:(?:on file\s+|on record\s+)?(?:is|was)\s+)?$", re.IGNORECASE)
 BY_SOMEONE = re.compile(
