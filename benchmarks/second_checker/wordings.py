@@ -203,10 +203,11 @@ CONNECTORS = frozenset(
         are was were be been being has have had does do did any who 's
         patient person individual lesion skin cutaneous note record records report reports case history
         finding findings feature features structure structures diameter dimension size
-        across site location sex gender age diagnosis classification image examination
+        across after site location sex gender age diagnosis classification image examination
         evaluation assessment review inspection clinic summary
         examined evaluated assessed reviewed inspected seen presents presented presenting present attended came
-        describes described describing documented noted recorded found located situated involving affecting arising
+        describes described describing documented noted recorded entered
+        photographed found located situated involving affecting arising
         shows show showing shown displays displaying exhibits exhibiting demonstrates demonstrating reveals revealing
         includes include including reported reporting experienced experiences experiencing complains complaining
         confirms confirmed confirming classified diagnosed consistent compatible measures measuring measured
