@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from dermnote_notegen.verify.claim import TextClaim
 from dermnote_notegen.verify.lexicon import FINDING, NEUTRAL, Lexicon, Match, role
@@ -32,20 +33,29 @@ SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 # "Bleeding? No." says what "Bleeding: no." says.
 ANSWERED = re.compile(r"\?(?=\s+(?:yes|no|none|nil)\s*(?:[.;,]|$))", re.IGNORECASE)
 
-# "Not reported: itch, pain" denies what it lists.
-NOT_LISTED = re.compile(r"\bnot (?:reported|present|noted|recorded|seen)(?=\s*:)", re.IGNORECASE)
+# Headings, as words of the same length: "Not reported: itch, pain" denies what it lists, "History:" is of the lesion.
+HEADINGS = (
+    (re.compile(r"\bnot (?:reported|present|noted|recorded|seen)(?=\s*:)", re.IGNORECASE), "No"),
+    (re.compile(r"(?:^|(?<=[.;\n] )|(?<=\n))history(?=: (?!no melanoma|melanoma))", re.IGNORECASE), "details"),
+)
 
 
 def claims(text: str, lexicon: Lexicon) -> list[TextClaim]:
     """Every claim of a text, in the order of the text."""
     found: list[TextClaim] = []
-    text = NOT_LISTED.sub(lambda match: "No".ljust(len(match[0])), ANSWERED.sub(":", text))
+    text = ANSWERED.sub(":", text)
+    for heading, meant in HEADINGS:
+        text = heading.sub(partial(_instead, meant), text)
     goes_on = False  # what is general goes on behind a semicolon
     for match in SENTENCE.finditer(text):
         sentence = _Sentence(text, match.start(), match.end(), lexicon, goes_on=goes_on)
         found += (claim for claim in sentence.claims() if claim.field != NEUTRAL)
         goes_on = sentence.is_general and match[0].rstrip().endswith(";")
     return sorted(_both_borders_as_mixed(found), key=lambda claim: (claim.start, claim.end))
+
+
+def _instead(meant: str, match: re.Match[str]) -> str:
+    return meant.ljust(len(match[0]))
 
 
 def _both_borders_as_mixed(found: list[TextClaim]) -> Iterator[TextClaim]:

@@ -33,7 +33,7 @@ OR = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
 # "Elevation, pain and itching are lacking".
 ALL_DENIED_AFTER = re.compile(
     r"(?:,? (?:and |or )?(?!is\b|are\b|was\b|were\b|whereas\b|but\b|while\b)[\w-]+|/[\w-]+){1,4}"
-    r"(?: (?:are|were) (?:all |both |each )?"
+    r"(?: (?:(?:are|were) (?:all |both |each )?|all |both )"
     r"(?:absent|denied|lacking|missing|negative|answered in the negative"
     r"|not(?: (?:present|reported|noted|seen)|\s*(?:[.;,]|$)))"
     r"|\s*:\s*(?:none|no|nil|absent|denied)\b)",

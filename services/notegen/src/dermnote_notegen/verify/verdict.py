@@ -199,11 +199,12 @@ class _Judge:
         is_malignant = diagnosis is not None and diagnoses()[diagnosis].superclass == "malignant"
         return "agrees" if is_malignant and not claim.negated else "unsupported"
 
-    def _finding(self, claim: TextClaim) -> Judgement:
-        """ "The cyst is raised" says nothing new of an epidermal cyst."""
+    def _named(self, claim: TextClaim) -> Judgement:
+        """ "The cyst is raised" says nothing new of an epidermal cyst, nor "metastases" of a melanoma metastasis."""
         diagnosis = self._allowed.get("diagnosis")
         names = (diagnosis, *diagnoses()[diagnosis].synonyms) if diagnosis else ()
-        named = any(claim.value in phrase(name) for name in names)
+        word = claim.value.replace("metastases", "metastasis")
+        named = any(word in phrase(name) for name in names)
         return "agrees" if named and not claim.negated else self._plain(claim)
 
     _BY_FIELD: ClassVar[Mapping[str, Callable[["_Judge", TextClaim], Judgement]]] = {
@@ -212,7 +213,8 @@ class _Judge:
         "malignancy": _malignancy,
         "image_type": _picture,
         "tumour": _tumour,
-        FINDING: _finding,
+        FINDING: _named,
+        "never.severity": _named,
         "findings.colours": _one_of_several,
         "findings.structures": _one_of_several,
     }
