@@ -15,7 +15,7 @@ PERSONAL, FAMILY = "personal_hx_mm", "family_hx_mm"
 MELANOMA = ("melanoma", "melanomas")
 # A sentence without one of these tells no history.
 HINT = re.compile(
-    r"histor|famil|relative|\bhad\b|previous|prior|earlier|past|\b[fp]m?hx?\b|personal|diagnosed with"
+    r"histor|famil|relative|\bhad\b|previous|prior|earlier|past|\b[fp]m?hx?\b|personal|\bown\b|diagnosed with"
     r"|\b(?:has|have|did|does) not|neither|hasn|himself|herself|\bnever\b",
     re.IGNORECASE,
 )
@@ -73,7 +73,8 @@ class Clause:
     @property
     def is_headed(self) -> bool:
         """ "(melanoma)", ": no melanoma", ", positive for melanoma": what the clause before it is of."""
-        marks = (":", "(") if self.denies is None else (":", "(", ",")
+        goes_on = self.denies is not None or self.words[0].text in ("of", "for")
+        marks = (":", "(", ",") if goes_on else (":", "(")
         return self.joiner in marks and self.tells_melanoma and not self.bearers
 
     @property
@@ -209,9 +210,9 @@ def _denials(clauses: Sequence[Clause]) -> list[bool]:
     said = [clause.denies for clause in clauses]
     for number, clause in enumerate(clauses):
         if number and (clause.is_answer or clause.is_headed):
-            said[number - 1] = bool(clause.denies)
+            said[number - 1] = said[number - 1] or bool(clause.denies)
     for number in reversed(range(len(clauses) - 1)):
-        listed = clauses[number + 1].joiner in GOES_ON
+        listed = clauses[number + 1].joiner in GOES_ON and clauses[number + 1].joiner != ","
         if clauses[number].is_bare and clauses[number].bearers and clauses[number + 1].bearers and listed:
             said[number] = said[number + 1] if said[number] is None else said[number]
     for number in range(1, len(clauses)):
