@@ -100,6 +100,7 @@ class _Sentence:
                     denied = is_denied_itself(self._text, claim.start) if claim.field == "sex" else negation.is_on
                     yield self._placed(claim, negated=denied)
         for number in numbers:
+            negation.pass_over_claim(number.field)
             yield self._placed(number, negated=negation.is_on)
         for claim in self._qualified():
             yield self._placed(claim, negated=False)

@@ -63,7 +63,7 @@ class Clause:
     @property
     def is_bare(self) -> bool:
         """ "Personal" in "personal and family history": what it tells stands in the next clause."""
-        return not self.tells_melanoma and not self.has("history_words", "past_words") and self.denies is None
+        return not self.tells_melanoma and not self.has("past_words", "telling_verbs") and self.denies is None
 
     @property
     def is_answer(self) -> bool:
@@ -80,7 +80,8 @@ class Clause:
     @property
     def is_in_the_patient(self) -> bool:
         """ "No melanoma in this patient"; a history only beside the family's."""
-        return self.tells_melanoma and {"in", "patient"} <= {word.text for word in self.words}
+        said = {word.text for word in self.words}
+        return self.tells_melanoma and "in" in said and not said.isdisjoint(("patient", "him", "himself", "herself"))
 
     @property
     def is_of_a_person(self) -> bool:
@@ -216,6 +217,8 @@ def _denials(clauses: Sequence[Clause]) -> list[bool]:
         if clauses[number].is_bare and clauses[number].bearers and clauses[number + 1].bearers and listed:
             said[number] = said[number + 1] if said[number] is None else said[number]
     for number in range(1, len(clauses)):
+        if said[number] is None and not clauses[number].bearers:  # "no history, either in him or in his family"
+            said[number] = said[number - 1]
         if said[number] is None and said[number - 1] and clauses[number].joiner in GOES_ON:
             listed = clauses[number].joiner in ("or", "nor", "/") or clauses[number].words[0].text in role("kin_words")
             said[number] = listed or None

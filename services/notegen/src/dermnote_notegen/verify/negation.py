@@ -36,7 +36,8 @@ ALL_DENIED_AFTER = re.compile(
     r"(?: (?:(?:are|were) (?:all |both |each )?|all |both )"
     r"(?:absent|denied|lacking|missing|negative|answered in the negative"
     r"|not(?: (?:present|reported|noted|seen)|\s*(?:[.;,]|$)))"
-    r"|\s*:\s*(?:none|no|nil|absent|denied)\b)",
+    r"|\s*:\s*(?:none|no|nil|absent|denied)\b)"
+    r"|(?:, [\w-]+){0,3},? (?:and|or) [\w-]+ (?:absent|denied)\b",
     re.IGNORECASE,
 )
 

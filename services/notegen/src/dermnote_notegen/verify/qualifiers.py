@@ -19,7 +19,8 @@ QUALIFIED = {
 }
 BOUND = re.compile(
     r"(?:\b(?:(?:less|more|greater|fewer|larger|smaller|longer|shorter|older|younger|bigger) than|at least|at most"
-    r"|up to|short of|by|over|under|above|below|exceed(?:s|ing)|nearly|almost|not)\s+(?:an?\s+|the\s+)?|[<>≤≥±~≈]\s*)$",
+    r"|up to|short of|(?:grown|increased|enlarged) by|over|under|above|below|exceed(?:s|ing)|nearly|almost|not)"
+    r"\s+(?:an?\s+|the\s+)?|[<>≤≥±~≈]\s*)$",
     re.IGNORECASE,
 )
 ABOUT = re.compile(r"\b(?:about|around|approximately|approx\.?|roughly|circa)\s+$", re.IGNORECASE)
