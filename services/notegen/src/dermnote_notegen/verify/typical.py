@@ -1,7 +1,8 @@
 """What is typical of a diagnosis, as sets of words that a text's finding words are held against. Pure."""
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -111,9 +112,17 @@ class Typical:
 NOTHING = Typical((), ())
 
 
-def typical_of(prior: Prior, lexicon: Lexicon) -> Typical:
-    """What a prior says."""
-    findings = (TypicalFinding(tuple(_wording(w, lexicon) for w in finding.wordings)) for finding in prior.findings)
+def modifiers(wordings: Iterable[str], lexicon: Lexicon) -> frozenset[str]:
+    """Finding words that stand right before another: "soft" in "a soft nodule"."""
+    pairs = (pair for wording in wordings for pair in itertools.pairwise(lexicon.scan(wording)))
+    return frozenset(left.finding_words[-1] for left, right in pairs if left.is_finding and right.is_finding)
+
+
+def typical_of(prior: Prior, lexicon: Lexicon, modifying: Set[str] = frozenset()) -> Typical:
+    """What a prior says. `modifying`: words that name nothing by themselves; see modifiers."""
+    findings = (
+        TypicalFinding(tuple(_wording(w, lexicon, modifying) for w in finding.wordings)) for finding in prior.findings
+    )
     wordings = tuple(wording for finding in prior.findings for wording in finding.wordings)
     lacking = frozenset(word for wording in wordings for word in _lacking(wording, lexicon))
     return Typical(tuple(findings), wordings, lacking)
@@ -127,12 +136,13 @@ def _lacking(wording: str, lexicon: Lexicon) -> Iterator[str]:
             yield from match.finding_words
 
 
-def _wording(text: str, lexicon: Lexicon) -> Wording:
+def _wording(text: str, lexicon: Lexicon, modifying: Set[str]) -> Wording:
     lacking = set(_lacking(text, lexicon))
     found = [match for match in lexicon.scan(text) if match.is_finding and lacking.isdisjoint(match.finding_words)]
     words = frozenset(word for match in found for word in match.finding_words)
     named = tuple(things(found, text))
-    return Wording(words, frozenset(name for name, _ in named), bool(role("coloured") & _all_words(text)), named)
+    heads = frozenset(name for name, _ in named[:-1] if name not in modifying).union(name for name, _ in named[-1:])
+    return Wording(words, heads, bool(role("coloured") & _all_words(text)), named)
 
 
 def _all_words(text: str) -> set[str]:

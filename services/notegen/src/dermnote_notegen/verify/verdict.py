@@ -13,7 +13,7 @@ from dermnote_notegen.priors import Prior
 from dermnote_notegen.verify.claim import TextClaim
 from dermnote_notegen.verify.claims import ANSWERED, SENTENCE, claims
 from dermnote_notegen.verify.lexicon import FINDING, phrase, role
-from dermnote_notegen.verify.typical import NOTHING, Typical, typical_of
+from dermnote_notegen.verify.typical import NOTHING, Typical, modifiers, typical_of
 from dermnote_notegen.verify.vocabulary import note_lexicon
 
 Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
@@ -61,7 +61,9 @@ class Verifier:
     def __init__(self, priors: Mapping[str, Prior]) -> None:
         self._priors = priors
         findings = (finding for prior in priors.values() for finding in prior.findings)
-        self._lexicon = note_lexicon(wording for finding in findings for wording in finding.wordings)
+        wordings = [wording for finding in findings for wording in finding.wordings]
+        self._lexicon = note_lexicon(wordings)
+        self._modifying = modifiers(wordings, self._lexicon)
         self._typical: dict[str, Typical] = {}
 
     def verify(self, text: str, *, facts: Mapping[str, Any], allowed: Mapping[str, Any] | None = None) -> Verdict:
@@ -92,7 +94,7 @@ class Verifier:
     def _typical_of(self, diagnosis: str) -> Typical:
         if diagnosis not in self._typical:
             prior = self._priors.get(diagnosis)
-            self._typical[diagnosis] = typical_of(prior, self._lexicon) if prior else NOTHING
+            self._typical[diagnosis] = typical_of(prior, self._lexicon, self._modifying) if prior else NOTHING
         return self._typical[diagnosis]
 
 
