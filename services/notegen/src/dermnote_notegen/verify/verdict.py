@@ -29,7 +29,9 @@ LOOP = re.compile(
     r"\b([^\W\d]+)(?:\W+\1\b){2,}|\b((?:\w+[^\w.;!?]+){3,8}\w+)[^\w.;!?]+(?:and[^\w.;!?]+)?\2\b", re.IGNORECASE
 )
 # A question asserts nothing; pictures, brackets and comparison signs say what no word lists can hold.
-SIGN = re.compile(r"(?!\+(?:ve\b|\)|\s*(?:[.,;]|$))|(?<=\w )\+ \w)[^\w\s.,;:!'’‘\"“”()|\-–—−/&…=*•]+|_+")
+SIGN = re.compile(
+    r"(?!\+(?:ve\b|\)|\s*(?:[.,;]|$))|(?<=\w )\+ \w|(?<![^\s,])\+[a-z])[^\w\s.,;:!'’‘\"“”()|\-–—−/&…=*•]+|_+"
+)
 YEARS_OF = {
     "infant": range(2),
     "toddler": range(1, 4),
