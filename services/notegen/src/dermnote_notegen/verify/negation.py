@@ -28,8 +28,7 @@ OTHER_SUBJECT = re.compile(r"\b(?:is|are|was|were|it|he|she|patient|lesion|that|
 AFFIRMED_AFTER = re.compile(
     r"\s*(?:(?:is|was|are|were) )?(?:reported|present|noted|positive|yes|confirmed)\b|\s*\(?\+", re.IGNORECASE
 )
-AND = re.compile(r"\band\s+$", re.IGNORECASE)
-JOINED = re.compile(r"\b(?:or|nor|and)\b", re.IGNORECASE)
+JOINED = ("or", "nor", "and")
 OR = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
 # "Elevation, pain and itching are lacking".
 ALL_DENIED_AFTER = re.compile(
@@ -66,9 +65,9 @@ class Negation:
         gap = self._text[self._end : match.start]
         self._end = match.end
         self._parted = self._parted or "," in gap or ":" in gap
-        if self.is_on and match.claims and self._denied_kind not in (None, _kind(match)) and not JOINED.search(gap):
+        if self.is_on and match.claims and self._denied_kind not in (None, _kind(match)) and self._before not in JOINED:
             self.is_on = False  # "no itching on the back"
-        verb_ends = self._negator in role("negate_one") and match.words[0] in role("finite") and AND.search(gap)
+        verb_ends = self._negator in role("negate_one") and match.words[0] in role("finite") and self._before == "and"
         if verb_ends:  # "does not hurt and bleeds"
             self.is_on = False
         if "|" in gap or " / " in gap or (self.is_on and self._parted and match.claims and self._ends_at_comma(match)):
