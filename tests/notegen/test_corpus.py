@@ -1,7 +1,8 @@
-"""The verifier against notes that people labelled: precision and recall of "unfaithful".
+"""The verifier against notes that were labelled by reading: precision and recall of "unfaithful".
 
-The verifier was tuned with corpus/open.jsonl; faithful.jsonl and planted.jsonl came last; frozen.jsonl was labelled
-apart and never looked at. Real outputs of P1 to P3, faithful notes in many wordings, notes with one planted error.
+frozen.jsonl was written and labelled by readers who saw no verifier, and was not read while the verifier was tuned with
+all the others: open.jsonl; earlier.jsonl, which was held out until 24 November 2026 and then read; faithful.jsonl and
+planted.jsonl. They hold real outputs of P1 to P3, faithful notes in many wordings, notes with one planted error.
 """
 
 import json
@@ -16,9 +17,9 @@ from dermnote_notegen.verify import Verifier
 
 FOLDER = Path(__file__).parent / "corpus"
 VERIFIER = Verifier(load_priors())
-# What was measured, rounded down; the goal is 0.98 of each. What frozen lacks in precision are faithful notes in
-# wordings that the verifier does not know; it may only rise.
-LEAST = {"open": (0.98, 0.99), "frozen": (0.96, 0.98)}
+# What was measured, rounded down; the goal is 0.98 of each. It may only rise.
+LEAST = {"open": (0.99, 0.99), "earlier": (0.99, 0.99), "frozen": (0.99, 0.99)}
+FURTHER = {"faithful": (1840, 1782), "planted": (419, 411)}
 
 
 def notes(half: str) -> list[dict[str, Any]]:
@@ -31,7 +32,7 @@ def called_unfaithful(note: dict[str, Any]) -> bool:
     return not verdict.verification.faithful
 
 
-@pytest.mark.parametrize("half", ["open", "frozen"])
+@pytest.mark.parametrize("half", sorted(LEAST))
 def test_unfaithful_notes_are_found_and_faithful_ones_pass(half: str) -> None:
     counts = Counter((called_unfaithful(note), not note["faithful"]) for note in notes(half))
     found, passed_wrongly, held_wrongly = counts[True, True], counts[False, True], counts[True, False]
@@ -43,22 +44,15 @@ def test_unfaithful_notes_are_found_and_faithful_ones_pass(half: str) -> None:
     assert recall >= least_recall
 
 
-def test_most_of_further_faithful_notes_are_understood() -> None:
-    further = notes("faithful")
+@pytest.mark.parametrize("kind", sorted(FURTHER))
+def test_further_notes_are_judged_as_they_were_labelled(kind: str) -> None:
+    further = notes(kind)
+    count, least = FURTHER[kind]
 
-    understood = sum(not called_unfaithful(note) for note in further)
+    right = sum(called_unfaithful(note) is not note["faithful"] for note in further)
 
-    assert len(further) == 110
-    assert understood >= 100
-
-
-def test_nearly_all_of_further_planted_errors_are_found() -> None:
-    further = notes("planted")
-
-    found = sum(called_unfaithful(note) for note in further)
-
-    assert len(further) == 130
-    assert found >= 129
+    assert len(further) == count
+    assert right >= least
 
 
 def test_the_corpus_is_large_and_mixed_enough_to_mean_something() -> None:
