@@ -1,7 +1,7 @@
 """Claims: what a text says of patient and lesion, each with its place, its negation, and whether it is said as typical.
 
-Sentence by sentence: numbers with units by pattern, everything else by the lexicon. What the lexicon does not know is a
-claim too ("unrecognised"), so that nothing is said that was not understood. Pure; it knows no facts.
+Sentence by sentence: numbers by pattern, histories by clauses, everything else by the lexicon. What the lexicon does
+not know is a claim too ("unrecognised"), so that nothing is said that was not understood. Pure; it knows no facts.
 """
 
 import itertools
@@ -30,13 +30,22 @@ from dermnote_notegen.verify.sentence import Run, Subject, is_of_this_lesion, re
 
 SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 
+# Behind what is typical of a diagnosis: "It was noted."
+IMPLIED_AFTER = re.compile(
+    r"\s*(?:(?:it|this|that|these|they|all|both)\s+)?(?:(?:is|was|are|were|has been|have been)\s+)?"
+    r"(?:also\s+)?(?:noted|seen|found|present|confirmed|visible|observed|evident|there|yes)\s*[.;!]?\s*",
+    re.IGNORECASE,
+)
 # "Bleeding? No." says what "Bleeding: no." says.
 ANSWERED = re.compile(r"\?(?=\s+(?:yes|no|none|nil)\s*(?:[.;,]|$))", re.IGNORECASE)
 
 # Headings, as words of the same length: "Not reported: itch, pain" denies what it lists, "History:" is of the lesion.
 HEADINGS = (
     (re.compile(r"\bnot (?:reported|present|noted|recorded|seen)(?=\s*:)", re.IGNORECASE), "No"),
-    (re.compile(r"(?:^|(?<=[.;\n] )|(?<=\n))history(?=: (?!no melanoma|melanoma))", re.IGNORECASE), "details"),
+    (
+        re.compile(r"(?:^|(?<=[.;\n] )|(?<=\n))history(?=: (?![^.;\n]*(?:melanoma|cancer|carcinoma)))", re.IGNORECASE),
+        "details",
+    ),
 )
 
 
@@ -46,10 +55,13 @@ def claims(text: str, lexicon: Lexicon) -> list[TextClaim]:
     text = ANSWERED.sub(":", text)
     for heading, meant in HEADINGS:
         text = heading.sub(partial(_instead, meant), text)
-    goes_on = False  # what is general goes on behind a semicolon
+    goes_on = was_general = False  # what is general goes on behind a semicolon
     for match in SENTENCE.finditer(text):
         sentence = _Sentence(text, match.start(), match.end(), lexicon, goes_on=goes_on)
         found += (claim for claim in sentence.claims() if claim.field != NEUTRAL)
+        if was_general and IMPLIED_AFTER.fullmatch(match[0]):
+            found.append(TextClaim("never.implied", match[0].strip(), match.start(), match.end()))
+        was_general = sentence.is_general
         goes_on = sentence.is_general and match[0].rstrip().endswith(";")
     return sorted(_both_borders_as_mixed(found), key=lambda claim: (claim.start, claim.end))
 

@@ -6,17 +6,18 @@ Such a run is parted into clauses; each has a bearer (family, or the patient) an
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dermnote_notegen.verify.claim import TextClaim
-from dermnote_notegen.verify.lexicon import Word, role, words
+from dermnote_notegen.verify.lexicon import Word, history_words, words
+from dermnote_notegen.verify.negation import DENIED_AT_ONCE
 
 PERSONAL, FAMILY = "personal_hx_mm", "family_hx_mm"
 MELANOMA = ("melanoma", "melanomas")
 # A sentence without one of these tells no history.
 HINT = re.compile(
     r"histor|famil|relative|\bhad\b|previous|prior|earlier|past|\b[fp]m?hx?\b|personal|\bown\b|diagnosed with"
-    r"|\b(?:has|have|did|does) not|neither|hasn|himself|herself|\bnever\b",
+    r"|\b(?:has|have|did|does) not|neither|hasn|himself|herself|\bnever\b|\bbefore\b|\bonce\b|\balready\b",
     re.IGNORECASE,
 )
 # What parts clauses, and whether a denial before it goes on behind it.
@@ -35,40 +36,43 @@ class Clause:
     joiner: str
     words: tuple[Word, ...]
 
-    def has(self, *roles: str) -> bool:
-        """True when a word of one of these roles is in it."""
-        return any(word.text in role(name) for word in self.words for name in roles)
+    def has(self, *lists: str) -> bool:
+        """True when a word of one of these lists is in it."""
+        return any(word.text in history_words(name) for word in self.words for name in lists)
 
     @property
     def tells_melanoma(self) -> bool:
+        """True where it names melanoma."""
         return any(word.text in MELANOMA for word in self.words)
 
     @property
     def bearers(self) -> tuple[str, ...]:
         """Whose history it tells: the family's where it is named, else the patient's."""
-        if self.has("family_words"):
+        if self.has("family"):
             return (FAMILY,)
-        if self.has("personal_words", "history_words") or (self.tells_melanoma and self.has("past_words")):
+        if self.has("personal", "history") or (self.tells_melanoma and self.has("past")):
             return (PERSONAL,)
         return ()
 
     @property
     def denies(self) -> bool | None:
         """None where it says neither yes nor no."""
-        if self.has("history_deniers"):
+        if self.has("deniers"):
             return True
-        short = not self.tells_melanoma and not self.has("history_words")
+        short = not self.tells_melanoma and not self.has("history")
         return False if self.has("affirmers") or (short and self.has("answers")) else None
 
     @property
     def is_bare(self) -> bool:
         """ "Personal" in "personal and family history": what it tells stands in the next clause."""
-        return not self.tells_melanoma and not self.has("past_words", "telling_verbs") and self.denies is None
+        return not self.tells_melanoma and not self.has("past", "telling_verbs") and self.denies is None
 
     @property
     def is_answer(self) -> bool:
         """ ": none", ", absent"."""
-        return not self.bearers and not self.tells_melanoma and self.denies is not None and not self.has("persons")
+        lists = ("deniers", "affirmers", "answers", "telling_verbs")
+        answers = all(any(word.text in history_words(name) for name in lists) for word in self.words)
+        return answers and not self.bearers and self.denies is not None
 
     @property
     def is_headed(self) -> bool:
@@ -84,9 +88,22 @@ class Clause:
         return self.tells_melanoma and "in" in said and not said.isdisjoint(("patient", "him", "himself", "herself"))
 
     @property
+    def is_denied_twice(self) -> bool:
+        """ "Is not denied", "no relative without": who knows."""
+        return sum(word.text in history_words("deniers") for word in self.words) > 1
+
+    @property
     def is_of_a_person(self) -> bool:
-        """ "He has not", "the patient has had one"."""
-        return not self.bearers and not self.tells_melanoma and self.has("persons") and self.has("telling")
+        """ "He has not", "the patient has had one", "never in her"."""
+        if self.bearers or self.tells_melanoma:
+            return False
+        in_person = self.words[-1].text in ("her", "him", "patient") and any(word.text == "in" for word in self.words)
+        return (self.has("persons") and self.has("telling")) or (in_person and self.denies is not None)
+
+    @property
+    def tells_of_it(self) -> bool:
+        """ "She had one before": of the melanoma that was named."""
+        return self.is_of_a_person and self.has("past") and self.has("anaphora")
 
 
 def histories(text: str, start: int) -> tuple[list[TextClaim], list[tuple[int, int]]]:
@@ -94,25 +111,35 @@ def histories(text: str, start: int) -> tuple[list[TextClaim], list[tuple[int, i
     if HINT.search(text, start) is None or "melanoma" not in text.lower():
         return [], []
     told = start > 0 and _tells_before(text[:start])
+    named = "melanoma" in text[:start].lower()
     claims: list[TextClaim] = []
     places: list[tuple[int, int]] = []
     for run in _runs(text, start):
         clauses = list(_clauses(run, text))
         ended = ENDS.match(text, run[-1].end) is not None
-        found = _told_in(clauses, is_told=told or bool(claims), is_ended=ended)
+        refers = named and any(clause.tells_of_it for clause in clauses)
+        found = _told_in(clauses, is_told=told or refers or bool(claims), is_ended=ended or refers)
+        if found and DENIED_AT_ONCE.match(text, run[-1].end):  # "-ve", "(-)", ": N"
+            found[-1] = replace(found[-1], negated=True)
         claims += found
+        claims += (_doubtful(clause) for clause in clauses if found and clause.is_denied_twice)
         if found:
             bearing = (c for c in clauses if _bears(c, clauses))
-            places += ((w.start, w.end) for c in bearing for w in c.words if w.text not in role("sexed"))
+            places += ((w.start, w.end) for c in bearing for w in c.words if w.text not in history_words("sexed"))
     for match in APPOSED.finditer(text, start) if claims else ():
         claims.append(TextClaim(PERSONAL, "True", match.start(), match.end("neither"), negated=True))
         places.append(match.span("neither"))
     return claims, places
 
 
+def _doubtful(clause: Clause) -> TextClaim:
+    said = " ".join(word.text for word in clause.words)
+    return TextClaim("never.hedging", said, clause.words[0].start, clause.words[-1].end)
+
+
 def _is_heading(clause: Clause, clauses: Sequence[Clause]) -> bool:
     """ "Histories of melanoma: personal none, family one"."""
-    if clause is not clauses[0] or len(clauses) == 1 or clause.has("family_words", "personal_words"):
+    if clause is not clauses[0] or len(clauses) == 1 or clause.has("family", "personal"):
         return False
     return clauses[1].joiner == ":" and (bool(clauses[1].bearers) or clauses[1].is_of_a_person)
 
@@ -157,7 +184,7 @@ def _runs(text: str, start: int) -> Iterator[list[Word]]:
 
 
 def _is_of_history(word: Word) -> bool:
-    return word.text in MELANOMA or word.text in role("of_histories")
+    return word.text in MELANOMA or word.text in history_words()
 
 
 def _clauses(run: Sequence[Word], text: str) -> Iterator[Clause]:
@@ -169,11 +196,11 @@ def _clauses(run: Sequence[Word], text: str) -> Iterator[Clause]:
         if mark and held:
             yield Clause(joiner, tuple(held))
             joiner, held = mark, []
-        if word.text in role("conjunctions") and not _goes_with(word, held):
+        if word.text in history_words("conjunctions") and not _goes_with(word, held):
             if held:
                 yield Clause(joiner, tuple(held))
             joiner, held = word.text, []
-            if word.text in role("history_deniers"):  # "nor"
+            if word.text in history_words("deniers"):  # "nor"
                 held = [word]
         else:
             held.append(word)
@@ -183,7 +210,7 @@ def _clauses(run: Sequence[Word], text: str) -> Iterator[Clause]:
 
 def _goes_with(word: Word, held: Sequence[Word]) -> bool:
     """ "Diagnosed with", "a relative with" melanoma."""
-    return word.text == "with" and bool(held) and held[-1].text in role("with_melanoma")
+    return word.text == "with" and bool(held) and held[-1].text in history_words("with_melanoma")
 
 
 def _told_in(clauses: Sequence[Clause], *, is_told: bool, is_ended: bool) -> list[TextClaim]:
@@ -202,7 +229,7 @@ def _tells(clauses: Sequence[Clause], *, is_told: bool, is_ended: bool) -> bool:
     bears = any(clause.bearers for clause in clauses)
     if names:
         return bears or any(clause.is_of_a_person and clause.denies for clause in clauses)
-    says = any(clause.denies is not None for clause in clauses)
+    says = any(clause.denies is not None or clause.has("likewise") for clause in clauses)
     return is_told and is_ended and ((bears and says) or any(clause.is_of_a_person for clause in clauses))
 
 
@@ -220,6 +247,8 @@ def _denials(clauses: Sequence[Clause]) -> list[bool]:
         if said[number] is None and not clauses[number].bearers:  # "no history, either in him or in his family"
             said[number] = said[number - 1]
         if said[number] is None and said[number - 1] and clauses[number].joiner in GOES_ON:
-            listed = clauses[number].joiner in ("or", "nor", "/") or clauses[number].words[0].text in role("kin_words")
+            listed = clauses[number].joiner in ("or", "nor", "/") or clauses[number].words[0].text in history_words(
+                "kin"
+            )
             said[number] = listed or None
     return [bool(one) for one in said]

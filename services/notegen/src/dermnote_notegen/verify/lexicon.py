@@ -212,6 +212,13 @@ def claim_words() -> Mapping[str, Any]:
 
 
 @cache
+def history_words(name: str = "") -> frozenset[str]:
+    """The words of one list in words/histories.toml; of all of them without a name."""
+    lists = read("histories")
+    return frozenset(" ".join([lists[name]] if name else lists.values()).split())
+
+
+@cache
 def role(name: str) -> frozenset[str]:
     """The words of one role in words/roles.toml ("negators", "cues" ...)."""
     return frozenset(read("roles")[name].split())

@@ -17,8 +17,8 @@ DENIED_AT_ONCE = re.compile(
     r"|\s*\(?[-–−](?:ve)?\)?\s*(?:[.;,|]|$)|\s*,\s*(?:no|nil)\s*(?:[.;|]|$)"
     r"|\s+(?:(?:and|or) \w+ )?(?:he|she|the patient) denies\s*(?:[.;,]|$)"  # "bleeding and pain he denies"
     r"|\s+(?:he|she|it) (?:has|does|did|is|was|had) not\b[^.;,]{,12}(?:[.;,]|$)"  # "pain it does not give"
-    r"|\s*[:=(–—-]?\s*(?:not(?: (?:present|reported|noted|recorded|seen|involved|affected|done))?|absent|denied"
-    rf"|negative|neg|none|no|nil|missing|(?-i:N)){_ENDS}",
+    r"|\s*[:=(–—-]?\s*(?:not(?: (?:present|reported|noted|recorded|seen|there|involved|affected|done))?|absent|denied"
+    rf"|negative|neg|none|no|nil|missing|n){_ENDS}",
     re.IGNORECASE,
 )
 LIKEWISE = re.compile(r"\b(?:as|so) (?:is|was|are|were|has|have) (?:the |any )?$", re.IGNORECASE)
@@ -70,6 +70,8 @@ class Negation:
         verb_ends = self._negator in role("negate_one") and match.words[0] in role("finite") and self._before == "and"
         if verb_ends:  # "does not hurt and bleeds"
             self.is_on = False
+        if ":" in gap and self._denied_kind is not None:  # "no pain: bleeding"
+            self.is_on = False
         if "|" in gap or " / " in gap or (self.is_on and self._parted and match.claims and self._ends_at_comma(match)):
             self.is_on = False
         if self._behind_non is not None and self._before != "non":
@@ -107,11 +109,6 @@ class Negation:
     def _is_predicate(self, match: Match) -> bool:
         """ "Pain is absent" denies what stands before it."""
         return match.words[0] in role("predicates") and len(match.words) == 1 and self._before in role("copulas")
-
-
-def is_denied_after(text: str, end: int) -> bool:
-    """ "Itching was denied", "itching (no)". `end`: where the claim ends."""
-    return denial_after(text, end) is not None
 
 
 def denial_after(text: str, end: int) -> int | None:

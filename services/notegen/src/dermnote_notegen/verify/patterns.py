@@ -1,4 +1,4 @@
-"""Claims that are read by pattern: ages, sizes, skin types, histories of melanoma. Pure; it knows no facts."""
+"""Claims that are read by pattern: ages, sizes, skin types; histories beside them. Pure; it knows no facts."""
 
 import re
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ AGE = re.compile(
 # Ages that a word for the patient leads to: the word is a claim of its own.
 AFTER_PERSON = ("of", "being", "bare", "after", "counts", "sexed")
 SIZE = re.compile(
-    rf"\b(?P<number>{_NUMBER})[\s-]*(?P<unit>mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b", re.IGNORECASE
+    rf"(?<![.\d])\b(?P<number>{_NUMBER})[\s-]*(?P<unit>mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b", re.IGNORECASE
 )
 FITZPATRICK = re.compile(
     r"\b(?:fitzpatrick(?:'s)?\s+)(?:skin\s*)?(?:photo)?\s*type\s*:?\s*(?P<one>VI|IV|V|I{1,3}|[1-6])\b"
@@ -88,7 +88,7 @@ def _but_for(passed: list[tuple[int, int]], text: str, start: int) -> Iterator[T
     """The claims from `start` on outside `passed`; where a word makes a bound of a number, the value says so."""
     for claim in _found(text, start):
         if not any(begin < claim.end and claim.start < end for begin, end in passed):
-            limit = bound(text, claim.start) if claim.field in BOUNDED else ""
+            limit = bound(text, claim.start, claim.end) if claim.field in BOUNDED else ""
             if claim.field == "age":
                 limit = limit or vague(text, claim.start, claim.end)
             yield replace(claim, value=f"{limit} {claim.value}") if limit else claim

@@ -19,9 +19,13 @@ QUALIFIED = {
 }
 BOUND = re.compile(
     r"(?:\b(?:(?:less|more|greater|fewer|larger|smaller|longer|shorter|older|younger|bigger) than|at least|at most"
-    r"|up to|short of|(?:grown|increased|enlarged) by|over|under|above|below|exceed(?:s|ing)|nearly|almost|not)"
+    r"|up to|short of|(?:grown|increased|enlarged) by|over|under|above|below|before|after|until|exceed(?:s|ing)"
+    r"|nearly|almost|not)"
     r"\s+(?:an?\s+|the\s+)?|[<>≤≥±~≈]\s*)$",
     re.IGNORECASE,
+)
+BOUND_AFTER = re.compile(
+    r"\s*(?:(?:or|and) (?:more|less|so|over|older|younger|above|below|under)|at (?:least|most)|from)\b", re.IGNORECASE
 )
 ABOUT = re.compile(r"\b(?:about|around|approximately|approx\.?|roughly|circa)\s+$", re.IGNORECASE)
 _THING = r"(?:lesion|image|photograph|picture|record|clinic|hospital|department|dermatologist)"
@@ -51,9 +55,9 @@ SAYS_IS = re.compile(
 )
 
 
-def bound(text: str, start: int) -> str:
-    """The word that makes a bound of the number at `start`: "more than" 6 mm, "almost" 61; empty where none does."""
-    match = BOUND.search(text, 0, start)
+def bound(text: str, start: int, end: int) -> str:
+    """What makes a bound of a number: "more than" 6 mm, 6 mm "or more", "almost" 61; empty where nothing does."""
+    match = BOUND.search(text, 0, start) or BOUND_AFTER.match(text, end)
     return match[0].strip().lower() if match else ""
 
 

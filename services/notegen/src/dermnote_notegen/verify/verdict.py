@@ -78,12 +78,17 @@ class Verifier:
         required = dict(walk(facts))
         stated: list[StatedFact] = []
         wrong: dict[str, list[Claim]] = {"contradicted": [], "unsupported": list(_defects(text))}
+        seen: set[tuple[str, str, int, int]] = set()
         for claim in claims(text[:MAX_CHARS], self._lexicon):
             judgement = judge(claim)
             if judgement == "stated" and (fact := _stated(claim, required)):
                 stated.append(fact)
-            elif judgement in wrong and (named := _named(claim, text)) not in wrong[judgement]:
-                wrong[judgement].append(named)
+            elif judgement in wrong:
+                named = _named(claim, text)
+                key = (judgement, named.field, named.start, named.end)
+                if key not in seen:
+                    wrong[judgement].append(named)
+                seen.add(key)
         missing = [name for name, value in required.items() if not _is_stated(name, value, stated)]
         verification = Verification(
             faithful=not (missing or wrong["contradicted"] or wrong["unsupported"]),
@@ -253,16 +258,17 @@ def _defects(text: str) -> Iterator[Claim]:
     if len(text) > MAX_CHARS:
         yield Claim(field="length", text=text[MAX_CHARS : MAX_CHARS + 40], start=MAX_CHARS, end=len(text))
         text = text[:MAX_CHARS]
-    for match in LEAKAGE.finditer(text):
-        yield Claim(field="prompt_leakage", text=match[0], start=match.start(), end=match.end())
-    text = ANSWERED.sub(":", text)
-    for match in SIGN.finditer(text):
-        yield Claim(field="sign", text=match[0], start=match.start(), end=match.end())
-    for match in LOOP.finditer(text):
-        yield Claim(field="repetition", text=match[0], start=match.start(), end=match.end())
+    plain = ANSWERED.sub(":", text)
+    for name, pattern in (("prompt_leakage", LEAKAGE), ("sign", SIGN), ("repetition", LOOP)):
+        for match in pattern.finditer(plain):
+            yield _defect(name, match, text)
     seen: set[str] = set()
-    for match in SENTENCE.finditer(text):
+    for match in SENTENCE.finditer(plain):
         sentence = match[0].strip().lower()
         if len(sentence) > 1 and sentence in seen:
-            yield Claim(field="repetition", text=match[0], start=match.start(), end=match.end())
+            yield _defect("repetition", match, text)
         seen.add(sentence)
+
+
+def _defect(name: str, match: re.Match[str], text: str) -> Claim:
+    return Claim(field=name, text=text[match.start() : match.end()], start=match.start(), end=match.end())

@@ -104,9 +104,9 @@ def _diagnoses() -> Iterator[tuple[str, Meaning]]:
 
 
 def _latin_plurals(form: str) -> Iterator[str]:
-    if " " in form and all(word.endswith("us") for word in form.split()):  # "nevi spili"
+    """Plurals that an s does not make: "keratoses", "blue nevi", "nevi spili"."""
+    if " " in form and all(word.endswith("us") for word in form.split()):
         yield re.sub(r"us\b", "i", form)
-    """Plurals that an s does not make: "keratoses", "blue nevi"."""
     for singular, plural in LATIN_PLURALS:
         if form.endswith(singular) or (singular.endswith(" ") and singular in form):
             head, _, rest = form.rpartition(singular)
