@@ -91,7 +91,8 @@ def test_every_option_of_a_request_arrives(notes: NoteService) -> None:
     for note in job.notes:
         assert {fact.field for fact in note.facts} == {"diagnosis", "site"}
         assert note.provenance.seed == 3
-        assert note.provenance.attempts <= 1
+    assert job.notes[0].provenance.attempts == 1
+    assert job.notes[0].text != job.notes[1].text
 
 
 def test_one_key_is_one_note_and_another_body_under_it_is_refused(notes: NoteService) -> None:

@@ -84,6 +84,14 @@ def test_a_variant_that_says_what_another_said_is_asked_for_again_whatever_the_p
     assert (first.provenance.attempts, second.provenance.attempts) == (1, 3)
 
 
+def test_a_model_that_only_repeats_itself_leaves_the_second_variant_to_the_template() -> None:
+    first, second = write(request(n=2), engine=Scripted(GOOD), seed=1)
+
+    assert (first.text, first.provenance.source) == (GOOD, "llm")
+    assert second.text != GOOD
+    assert (second.provenance.source, second.verification.faithful) == ("template", True)
+
+
 def test_strategy_m_never_asks_the_model() -> None:
     engine = Scripted(BAD)
 
