@@ -21,6 +21,7 @@ from sacrebleu.metrics.bleu import BLEU
 from benchmarks.second_checker import check
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_contracts.notes import Note, NoteOptions, NoteRequest, OnUnfaithful, Strategy
+from dermnote_contracts.problems import NoFacts
 from dermnote_notegen.priors import load_priors
 from dermnote_notegen.strategies import note_facts
 from dermnote_train.data.adapters import read_metadata
@@ -36,8 +37,6 @@ POLICY: dict[Strategy, OnUnfaithful] = {
     "P2": "fallback",
     "P3": "fallback",
 }
-# P3 shows no diagnosis to the model.
-HIDDEN_OF_P3 = {"diagnosis", "benign_malignant"}
 BATCH = 500
 SELF_BLEU_SAMPLE = 100
 LEAST_OF_A_DIAGNOSIS = 30
@@ -86,13 +85,20 @@ class Figures:
 
 def requests(rows: Sequence[LesionMetadata], strategy: Strategy, *, seed: int) -> list[NoteRequest]:
     """One request a row, each with a seed of its own; none for rows that hold nothing which the strategy carries."""
-    hidden = HIDDEN_OF_P3 if strategy == "P3" else set()
     policy = POLICY[strategy]
-    return [
+    wanted = [
         NoteRequest(metadata=row, strategy=strategy, options=NoteOptions(seed=number, on_unfaithful=policy))
         for number, row in enumerate(rows, start=seed * 100_000)
-        if row.given().keys() - hidden
     ]
+    return [request for request in wanted if _can_be_written(request)]
+
+
+def _can_be_written(request: NoteRequest) -> bool:
+    try:
+        note_facts(request)
+    except NoFacts:
+        return False
+    return True
 
 
 def write(service: NoteService, wanted: Sequence[NoteRequest]) -> tuple[list[Written], float]:

@@ -85,6 +85,12 @@ PLANTED = [
     ("A 61-year-old woman with a melanoma on the back, dark dark dark.", "repetition", "dark dark dark", "unsupported"),
     ("A 61-year-old woman with a melanoma on the back. Facts: age 61.", "prompt_leakage", "Facts:", "unsupported"),
     ("Note: a 61-year-old woman with a melanoma on the back.", "prompt_leakage", "Note:", "unsupported"),
+    (
+        "A 61-year-old woman with a melanoma on the back. Note: A lesion was seen.",
+        "prompt_leakage",
+        ". Note:",
+        "unsupported",
+    ),
     ("A 61-year-old woman with a melanoma on the back.<|im_end|>", "prompt_leakage", "<|", "unsupported"),
 ]
 

@@ -29,6 +29,12 @@ OF_THIS_LESION = [
     "Dermoscopy reveals {wording}.",
     "This {diagnosis} typically shows {wording}.",
     "The typical {wording} is visible in this lesion.",
+    "A {diagnosis} with the usual {wording}.",
+    "This is a typical {diagnosis} with {wording}.",
+    "{Diagnosis} often shows {wording}, which was found.",
+    "{Diagnosis} often shows {wording} (present).",
+    "{Diagnosis} often shows {wording}. It was noted.",
+    "As {diagnosis} often does, this shows {wording}.",
 ]
 
 
@@ -53,7 +59,8 @@ def test_words_of_the_facts_that_say_something_else_are_held_against(case: dict[
 def test_what_is_typical_can_not_be_said_of_this_lesion(diagnosis: str) -> None:
     for finding in PRIORS[diagnosis].findings:
         for sentence in OF_THIS_LESION:
-            text = sentence.format(wording=finding.wordings[0], diagnosis=diagnosis)
+            names = {"diagnosis": diagnosis, "Diagnosis": diagnosis[0].upper() + diagnosis[1:]}
+            text = sentence.format(wording=finding.wordings[0], **names)
 
             verdict = VERIFIER.verify(text, facts={}, allowed={"diagnosis": diagnosis}).verification
 

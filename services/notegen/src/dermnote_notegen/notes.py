@@ -98,8 +98,8 @@ def _draft(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
         return Draft(text, job.verdict(text), source="template")
     draft = _attempts(job, seeds=seeds, taken=taken)
     policy = job.request.options.on_unfaithful
-    is_new = draft.text not in taken or policy == "reject"
-    if policy == "keep" or (draft.verdict.verification.faithful and is_new):
+    will_do = draft.text not in taken or policy == "reject"  # the template never stands in under reject
+    if policy == "keep" or (draft.verdict.verification.faithful and will_do):
         return draft
     if policy == "reject":
         raise NoteUnfaithful("the model's text did not match the facts; see on_unfaithful")

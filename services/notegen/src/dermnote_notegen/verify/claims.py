@@ -60,7 +60,9 @@ def claims(text: str, lexicon: Lexicon) -> list[TextClaim]:
         sentence = _Sentence(text, match.start(), match.end(), lexicon, goes_on=goes_on)
         found += (claim for claim in sentence.claims() if claim.field != NEUTRAL)
         if was_general and IMPLIED_AFTER.fullmatch(match[0]):
-            found.append(TextClaim("never.implied", match[0].strip(), match.start(), match.end()))
+            said = match[0].strip()
+            start = match.start() + match[0].index(said)
+            found.append(TextClaim("never.implied", said, start, start + len(said)))
         was_general = sentence.is_general
         goes_on = sentence.is_general and match[0].rstrip().endswith(";")
     return sorted(_both_borders_as_mixed(found), key=lambda claim: (claim.start, claim.end))

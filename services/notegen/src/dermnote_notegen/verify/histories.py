@@ -247,8 +247,6 @@ def _denials(clauses: Sequence[Clause]) -> list[bool]:
         if said[number] is None and not clauses[number].bearers:  # "no history, either in him or in his family"
             said[number] = said[number - 1]
         if said[number] is None and said[number - 1] and clauses[number].joiner in GOES_ON:
-            listed = clauses[number].joiner in ("or", "nor", "/") or clauses[number].words[0].text in history_words(
-                "kin"
-            )
-            said[number] = listed or None
+            begins = clauses[number].words[0].text
+            said[number] = clauses[number].joiner in ("or", "nor", "/") or begins in history_words("kin") or None
     return [bool(one) for one in said]

@@ -116,7 +116,7 @@ def words(text: str) -> list[Word]:
 def _plain(word: str) -> str:
     """Lower case, without the end of "patient's" and "doesn't"."""
     lower = word.lower()
-    if lower in ("can't", "can’t"):
+    if lower in ("can't", "can’t"):  # no "can"
         return "cannot"
     bare = lower if lower.isalnum() else re.sub(r"['’](?:s|t)?$", "", lower)
     return AMERICAN.get(bare, bare)

@@ -65,14 +65,7 @@ class Negation:
         gap = self._text[self._end : match.start]
         self._end = match.end
         self._parted = self._parted or "," in gap or ":" in gap
-        if self.is_on and match.claims and self._denied_kind not in (None, _kind(match)) and self._before not in JOINED:
-            self.is_on = False  # "no itching on the back"
-        verb_ends = self._negator in role("negate_one") and match.words[0] in role("finite") and self._before == "and"
-        if verb_ends:  # "does not hurt and bleeds"
-            self.is_on = False
-        if ":" in gap and self._denied_kind is not None:  # "no pain: bleeding"
-            self.is_on = False
-        if "|" in gap or " / " in gap or (self.is_on and self._parted and match.claims and self._ends_at_comma(match)):
+        if self.is_on and self._ends_before(match, gap):
             self.is_on = False
         if self._behind_non is not None and self._before != "non":
             self.is_on, self._behind_non = self._behind_non, None
@@ -96,6 +89,17 @@ class Negation:
         if self._denied_kind is not None and not field.endswith("_hx_mm"):
             self.is_on = False
         self._denied_kind = self._denied_kind or field
+
+    def _ends_before(self, match: Match, gap: str) -> bool:
+        """True where what was denied goes no further. `gap`: the text since the phrase before."""
+        if "|" in gap or " / " in gap or (":" in gap and self._denied_kind is not None):  # "no pain: bleeding"
+            return True
+        if self._negator in role("negate_one") and self._before == "and" and match.words[0] in role("finite"):
+            return True  # "does not hurt and bleeds"
+        if not match.claims:
+            return False
+        other_kind = self._denied_kind not in (None, _kind(match))
+        return (other_kind and self._before not in JOINED) or (self._parted and self._ends_at_comma(match))
 
     def _ends_at_comma(self, match: Match) -> bool:
         """ "Not itchy, raised", "no pain, growth reported", "without pain, red": what a comma parts is not denied.

@@ -47,6 +47,15 @@ SAID_TO_BE_HERE = re.compile(
     r"(?=\s*(?:[.,;:)]|$)|\s+(?:here|now|on|at|by)\b|\s+in\s+(?:this|the|his|her)\b)",
     re.IGNORECASE,
 )
+# What makes of a typical finding one of this lesion, whatever else the sentence says.
+HERE_TOO = re.compile(
+    r"\bwith (?:the|its|his|her) (?:usual|typical|characteristic|classic|classical|common)\b"
+    r"|^\s*this is an? (?:usual|typical|characteristic|classic|classical|common)\b"
+    r"|, which (?:is|was|are|were) (?:found|seen|noted|present|observed)\b"
+    r"|[:(]\s*(?:yes|present|confirmed|noted|seen)\b|\bpresent in the (?:image|lesion|picture)\b"
+    r"|\bthis (?:shows|has|displays|exhibits)\b",
+    re.IGNORECASE,
+)
 SAYS_IS = re.compile(
     r"\b(?:is|are|was|were|be|being|includ(?:es?|ing)|comprises?|consists?|count among|belongs? to|makes? up"
     r"|constitutes?|helps?|forms?|defines?|ranks? (?:with|among)|shows?|has|have|presents?|finds?"
@@ -118,6 +127,8 @@ def typical_here(matches: Sequence[Match], text: str) -> tuple[int, int] | None:
     cues = [match for match in matches if match.is_cue]
     if not cues:
         return None
+    if here := HERE_TOO.search(text):
+        return here.start(), here.end()
     findings = [match for match in matches if match.is_finding]
     is_general = _has_adverb(cues)
     if not findings or (not is_general and _is_asserted(text, cues[0], findings[0])):

@@ -19,8 +19,10 @@ from dermnote_notegen.verify.vocabulary import note_lexicon
 Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
 # A note has 250 words at most; what is beyond these characters is held against it unread.
 MAX_CHARS = 4000
+# Words of the prompts, and the "Note:" of a next note ("Note: red lacunae are typical" is a sentence of this one).
 LEAKAGE = re.compile(
-    r"\b(?:facts|instruction|example)\s*:|(?:^|\n\s*)notes?\s*:|\bas an ai\b|\bwrite (?:only|one)\b"
+    r"\b(?:facts|instruction|example)\s*:|(?:^|\n\s*)notes?\s*:|[.!?]\s*notes?\s*:(?!\s*(?-i:[a-z]))"
+    r"|\bas an ai\b|\bwrite (?:only|one)\b"
     r"|\bthe (?:list|facts|text|sentence|instructions) above\b|<\||\bsubclass\s*:",
     re.IGNORECASE,
 )

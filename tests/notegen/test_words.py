@@ -1,0 +1,42 @@
+"""The verifier's word lists: what claims nothing stands apart from what claims something, and each word once."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dermnote_notegen.verify.lexicon import claim_words, read
+
+NEUTRAL = [*read("neutral")["words"].split(), *read("neutral")["phrases"]]
+RECORD = [word for words in read("record").values() for word in words.split()]
+
+
+def forms(table: Any) -> Iterator[str]:
+    """Every form in a table of words/claims.toml."""
+    if isinstance(table, str):
+        yield table
+    else:
+        yield from itertools.chain.from_iterable(map(forms, table.values() if isinstance(table, dict) else table))
+
+
+CLAIMED = {form for name, table in claim_words().items() if name != "says_no" for form in forms(table)}
+
+
+@pytest.mark.parametrize("words", [NEUTRAL, RECORD], ids=["neutral", "record"])
+def test_no_neutral_word_claims_something_or_stands_twice(words: list[str]) -> None:
+    assert set(words) & CLAIMED == set()
+    assert [word for word, count in Counter(words).items() if count > 1] == []
+
+
+def test_the_two_lists_of_neutral_words_are_apart() -> None:
+    assert set(NEUTRAL) & set(RECORD) == set()
+
+
+def test_what_says_no_by_itself_is_a_symptoms_word() -> None:
+    symptoms = claim_words()["symptoms"]
+
+    assert {(name, word) for name, words in claim_words()["says_no"].items() for word in words} <= {
+        (name, word) for name, words in symptoms.items() for word in words
+    }
