@@ -9,7 +9,9 @@ from dermnote_notegen.engine.model import GrammarRefused
 
 llguidance = pytest.importorskip("llguidance")
 
-from dermnote_notegen.engine.constrained import Constrained, Grammar, Logits  # noqa: E402  needs llguidance
+from dermnote_notegen.engine.constrained import Grammar, Vocabulary  # noqa: E402  needs llguidance
+from dermnote_notegen.engine.programs import Constrained, Free, Program, Segmented, Written  # noqa: E402
+from dermnote_notegen.engine.sampling import Logits, Sampler, Sampling  # noqa: E402
 
 
 class Letters:
@@ -27,39 +29,38 @@ class Letters:
 
 
 LETTERS = Letters()
-TOKENIZER = llguidance.LLTokenizer(llguidance.TokenizerWrapper(LETTERS))
+VOCABULARY = Vocabulary(llguidance.LLTokenizer(llguidance.TokenizerWrapper(LETTERS)))
 RED, BLUE, BLUISH, RE = (LETTERS.tokens.index(token) for token in (b" red", b" blue", b" bluish", b" re"))
 
 
-class Fixed:
-    """A model whose logits never change: `likes` are the tokens that it prefers."""
-
-    def __init__(self, likes: Mapping[int, float]) -> None:
-        self.taken: list[int] = []
-        self._logits = np.zeros(len(LETTERS.tokens), dtype=np.float32)
-        for token, value in likes.items():
-            self._logits[token] = value
-
-    def append(self, tokens: list[int]) -> None:
-        self.taken += tokens
-
-    def logits(self) -> Logits:
-        return self._logits
+def fixed(likes: Mapping[int, float]) -> Logits:
+    """Logits that never change: `likes` are the tokens that the model prefers."""
+    logits = np.zeros(len(LETTERS.tokens), dtype=np.float32)
+    for token, value in likes.items():
+        logits[token] = value
+    return logits
 
 
-def decode_with(model: Fixed, gbnf: str, *, most: int = 100) -> Constrained:
-    return Grammar(gbnf, TOKENIZER).decode(
-        model, max_tokens=most, temperature=0, random_=np.random.default_rng(0), stop=lambda: False
-    )
+def run(program: Program, likes: Mapping[int, float]) -> tuple[Written, list[int]]:
+    """(what was written, the tokens that the model was shown)."""
+    shown: list[int] = []
+    move = program.begin()
+    while not move.ended:
+        shown += move.tokens
+        move = program.next(fixed(likes))
+    return program.written, shown
 
 
-def decode(
-    gbnf: str, likes: Mapping[int, float], *, temperature: float = 0.0, most: int = 100
-) -> tuple[str, Constrained]:
-    done = Grammar(gbnf, TOKENIZER).decode(
-        Fixed(likes), max_tokens=most, temperature=temperature, random_=np.random.default_rng(0), stop=lambda: False
-    )
-    return b"".join(LETTERS.tokens[token] for token in done.tokens).decode(), done
+GREEDY = Sampling(temperature=0)
+
+
+def constrained(gbnf: str, *, most: int = 100, sampling: Sampling = GREEDY, seed: int = 0) -> Program:
+    return Constrained(Grammar(gbnf, VOCABULARY), Sampler(sampling, seed=seed), VOCABULARY, max_tokens=most)
+
+
+def decode(gbnf: str, likes: Mapping[int, float], *, most: int = 100) -> tuple[str, Written]:
+    done, _ = run(constrained(gbnf, most=most), likes)
+    return done.text.decode(), done
 
 
 @pytest.mark.parametrize(("token", "text"), [(RED, "it is red."), (BLUE, "it is blue.")])
@@ -85,18 +86,16 @@ def test_a_fixed_text_is_forced_whole() -> None:
     assert (done.sampled, done.decisions) == (0, 0)
 
 
-def test_the_model_is_shown_every_token_that_another_follows_and_in_order() -> None:
-    model = Fixed({BLUE: 5.0})
-
-    done = decode_with(model, 'root ::= "it is" (" red" | " blue") " or" (" red" | " blue")')
+def test_the_model_is_shown_every_token_that_a_choice_follows_and_in_order() -> None:
+    done, shown = run(constrained('root ::= "it is" (" red" | " blue") " or" (" red" | " blue")'), {BLUE: 5.0})
 
     assert done.forced + done.sampled == len(done.tokens)
-    assert model.taken == done.tokens[:-1]
+    assert shown == done.tokens[:-1]
 
 
 @pytest.mark.parametrize("most", [1, 3, 8])
 def test_fixed_text_keeps_to_the_limit_too(most: int) -> None:
-    done = decode_with(Fixed({}), 'root ::= "a b c d e f g h"', most=most)
+    _, done = decode('root ::= "a b c d e f g h"', {}, most=most)
 
     assert (len(done.tokens), done.forced, done.finished) == (most, most, False)
 
@@ -110,26 +109,84 @@ def test_to_end_or_to_go_on_is_a_choice(token: int, text: str) -> None:
 
 def test_at_temperature_one_all_allowed_texts_come() -> None:
     grammar = 'root ::= (" red" | " blue" | " bluish") (" red" | " blue" | " bluish")'
-    random_ = np.random.default_rng(1)
-    texts = set()
-    for _ in range(200):
-        done = Grammar(grammar, TOKENIZER).decode(
-            Fixed({}), max_tokens=100, temperature=1.0, random_=random_, stop=lambda: False
-        )
-        texts.add(b"".join(LETTERS.tokens[token] for token in done.tokens))
+    texts = {run(constrained(grammar, sampling=Sampling(), seed=seed), {})[0].text for seed in range(200)}
 
     assert len(texts) == 9
 
 
-def test_the_limit_and_a_stop_end_it_unfinished() -> None:
+def test_the_limit_ends_it_unfinished() -> None:
     assert not decode('root ::= "a b c d e f g h"', {}, most=3)[1].finished
-    stopped = Grammar('root ::= "abc"', TOKENIZER).decode(
-        Fixed({}), max_tokens=9, temperature=0, random_=np.random.default_rng(0), stop=lambda: True
-    )
-    assert (stopped.tokens, stopped.finished) == ([], False)
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 3])
+def test_drawing_first_and_masking_first_allow_the_same(top_k: int) -> None:
+    grammar = 'root ::= " red" | " blue" | [a-z]+ "!"'
+    likes = {RED: 3.0, ord("Q"): 3.0, ord("z"): 2.0}
+
+    texts = {
+        run(constrained(grammar, sampling=Sampling(top_k=top_k), seed=seed, most=4), likes)[0].text
+        for seed in range(60)
+    }
+
+    assert b" red" in texts
+    assert not any(b"Q" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    "gbnf",
+    [
+        'root ::= note "."\nnote ::= "a \\"quoted\\" word" | "tab-less" other-name\nother-name ::= " x" | " y"',
+        'root ::= "size: " ("5" | "6") " mm"',
+        'root ::= [0-9]+ " mm"',
+    ],
+)
+def test_plain_and_other_grammars_are_read_alike(gbnf: str) -> None:
+    text, done = decode(gbnf, {}, most=60)
+
+    assert done.finished or len(done.tokens) == 60
+    assert text
+
+
+def test_free_text_ends_at_an_end_token_a_stop_text_or_the_limit() -> None:
+    def free(likes: Mapping[int, float], *, most: int = 8, stop: tuple[str, ...] = ()) -> Written:
+        sampler = Sampler(Sampling(temperature=0), seed=0)
+        return run(Free(sampler, VOCABULARY, max_tokens=most, stop=stop), likes)[0]
+
+    ended, cut, limited = free({0: 9.0}), free({BLUISH: 9.0}, stop=("ish", "zz")), free({RED: 9.0}, most=3)
+
+    assert (ended.text, ended.finished, ended.sampled) == (b"", True, 1)
+    assert (cut.text, cut.finished, cut.sampled) == (b" blu", True, 1)
+    assert (limited.text, limited.finished, limited.sampled) == (b" red red red", False, 3)
+
+
+def test_a_stop_text_over_several_tokens_is_found() -> None:
+    sampler = Sampler(Sampling(temperature=0), seed=0)
+
+    done, _ = run(Free(sampler, VOCABULARY, max_tokens=9, stop=["aaa"]), {ord("a"): 9.0})
+
+    assert (done.text, done.sampled, done.finished) == (b"", 3, True)
+
+
+def test_segments_are_fixed_and_written_in_turn_and_what_is_fixed_is_never_sampled() -> None:
+    def sampler() -> Sampler:
+        return Sampler(Sampling(temperature=0), seed=0)
+
+    parts: list[list[int] | Program] = [
+        LETTERS("it is"),
+        Constrained(Grammar('root ::= " red" | " blue"', VOCABULARY), sampler(), VOCABULARY, max_tokens=9),
+        LETTERS(" and"),
+        Free(sampler(), VOCABULARY, max_tokens=9, stop=["ish"]),
+        LETTERS("."),
+    ]
+
+    done, shown = run(Segmented(parts, VOCABULARY), {RED: 5.0, BLUISH: 9.0})
+
+    assert done.text == b"it is red and blu."
+    assert (done.sampled, done.forced, done.finished) == (2, len("it is and."), True)
+    assert shown == [*LETTERS("it is"), RED, *LETTERS(" and")]
 
 
 @pytest.mark.parametrize("gbnf", ["root ::= (", "no grammar at all", "root ::= other", ""])
 def test_what_is_no_grammar_is_refused(gbnf: str) -> None:
     with pytest.raises(GrammarRefused):
-        Grammar(gbnf, TOKENIZER)
+        Grammar(gbnf, VOCABULARY)

@@ -3,11 +3,37 @@
 A request stands alone, so an engine is free to run many at a time.
 """
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Segment(BaseModel):
+    """A piece of an answer: `text` that is fixed, or, without it, up to `max_tokens` that the model writes.
+
+    What the model writes ends at a `stop` text (left out), or follows a `grammar` (GBNF).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: str | None = Field(default=None, min_length=1)
+    max_tokens: int = Field(default=64, ge=1, le=4096)
+    stop: list[str] = Field(default=[], max_length=8)
+    grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.text is not None and (self.stop or self.grammar is not None):
+            raise ValueError("a segment with text is fixed: it takes neither stop nor grammar")
+        return self
 
 
 class CompletionRequest(BaseModel):
-    """One completion. `deadline_s`: seconds from arrival after which the engine gives up."""
+    """One completion. `deadline_s`: seconds from arrival after which the engine gives up.
+
+    `segments` make the answer of fixed and written pieces: fixed text is decoded without being sampled. They take the
+    place of `grammar`, `stop` and `max_tokens`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -15,11 +41,20 @@ class CompletionRequest(BaseModel):
     max_tokens: int = Field(default=160, ge=1, le=4096)
     temperature: float = Field(default=0.3, ge=0, le=2)
     top_p: float = Field(default=0.95, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0, le=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     stop: list[str] = Field(default=[], max_length=8)
     grammar: str | None = None
+    segments: list[Segment] | None = Field(default=None, min_length=1, max_length=64)
     deterministic: bool = False
     deadline_s: float = Field(default=120, gt=0, le=3600)
+
+    @model_validator(mode="after")
+    def _segments_alone(self) -> Self:
+        if self.segments is not None and (self.grammar is not None or self.stop):
+            raise ValueError("segments bring their own grammar and stop")
+        return self
 
 
 class CompletionChoice(BaseModel):

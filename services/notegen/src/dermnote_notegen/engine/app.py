@@ -1,30 +1,43 @@
-"""The engine's HTTP surface on its Unix socket, and its process.
-
-Requests queue here and the model takes one after the other; a request stands alone, so batching them later changes
-nothing for callers.
-"""
+"""The engine's HTTP surface on its Unix socket (OpenAI's completions), and its process."""
 
 import asyncio
 import logging
 import os
 import sys
+import threading
 import time
+from asyncio import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from dermnote_contracts.asgi import install_problem_handlers
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
-from dermnote_contracts.problems import DermnoteError, InvalidRequest
-from dermnote_notegen.engine.model import GrammarRefused, Model, ModelNotFound, PromptTooLong, find_weights
+from dermnote_contracts.problems import DermnoteError, EngineUnavailable, InvalidRequest, Unavailable
+from dermnote_notegen.engine.model import (
+    Engine,
+    EngineBusy,
+    EngineFailed,
+    GrammarRefused,
+    ModelNotFound,
+    PromptTooLong,
+)
 from dermnote_notegen.engine.scripted import ScriptedModel
 from dermnote_notegen.settings import Settings
 
 POLL_S = 0.1
+RETRY_AFTER_S = 2
+
+
+class EngineOverloaded(Unavailable):
+    """As many requests as may wait do wait."""
+
+    code, title = "engine-overloaded", "The engine has too many requests waiting"
 
 
 class DeadlineExceeded(DermnoteError):
@@ -49,39 +62,40 @@ class Turn:
         return self.gone or self.over()
 
 
-def create_engine(model: Model) -> FastAPI:
+def create_engine(engine: Engine) -> FastAPI:
     """The app around a loaded model."""
     app = FastAPI(title="Dermnote engine")
     install_problem_handlers(app)
-    one_at_a_time = asyncio.Lock()
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        entry = {
-            "id": model.name,
-            "object": "model",
-            "sha256": model.sha256,
-            "context_tokens": model.context_tokens,
-            "engine": model.engine,
-        }
-        return {"object": "list", "data": [entry]}
+        return {"object": "list", "data": [{"id": engine.origin.name, "object": "model", **engine.info()}]}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(engine.metrics(), media_type=CONTENT_TYPE_LATEST)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> CompletionResponse:
         turn = Turn(body.deadline_s)
         watcher = asyncio.create_task(_watch(request, turn))
         try:
-            async with one_at_a_time:
-                if turn.stop():
-                    raise DeadlineExceeded("while waiting for its turn")
-                answer = await run_in_threadpool(model.complete, body, stop=turn.stop)
+            # Compiling a grammar takes milliseconds: not in the loop that answers everybody.
+            answer = await run_in_threadpool(engine.submit, body, stop=turn.stop)
+            return await asyncio.wrap_future(answer)
         except (PromptTooLong, GrammarRefused) as refused:
             raise InvalidRequest(str(refused)) from refused
+        except EngineBusy as busy:
+            raise EngineOverloaded(str(busy), retry_after_s=RETRY_AFTER_S) from busy
+        except EngineFailed as failed:
+            raise EngineUnavailable(str(failed)) from failed
+        except CancelledError as stopped:
+            if turn.over():
+                raise DeadlineExceeded("before the text was done") from stopped
+            raise
         finally:
+            turn.gone = True
             watcher.cancel()
-        if turn.over():
-            raise DeadlineExceeded("while generating")
-        return answer
 
     return app
 
@@ -92,17 +106,16 @@ async def _watch(request: Request, turn: Turn) -> None:
     turn.gone = True
 
 
-def load_model(settings: Settings) -> Model:
-    """The model that the settings name; raises ModelNotFound."""
+def load_engine(settings: Settings) -> Engine:
+    """The engine around the model that the settings name; raises ModelNotFound."""
     if settings.model == "scripted":
-        return ScriptedModel(token_s=0.01)
-    name, path, sha256 = find_weights(settings.model)
+        return ScriptedModel(token_s=0.01, slots=settings.engine_slots)
     # OpenMP's threads wait for each other many times a token. Endless spinning was 4 to 20 times slower on cores shared
     # with training, never spinning 2 times slower on idle ones; a short spin costs nothing there and little elsewhere.
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
-    from dermnote_notegen.engine.llama import LlamaModel  # noqa: PLC0415  only the engine process loads llama.cpp
+    from dermnote_notegen.engine.loading import load  # noqa: PLC0415  only the engine process loads llama.cpp
 
-    return LlamaModel(path, name=name, sha256=sha256, context_tokens=settings.context_tokens, threads=settings.threads)
+    return load(settings)
 
 
 def main() -> None:
@@ -110,11 +123,22 @@ def main() -> None:
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = Settings()
     try:
-        model = load_model(settings)
+        engine = load_engine(settings)
     except ModelNotFound as error:
         sys.exit(f"dermnote-notegen-engine: {error}")
     socket = Path(settings.engine_socket)
     socket.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         socket.unlink()
-    uvicorn.run(create_engine(model), uds=str(socket), access_log=False)
+    server = uvicorn.Server(uvicorn.Config(create_engine(engine), uds=str(socket), access_log=False))
+    threading.Thread(target=_end_with, args=(engine, server), daemon=True).start()
+    server.run()
+    if not engine.alive:
+        sys.exit("dermnote-notegen-engine: the engine's thread has ended; see above")
+
+
+def _end_with(engine: Engine, server: uvicorn.Server) -> None:
+    """An engine whose thread died must not go on listening: who started it starts it again."""
+    while engine.alive:
+        time.sleep(POLL_S)
+    server.should_exit = True

@@ -1,106 +1,104 @@
-"""Decoding under a grammar: which tokens may come next, what is fixed already, and what was a choice (llguidance).
+"""A grammar over tokens (llguidance): what is fixed already, which tokens may come next, and what was a choice.
 
-Fixed text is appended without sampling. A sampled token counts as a decision where two tokens were allowed of which
-neither begins the other's text: tokens that only cut the same text differently are no choice.
+A sampled token counts as a decision where two tokens were allowed of which neither begins the other's text: tokens
+that only cut the same text differently are no choice.
 """
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+import re
+from collections.abc import Iterable
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, grammar_from
-from numpy.typing import NDArray
 
 from dermnote_notegen.engine.model import GrammarRefused
+from dermnote_notegen.engine.sampling import Tokens
 
-Logits = NDArray[np.float32]
-
-
-class Decoder(Protocol):
-    """A model's state: `append` decodes tokens, `logits` are those after the last of them, shape [vocabulary]."""
-
-    def append(self, tokens: list[int]) -> None: ...
-
-    def logits(self) -> Logits: ...
+# A grammar of names, texts and bars only is written as Lark line by line: llguidance's own reader takes 1.7 ms more.
+PLAIN_RULE = re.compile(r'([a-z][a-z0-9-]*) ::= ((?:"(?:[^"\\\n]|\\["\\n])*"|[a-z][a-z0-9-]*|\|| )+)')
+TEXT_OR_NAME = re.compile(r'"(?:[^"\\]|\\.)*"|[a-z][a-z0-9-]*')
 
 
-@dataclass
-class Constrained:
-    """What came out. `finished`: the grammar is satisfied; false when `max_tokens` or `stop` ended it first."""
+LONGEST_TOKEN_BYTES = 256
 
-    tokens: list[int] = field(default_factory=list)
-    forced: int = 0
-    sampled: int = 0
-    decisions: int = 0
-    finished: bool = False
+
+class Vocabulary:
+    """The bytes of a tokenizer's tokens. `ends`: the tokens that end a text."""
+
+    def __init__(self, tokenizer: LLTokenizer, *, ends: Iterable[int] = ()) -> None:
+        self.tokenizer = tokenizer
+        self.size: int = tokenizer.vocab_size
+        self.ends = frozenset((tokenizer.eos_token, *ends))
+        self._texts: dict[int, bytes] = {}
+
+    def text(self, token: int) -> bytes:
+        """A token's bytes."""
+        if token not in self._texts:
+            self._texts[token] = self.tokenizer.decode_bytes([token])
+        return self._texts[token]
+
+    def is_choice(self, allowed: Tokens) -> bool:
+        """False where every allowed token begins the next longer one: they cut the same text differently."""
+        if len(allowed) > LONGEST_TOKEN_BYTES:  # so many can't all be of different lengths
+            return True
+        texts = sorted((self.text(int(token)) for token in allowed), key=len)
+        return not all(longer.startswith(shorter) for shorter, longer in itertools.pairwise(texts))
 
 
 class Grammar:
-    """A compiled grammar. Raises GrammarRefused for one that can't be parsed."""
+    """A compiled grammar and how far a text has come in it. Raises GrammarRefused for one that can't be parsed."""
 
-    def __init__(self, gbnf: str, tokenizer: LLTokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, gbnf: str, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         try:
-            self._matcher = LLMatcher(tokenizer, grammar_from("gbnf", gbnf), log_level=0)
+            self._matcher = LLMatcher(vocabulary.tokenizer, _compiled(gbnf), log_level=0)
         except ValueError as wrong:
             raise GrammarRefused("the grammar is not valid GBNF") from wrong
         if self._matcher.is_error():
             raise GrammarRefused("the grammar is not valid GBNF")
 
-    def decode(
-        self,
-        decoder: Decoder,
-        *,
-        max_tokens: int,
-        temperature: float,
-        random_: np.random.Generator,
-        stop: Callable[[], bool],
-    ) -> Constrained:
-        """Decode until the grammar is satisfied, `max_tokens` is reached or `stop()` is true."""
-        done = Constrained()
-        while len(done.tokens) < max_tokens and not stop():
-            if fixed := self._matcher.compute_ff_tokens():
-                fixed = fixed[: max_tokens - len(done.tokens)]
-                done.forced += len(fixed)
-                self._take(fixed, done)
-            elif not self._matcher.is_stopped():
-                allowed = self._allowed()
-                token = int(random_.choice(allowed, p=_probabilities(decoder.logits()[allowed], temperature)))
-                done.sampled += 1
-                done.decisions += self._is_choice(allowed)
-                if token == self._tokenizer.eos_token:
-                    done.finished = True
-                    return done
-                fixed = [token]
-                self._take(fixed, done)
-            if self._matcher.is_stopped():
-                done.finished = True
-                return done
-            decoder.append(fixed)
-        return done
+    @property
+    def satisfied(self) -> bool:
+        """True when nothing may follow: it must not be asked for more."""
+        return bool(self._matcher.is_stopped())
 
-    def _take(self, tokens: list[int], done: Constrained) -> None:
-        if not self._matcher.consume_tokens(tokens):
+    def fixed(self, *, most: int) -> list[int]:
+        """The tokens that must follow now, `most` of them at most; they are taken at once."""
+        tokens: list[int] = self._matcher.compute_ff_tokens()[:most]
+        if tokens:
+            self.take(*tokens)
+        return tokens
+
+    def takes(self, token: int) -> bool:
+        """Whether `token` may follow; takes nothing."""
+        return bool(self._matcher.validate_tokens([token]) == 1)
+
+    def allowed(self) -> Tokens:
+        """Ids of the tokens that may follow, ascending."""
+        mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        filled = np.flatnonzero(mask)
+        bits = np.unpackbits(mask[filled], bitorder="little").reshape(-1, 8)
+        rows, columns = np.nonzero(bits)
+        tokens: Tokens = filled[rows] * 8 + columns
+        return tokens[tokens < self._vocabulary.size]
+
+    def take(self, *tokens: int) -> None:
+        """Go on behind `tokens`; raises GrammarRefused where they may not follow."""
+        if not self._matcher.consume_tokens(list(tokens)):
             raise GrammarRefused(f"the grammar came to a stop: {self._matcher.get_error()}")
-        done.tokens += tokens
-
-    def _allowed(self) -> NDArray[np.int64]:
-        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
-        return np.flatnonzero(bits[: self._tokenizer.vocab_size])
-
-    def _is_choice(self, allowed: NDArray[np.int64]) -> bool:
-        texts = sorted((self._tokenizer.decode_bytes([int(token)]) for token in allowed), key=len)
-        return not all(longer.startswith(shorter) for shorter, longer in itertools.pairwise(texts))
 
 
-def _probabilities(logits: Logits, temperature: float) -> NDArray[np.float64]:
-    weights: NDArray[np.float64] = np.zeros(len(logits))
-    if temperature == 0:
-        weights[int(logits.argmax())] = 1
-        return weights
-    scaled = logits.astype(np.float64) / temperature
-    weights += np.exp(scaled - scaled.max())
-    weights /= weights.sum()
-    return weights
+def _compiled(gbnf: str) -> str:
+    lines = [PLAIN_RULE.fullmatch(line) for line in gbnf.strip().split("\n")]
+    if not all(lines):
+        return grammar_from("gbnf", gbnf)
+    rules = [f"{_lark_name(line[1])}: {TEXT_OR_NAME.sub(_lark, line[2])}" for line in lines if line]
+    return LLMatcher.grammar_from_lark("\n".join(rules))
+
+
+def _lark(part: re.Match[str]) -> str:
+    return part[0] if part[0].startswith('"') else _lark_name(part[0])
+
+
+def _lark_name(name: str) -> str:
+    return "start" if name == "root" else f"r_{name.replace('-', '_')}"

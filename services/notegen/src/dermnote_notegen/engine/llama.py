@@ -1,124 +1,187 @@
-"""A GGUF through llama-cpp-python: the only file that imports it. One request after the other, prefix kept."""
+"""llama.cpp through llama-cpp-python, which only this file imports: weights, their vocabulary, contexts over them."""
 
-import os
-import time
-import uuid
-from collections.abc import Callable
-from functools import cached_property
+import ctypes
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
-from llguidance import LLTokenizer
 from llguidance.llamacpp import lltokenizer_from_vocab
+from numpy.typing import NDArray
 
-from dermnote_contracts.completions import (
-    CompletionChoice,
-    CompletionRequest,
-    CompletionResponse,
-    CompletionUsage,
-    PromptTokensDetails,
-)
-from dermnote_notegen.engine.constrained import Constrained, Grammar, Logits
-from dermnote_notegen.engine.model import PromptTooLong
+from dermnote_notegen.engine.constrained import Vocabulary
+from dermnote_notegen.engine.model import ModelNotFound
+from dermnote_notegen.engine.sampling import Logits
+from dermnote_notegen.engine.scheduler import ContextBroken, PoolFull, Row
+
+log = logging.getLogger(__name__)
+NAME = f"llama-cpp-python {llama_cpp.__version__}"
+ERROR_LEVEL = 4
+# What llama_decode returns.
+DONE, NO_ROOM = 0, 1
+# llama.cpp's own limit of sequences in a context.
+MOST_LANES = 256
+# ggml's numbers of the types that a cache may have.
+CACHE_TYPES = {"f16": 1, "q8_0": 8, "bf16": 30}
 
 
-class LlamaModel:
-    """`llama_cpp.Llama`, which keeps the longest common prefix with its last prompt in its KV cache."""
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _to_log(level: int, text: bytes, _data: Any) -> None:
+    if level == ERROR_LEVEL:
+        log.error("%s", text.decode(errors="replace").strip())
 
-    engine = f"llama-cpp-python {llama_cpp.__version__}"
 
-    def __init__(self, path: Path, *, name: str, sha256: str, context_tokens: int, threads: int | None) -> None:
-        self.name = name
-        self.sha256: str | None = sha256
-        self.context_tokens = context_tokens
-        count = threads or os.cpu_count() or 1
-        self._llama = llama_cpp.Llama(
-            str(path), n_ctx=context_tokens, n_threads=count, n_threads_batch=count, verbose=False
+@dataclass(frozen=True)
+class Shape:
+    """How a context is made. `cells`: tokens that the cache holds, all lanes together; `batch`: those of one decode."""
+
+    cells: int
+    lanes: int
+    threads: int
+    batch: int = 512
+    flash_attention: bool = True
+    keys: str = "f16"
+    values: str = "f16"
+
+
+class Weights:
+    """A loaded GGUF. Raises ModelNotFound for a file that llama.cpp can't load."""
+
+    def __init__(self, path: Path, *, gpu_layers: int = -1) -> None:
+        llama_cpp.llama_log_set(_to_log, ctypes.c_void_p())
+        llama_cpp.llama_backend_init()
+        settings = llama_cpp.llama_model_default_params()
+        settings.n_gpu_layers = gpu_layers if llama_cpp.llama_supports_gpu_offload() else 0
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
+        if not self.model:
+            raise ModelNotFound(f"{path} is no GGUF that this llama.cpp can load")
+        self._vocabulary = llama_cpp.llama_model_get_vocab(self.model)
+        tokenizer = lltokenizer_from_vocab(self._vocabulary)
+        ends = [token for token in range(tokenizer.vocab_size) if llama_cpp.llama_vocab_is_eog(self._vocabulary, token)]
+        self.vocabulary = Vocabulary(tokenizer, ends=ends)
+
+    @property
+    def trained_context(self) -> int:
+        """Tokens that the model was trained to look back on."""
+        return int(llama_cpp.llama_model_n_ctx_train(self.model))
+
+    @property
+    def unshared_memory(self) -> str | None:
+        """Why prefixes cannot be shared between sequences; None where they can."""
+        if llama_cpp.llama_model_is_recurrent(self.model):
+            return "its memory is recurrent: a state can't be cut at a prefix"
+        if llama_cpp.llama_model_is_hybrid(self.model):
+            return "part of its memory is recurrent: a state can't be cut at a prefix"
+        return None
+
+    @property
+    def window(self) -> int:
+        """Tokens of the sliding window of attention, 0 without one."""
+        return int(llama_cpp.llama_model_n_swa(self.model))
+
+    def encode(self, text: str, *, begin: bool) -> list[int]:
+        """The tokens of a text; `begin`: with the token that begins a text, where the model has one."""
+        raw = text.encode()
+        room = len(raw) + 8
+        buffer = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(self._vocabulary, raw, len(raw), buffer, room, begin, False)
+        return list(buffer[:count])
+
+    def close(self) -> None:
+        """Free the weights; contexts over them must be closed before."""
+        llama_cpp.llama_model_free(self.model)
+
+
+class LlamaContext:
+    """One `llama_context` with a unified cache, for one thread. `shares`: prefixes can be copied from lane to lane."""
+
+    def __init__(self, weights: Weights, shape: Shape) -> None:
+        self._weights = weights
+        self._shape = shape
+        self.cells = shape.cells
+        self.lanes = min(shape.lanes, MOST_LANES)
+        self.shares = weights.unshared_memory is None
+        self._batch = _Batch(shape.batch)
+        self._open()
+
+    def _open(self) -> None:
+        shape = self._shape
+        settings = llama_cpp.llama_context_default_params()
+        settings.n_ctx = shape.cells
+        settings.n_batch = settings.n_ubatch = shape.batch
+        settings.n_seq_max = self.lanes
+        settings.n_threads = settings.n_threads_batch = shape.threads
+        settings.kv_unified = True  # a partial copy between lanes aborts the process without it
+        settings.swa_full = True  # a cache that keeps only the window can't be cut at a prefix
+        settings.flash_attn_type = int(shape.flash_attention)
+        settings.type_k, settings.type_v = CACHE_TYPES[shape.keys], CACHE_TYPES[shape.values]
+        settings.no_perf = True
+        self._context = llama_cpp.llama_init_from_model(self._weights.model, settings)
+        if not self._context:
+            raise MemoryError(f"llama.cpp made no context of {shape.cells} tokens")
+        self._memory = llama_cpp.llama_get_memory(self._context)
+
+    def decode(self, rows: Sequence[Row]) -> None:
+        """One batch. Raises PoolFull where no cells are free, ContextBroken where the cache is lost."""
+        answer = llama_cpp.llama_decode(self._context, self._batch.filled(rows))
+        if answer == NO_ROOM:
+            raise PoolFull
+        if answer != DONE:
+            raise ContextBroken(f"llama_decode returned {answer}")
+
+    def logits(self, index: int) -> Logits:
+        """Behind row `index` of the last batch, shape [vocabulary]; valid until the next one."""
+        pointer = llama_cpp.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(pointer, shape=(self._weights.vocabulary.size,))
+
+    def copy(self, source: int, target: int, *, length: int) -> None:
+        """Positions [0, length) of one lane are those of the other too."""
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def drop(self, lane: int, *, start: int) -> None:
+        """A lane's positions from `start` on are free."""
+        llama_cpp.llama_memory_seq_rm(self._memory, lane, start, -1)
+
+    def used(self, lane: int) -> int:
+        """Tokens that a lane holds."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, lane)) + 1
+
+    def rebuild(self) -> None:
+        """A new, empty context."""
+        llama_cpp.llama_free(self._context)
+        self._open()
+
+    def close(self) -> None:
+        """Free the context."""
+        llama_cpp.llama_free(self._context)
+
+
+class _Batch:
+    """A `llama_batch` over arrays of ours, `columns` in the order of a Row: each row has one lane."""
+
+    def __init__(self, rows: int) -> None:
+        token, position, lane = (np.zeros(rows, dtype=np.int32) for _ in range(3))
+        wanted = np.zeros(rows, dtype=np.int8)
+        self.columns: tuple[NDArray[Any], ...] = (token, position, lane, wanted)
+        self._ones = np.ones(rows, dtype=np.int32)
+        ints = ctypes.POINTER(ctypes.c_int32)
+        addresses = (lane.ctypes.data + np.arange(rows) * lane.itemsize).tolist()
+        self._lanes = (ints * rows)(*(ctypes.cast(address, ints) for address in addresses))
+        self._struct = llama_cpp.llama_batch(
+            token=token.ctypes.data_as(ints),
+            embd=None,
+            pos=position.ctypes.data_as(ints),
+            n_seq_id=self._ones.ctypes.data_as(ints),
+            seq_id=ctypes.cast(self._lanes, ctypes.POINTER(ints)),
+            logits=wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
-    @cached_property
-    def _tokenizer(self) -> LLTokenizer:
-        return lltokenizer_from_vocab(self._llama._model.vocab)
-
-    def complete(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> CompletionResponse:
-        """One completion; raises PromptTooLong or GrammarRefused. `stop` is asked after every token."""
-        prompt = self._llama.tokenize(request.prompt.encode(), add_bos=True, special=False)
-        if len(prompt) + request.max_tokens > self.context_tokens:
-            raise PromptTooLong(f"{len(prompt)} + {request.max_tokens} tokens, context {self.context_tokens}")
-        if request.deterministic:
-            self._llama.reset()  # type: ignore[no-untyped-call]
-        if request.grammar is not None:
-            return self._constrained(request, prompt, stop=stop)
-        return self._free(request, prompt, stop=stop)
-
-    def _free(self, request: CompletionRequest, prompt: list[int], *, stop: Callable[[], bool]) -> CompletionResponse:
-        cached = self._shared_prefix(prompt)
-        answer = self._llama.create_completion(
-            prompt,
-            max_tokens=request.max_tokens,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=request.seed,
-            stop=request.stop,
-            stopping_criteria=llama_cpp.StoppingCriteriaList([lambda _ids, _logits: stop()]),
-        )
-        choice = answer["choices"][0]  # type: ignore[index]
-        sampled = answer["usage"]["completion_tokens"]  # type: ignore[index]
-        usage = _usage(prompt=len(prompt), cached=cached, forced=0, sampled=sampled, decisions=sampled)
-        return self._response(choice["text"], choice["finish_reason"], usage)
-
-    def _constrained(
-        self, request: CompletionRequest, prompt: list[int], *, stop: Callable[[], bool]
-    ) -> CompletionResponse:
-        grammar = Grammar(request.grammar or "", self._tokenizer)
-        cached = self._shared_prefix(prompt)
-        self._llama.n_tokens = cached
-        self.append(prompt[cached:])
-        done = grammar.decode(
-            self,
-            max_tokens=request.max_tokens,
-            temperature=request.temperature,
-            random_=np.random.default_rng(request.seed),
-            stop=stop,
-        )
-        usage = _usage(
-            prompt=len(prompt), cached=cached, forced=done.forced, sampled=done.sampled, decisions=done.decisions
-        )
-        return self._response(self._text(done), "stop" if done.finished else "length", usage)
-
-    def _text(self, done: Constrained) -> str:
-        return self._tokenizer.decode_bytes(done.tokens).decode("utf-8", errors="ignore")
-
-    def append(self, tokens: list[int]) -> None:
-        """Decode tokens after those that are held."""
-        self._llama.eval(tokens)
-
-    def logits(self) -> Logits:
-        """Those after the last token, shape [vocabulary]; valid until the next `append`."""
-        pointer = llama_cpp.llama_get_logits_ith(self._llama._ctx.ctx, -1)
-        return np.ctypeslib.as_array(pointer, shape=(self._tokenizer.vocab_size,))
-
-    def _shared_prefix(self, prompt: list[int]) -> int:
-        held = self._llama.input_ids[: self._llama.n_tokens].tolist()
-        shared = llama_cpp.Llama.longest_token_prefix(held, prompt)
-        return int(min(shared, len(prompt) - 1))
-
-    def _response(self, text: str, finish_reason: str | None, usage: CompletionUsage) -> CompletionResponse:
-        return CompletionResponse(
-            id=f"cmpl-{uuid.uuid4().hex}",
-            created=int(time.time()),
-            model=self.name,
-            choices=[CompletionChoice(text=text, finish_reason=finish_reason)],
-            usage=usage,
-        )
-
-
-def _usage(*, prompt: int, cached: int, forced: int, sampled: int, decisions: int) -> CompletionUsage:
-    return CompletionUsage(
-        prompt_tokens=prompt,
-        completion_tokens=forced + sampled,
-        prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
-        forced_tokens=forced,
-        decisions=decisions,
-    )
+    def filled(self, rows: Sequence[Row]) -> llama_cpp.llama_batch:
+        """The batch that holds `rows`."""
+        for column, values in zip(self.columns, zip(*rows, strict=True), strict=True):
+            column[: len(rows)] = values
+        self._struct.n_tokens = len(rows)
+        return self._struct

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 
@@ -22,15 +23,37 @@ class GrammarRefused(Exception):
     """The grammar cannot be parsed."""
 
 
-class Model(Protocol):
-    """A loaded model. `complete` is called from one thread at a time; `stop()` true means give up now."""
+class EngineBusy(Exception):
+    """Too many requests wait already."""
+
+
+class EngineFailed(Exception):
+    """The engine lost the request; asked again it may well do it."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which weights run. `sha256`: of the file that was named; `quantized_sha256`: of what was made from it, if so."""
 
     name: str
     sha256: str | None
-    context_tokens: int
-    engine: str
+    quantization: str | None = None
+    quantized_sha256: str | None = None
 
-    def complete(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> CompletionResponse: ...
+
+class Engine(Protocol):
+    """A loaded model that takes requests from any thread. `stop()` true means that nobody waits any more."""
+
+    origin: Origin
+
+    @property
+    def alive(self) -> bool: ...
+
+    def info(self) -> dict[str, Any]: ...
+
+    def metrics(self) -> bytes: ...
+
+    def submit(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> Future[CompletionResponse]: ...
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from dermnote_contracts.completions import CompletionChoice, CompletionRequest, CompletionResponse, CompletionUsage
-from dermnote_notegen.engine.model import GrammarRefused
+from dermnote_notegen.engine.model import GrammarRefused, Origin
 
 GBNF_PART = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z][A-Za-z0-9-]*|\|)')
 
@@ -19,15 +21,26 @@ class ScriptedModel:
     `token_s`: seconds that each word takes, so that a test can end a process in the middle of a note.
     """
 
-    name = "scripted"
-    sha256: str | None = None
-    context_tokens = 100_000
-    engine = "scripted"
+    origin = Origin("scripted", None)
+    alive = True
 
-    def __init__(self, texts: list[str] | None = None, *, token_s: float = 0.0) -> None:
+    def __init__(self, texts: list[str] | None = None, *, token_s: float = 0.0, slots: int = 32) -> None:
         self._texts = list(texts or [])
         self._token_s = token_s
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="scripted")
         self.asked: list[CompletionRequest] = []
+
+    def info(self) -> dict[str, Any]:
+        """What `/v1/models` says beside the model's name."""
+        return {"sha256": None, "context_tokens": 100_000, "engine": "scripted", "grammar": True}
+
+    def metrics(self) -> bytes:
+        """It has none."""
+        return b""
+
+    def submit(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> Future[CompletionResponse]:
+        """`complete` in a thread, several at a time."""
+        return self._threads.submit(self.complete, request, stop=stop)
 
     def complete(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> CompletionResponse:
         """The next text, word by word; stops early when told to. Raises GrammarRefused."""
@@ -42,7 +55,7 @@ class ScriptedModel:
         return CompletionResponse(
             id=f"cmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
-            model=self.name,
+            model=self.origin.name,
             choices=[CompletionChoice(text=" " + " ".join(words), finish_reason="stop")],
             usage=CompletionUsage(prompt_tokens=len(request.prompt.split()), completion_tokens=len(words)),
         )

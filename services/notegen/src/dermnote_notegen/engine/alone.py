@@ -1,0 +1,78 @@
+"""Deterministic requests: one after the other in a cache of their own, in batches whose shapes only the request sets.
+
+llama.cpp's logits depend a little on what else is in a batch. Here nothing else is, so a seed gives the same text
+whatever the load.
+"""
+
+import time
+from collections import deque
+
+from dermnote_notegen.engine.scheduler import Context, ContextBroken, End, Job, PoolFull, Row
+
+LANE = 0
+
+
+class Alone:
+    """Takes one job at a time through a context that it owns; a step decodes one batch of it."""
+
+    def __init__(self, context: Context, *, step_tokens: int = 256) -> None:
+        self._context = context
+        self._step_tokens = step_tokens
+        self._done = 0
+        self.waiting: deque[Job] = deque()
+        self.running: Job | None = None
+
+    def add(self, job: Job) -> None:
+        """Queue a job."""
+        job.path = [*job.prompt, *job.program.begin().tokens]
+        self.waiting.append(job)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would find anything to do."""
+        return self.running is not None or bool(self.waiting)
+
+    def step(self) -> None:
+        """Decode the next batch of the job in hand."""
+        job = self._job()
+        if job is None:
+            return
+        tokens = job.path[self._done : self._done + self._step_tokens]
+        rows = [
+            Row(token, self._done + offset, LANE, self._done + offset == len(job.path) - 1)
+            for offset, token in enumerate(tokens)
+        ]
+        try:
+            self._context.decode(rows)
+        except PoolFull:
+            self._end(job, End.NO_ROOM)
+            return
+        except ContextBroken:
+            self._context.rebuild()
+            self._end(job, End.BROKEN)
+            return
+        self._done += len(rows)
+        if self._done == len(job.path):
+            self._go_on(job, len(rows) - 1)
+
+    def _job(self) -> Job | None:
+        if self.running is None and self.waiting:
+            self.running = self.waiting.popleft()
+            self.running.admitted = time.monotonic()
+            self._done = 0
+        if self.running is not None and self.running.stop():
+            self._end(self.running, End.STOPPED)
+        return self.running
+
+    def _go_on(self, job: Job, index: int) -> None:
+        move = job.program.next(self._context.logits(index))
+        job.first_token = job.first_token or time.monotonic()
+        if move.ended:
+            self._end(job, End.WRITTEN)
+        else:
+            job.path += move.tokens
+
+    def _end(self, job: Job, end: End) -> None:
+        self.running = None
+        self._context.drop(LANE, start=0)
+        job.on_end(job, end)

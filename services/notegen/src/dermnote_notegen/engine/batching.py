@@ -1,0 +1,221 @@
+"""The embedded engine: requests in, completions out, one thread that owns the model and steps the scheduler."""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from dermnote_contracts.completions import (
+    CompletionChoice,
+    CompletionRequest,
+    CompletionResponse,
+    CompletionUsage,
+    PromptTokensDetails,
+    Segment,
+)
+from dermnote_notegen.engine.alone import Alone
+from dermnote_notegen.engine.constrained import Grammar
+from dermnote_notegen.engine.figures import Figures
+from dermnote_notegen.engine.llama import NAME, LlamaContext, Shape, Weights
+from dermnote_notegen.engine.model import EngineBusy, EngineFailed, Origin, PromptTooLong
+from dermnote_notegen.engine.programs import Constrained, Free, Program, Segmented
+from dermnote_notegen.engine.sampling import Sampler, Sampling
+from dermnote_notegen.engine.scheduler import End, Job, Scheduler
+
+log = logging.getLogger(__name__)
+Answer = Future[CompletionResponse]
+
+
+class BatchEngine:
+    """Runs up to `slots` requests at a time. `context_tokens`: the longest prompt and answer that it takes."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        shape: Shape,
+        *,
+        origin: Origin,
+        slots: int,
+        context_tokens: int,
+        most_waiting: int = 1000,
+    ) -> None:
+        self.origin = origin
+        self.context_tokens = min(context_tokens, shape.cells)
+        self.slots = slots
+        self.figures = Figures(slots=slots, cells=shape.cells)
+        self._weights = weights
+        self._shape = shape
+        self._most_waiting = most_waiting
+        self._context = LlamaContext(weights, shape)
+        self._scheduler = Scheduler(self._context, slots=slots)
+        self._alone: Alone | None = None
+        self._arrived: list[tuple[Job, bool]] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """False once the thread has ended, which only a fault that it can't mend does."""
+        return self._thread.is_alive()
+
+    def info(self) -> dict[str, Any]:
+        """What `/v1/models` says beside the model's name."""
+        return {
+            "sha256": self.origin.sha256,
+            "quantization": self.origin.quantization,
+            "quantized_sha256": self.origin.quantized_sha256,
+            "context_tokens": self.context_tokens,
+            "engine": NAME,
+            "slots": self.slots,
+            "cells": self._shape.cells,
+            "shares_prefixes": self._context.shares,
+        }
+
+    def submit(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> Answer:
+        """Queue a request. `stop` is asked before every step, and once true ends the request without an answer.
+
+        Raises PromptTooLong or GrammarRefused for what can never be done, EngineBusy when too many wait.
+        """
+        prompt = self._weights.encode(request.prompt, begin=True)
+        program, max_tokens = self._program(request)
+        if len(prompt) + max_tokens > self.context_tokens:
+            raise PromptTooLong(f"{len(prompt)} + {max_tokens} tokens, context {self.context_tokens}")
+        answer: Answer = Future()
+        job = Job(
+            program,
+            prompt,
+            max_tokens,
+            stop,
+            on_end=lambda job, end: self._answer(answer, job, end),
+            shares_text=request.grammar is not None,
+        )
+        with self._wake:
+            if len(self._arrived) + len(self._scheduler.waiting) >= self._most_waiting:
+                raise EngineBusy(f"{self._most_waiting} requests wait already")
+            self._arrived.append((job, request.deterministic))
+            self._wake.notify()
+        return answer
+
+    def metrics(self) -> bytes:
+        """Prometheus' text."""
+        return self.figures.text()
+
+    def close(self) -> None:
+        """End the thread after its step; what runs or waits is answered with EngineFailed."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+        self._context.close()
+
+    def _run(self) -> None:
+        try:
+            while self._take_arrivals():
+                self._scheduler.step()
+                if self._alone is not None:
+                    self._alone.step()
+                self.figures.observe(self._scheduler)
+        except Exception:
+            log.exception("the engine's thread ended")
+            raise
+        finally:
+            self._fail_all()
+
+    def _take_arrivals(self) -> bool:
+        """Queue what arrived, waiting for it when there is nothing to do; False when the engine closes."""
+        with self._wake:
+            while not (self._arrived or self._busy or self._closing):
+                self._wake.wait()
+            arrived, self._arrived = self._arrived, []
+        for job, deterministic in arrived:
+            if deterministic:
+                self._apart().add(job)
+            else:
+                self._scheduler.add(job)
+        return not self._closing
+
+    @property
+    def _busy(self) -> bool:
+        return self._scheduler.busy or (self._alone is not None and self._alone.busy)
+
+    def _apart(self) -> Alone:
+        """The deterministic requests' own context, made when the first of them comes."""
+        if self._alone is None:
+            shape = Shape(
+                cells=self.context_tokens,
+                lanes=1,
+                threads=self._shape.threads,
+                flash_attention=self._shape.flash_attention,
+                keys=self._shape.keys,
+                values=self._shape.values,
+            )
+            self._alone = Alone(LlamaContext(self._weights, shape))
+        return self._alone
+
+    def _program(self, request: CompletionRequest) -> tuple[Program, int]:
+        """(what writes the answer, the most tokens that it writes)."""
+        vocabulary = self._weights.vocabulary
+        sampling = Sampling(request.temperature, request.top_k, request.top_p, request.min_p)
+        sampler = Sampler(sampling, seed=request.seed)
+
+        def written(grammar: str | None, stop: Sequence[str], most: int) -> Program:
+            if grammar is not None:
+                return Constrained(Grammar(grammar, vocabulary), sampler, vocabulary, max_tokens=most)
+            return Free(sampler, vocabulary, max_tokens=most, stop=stop)
+
+        if request.segments is None:
+            return written(request.grammar, request.stop, request.max_tokens), request.max_tokens
+
+        def part(segment: Segment) -> Sequence[int] | Program:
+            if segment.text is not None:
+                return self._weights.encode(segment.text, begin=False)
+            return written(segment.grammar, segment.stop, segment.max_tokens)
+
+        parts = [part(segment) for segment in request.segments]
+        fixed = sum(len(one) for one in parts if isinstance(one, Sequence))
+        sampled = sum(segment.max_tokens for segment in request.segments if segment.text is None)
+        return Segmented(parts, vocabulary), fixed + sampled
+
+    def _answer(self, answer: Answer, job: Job, end: End) -> None:
+        self.figures.ended(job, end)
+        if end is End.STOPPED:
+            answer.cancel()
+        elif end is End.NO_ROOM:
+            answer.set_exception(PromptTooLong("the cache has no room for the request, even alone"))
+        elif end is End.BROKEN:
+            answer.set_exception(EngineFailed("the context broke; ask again"))
+        else:
+            answer.set_result(self._response(job))
+
+    def _response(self, job: Job) -> CompletionResponse:
+        written = job.program.written
+        usage = CompletionUsage(
+            prompt_tokens=len(job.prompt),
+            completion_tokens=written.forced + written.sampled,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=job.cached),
+            forced_tokens=written.forced,
+            decisions=written.decisions,
+        )
+        text = written.text.decode("utf-8", errors="ignore")
+        return CompletionResponse(
+            id=f"cmpl-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=self.origin.name,
+            choices=[CompletionChoice(text=text, finish_reason="stop" if written.finished else "length")],
+            usage=usage,
+        )
+
+    def _fail_all(self) -> None:
+        with self._wake:
+            self._closing = True
+            waiting = [job for job, _ in self._arrived]
+        waiting += [*self._scheduler.waiting, *self._scheduler.running]
+        if self._alone is not None:
+            waiting += [*self._alone.waiting, *([self._alone.running] if self._alone.running else [])]
+        for job in waiting:
+            job.on_end(job, End.BROKEN)

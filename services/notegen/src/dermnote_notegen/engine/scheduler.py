@@ -1,0 +1,325 @@
+"""Continuous batching: which sequences run, what each step decodes for them, and who must wait. One thread owns it.
+
+A step decodes one batch: for every running sequence the tokens that it needs logits behind. Sequences join and leave
+at every step. Knows the model only as a `Context`, so it is tested with fixed logits.
+"""
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from dermnote_notegen.engine.programs import Move, Program
+from dermnote_notegen.engine.sampling import Logits
+from dermnote_notegen.engine.tree import Cells, Lane, Node, NoLane, Tree
+
+# A chain of tokens up to this long is never cut; longer ones (prompts) take what a step has left, in pieces.
+SHORT_TOKENS = 48
+# Part of a request's token limit that is reserved for it: few texts need all, and who is in the way can be preempted.
+RESERVED_SHARE = 0.5
+
+
+class PoolFull(Exception):
+    """No cells are free for the batch; the cache is as it was."""
+
+
+class ContextBroken(Exception):
+    """The cache is in an unknown state and must be rebuilt."""
+
+
+class Row(NamedTuple):
+    """One token of a batch, at `position` of `lane`; `wanted`: its logits are read."""
+
+    token: int
+    position: int
+    lane: int
+    wanted: bool
+
+
+class Context(Cells, Protocol):
+    """A model and its cache of `cells` tokens. `shares`: prefixes can be copied from lane to lane."""
+
+    cells: int
+    shares: bool
+
+    def decode(self, rows: Sequence[Row]) -> None:
+        """Raises PoolFull or ContextBroken."""
+
+    def logits(self, index: int) -> Logits:
+        """Behind row `index` of the last batch, shape [vocabulary]; valid until the next one."""
+
+    def rebuild(self) -> None:
+        """A new, empty cache."""
+
+
+class End(Enum):
+    """How a job ended."""
+
+    WRITTEN = "written"
+    STOPPED = "stopped"
+    NO_ROOM = "no room"
+    BROKEN = "broken"
+
+
+@dataclass(eq=False)
+class Job:
+    """One request. `stop()` true: nobody waits any more. Times are seconds of time.monotonic().
+
+    `shares_text`: others may well write the same beginning (a grammar leaves few), so what it wrote is kept a while.
+    """
+
+    program: Program
+    prompt: Sequence[int]
+    max_tokens: int
+    stop: Callable[[], bool]
+    on_end: Callable[["Job", End], None]
+    shares_text: bool = False
+    arrived: float = field(default_factory=time.monotonic)
+    admitted: float = 0.0
+    first_token: float = 0.0
+    cached: int = 0
+    preempted: int = 0
+    path: list[int] = field(default_factory=list)
+    node: Node = field(default_factory=Node)
+    stem: Node = field(default_factory=Node)
+    reserved: int = 0
+
+    def need(self) -> int:
+        """Tokens that it may still need cells for, all of its path among them."""
+        ahead = max(0, self.max_tokens + len(self.prompt) - len(self.path))
+        return len(self.path) + int(ahead * RESERVED_SHARE)
+
+
+@dataclass
+class Count:
+    """What a scheduler has done so far."""
+
+    steps: int = 0
+    rows: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+    rebuilds: int = 0
+    ended: int = 0
+
+
+@dataclass
+class Plan:
+    """A step's rows, and what they mean once decoded."""
+
+    rows: list[Row] = field(default_factory=list)
+    chains: list[tuple[Lane, list[Node]]] = field(default_factory=list)
+    again: list[Lane] = field(default_factory=list)
+    answers: dict[Node, int] = field(default_factory=dict)
+
+
+class Scheduler:
+    """Runs up to `slots` jobs at a time in batches of up to `step_tokens`."""
+
+    def __init__(self, context: Context, *, slots: int, step_tokens: int = 256, kept_cells: int | None = None) -> None:
+        self._context = context
+        self._slots = slots
+        self._step_tokens = step_tokens
+        self._kept_cells = context.cells if kept_cells is None else kept_cells
+        self._steps = itertools.count(1)
+        self._broken_in_a_row = 0
+        self._full_at = -1
+        self.tree = Tree(context)
+        self.waiting: deque[Job] = deque()
+        self.running: list[Job] = []
+        self.count = Count()
+
+    def add(self, job: Job) -> None:
+        """Queue a job; it starts in one of the next steps."""
+        job.path = [*job.prompt, *job.program.begin().tokens]
+        self.waiting.append(job)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would find anything to do."""
+        return bool(self.running or self.waiting)
+
+    def step(self) -> None:
+        """Let go of who stopped, admit who fits, decode one batch, and give every answered job its next tokens."""
+        self._let_go()
+        self._admit()
+        plan = self._planned()
+        if not plan.rows:
+            return
+        try:
+            self._context.decode(plan.rows)
+        except PoolFull:
+            self._undo(plan)
+            self._make_room()
+        except ContextBroken:
+            self._start_over()
+        else:
+            self._broken_in_a_row = 0
+            self._take_in(plan)
+
+    def _let_go(self) -> None:
+        for job in [job for job in self.running if job.stop()]:
+            self._end(job, End.STOPPED)
+        gone = [job for job in self.waiting if job.stop()]
+        for job in gone:
+            self.waiting.remove(job)
+            job.on_end(job, End.STOPPED)
+
+    def _admit(self) -> None:
+        if self.running and self.count.ended == self._full_at:
+            return  # who was just put back would only fill the pool again
+        while self.waiting and len(self.running) < self._slots:
+            job = self.waiting[0]
+            reserved = sum(other.reserved for other in self.running)
+            if self.running and reserved + job.need() > self._context.cells:
+                return
+            self.waiting.popleft()
+            self._start(job)
+
+    def _start(self, job: Job) -> None:
+        root = self.tree.root if self._context.shares else Node()
+        job.stem = self.tree.enter(root, job.prompt)
+        anchor, _ = self.tree.missing(job.stem)
+        job.node = self.tree.move(job.stem, job.path[len(job.prompt) :])
+        job.reserved = job.need() - anchor.depth
+        self.running.append(job)
+        if not job.admitted:
+            job.admitted = time.monotonic()
+            job.cached = min(anchor.depth, len(job.prompt) - 1)
+            self.count.prompt_tokens += len(job.prompt)
+            self.count.cached_tokens += job.cached
+        if (known := self.tree.logits(job.node)) is not None:
+            self._go_on(job, known)
+
+    def _planned(self) -> Plan:
+        plan = Plan()
+        step = next(self._steps)
+        long: list[tuple[Node, list[Node]]] = []
+        first = step % max(1, len(self.running))
+        for job in [*self.running[first:], *self.running[:first]]:
+            anchor, chain = self.tree.missing(job.node)
+            if not chain:
+                self._decode_again(plan, job.node, step)
+            elif chain[0].planned != step:
+                chain[0].planned = step
+                if len(chain) > SHORT_TOKENS:
+                    long.append((anchor, chain))
+                else:
+                    self._decode(plan, anchor, chain, whole=True)
+        for anchor, chain in long:
+            room = self._step_tokens - len(plan.rows)
+            if room >= min(SHORT_TOKENS, len(chain)) or not plan.rows:
+                self._decode(plan, anchor, chain[:room], whole=room >= len(chain))
+        return plan
+
+    def _decode(self, plan: Plan, anchor: Node, chain: list[Node], *, whole: bool) -> None:
+        if len(plan.rows) + len(chain) > self._step_tokens and plan.rows:
+            return
+        try:
+            lane = self.tree.lane_for(anchor, chain)
+        except NoLane:
+            return
+        for node in chain:
+            plan.rows.append(Row(node.token, node.depth - 1, lane.number, whole and node is chain[-1]))
+        plan.chains.append((lane, chain))
+        if whole:
+            plan.answers[chain[-1]] = len(plan.rows) - 1
+
+    def _decode_again(self, plan: Plan, node: Node, step: int) -> None:
+        """`node` is held but its logits are not: its token is decoded once more, in a lane of its own."""
+        if node.planned == step or len(plan.rows) >= self._step_tokens:
+            return
+        node.planned = step
+        try:
+            lane = self.tree.lane_apart(node.parent)
+        except NoLane:
+            return
+        plan.rows.append(Row(node.token, node.depth - 1, lane.number, wanted=True))
+        plan.again.append(lane)
+        plan.answers[node] = len(plan.rows) - 1
+
+    def _take_in(self, plan: Plan) -> None:
+        self.count.steps += 1
+        self.count.rows += len(plan.rows)
+        for lane, chain in plan.chains:
+            self.tree.hold(chain, lane)
+        for lane in plan.again:
+            self.tree.spare(lane)
+        answered = [job for job in self.running if job.node in plan.answers]
+        for node, index in plan.answers.items():
+            if node.passes > 1 or any(job.node is node and job.shares_text for job in answered):
+                self.tree.keep_logits(node, self._context.logits(index))
+        for job in answered:
+            self._go_on(job, self._context.logits(plan.answers[job.node]))
+        while self.tree.held > self._kept_cells and self.tree.evict():
+            pass
+
+    def _go_on(self, job: Job, logits: Logits) -> None:
+        """The job's next tokens; on through all nodes whose logits are known already."""
+        known: Logits | None = logits
+        while known is not None:
+            move: Move = job.program.next(known)
+            job.first_token = job.first_token or time.monotonic()
+            if move.ended:
+                self._end(job, End.WRITTEN)
+                return
+            job.path += move.tokens
+            job.node = self.tree.move(job.node, move.tokens)
+            known = self.tree.logits(job.node)
+
+    def _end(self, job: Job, end: End) -> None:
+        self.running.remove(job)
+        self._leave(job)
+        self.count.ended += 1
+        job.on_end(job, end)
+
+    def _leave(self, job: Job) -> None:
+        """Stand nowhere. A free text is of no use to others and goes at once; nothing is shared without `shares`."""
+        self.tree.leave(job.node)
+        if not self._context.shares:
+            self.tree.cut(job.node, stem=self.tree.root)
+        elif not job.shares_text:
+            self.tree.cut(job.node, stem=job.stem)
+
+    def forget(self) -> None:
+        """Empty the cache of what nobody uses."""
+        while self.tree.evict():
+            pass
+
+    def _undo(self, plan: Plan) -> None:
+        for lane, chain in plan.chains:
+            self.tree.undo(chain[0].parent, lane)
+        for lane in plan.again:
+            self.tree.spare(lane)
+
+    def _make_room(self) -> None:
+        """Evict what nobody uses; where all is in use the youngest job goes back to the queue, or ends if alone."""
+        if self.tree.idle:
+            for _ in range(1 + self.tree.idle // 2):
+                self.tree.evict()
+            return
+        job = self.running[-1]
+        if len(self.running) == 1:
+            self._end(job, End.NO_ROOM)
+            return
+        self.running.remove(job)
+        self._leave(job)
+        job.preempted += 1
+        self.count.preemptions += 1
+        self._full_at = self.count.ended
+        self.waiting.appendleft(job)
+
+    def _start_over(self) -> None:
+        """Rebuild the cache; every running job starts again from its own tokens. Twice in a row is not survived."""
+        self._broken_in_a_row += 1
+        if self._broken_in_a_row > 1:
+            raise ContextBroken("the context broke again right after it was rebuilt")
+        self._context.rebuild()
+        self.count.rebuilds += 1
+        self.tree = Tree(self._context)
+        for job in reversed(self.running):
+            self.waiting.appendleft(job)
+        self.running.clear()
