@@ -10,7 +10,7 @@ from dermnote_notegen.engine.model import GrammarRefused
 llguidance = pytest.importorskip("llguidance")
 
 from dermnote_notegen.engine.constrained import Grammar, Vocabulary  # noqa: E402  needs llguidance
-from dermnote_notegen.engine.programs import Constrained, Free, Program, Segmented, Written  # noqa: E402
+from dermnote_notegen.engine.programs import Constrained, Free, Part, Program, Segmented, Written  # noqa: E402
 from dermnote_notegen.engine.sampling import Logits, Sampler, Sampling  # noqa: E402
 
 
@@ -171,12 +171,12 @@ def test_segments_are_fixed_and_written_in_turn_and_what_is_fixed_is_never_sampl
     def sampler() -> Sampler:
         return Sampler(Sampling(temperature=0), seed=0)
 
-    parts: list[list[int] | Program] = [
-        LETTERS("it is"),
-        Constrained(Grammar('root ::= " red" | " blue"', VOCABULARY), sampler(), VOCABULARY, max_tokens=9),
-        LETTERS(" and"),
-        Free(sampler(), VOCABULARY, max_tokens=9, stop=["ish"]),
-        LETTERS("."),
+    parts = [
+        Part(LETTERS("it is")),
+        Part(Constrained(Grammar('root ::= " red" | " blue"', VOCABULARY), sampler(), VOCABULARY, max_tokens=9)),
+        Part(LETTERS(" and")),
+        Part(Free(sampler(), VOCABULARY, max_tokens=9, stop=["ish"])),
+        Part(LETTERS(".")),
     ]
 
     done, shown = run(Segmented(parts, VOCABULARY), {RED: 5.0, BLUISH: 9.0})

@@ -116,10 +116,10 @@ def test_a_deadline_that_passed_is_unavailable(engine: EngineClient) -> None:
 
 
 def test_the_model_is_named_with_its_hash(engine: EngineClient) -> None:
-    name, sha256 = engine.model
+    model = engine.model
 
-    assert name == "smollm2"
-    assert sha256 == find_weights("smollm2")[2]
+    assert model.name == "smollm2"
+    assert model.sha256 == find_weights("smollm2")[2]
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:

@@ -82,4 +82,22 @@ def test_the_gbnf_allows_exactly_the_texts() -> None:
 def test_quotes_and_backslashes_survive_the_gbnf() -> None:
     grammar = resolve({"root": ['say "so" \\ ü']})
 
-    assert grammar.gbnf() == 'root ::= "" note\nnote ::= "say \\"so\\" \\\\ ü"\n'
+    assert grammar.gbnf() == 'root ::= note\nnote ::= "say \\"so\\" \\\\ ü"\n'
+
+
+def test_a_row_of_rules_is_written_sentence_by_sentence_in_the_same_texts() -> None:
+    grammar = resolve(
+        {"root": ["{seen}{told?}{never?}"], "seen": ["Seen.", "Looked at."], "told": [" Told.", " Said."], "never": []}
+    )
+
+    first, second = grammar.sentences()
+
+    assert {one + two for one in first.texts() for two in second.texts()} == set(grammar.texts())
+    assert second.gbnf() == 'root ::= told\ntold ::= " Told." | " Said."\n'
+
+
+@pytest.mark.parametrize("root", [["{a} and {b}"], ["{a}", "{b}"], ["{A}{b}"], ["text"]])
+def test_any_other_grammar_is_one_sentence(root: list[str]) -> None:
+    grammar = resolve({"root": root, "a": ["x"], "b": ["y"]})
+
+    assert grammar.sentences() == (grammar,)

@@ -27,11 +27,13 @@ FREE: tuple[Strategy, ...] = ("P1", "P2", "P3")
 ASKED: tuple[Strategy, ...] = (*FREE, "G")
 
 
-def rendered(strategy: Strategy, metadata: dict[str, Any], *, seed: int = 0, **more: Any) -> Prompt:
+def rendered(
+    strategy: Strategy, metadata: dict[str, Any], *, seed: int = 0, grammar: bool = True, **more: Any
+) -> Prompt:
     request = NoteRequest.model_validate({"metadata": metadata, "strategy": strategy} | more)
     facts = note_facts(request)
     prior = PRIORS.get(facts.diagnosis or "")
-    return render(strategy, facts=facts, prior=prior, options=request.options, seed=seed)
+    return render(strategy, facts=facts, prior=prior, options=request.options, seed=seed, grammar=grammar)
 
 
 def patient(prompt: Prompt) -> str:
@@ -47,14 +49,33 @@ def test_a_prompt_begins_with_what_requests_share_and_ends_where_the_note_begins
     assert text.endswith("\nNote:")
 
 
-def test_g_shows_what_is_typical_before_the_patient() -> None:
-    text = rendered("G", FACTS).text
+def test_g_shows_what_is_typical_and_leaves_the_facts_to_the_text_itself() -> None:
+    prompt = rendered("G", FACTS)
 
-    typical, _, facts = text.partition("Facts: ")
+    assert all(finding.wordings[0] in prompt.text for finding in PRIORS["melanoma"].findings)
+    assert "61" not in prompt.text
+    assert prompt.text == rendered("G", FACTS | {"age": 30, "site": "face"}).text
+
+
+def test_an_engine_without_grammars_is_told_the_facts() -> None:
+    prompt = rendered("G", FACTS, grammar=False)
+
+    typical, _, facts = prompt.text.partition("Facts: ")
+    assert (prompt.grammar, prompt.segments) == (None, ())
     assert all(finding.wordings[0] in typical for finding in PRIORS["melanoma"].findings)
     assert {"61-year-old woman", "site back", "diagnosis melanoma", "itching yes", "bleeding no"} == set(
         facts.removesuffix(".\nNote:").split("; ")
     )
+
+
+def test_the_segments_are_the_grammars_sentences_each_behind_the_prompt() -> None:
+    segments = rendered("G", FACTS).segments
+
+    assert len(segments) == len(["presentation", "symptoms", "typical", "outcome"])
+    assert [segment.from_prompt for segment in segments] == [False, True, True, True]
+    assert segments[0].grammar is not None
+    assert segments[0].grammar.startswith('root ::= " " presentation\n')
+    assert all(segment.max_tokens > 20 for segment in segments)
 
 
 @pytest.mark.parametrize("strategy", FREE)
@@ -105,7 +126,7 @@ def test_examples_show_the_same_kinds_of_facts() -> None:
 def test_the_patients_line_holds_the_given_facts_and_none_of_an_example(
     strategy: Strategy, metadata: dict[str, Any], line: str
 ) -> None:
-    assert patient(rendered(strategy, metadata)) == f"{line}.\nNote:"
+    assert patient(rendered(strategy, metadata, grammar=False)) == f"{line}.\nNote:"
 
 
 def test_p1_names_superclass_and_class_and_shows_the_findings_that_were_given() -> None:

@@ -18,9 +18,15 @@ PROMPTS = ([1, 2, 3, 4, 5, 6] * 20, [1, 2, 3, 4, 5, 6] * 20 + [3, 3], [1, 2, 3],
 
 
 class Drawn:
-    """A program that samples `count` times and is given `forced` tokens behind each: a skeleton with choices."""
+    """A program that samples `count` times and is given `forced` tokens behind each: a skeleton with choices.
 
-    def __init__(self, seed: int, *, count: int, forced: Sequence[int] = (), first: Sequence[int] = ()) -> None:
+    What its move number `anew` gives follows the prompt again.
+    """
+
+    def __init__(
+        self, seed: int, *, count: int, forced: Sequence[int] = (), first: Sequence[int] = (), anew: int = 0
+    ) -> None:
+        self._anew = anew
         self.written = Written()
         self._sampler = Sampler(Sampling(), seed=seed)
         self._count = count
@@ -35,7 +41,8 @@ class Drawn:
         tokens = [self._sampler.pick(logits), *self._forced]
         self.written.tokens += tokens
         self.written.sampled += 1
-        return Move(tokens, ended=self.written.sampled == self._count)
+        from_prompt = self.written.sampled == self._anew
+        return Move(tokens, ended=self.written.sampled == self._count, from_prompt=from_prompt)
 
 
 class Ask:
@@ -49,9 +56,13 @@ class Ask:
         self.forced = [2] * draw.randint(0, 3)
         self.first = [4] * draw.randint(0, 2)
         self.shares_text = draw.random() < 0.5
+        self.anew = draw.choice([0, 0, 2, 4])
+
+    def program(self) -> Drawn:
+        return Drawn(self.seed, count=self.count, forced=self.forced, first=self.first, anew=self.anew)
 
     def job(self, done: Callable[[int, End, list[int]], None], *, stop: Callable[[], bool] = lambda: False) -> Job:
-        program = Drawn(self.seed, count=self.count, forced=self.forced, first=self.first)
+        program = self.program()
         most = len(self.first) + self.count * (1 + len(self.forced))
         return Job(
             program,
@@ -64,11 +75,11 @@ class Ask:
 
     def expected(self, context: PretendContext) -> list[int]:
         """The text, written without scheduler or cache."""
-        program = Drawn(self.seed, count=self.count, forced=self.forced, first=self.first)
+        program = self.program()
         path = [*self.prompt, *program.begin().tokens]
         move = program.next(context.logits_after(path))
         while not move.ended:
-            path += move.tokens
+            path = [*(self.prompt if move.from_prompt else path), *move.tokens]
             move = program.next(context.logits_after(path))
         return program.written.tokens
 

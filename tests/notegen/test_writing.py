@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
-from dermnote_contracts.notes import Note, NoteRequest
+from dermnote_contracts.notes import ModelInfo, Note, NoteRequest
 from dermnote_notegen import notes
 from dermnote_notegen.engine.scripted import ScriptedModel
 from dermnote_notegen.notes import LEAST_DECISIONS, NoteUnfaithful, desk, tidy
@@ -19,7 +19,7 @@ BAD = "A 61-year-old man presents with a melanoma on the back."
 class Scripted:
     """The scripted model as the worker sees an engine."""
 
-    model = ("scripted", "0" * 64)
+    model = ModelInfo(name="scripted", sha256="0" * 64, context_tokens=1000, engine="scripted")
 
     def __init__(self, *texts: str) -> None:
         self.script = ScriptedModel(list(texts))

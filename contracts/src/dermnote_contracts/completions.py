@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class Segment(BaseModel):
     """A piece of an answer: `text` that is fixed, or, without it, up to `max_tokens` that the model writes.
 
-    What the model writes ends at a `stop` text (left out), or follows a `grammar` (GBNF).
+    What the model writes ends at a `stop` text (left out), or follows a `grammar` (GBNF). `from_prompt`: the segment is
+    written as if right behind the prompt, without a look at those before it, so that requests share more.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -20,6 +21,7 @@ class Segment(BaseModel):
     max_tokens: int = Field(default=64, ge=1, le=4096)
     stop: list[str] = Field(default=[], max_length=8)
     grammar: str | None = None
+    from_prompt: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -32,7 +34,7 @@ class CompletionRequest(BaseModel):
     """One completion. `deadline_s`: seconds from arrival after which the engine gives up.
 
     `segments` make the answer of fixed and written pieces: fixed text is decoded without being sampled. They take the
-    place of `grammar`, `stop` and `max_tokens`.
+    place of `stop` and `max_tokens`; a `grammar` beside them is for an engine that takes no segments.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,12 +51,6 @@ class CompletionRequest(BaseModel):
     segments: list[Segment] | None = Field(default=None, min_length=1, max_length=64)
     deterministic: bool = False
     deadline_s: float = Field(default=120, gt=0, le=3600)
-
-    @model_validator(mode="after")
-    def _segments_alone(self) -> Self:
-        if self.segments is not None and (self.grammar is not None or self.stop):
-            raise ValueError("segments bring their own grammar and stop")
-        return self
 
 
 class CompletionChoice(BaseModel):

@@ -93,11 +93,25 @@ class Tokens(_Body):
         return Tokens(**{name: getattr(self, name) + getattr(other, name) for name in Tokens.model_fields})
 
 
+class Quantization(_Body):
+    """Weights rewritten for the machine that they run on: llama.cpp's name of the type, and the result's sha256."""
+
+    type: str
+    sha256: str
+
+
 class Provenance(_Body):
-    """Where the text comes from. Every note is synthetic, and says so."""
+    """Where the text comes from. Every note is synthetic, and says so.
+
+    `model_sha256` is the model's as it was named; `quantization` says what was made of it, where something was.
+    `grammar_enforced`: whether the model was held to the strategy's grammar while it wrote; null without a grammar. A
+    remote server that can't do that leaves faithfulness to verification and retries alone.
+    """
 
     model: str | None
     model_sha256: str | None
+    quantization: Quantization | None = None
+    grammar_enforced: bool | None = None
     prompt_version: str
     priors_version: str | None = None
     seed: int
@@ -171,12 +185,17 @@ class PriorsInfo(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """The language model that the workers use."""
+    """The language model that the workers use. `grammar`: whether its engine can hold a text to a grammar."""
 
     name: str
     sha256: str | None
     context_tokens: int
     engine: str
+    quantization: Quantization | None = None
+    grammar: bool = True
+    slots: int | None = None
+    cells: int | None = None
+    shares_prefixes: bool | None = None
 
 
 class Health(BaseModel):

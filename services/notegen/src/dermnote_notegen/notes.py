@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
-from dermnote_contracts.notes import Note, NoteRequest, Provenance, Tokens
+from dermnote_contracts.notes import ModelInfo, Note, NoteRequest, Provenance, Tokens
 from dermnote_contracts.problems import InvalidRequest
 from dermnote_notegen.composition import write_skeleton, write_template
 from dermnote_notegen.priors import Prior, Priors
@@ -19,6 +19,9 @@ from dermnote_notegen.verify import Verdict, Verifier
 MOST_ATTEMPTS = 4
 # A text counts as the model's own (`source: llm`) from this many choices on.
 LEAST_DECISIONS = 8
+# How a free text is sampled (llama.cpp's own defaults); under a grammar nothing that it allows is left out.
+FREE: dict[str, float] = {"top_p": 0.95, "top_k": 40, "min_p": 0.05}
+GUIDED: dict[str, float] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
 
 
 class NoteUnfaithful(InvalidRequest):
@@ -28,10 +31,10 @@ class NoteUnfaithful(InvalidRequest):
 
 
 class Engine(Protocol):
-    """Where completions come from. `model`: the (name, sha256) of the weights behind it."""
+    """Where completions come from. `model`: the weights behind it, and whether a text can be held to a grammar."""
 
     @property
-    def model(self) -> tuple[str, str | None]: ...
+    def model(self) -> ModelInfo: ...
 
     def complete(self, request: CompletionRequest) -> CompletionResponse: ...
 
@@ -88,6 +91,17 @@ class _Job:
         """What is typical of the diagnosis; nothing of a blinded note."""
         return self.desk.priors.get(self.facts.diagnosis or "")
 
+    def prompt(self, *, seed: int) -> Prompt:
+        """What the model is asked, for an engine that can or can't hold it to a grammar."""
+        return render(
+            self.request.strategy,
+            facts=self.facts,
+            prior=self.prior,
+            options=self.request.options,
+            seed=seed,
+            grammar=self.desk.engine.model.grammar,
+        )
+
     def verdict(self, text: str) -> Verdict:
         return self.desk.verifier.verify(text, facts=self.facts.stated, allowed=self.facts.allowed)
 
@@ -111,7 +125,7 @@ def _attempts(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
     options = job.request.options
     draft = Draft("", job.verdict(""))
     for attempt, seed in zip(range(1, MOST_ATTEMPTS + 1), seeds, strict=False):
-        prompt = render(job.request.strategy, facts=job.facts, prior=job.prior, options=options, seed=seed)
+        prompt = job.prompt(seed=seed)
         started = time.perf_counter()
         answer = job.desk.engine.complete(_completion(prompt, seed=seed, attempt=attempt))
         text = tidy(answer.choices[0].text, finished=answer.choices[0].finish_reason == "stop")
@@ -136,10 +150,11 @@ def _completion(prompt: Prompt, *, seed: int, attempt: int) -> CompletionRequest
         prompt=prompt.text,
         max_tokens=prompt.max_tokens,
         temperature=min(warmer, 2.0),
-        top_p=0.95 if prompt.grammar is None else 1.0,
         seed=seed,
         stop=list(prompt.stop),
         grammar=prompt.grammar,
+        segments=list(prompt.segments) or None,
+        **(FREE if prompt.grammar is None else GUIDED),
     )
 
 
@@ -183,17 +198,20 @@ def _decisions(answer: CompletionResponse) -> int:
 
 
 def _note(job: _Job, draft: Draft, *, seed: int, total_ms: float) -> Note:
-    name, sha256 = job.desk.engine.model if draft.attempts else (None, None)
+    model = job.desk.engine.model if draft.attempts else None
     strategy = job.request.strategy
+    source = prompt_file(strategy)
     return Note(
         text=draft.text,
         strategy=strategy,
         facts=draft.verdict.facts,
         verification=draft.verdict.verification,
         provenance=Provenance(
-            model=name,
-            model_sha256=sha256,
-            prompt_version=prompt_file(strategy).version,
+            model=model and model.name,
+            model_sha256=model and model.sha256,
+            quantization=model and model.quantization,
+            grammar_enforced=model.grammar if model and source.wordings else None,
+            prompt_version=source.version,
             priors_version=job.desk.priors.version if job.prior else None,
             seed=seed,
             attempts=draft.attempts,

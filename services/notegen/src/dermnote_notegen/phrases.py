@@ -103,6 +103,14 @@ class PhraseGrammar:
         }
         return PhraseGrammar(kept, self.root)
 
+    def sentences(self) -> "tuple[PhraseGrammar, ...]":
+        """One grammar for each rule that the root puts in a row; the whole grammar where the root is not such a row."""
+        first, *others = self.rules[self.root]
+        names = [part.name for part in first if isinstance(part, Rule) and not part.capital]
+        if others or len(names) < len(first):
+            return (self,)
+        return tuple(PhraseGrammar(self.rules, name) for name in names)
+
     def gbnf(self, *, before: str = "") -> str:
         """The grammar in llama.cpp's notation, `root` first; `before` is text that every text begins with."""
         written: dict[Rule, str] = {}
@@ -115,7 +123,8 @@ class PhraseGrammar:
                 written[rule] = " | ".join(dict.fromkeys(bodies))
             return _gbnf_name(rule)
 
-        first = f"root ::= {_quoted(before)} {reference(Rule(self.root))}"
+        begin = f"{_quoted(before)} " if before else ""
+        first = f"root ::= {begin}{reference(Rule(self.root))}"
         return "\n".join([first, *(f"{_gbnf_name(rule)} ::= {body}" for rule, body in written.items())]) + "\n"
 
 

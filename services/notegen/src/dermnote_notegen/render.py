@@ -4,22 +4,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dermnote_contracts.completions import Segment
 from dermnote_contracts.metadata import walk
 from dermnote_contracts.notes import NoteOptions, Strategy
 from dermnote_contracts.vocabulary import diagnoses
 from dermnote_notegen.composition import compose, person_in_short, usable_findings, write_skeleton
+from dermnote_notegen.phrases import PhraseGrammar
 from dermnote_notegen.priors import Prior
 from dermnote_notegen.prompts import Example, PromptFile, prompt_file
 from dermnote_notegen.strategies import NoteFacts
 
 TOKENS_PER_WORD = 2.5
+MORE_TOKENS = 8
 MOST_EXAMPLES = 3
 BEFORE_NOTE = " "
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is asked. `grammar`: GBNF that its text must follow, None where it writes freely."""
+    """What the model is asked. `grammar`: GBNF that its text must follow, None where it writes freely.
+
+    `segments`: the same texts, sentence by sentence, for an engine that takes them.
+    """
 
     text: str
     version: str
@@ -27,33 +33,65 @@ class Prompt:
     max_tokens: int
     temperature: float
     grammar: str | None = None
+    segments: tuple[Segment, ...] = ()
 
 
-def render(strategy: Strategy, *, facts: NoteFacts, prior: Prior | None, options: NoteOptions, seed: int) -> Prompt:
-    """The prompt for one note. `seed` chooses among wordings; the same seed gives the same prompt."""
+def render(
+    strategy: Strategy,
+    *,
+    facts: NoteFacts,
+    prior: Prior | None,
+    options: NoteOptions,
+    seed: int,
+    grammar: bool = True,
+) -> Prompt:
+    """The prompt for one note. `seed` chooses among wordings; the same seed gives the same prompt.
+
+    `grammar` false: for an engine that can't hold a text to one; the facts are in the prompt then.
+    """
     source = prompt_file(strategy)
     words = options.max_words or source.max_words
-    text = (
-        _guided(source, facts, prior) if source.wordings else _by_example(source, facts, names_class=strategy == "P1")
-    )
-    grammar = None
+    segments: tuple[Segment, ...] = ()
+    gbnf = None
     if source.wordings:
-        grammar = compose(facts.stated, prior=prior, seed=seed, max_words=words).gbnf(before=BEFORE_NOTE)
+        text = _guided(source, facts, prior, told=not grammar)
+    else:
+        text = _by_example(source, facts, names_class=strategy == "P1")
+    if source.wordings and grammar:
+        composed = compose(facts.stated, prior=prior, seed=seed, max_words=words)
+        gbnf, segments = composed.gbnf(before=BEFORE_NOTE), _segments(composed)
     return Prompt(
         text=text,
         version=source.version,
         stop=source.stop,
         max_tokens=round(words * TOKENS_PER_WORD),
         temperature=source.temperature if options.temperature is None else options.temperature,
-        grammar=grammar,
+        grammar=gbnf,
+        segments=segments,
     )
 
 
-def _guided(source: PromptFile, facts: NoteFacts, prior: Prior | None) -> str:
-    """Instruction, what is typical of the diagnosis, then the patient: what requests share comes first."""
+def _segments(composed: PhraseGrammar) -> tuple[Segment, ...]:
+    """A sentence each, all of them behind the prompt alone, so that requests share their beginnings."""
+    return tuple(
+        Segment(
+            grammar=sentence.gbnf(before="" if number else BEFORE_NOTE),
+            max_tokens=round(sentence.most_words() * TOKENS_PER_WORD) + MORE_TOKENS,
+            from_prompt=number > 0,
+        )
+        for number, sentence in enumerate(composed.sentences())
+    )
+
+
+def _guided(source: PromptFile, facts: NoteFacts, prior: Prior | None, *, told: bool) -> str:
+    """Instruction and what is typical of the diagnosis: all that notes of a diagnosis share.
+
+    The facts are the text's own skeleton; they are `told` only where no grammar puts them there.
+    """
     typical = [finding.wordings[0] for finding in usable_findings(prior, facts.stated)] if prior else []
     known = [f"Typical of {facts.diagnosis}: {'; '.join(typical)}."] if typical else []
-    return "\n".join([source.instruction, *known, f"Facts: {_facts_line(facts.stated)}.", "Note:"])
+    patient = [f"Facts: {_facts_line(facts.stated)}."] if told else []
+    return "\n".join([source.instruction, *known, *patient, "Note:"])
 
 
 def _by_example(source: PromptFile, facts: NoteFacts, *, names_class: bool) -> str:

@@ -69,8 +69,12 @@ class Alone:
         job.first_token = job.first_token or time.monotonic()
         if move.ended:
             self._end(job, End.WRITTEN)
-        else:
-            job.path += move.tokens
+            return
+        if move.from_prompt:
+            job.path = list(job.prompt)
+            self._done = len(job.prompt) - 1 if self._context.shares else 0
+            self._context.drop(LANE, start=self._done)
+        job.path += move.tokens
 
     def _end(self, job: Job, end: End) -> None:
         self.running = None

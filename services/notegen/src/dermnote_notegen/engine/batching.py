@@ -21,7 +21,7 @@ from dermnote_notegen.engine.constrained import Grammar
 from dermnote_notegen.engine.figures import Figures
 from dermnote_notegen.engine.llama import NAME, LlamaContext, Shape, Weights
 from dermnote_notegen.engine.model import EngineBusy, EngineFailed, Origin, PromptTooLong
-from dermnote_notegen.engine.programs import Constrained, Free, Program, Segmented
+from dermnote_notegen.engine.programs import Constrained, Free, Part, Program, Segmented
 from dermnote_notegen.engine.sampling import Sampler, Sampling
 from dermnote_notegen.engine.scheduler import End, Job, Scheduler
 
@@ -67,8 +67,8 @@ class BatchEngine:
         """What `/v1/models` says beside the model's name."""
         return {
             "sha256": self.origin.sha256,
-            "quantization": self.origin.quantization,
-            "quantized_sha256": self.origin.quantized_sha256,
+            "quantization": self.origin.quantization and self.origin.quantization.model_dump(),
+            "grammar": True,
             "context_tokens": self.context_tokens,
             "engine": NAME,
             "slots": self.slots,
@@ -92,7 +92,7 @@ class BatchEngine:
             max_tokens,
             stop,
             on_end=lambda job, end: self._answer(answer, job, end),
-            shares_text=request.grammar is not None,
+            shares_text=request.grammar is not None or request.segments is not None,
         )
         with self._wake:
             if len(self._arrived) + len(self._scheduler.waiting) >= self._most_waiting:
@@ -168,18 +168,17 @@ class BatchEngine:
                 return Constrained(Grammar(grammar, vocabulary), sampler, vocabulary, max_tokens=most)
             return Free(sampler, vocabulary, max_tokens=most, stop=stop)
 
-        if request.segments is None:
+        whole = request.segments is None or (request.grammar is not None and not self._context.shares)
+        if whole or request.segments is None:
             return written(request.grammar, request.stop, request.max_tokens), request.max_tokens
 
-        def part(segment: Segment) -> Sequence[int] | Program:
+        def part(segment: Segment) -> Part:
             if segment.text is not None:
-                return self._weights.encode(segment.text, begin=False)
-            return written(segment.grammar, segment.stop, segment.max_tokens)
+                return Part(self._weights.encode(segment.text, begin=False), segment.from_prompt)
+            return Part(written(segment.grammar, segment.stop, segment.max_tokens), segment.from_prompt)
 
         parts = [part(segment) for segment in request.segments]
-        fixed = sum(len(one) for one in parts if isinstance(one, Sequence))
-        sampled = sum(segment.max_tokens for segment in request.segments if segment.text is None)
-        return Segmented(parts, vocabulary), fixed + sampled
+        return Segmented(parts, vocabulary), _longest_run(request.segments, parts)
 
     def _answer(self, answer: Answer, job: Job, end: End) -> None:
         self.figures.ended(job, end)
@@ -219,3 +218,14 @@ class BatchEngine:
             waiting += [*self._alone.waiting, *([self._alone.running] if self._alone.running else [])]
         for job in waiting:
             job.on_end(job, End.BROKEN)
+
+
+def _longest_run(segments: Sequence[Segment], parts: Sequence[Part]) -> int:
+    """The most tokens behind the prompt at one time: a segment that is written from the prompt starts anew."""
+    runs = [0]
+    for segment, part in zip(segments, parts, strict=True):
+        length = len(part.content) if isinstance(part.content, Sequence) else segment.max_tokens
+        if part.from_prompt:
+            runs.append(0)
+        runs[-1] += length
+    return max(runs)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
+from dermnote_contracts.notes import Quantization
 
 
 class ModelNotFound(Exception):
@@ -33,12 +34,11 @@ class EngineFailed(Exception):
 
 @dataclass(frozen=True)
 class Origin:
-    """Which weights run. `sha256`: of the file that was named; `quantized_sha256`: of what was made from it, if so."""
+    """Which weights run. `sha256`: of the file that was named; `quantization`: what was made of it, if so."""
 
     name: str
     sha256: str | None
-    quantization: str | None = None
-    quantized_sha256: str | None = None
+    quantization: Quantization | None = None
 
 
 class Engine(Protocol):

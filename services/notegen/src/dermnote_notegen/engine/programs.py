@@ -22,10 +22,14 @@ class Written:
 
 @dataclass(frozen=True)
 class Move:
-    """Tokens that follow; `ended`: nothing follows them, so they need not be decoded."""
+    """Tokens that follow; `ended`: nothing follows them, so they need not be decoded.
+
+    `from_prompt`: they follow the prompt, not what was written since.
+    """
 
     tokens: Sequence[int]
     ended: bool = False
+    from_prompt: bool = False
 
 
 class Program(Protocol):
@@ -123,13 +127,21 @@ class Constrained:
         return Move([*tokens, *fixed], ended=self.written.finished or len(self.written.tokens) >= self._max_tokens)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A piece of a text: fixed tokens, or a program. `from_prompt`: written as if right behind the prompt."""
+
+    content: Sequence[int] | Program
+    from_prompt: bool = False
+
+
 class Segmented:
     """Fixed texts and programs in turn: what is fixed is decoded without being sampled (jump-forward).
 
     A part that samples freely ends at its stop text, and the next part follows what came before that.
     """
 
-    def __init__(self, parts: Sequence[Sequence[int] | Program], vocabulary: Vocabulary) -> None:
+    def __init__(self, parts: Sequence[Part], vocabulary: Vocabulary) -> None:
         self.written = Written(finished=True)
         self._parts = list(parts)
         self._writing: Program
@@ -137,7 +149,7 @@ class Segmented:
 
     def begin(self) -> Move:
         """The fixed tokens before the first choice."""
-        return Move(*self._to_next_choice([]))
+        return self._to_next_choice([])
 
     def next(self, logits: Logits) -> Move:
         """The running part's move; where that ends it, what is fixed behind it too."""
@@ -146,22 +158,28 @@ class Segmented:
         if not move.ended:
             return move
         self._close(part)
-        return Move(*self._to_next_choice(_before_stop(part, move)))
+        return self._to_next_choice(_before_stop(part, move))
 
-    def _to_next_choice(self, tokens: list[int]) -> tuple[list[int], bool]:
+    def _to_next_choice(self, tokens: list[int]) -> Move:
+        back = False
         while self._parts:
             part = self._parts.pop(0)
-            if isinstance(part, Sequence):
-                tokens += part
-                self._add(Written(list(part), b"".join(map(self._vocabulary.text, part)), forced=len(part)))
+            if part.from_prompt:
+                tokens, back = [], True
+            if isinstance(part.content, Sequence):
+                tokens += part.content
+                self._add(self._fixed(part.content))
                 continue
-            move = part.begin()
+            move = part.content.begin()
             tokens += move.tokens
             if not move.ended:
-                self._writing = part
-                return tokens, False
-            self._close(part)
-        return tokens, True
+                self._writing = part.content
+                return Move(tokens, from_prompt=back)
+            self._close(part.content)
+        return Move(tokens, ended=True)
+
+    def _fixed(self, tokens: Sequence[int]) -> Written:
+        return Written(list(tokens), b"".join(map(self._vocabulary.text, tokens)), forced=len(tokens))
 
     def _close(self, part: Program) -> None:
         self._add(part.written)

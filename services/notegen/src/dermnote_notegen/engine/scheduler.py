@@ -266,9 +266,16 @@ class Scheduler:
             if move.ended:
                 self._end(job, End.WRITTEN)
                 return
+            if move.from_prompt:
+                self._back_to_prompt(job)
             job.path += move.tokens
             job.node = self.tree.move(job.node, move.tokens)
             known = self.tree.logits(job.node)
+
+    def _back_to_prompt(self, job: Job) -> None:
+        job.path = list(job.prompt)
+        self._leave(job)
+        job.node = self.tree.enter(job.stem, []) if self._context.shares else self.tree.enter(Node(), job.prompt)
 
     def _end(self, job: Job, end: End) -> None:
         self.running.remove(job)

@@ -1,0 +1,192 @@
+"""Weights in the layout that this CPU is fast with: made once from the GGUF, measured, and refused where they say less.
+
+Choosing is values in, values out; what is measured comes from llama.py.
+"""
+
+import json
+import logging
+import math
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from dermnote_contracts.notes import Quantization
+from dermnote_notegen.engine.llama import (
+    NAME,
+    LlamaContext,
+    Shape,
+    Weights,
+    quantize,
+    rows_per_second,
+    token_losses,
+)
+from dermnote_notegen.engine.model import Origin, sha256_of
+
+log = logging.getLogger(__name__)
+SOURCE = "source"
+# Layouts for which llama.cpp has fast CPU kernels on one machine or another; which, only measuring tells.
+CANDIDATES = ("BF16", "Q8_0", "Q4_0")
+CACHES = ("f16", "bf16")
+MOST_LOSS = 0.02
+ROUNDS = 3
+LEAST_GAIN = 1.05
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One layout of the weights with one type of cache keys. `perplexity`: on texts like ours, lower is better."""
+
+    quantization: str
+    keys: str
+    rows_per_s: float
+    perplexity: float
+
+    def says_less_than(self, source: "Measured") -> bool:
+        """Whether its perplexity is more than 2 % above that of the weights as they came."""
+        return self.perplexity > source.perplexity * (1 + MOST_LOSS)
+
+
+def choose(measured: Sequence[Measured]) -> Measured:
+    """The fastest that says no less than the source with plain keys, which stays unless another is 5 % faster."""
+    source = next(one for one in measured if one.quantization == SOURCE and one.keys == "f16")
+    good = [one for one in measured if not one.says_less_than(source)]
+    fastest = max(good, key=lambda one: one.rows_per_s)
+    return fastest if fastest.rows_per_s >= source.rows_per_s * LEAST_GAIN else source
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The file to load, where it comes from, and the type of the cache's keys."""
+
+    path: Path
+    origin: Origin
+    keys: str
+
+
+def tune(path: Path, origin: Origin, *, shape: Shape, folder: Path, wanted: str = "auto") -> Tuned:
+    """The weights in the layout that `wanted` names; "auto": the best on this machine, measured once and remembered.
+
+    Layouts that lose are deleted. An unusable folder costs the gain, not the start.
+    """
+    source = Tuned(path, origin, shape.keys)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if wanted != "auto":
+            return _made(source, wanted.upper(), folder)
+        chosen = _remembered(origin, shape, folder)
+        if chosen is None:
+            chosen = choose(list(measure(source, shape=shape, folder=folder)))
+            _remember(chosen, origin, shape, folder)
+        return replace(_made(source, chosen.quantization, folder), keys=chosen.keys)
+    except OSError as error:
+        log.warning("%s runs as it is: no layout can be kept in %s: %s", origin.name, folder, error.strerror)
+        return source
+
+
+def measure(source: Tuned, *, shape: Shape, folder: Path) -> Iterable[Measured]:
+    """Speed and perplexity of every layout and cache, in turns."""
+    files_ = {name: _made(source, name, folder).path for name in (SOURCE, *CANDIDATES)}
+    speeds: dict[tuple[str, str], list[float]] = {}
+    losses: dict[tuple[str, str], float] = {}
+    for turn in range(ROUNDS):
+        for name, path in files_.items():
+            weights = Weights(path)
+            for keys in CACHES:
+                tried = replace(shape, keys=keys)
+                if not turn:
+                    losses[name, keys] = perplexity(weights, tried)
+                speeds.setdefault((name, keys), []).append(_speed(weights, tried))
+            weights.close()
+    for (name, keys), seen in speeds.items():
+        one = Measured(name, keys, statistics.median(seen), losses[name, keys])
+        log.info("%s, %s keys: %.0f tokens/s, perplexity %.3f", name, keys, one.rows_per_s, one.perplexity)
+        yield one
+
+
+def perplexity(weights: Weights, shape: Shape) -> float:
+    """exp of the mean loss a token, over prompts and notes like ours (engine/texts.txt)."""
+    context = LlamaContext(weights, shape)
+    try:
+        losses = [loss for text in sample_texts() for loss in token_losses(weights, context, text)]
+    finally:
+        context.close()
+    return math.exp(statistics.fmean(losses))
+
+
+@cache
+def sample_texts() -> tuple[str, ...]:
+    """The texts that perplexity is measured on, separated by lines of three dashes in the file."""
+    whole = (files("dermnote_notegen.engine") / "texts.txt").read_text()
+    return tuple(text.strip() for text in whole.split("\n---\n") if text.strip())
+
+
+def _speed(weights: Weights, shape: Shape) -> float:
+    context = LlamaContext(weights, shape)
+    try:
+        return rows_per_second(weights, context)
+    finally:
+        context.close()
+
+
+def _made(source: Tuned, name: str, folder: Path) -> Tuned:
+    """The source in a layout, from the folder or made now; whole or not there."""
+    if name == SOURCE:
+        return source
+    path = folder / f"{source.origin.sha256}-{name}.gguf"
+    note = path.with_suffix(".sha256")
+    if not (path.exists() and note.exists() and sha256_of(path) == note.read_text()):
+        _atomically(path, lambda temporary: quantize(source.path, temporary, name))
+        _atomically(note, lambda temporary: temporary.write_text(sha256_of(path)))
+    made = Quantization(type=name, sha256=note.read_text())
+    return replace(source, path=path, origin=replace(source.origin, quantization=made))
+
+
+def _atomically(path: Path, write: Callable[[Path], object]) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _choice_file(origin: Origin, folder: Path) -> Path:
+    return folder / f"{origin.sha256}-choice.json"
+
+
+def _remembered(origin: Origin, shape: Shape, folder: Path) -> Measured | None:
+    """What was chosen on this very machine with this llama.cpp and as many threads."""
+    try:
+        kept = json.loads(_choice_file(origin, folder).read_text())
+        return Measured(**kept["chosen"]) if kept["machine"] == machine(shape) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(chosen: Measured, origin: Origin, shape: Shape, folder: Path) -> None:
+    kept = {"machine": machine(shape), "chosen": asdict(chosen)}
+    _atomically(_choice_file(origin, folder), lambda temporary: temporary.write_text(json.dumps(kept, indent=1)))
+    for name in CANDIDATES:
+        if name != chosen.quantization:
+            for suffix in ("gguf", "sha256"):
+                (folder / f"{origin.sha256}-{name}.{suffix}").unlink(missing_ok=True)
+
+
+def machine(shape: Shape) -> str:
+    """What a measurement is true for: CPU, threads and llama.cpp."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{cpu}, {shape.threads} threads, {NAME}"
