@@ -21,7 +21,6 @@ class Layout:
     retrieval_port: int
     redis_port: int
     external_redis_url: str | None
-    workers: int
 
     @property
     def sockets(self) -> Path:
@@ -71,7 +70,6 @@ def read_layout(home: Path, environ: Mapping[str, str]) -> Layout:
         retrieval_port=int(environ.get("RETRIEVAL_PORT", "8002")),
         redis_port=0 if external else _remembered_port(home / "stack.json"),
         external_redis_url=external,
-        workers=int(environ.get("NOTEGEN_WORKERS", "2")),
     )
 
 

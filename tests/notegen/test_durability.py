@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.notegen.processes import NoteService, children, wait_until
+from tests.notegen.processes import NoteService, wait_until
 
 NOTES = 16
 ITEMS = [{"metadata": {"age": 20 + age, "diagnosis": "nv"}, "strategy": "P2"} for age in range(NOTES)]
@@ -36,23 +36,26 @@ def kill_and_start(process: str) -> Callable[[NoteService], None]:
     return act
 
 
-def kill_work_horse(service: NoteService) -> None:
-    """The forked child that writes a note; the worker itself lives on."""
-    wait_until(lambda: children(service.worker.pid), timeout_s=30, what="a work-horse runs")
-    for child in children(service.worker.pid):
-        os.kill(child, signal.SIGKILL)
+def kill_engine(service: NoteService) -> None:
+    """The worker program starts it again."""
+    service.worker.kill_engine()
+
+
+def kill_one_worker(service: NoteService) -> None:
+    """One child that writes notes; its job comes back once its heartbeat is seen to be missing."""
+    os.kill(service.worker.other_pids()[0], signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
     "act",
     [
         kill_and_start("worker"),
-        kill_and_start("engine"),
+        kill_one_worker,
+        kill_engine,
         kill_and_start("api"),
         kill_and_start("valkey"),
-        kill_work_horse,
     ],
-    ids=["worker", "engine", "api", "valkey", "work-horse"],
+    ids=["worker-parent", "one-worker", "engine", "api", "valkey"],
 )
 def test_every_note_of_a_batch_ends_once_whatever_is_killed(
     service: NoteService, act: Callable[[NoteService], None]
@@ -78,8 +81,10 @@ def test_every_note_of_a_batch_ends_once_whatever_is_killed(
 def test_a_note_that_cannot_be_written_fails_with_a_reason(short_folder: Path) -> None:
     folder = short_folder / "poison"
     folder.mkdir()
-    service = NoteService(folder, settings={"NOTEGEN_ENGINE_WAIT_S": "1", "NOTEGEN_JOB_RETRIES": "2"})
+    settings = {"NOTEGEN_ENGINE_WAIT_S": "1", "NOTEGEN_JOB_RETRIES": "2", "NOTEGEN_OWN_ENGINE": "0"}
+    service = NoteService(folder, settings=settings)
     try:
+        service.engine.start()
         service.start()
         service.engine.kill()
         job = httpx.post(f"{service.url}/notes", json=ITEMS[0]).json()
@@ -92,3 +97,4 @@ def test_a_note_that_cannot_be_written_fails_with_a_reason(short_folder: Path) -
         assert state()["error"]["code"] == "worker-gave-up"  # type: ignore[index]
     finally:
         service.stop()
+        shutil.rmtree(folder)

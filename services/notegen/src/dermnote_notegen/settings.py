@@ -1,9 +1,16 @@
 """The only reader of the environment in this package: one frozen object, units in the names."""
 
+import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _cache_dir() -> Path:
+    """Where a user's caches belong (XDG)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermnote"
 
 
 class Settings(BaseSettings):
@@ -23,11 +30,47 @@ class Settings(BaseSettings):
     job_retries: int = Field(default=3, ge=1, le=20)
     maintenance_interval_s: int = Field(default=10, ge=1)
     orphan_after_s: int = Field(default=20, ge=5)
+    workers: int | None = Field(default=None, ge=1, le=512)
 
     engine_socket: Path = Path(".dermnote/engine.sock")
     engine_url: str | None = None
     engine_wait_s: float = Field(default=90, gt=0)
+    own_engine: bool = True
+    slots: int | None = Field(default=None, ge=1, le=128)
     priors_dir: Path | None = None
     model: str = "smollm2"
     threads: int | None = Field(default=None, ge=1)
     context_tokens: int = Field(default=2048, ge=256)
+    cache_tokens: int | None = Field(default=None, ge=256)
+    requantize: Literal["auto", "off", "bf16", "q8_0", "q4_0"] = "auto"
+    cache_dir: Path = Field(default_factory=_cache_dir)
+
+    @property
+    def engine_threads(self) -> int:
+        """Threads of the engine: all cores that this process may use."""
+        return self.threads or _cores()
+
+    @property
+    def engine_cells(self) -> int:
+        """Tokens that the engine's cache holds, all requests together: 256 a slot, and any one request."""
+        return max(self.cache_tokens or 256 * self.engine_slots, self.context_tokens)
+
+    @property
+    def engine_slots(self) -> int:
+        """Requests that the engine runs at a time: 8 a core, between 8 and 32."""
+        return self.slots or min(32, max(8, 8 * _cores()))
+
+    @property
+    def worker_count(self) -> int:
+        """Workers of a pool: more than the engine has slots, so that it is never idle while some verify."""
+        return self.workers or self.engine_slots + self.engine_slots // 4
+
+    @property
+    def starts_engine(self) -> bool:
+        """Whether the pool's parent runs the engine; otherwise somebody else does."""
+        return self.own_engine and self.engine_url is None
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

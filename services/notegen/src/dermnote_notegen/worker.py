@@ -1,31 +1,38 @@
-"""The RQ worker: takes a note id, writes the note, stores it. The engine is another process."""
+"""What a worker does: take a note id, write the note, store it; and the upkeep that one process does for all workers.
+
+The engine is another process. Knows nothing of the other workers: the pool starts them.
+"""
 
 import functools
 import logging
 import secrets
-import sys
+import time
 from dataclasses import dataclass
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from dermnote_contracts.problems import DermnoteError, EngineUnavailable, InvalidRequest, Problem
 from dermnote_notegen import notes
 from dermnote_notegen.engine_client import EngineClient
-from dermnote_notegen.priors import PriorsInvalid, load_priors
-from dermnote_notegen.queue import make_worker
+from dermnote_notegen.priors import load_priors
+from dermnote_notegen.queue import NoteWorker, make_worker
 from dermnote_notegen.settings import Settings
 from dermnote_notegen.store import MODEL, NoteStore
 
 log = logging.getLogger(__name__)
 MODEL_TTL_S = 30
+REPORT_S = 5
+REDIS_TIMEOUT_S = 30  # longer than a worker blocks for a job
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a job needs; made once in the parent, inherited by each forked child."""
+    """What a job needs; made once in the pool's parent, inherited by each worker, which opens its own connections."""
 
+    settings: Settings
     redis: Redis
     store: NoteStore
     engine: EngineClient
@@ -40,9 +47,10 @@ class WorkerGaveUp(DermnoteError):
 
 @functools.cache
 def runtime() -> Runtime:
-    """The process' own connections, from the environment. Redis being restarted is waited for."""
+    """Made from the environment; raises PriorsInvalid. Redis being restarted is waited for."""
     settings = Settings()
-    redis = Redis.from_url(settings.redis_url, retry=Retry(ExponentialBackoff(cap=2, base=0.1), retries=12))
+    retry = Retry(ExponentialBackoff(cap=2, base=0.1), retries=12)
+    redis = Redis.from_url(settings.redis_url, retry=retry, socket_timeout=REDIS_TIMEOUT_S)
     engine = EngineClient(
         socket=settings.engine_socket,
         url=settings.engine_url,
@@ -50,7 +58,7 @@ def runtime() -> Runtime:
         wait_s=settings.engine_wait_s,
     )
     desk = notes.desk(engine, load_priors(settings.priors_dir))
-    return Runtime(redis, NoteStore(redis, note_ttl_s=settings.note_ttl_s), engine, desk)
+    return Runtime(settings, redis, NoteStore(redis, note_ttl_s=settings.note_ttl_s), engine, desk)
 
 
 def write_note(note_id: str) -> None:
@@ -85,24 +93,35 @@ def report_model() -> None:
     here.redis.set(MODEL, info.model_dump_json(), ex=MODEL_TTL_S)
 
 
-def main() -> None:
-    """Wait for the engine, then work until told to stop."""
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel("WARNING")
-    settings = Settings()
+def work() -> None:
+    """Take notes from the queue until told to stop, or until Redis stays away."""
     try:
-        here = runtime()
-    except PriorsInvalid as error:
-        sys.exit(f"dermnote-notegen-worker: {error}")
-    try:
-        here.engine.wait_ready()
-    except EngineUnavailable as error:
-        sys.exit(f"dermnote-notegen-worker: {error.detail}; start dermnote-notegen-engine first")
-    worker = make_worker(
+        _note_worker().work(logging_level="WARNING")
+    except RedisError as error:
+        log.warning("Redis does not answer: %s", error)
+
+
+def keep_up() -> None:
+    """For all workers of the pool: tell the API which model is loaded, and look for jobs whose worker died."""
+    settings = runtime().settings
+    pause_s = min(REPORT_S, settings.maintenance_interval_s)
+    upkeep_due = time.monotonic()
+    while True:
+        try:
+            report_model()
+            if time.monotonic() >= upkeep_due:
+                _note_worker().clean_registries()
+                upkeep_due = time.monotonic() + settings.maintenance_interval_s
+        except RedisError as error:
+            log.warning("Redis does not answer: %s", error)
+        time.sleep(pause_s)
+
+
+def _note_worker() -> NoteWorker:
+    here = runtime()
+    return make_worker(
         here.redis,
-        maintenance_interval_s=settings.maintenance_interval_s,
-        orphan_after_s=settings.orphan_after_s,
+        maintenance_interval_s=here.settings.maintenance_interval_s,
+        orphan_after_s=here.settings.orphan_after_s,
         on_failed=give_up,
-        on_heartbeat=report_model,
     )
-    worker.work(logging_level="INFO")
