@@ -127,7 +127,7 @@ def _attempts(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
     for attempt, seed in zip(range(1, MOST_ATTEMPTS + 1), seeds, strict=False):
         prompt = job.prompt(seed=seed)
         started = time.perf_counter()
-        answer = job.desk.engine.complete(_completion(prompt, seed=seed, attempt=attempt))
+        answer = job.desk.engine.complete(completion(prompt, seed=seed, attempt=attempt))
         text = tidy(answer.choices[0].text, finished=answer.choices[0].finish_reason == "stop")
         draft = Draft(
             text,
@@ -143,8 +143,8 @@ def _attempts(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
     return draft
 
 
-def _completion(prompt: Prompt, *, seed: int, attempt: int) -> CompletionRequest:
-    """A second and later attempt samples a little warmer, so that it can differ."""
+def completion(prompt: Prompt, *, seed: int, attempt: int = 1) -> CompletionRequest:
+    """What the engine is asked. A second and later attempt samples a little warmer, so that it can differ."""
     warmer = prompt.temperature + 0.1 * (attempt - 1) if prompt.temperature else 0.0
     return CompletionRequest(
         prompt=prompt.text,

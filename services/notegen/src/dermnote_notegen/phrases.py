@@ -10,7 +10,7 @@ import operator
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 REFERENCE = re.compile(r"\{(?P<absent>!)?(?P<name>[A-Za-z][A-Za-z0-9_]*)(?P<optional>\?)?\}")
@@ -38,6 +38,7 @@ class PhraseGrammar:
 
     rules: Mapping[str, tuple[Alternative, ...]]
     root: str = "root"
+    _longest_texts: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def draw(self, random_: random.Random) -> str:
         """One text of the grammar; every alternative of a rule is as likely as its neighbours."""
@@ -70,11 +71,13 @@ class PhraseGrammar:
         return len(self._longest(self.root).split())
 
     def _longest(self, name: str) -> str:
-        texts = (
-            "".join(part if isinstance(part, str) else self._longest(part.name) for part in alternative)
-            for alternative in self.rules[name]
-        )
-        return max(texts, key=lambda text: len(text.split()))
+        if name not in self._longest_texts:
+            texts = (
+                "".join(part if isinstance(part, str) else self._longest(part.name) for part in alternative)
+                for alternative in self.rules[name]
+            )
+            self._longest_texts[name] = max(texts, key=lambda text: len(text.split()))
+        return self._longest_texts[name]
 
     def count(self) -> int:
         """How many derivations there are."""
@@ -133,6 +136,7 @@ def _gbnf_name(rule: Rule) -> str:
     return f"{name}-capital" if rule.capital else name
 
 
+@functools.lru_cache(maxsize=4096)
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
@@ -170,15 +174,22 @@ def _resolved(alternative: str | Alternative, of: Callable[[str], tuple[Alternat
     if not isinstance(alternative, str):
         return alternative if all(of(part.name) for part in alternative if isinstance(part, Rule)) else None
     parts: list[Part] = []
-    end = 0
-    for match in REFERENCE.finditer(alternative):
-        parts.append(alternative[end : match.start()])
-        end = match.end()
-        name = match["name"][0].lower() + match["name"][1:]
-        derivable = bool(of(name))
-        if bool(match["absent"]) == derivable and not match["optional"]:
+    for text, mark, name in _parsed(alternative):
+        parts.append(text)
+        rule = name[:1].lower() + name[1:]
+        derivable = bool(rule) and bool(of(rule))
+        if name and bool(mark == "!") == derivable and mark != "?":
             return None
         if derivable:
-            parts.append(Rule(name, capital=match["name"][0].isupper()))
-    parts.append(alternative[end:])
+            parts.append(Rule(rule, capital=name[0].isupper()))
     return tuple(part for part in parts if part)
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(alternative: str) -> tuple[tuple[str, str, str], ...]:
+    """(text before it, "!" or "?" or "", name) of each reference; the text behind the last has no name."""
+    found, end = [], 0
+    for match in REFERENCE.finditer(alternative):
+        found.append((alternative[end : match.start()], match["absent"] or match["optional"] or "", match["name"]))
+        end = match.end()
+    return (*found, (alternative[end:], "", ""))

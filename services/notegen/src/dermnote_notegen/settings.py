@@ -57,8 +57,8 @@ class Settings(BaseSettings):
 
     @property
     def engine_slots(self) -> int:
-        """Requests that the engine runs at a time: 8 a core, between 8 and 32."""
-        return self.slots or min(32, max(8, 8 * _cores()))
+        """Requests that the engine runs at a time: 12 a core, between 12 and 48."""
+        return self.slots or min(48, 12 * _cores())
 
     @property
     def worker_count(self) -> int:

@@ -23,14 +23,34 @@ IDEMPOTENCY = "notegen:idempotency:{}"
 MODEL = "notegen:model"
 _NOTES = TypeAdapter(list[Note])
 
-# KEYS: note, batch (or note again); ARGV: status, finished_at, notes, error, ttl_s. 1 if this call ended the note.
+# KEYS: note; ARGV: status, finished_at, notes, error, ttl_s. 1 if this call ended the note; its batch lives on as long.
 END_ONCE = """
 local status = redis.call('HGET', KEYS[1], 'status')
 if status ~= 'queued' and status ~= 'running' then return 0 end
 redis.call('HSET', KEYS[1], 'status', ARGV[1], 'finished_at', ARGV[2], 'notes', ARGV[3], 'error', ARGV[4])
 redis.call('HDEL', KEYS[1], 'request')
 redis.call('EXPIRE', KEYS[1], ARGV[5])
+local batch = redis.call('HGET', KEYS[1], 'batch')
+if batch then
+  redis.call('EXPIRE', 'notegen:batch:' .. batch, ARGV[5])
+  redis.call('EXPIRE', 'notegen:batch:' .. batch .. ':notes', ARGV[5])
+end
 return 1
+"""
+# KEYS: a batch's notes. How many there are, then each status and how often it came; a note that is gone has none.
+COUNT = """
+local ids = redis.call('LRANGE', KEYS[1], 0, -1)
+local counts = {}
+for _, id in ipairs(ids) do
+  local status = redis.call('HGET', 'notegen:note:' .. id, 'status')
+  if status then counts[status] = (counts[status] or 0) + 1 end
+end
+local answer = {#ids}
+for status, count in pairs(counts) do
+  answer[#answer + 1] = status
+  answer[#answer + 1] = count
+end
+return answer
 """
 START = """
 local status = redis.call('HGET', KEYS[1], 'status')
@@ -111,12 +131,7 @@ class NoteStore:
 
     def _end(self, note_id: str, status: Status, *, notes: str = "[]", error: str = "") -> bool:
         key = NOTE.format(note_id)
-        ended = bool(self._redis.eval(END_ONCE, 1, key, status, _now(), notes, error, self._note_ttl_s))
-        if ended and (batch := self._redis.hget(key, "batch")):
-            batch_id = _text(batch)
-            self._redis.expire(BATCH.format(batch_id), self._note_ttl_s)
-            self._redis.expire(BATCH_NOTES.format(batch_id), self._note_ttl_s)
-        return ended
+        return bool(self._redis.eval(END_ONCE, 1, key, status, _now(), notes, error, self._note_ttl_s))
 
     def batch_note_ids(self, batch_id: str) -> list[str]:
         """The notes of a batch in their order; raises UnknownBatch."""
@@ -126,16 +141,11 @@ class NoteStore:
 
     def batch(self, batch_id: str) -> Batch:
         """How far a batch is. An erased or expired note counts as none; raises UnknownBatch."""
-        note_ids = self.batch_note_ids(batch_id)
-        with self._redis.pipeline(transaction=False) as pipe:
-            for note_id in note_ids:
-                pipe.hget(NOTE.format(note_id), "status")
-            statuses = [status.decode() for status in pipe.execute() if status is not None]
-        return Batch(
-            id=batch_id,
-            total=len(note_ids),
-            counts=Counts(**{status: statuses.count(status) for status in set(statuses)}),
-        )
+        if not self._redis.exists(BATCH.format(batch_id)):
+            raise UnknownBatch()
+        total, *found = self._redis.eval(COUNT, 1, BATCH_NOTES.format(batch_id))
+        statuses = (_text(status) for status in found[::2])
+        return Batch(id=batch_id, total=total, counts=Counts(**dict(zip(statuses, found[1::2], strict=True))))
 
     def ended_in_batch(self, batch_id: str) -> list[NoteJob]:
         """The ended jobs of a batch, in order; raises UnknownBatch."""

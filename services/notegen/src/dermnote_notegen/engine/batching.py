@@ -27,6 +27,8 @@ from dermnote_notegen.engine.scheduler import End, Job, Scheduler
 
 log = logging.getLogger(__name__)
 Answer = Future[CompletionResponse]
+# A quarter of the cells keeps what later requests may share: every token looks at the mask of every cell in use.
+KEPT_SHARE = 4
 
 
 class BatchEngine:
@@ -50,7 +52,7 @@ class BatchEngine:
         self._shape = shape
         self._most_waiting = most_waiting
         self._context = LlamaContext(weights, shape)
-        self._scheduler = Scheduler(self._context, slots=slots)
+        self._scheduler = Scheduler(self._context, slots=slots, kept_cells=shape.cells // KEPT_SHARE)
         self._alone: Alone | None = None
         self._arrived: list[tuple[Job, bool]] = []
         self._wake = threading.Condition()

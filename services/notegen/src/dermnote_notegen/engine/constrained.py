@@ -6,6 +6,7 @@ that only cut the same text differently are no choice.
 
 import itertools
 import re
+import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -20,6 +21,7 @@ TEXT_OR_NAME = re.compile(r'"(?:[^"\\]|\\.)*"|[a-z][a-z0-9-]*')
 
 
 LONGEST_TOKEN_BYTES = 256
+MATCHERS_KEPT = 512
 
 
 class Vocabulary:
@@ -30,12 +32,27 @@ class Vocabulary:
         self.size: int = tokenizer.vocab_size
         self.ends = frozenset((tokenizer.eos_token, *ends))
         self._texts: dict[int, bytes] = {}
+        self._matchers: dict[str, LLMatcher] = {}
+        self._lock = threading.Lock()
 
     def text(self, token: int) -> bytes:
         """A token's bytes."""
         if token not in self._texts:
             self._texts[token] = self.tokenizer.decode_bytes([token])
         return self._texts[token]
+
+    def matcher(self, gbnf: str) -> LLMatcher:
+        """A matcher at the beginning of a grammar. Sentences without a patient's facts come again and again: those
+        compiled last are kept.
+        """
+        with self._lock:
+            kept = self._matchers.pop(gbnf, None)
+        kept = kept or _compiled(gbnf, self.tokenizer)
+        with self._lock:
+            self._matchers[gbnf] = kept
+            if len(self._matchers) > MATCHERS_KEPT:
+                self._matchers.pop(next(iter(self._matchers)))
+        return kept.deep_copy()
 
     def is_choice(self, allowed: Tokens) -> bool:
         """False where every allowed token begins the next longer one: they cut the same text differently."""
@@ -50,12 +67,7 @@ class Grammar:
 
     def __init__(self, gbnf: str, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        try:
-            self._matcher = LLMatcher(vocabulary.tokenizer, _compiled(gbnf), log_level=0)
-        except ValueError as wrong:
-            raise GrammarRefused("the grammar is not valid GBNF") from wrong
-        if self._matcher.is_error():
-            raise GrammarRefused("the grammar is not valid GBNF")
+        self._matcher = vocabulary.matcher(gbnf)
 
     @property
     def satisfied(self) -> bool:
@@ -88,7 +100,18 @@ class Grammar:
             raise GrammarRefused(f"the grammar came to a stop: {self._matcher.get_error()}")
 
 
-def _compiled(gbnf: str) -> str:
+def _compiled(gbnf: str, tokenizer: LLTokenizer) -> LLMatcher:
+    try:
+        matcher = LLMatcher(tokenizer, _grammar(gbnf), log_level=0)
+    except ValueError as wrong:
+        raise GrammarRefused("the grammar is not valid GBNF") from wrong
+    if matcher.is_error():
+        raise GrammarRefused("the grammar is not valid GBNF")
+    return matcher
+
+
+def _grammar(gbnf: str) -> str:
+    """llguidance's own form of a grammar."""
     lines = [PLAIN_RULE.fullmatch(line) for line in gbnf.strip().split("\n")]
     if not all(lines):
         return grammar_from("gbnf", gbnf)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ ERROR_LEVEL = 4
 # What llama_decode returns.
 DONE, NO_ROOM = 0, 1
 # How speed and losses are measured: tokens of the prefix, tokens a sequence and step, steps, tokens at a time.
-PREFIX_ROWS, STEP_ROWS, STEPS, LOSS_CHUNK = 96, 3, 12, 64
+PREFIX_ROWS, STEP_ROWS, STEPS, LOSS_CHUNK = 96, 3, 8, 64
 # llama.cpp's own limit of sequences in a context.
 MOST_LANES = 256
 # ggml's numbers of the types that a cache may have.
@@ -36,6 +37,13 @@ CACHE_TYPES = {"f16": 1, "q8_0": 8, "bf16": 30}
 def _to_log(level: int, text: bytes, _data: Any) -> None:
     if level == ERROR_LEVEL:
         log.error("%s", text.decode(errors="replace").strip())
+
+
+@cache
+def _begin() -> None:
+    """llama.cpp's errors go to our log, the rest nowhere."""
+    llama_cpp.llama_log_set(_to_log, ctypes.c_void_p())
+    llama_cpp.llama_backend_init()
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,7 @@ class Weights:
     """A loaded GGUF. Raises ModelNotFound for a file that llama.cpp can't load."""
 
     def __init__(self, path: Path, *, gpu_layers: int = -1) -> None:
-        llama_cpp.llama_log_set(_to_log, ctypes.c_void_p())
-        llama_cpp.llama_backend_init()
+        _begin()
         settings = llama_cpp.llama_model_default_params()
         settings.n_gpu_layers = gpu_layers if llama_cpp.llama_supports_gpu_offload() else 0
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
@@ -165,6 +172,7 @@ class LlamaContext:
 
 def quantize(source: Path, target: Path, layout: str) -> None:
     """Write `source` in another layout ("Q8_0") with llama.cpp's own quantiser. Raises OSError where that fails."""
+    _begin()
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{layout}")
     settings.allow_requantize = True
