@@ -1,7 +1,8 @@
-"""Notes per second: the whole path (POST, Redis, worker, engine, GET) beside plain llama_cpp.Llama in a loop.
+"""Notes per second: the whole path (POST, Redis, worker, engine, GET) over the bare engine, on the same cores.
 
-The same requests, weights, prompts and note limit on both sides, in turn, median of the rounds. Needs the local stack
-(`make up`); what else runs on the machine changes both.
+The same G requests in turns, median of the rounds; both sides were warmed with a batch of their own before. The bare
+engine is asked over its socket for completions that were rendered before, and nobody verifies them. Needs the local
+stack (`make up`); its engine idles while the bare one is measured.
 """
 
 import argparse
@@ -9,111 +10,75 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import llama_cpp
-
-from dermnote_contracts.notes import NoteRequest
-from dermnote_notegen import notes
-from dermnote_notegen.engine.model import find_weights
+from benchmarks.engine import Asked, ask_ours, asked, our_engine
 from dermnote_notegen.priors import load_priors
-from dermnote_notegen.render import render
-from dermnote_notegen.strategies import note_facts
-from dermnote_notegen.verify import Verifier
+from dermnote_notegen.settings import Settings
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.settings import read_settings
 
-SITES = ("back", "face", "chest", "abdomen", "foot", "hand")
-DIAGNOSES = ("melanoma", "nevus", "basal cell carcinoma", "benign keratosis", "actinic keratosis")
+POLL_S = 0.25
+WARM_NOTES = 100
 
 
-def requests(count: int, *, salt: int) -> list[NoteRequest]:
-    """Distinct P2 requests, each asked of the model once and kept as it comes."""
-    return [
-        NoteRequest.model_validate(
-            {
-                "metadata": {
-                    "age": 20 + (index * 7 + salt) % 70,
-                    "sex": ("female", "male")[index % 2],
-                    "site": SITES[index % len(SITES)],
-                    "diagnosis": DIAGNOSES[index % len(DIAGNOSES)],
-                },
-                "strategy": "P2",
-                "options": {"seed": salt * 10_000 + index, "on_unfaithful": "keep"},
-            }
-        )
-        for index in range(count)
-    ]
-
-
-def whole_path(service: NoteService, batch: list[NoteRequest]) -> tuple[float, int]:
-    """(seconds, faithful notes) of a batch through the service."""
+def whole_path(service: NoteService, batch: Sequence[Asked]) -> tuple[float, int]:
+    """(seconds until the last note was fetched, notes that are the model's own and faithful)."""
     begun = time.perf_counter()
-    job = service.submit_batch(batch)
+    job = service.submit_batch([ask.request for ask in batch])
     while service.batch(job.id).ended < len(batch):
-        time.sleep(0.05)
+        time.sleep(POLL_S)
     written = [note for done in service.batch_notes(job.id) for note in done.notes]
-    return time.perf_counter() - begun, sum(note.verification.faithful for note in written)
-
-
-def plain_loop(model: llama_cpp.Llama, verifier: Verifier, batch: list[NoteRequest]) -> tuple[float, int]:
-    """(seconds, faithful notes) of the same prompts, one after the other; it keeps the last prompt's prefix too."""
-    begun, faithful = time.perf_counter(), 0
-    for request in batch:
-        facts = note_facts(request)
-        prompt = render("P2", facts=facts, prior=None, options=request.options, seed=request.options.seed or 0)
-        answer = model.create_completion(
-            prompt.text,
-            max_tokens=prompt.max_tokens,
-            temperature=prompt.temperature,
-            top_p=0.95,
-            seed=request.options.seed,
-            stop=list(prompt.stop),
-        )
-        choice = answer["choices"][0]  # type: ignore[index]
-        text = notes.tidy(choice["text"], finished=choice["finish_reason"] == "stop")
-        faithful += verifier.verify(text, facts=facts.stated, allowed=facts.allowed).verification.faithful
-    return time.perf_counter() - begun, faithful
+    good = sum(note.verification.faithful and note.provenance.source == "llm" for note in written)
+    return time.perf_counter() - begun, good
 
 
 def main() -> None:
-    """Measure in turn, print a table, write JSON."""
+    """Measure in turn, print both rates and their ratio, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--notes", type=int, default=40)
+    parser.add_argument("--notes", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/notes_path.json"))
     arguments = parser.parse_args()
-    name, path, _ = find_weights("smollm2")
-    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
-    cores = os.cpu_count()
-    model = llama_cpp.Llama(str(path), n_ctx=2048, n_threads=cores, n_threads_batch=cores, verbose=False)
-    verifier = Verifier(load_priors())
-    figures: dict[str, list[tuple[float, int]]] = {"whole path": [], "plain Llama loop": []}
-    with NoteService(read_settings().notegen_url) as service:
+    priors = load_priors()
+    settings = Settings()
+    seconds: dict[str, list[float]] = {"whole path": [], "bare engine": []}
+    good = 0
+    with (
+        tempfile.TemporaryDirectory(prefix="dn-") as folder,
+        NoteService(read_settings().notegen_url) as service,
+        our_engine(settings.engine_slots, folder=Path(folder)) as (_, socket),
+    ):
         service.require_ready()
-        for turn in range(arguments.rounds):
-            batch = requests(arguments.notes, salt=turn + 1)
-            figures["whole path"].append(whole_path(service, batch))
-            figures["plain Llama loop"].append(plain_loop(model, verifier, batch))
-    rates = {
-        arm: statistics.median(arguments.notes / seconds for seconds, _ in rounds) for arm, rounds in figures.items()
-    }
-    shares = {
-        arm: sum(good for _, good in rounds) / (arguments.notes * arguments.rounds) for arm, rounds in figures.items()
-    }
-    ratio = rates["whole path"] / rates["plain Llama loop"]
+        for turn in range(arguments.rounds + 1):
+            count = arguments.notes if turn else WARM_NOTES
+            batch = asked(count, strategy="G", salt=7 + turn, priors=priors)
+            path_s, faithful = whole_path(service, batch)
+            answers, bare_s = ask_ours(socket, batch, concurrency=settings.worker_count)
+            if None in answers:
+                raise SystemExit(f"the bare engine failed {answers.count(None)} of {count} requests")
+            if turn:
+                seconds["whole path"].append(path_s)
+                seconds["bare engine"].append(bare_s)
+                good += faithful
+                print(f"round {turn}: path {count / path_s:.2f}, bare {count / bare_s:.2f} notes/s", flush=True)
+    rates = {arm: statistics.median(arguments.notes / one for one in rounds) for arm, rounds in seconds.items()}
+    ratio = rates["whole path"] / rates["bare engine"]
+    share = good / (arguments.notes * arguments.rounds)
     for arm, rate in rates.items():
-        print(f"{arm:<18} {rate:6.2f} notes/s   faithful at first try {shares[arm]:.0%}")
-    print(f"whole path / plain loop: {ratio:.2f}")
+        print(f"{arm:<12} {rate:6.2f} notes/s")
+    print(f"whole path / bare engine: {ratio:.2f}; faithful and the model's own: {share:.1%}")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     record = {
-        "model": name,
-        "machine": f"{platform.processor() or platform.machine()}, {cores} cores",
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "notes": arguments.notes,
         "notes_per_s": rates,
-        "faithful_share": shares,
+        "faithful_share": share,
         "ratio": ratio,
-        "rounds_s": {arm: [seconds for seconds, _ in rounds] for arm, rounds in figures.items()},
+        "rounds_s": seconds,
     }
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1)
     context_tokens: int = Field(default=2048, ge=256)
     cache_tokens: int | None = Field(default=None, ge=256)
+    engine_metrics_port: int | None = Field(default=None, ge=1, le=65535)
     requantize: Literal["auto", "off", "bf16", "q8_0", "q4_0"] = "auto"
     cache_dir: Path = Field(default_factory=_cache_dir)
 

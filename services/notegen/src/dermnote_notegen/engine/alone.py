@@ -7,6 +7,7 @@ whatever the load.
 import time
 from collections import deque
 
+from dermnote_notegen.engine.model import GrammarRefused
 from dermnote_notegen.engine.scheduler import Context, ContextBroken, End, Job, PoolFull, Row
 
 LANE = 0
@@ -23,9 +24,11 @@ class Alone:
         self.running: Job | None = None
 
     def add(self, job: Job) -> None:
-        """Queue a job."""
-        job.path = [*job.prompt, *job.program.begin().tokens]
-        self.waiting.append(job)
+        """Queue a job. One without a choice ends at once."""
+        if (end := job.begin()) is not None:
+            job.on_end(job, end)
+        else:
+            self.waiting.append(job)
 
     @property
     def busy(self) -> bool:
@@ -65,7 +68,11 @@ class Alone:
         return self.running
 
     def _go_on(self, job: Job, index: int) -> None:
-        move = job.program.next(self._context.logits(index))
+        try:
+            move = job.program.next(self._context.logits(index))
+        except GrammarRefused:
+            self._end(job, End.REFUSED)
+            return
         job.first_token = job.first_token or time.monotonic()
         if move.ended:
             self._end(job, End.WRITTEN)

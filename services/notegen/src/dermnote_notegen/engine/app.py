@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, start_http_server
 
 from dermnote_contracts.asgi import install_problem_handlers
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
@@ -25,6 +25,7 @@ from dermnote_notegen.engine.model import (
     EngineFailed,
     GrammarRefused,
     ModelNotFound,
+    PromptEmpty,
     PromptTooLong,
 )
 from dermnote_notegen.engine.scripted import ScriptedModel
@@ -73,7 +74,7 @@ def create_engine(engine: Engine) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(engine.metrics(), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(engine.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> CompletionResponse:
@@ -83,7 +84,7 @@ def create_engine(engine: Engine) -> FastAPI:
             # Compiling a grammar takes milliseconds: not in the loop that answers everybody.
             answer = await run_in_threadpool(engine.submit, body, stop=turn.stop)
             return await asyncio.wrap_future(answer)
-        except (PromptTooLong, GrammarRefused) as refused:
+        except (PromptEmpty, PromptTooLong, GrammarRefused) as refused:
             raise InvalidRequest(str(refused)) from refused
         except EngineBusy as busy:
             raise EngineOverloaded(str(busy), retry_after_s=RETRY_AFTER_S) from busy
@@ -130,6 +131,8 @@ def main() -> None:
     socket.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         socket.unlink()
+    if settings.engine_metrics_port:
+        start_http_server(settings.engine_metrics_port, addr=settings.host, registry=engine.registry)
     server = uvicorn.Server(uvicorn.Config(create_engine(engine), uds=str(socket), access_log=False))
     threading.Thread(target=_end_with, args=(engine, server), daemon=True).start()
     server.run()

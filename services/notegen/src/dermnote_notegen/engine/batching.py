@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from dermnote_contracts.completions import (
     CompletionChoice,
     CompletionRequest,
@@ -20,10 +22,10 @@ from dermnote_notegen.engine.alone import Alone
 from dermnote_notegen.engine.constrained import Grammar
 from dermnote_notegen.engine.figures import Figures
 from dermnote_notegen.engine.llama import NAME, LlamaContext, Shape, Weights
-from dermnote_notegen.engine.model import EngineBusy, EngineFailed, Origin, PromptTooLong
+from dermnote_notegen.engine.model import EngineBusy, EngineFailed, GrammarRefused, Origin, PromptEmpty, PromptTooLong
 from dermnote_notegen.engine.programs import Constrained, Free, Part, Program, Segmented
 from dermnote_notegen.engine.sampling import Sampler, Sampling
-from dermnote_notegen.engine.scheduler import End, Job, Scheduler
+from dermnote_notegen.engine.scheduler import Count, End, Job, Scheduler
 
 log = logging.getLogger(__name__)
 Answer = Future[CompletionResponse]
@@ -32,7 +34,10 @@ KEPT_SHARE = 4
 
 
 class BatchEngine:
-    """Runs up to `slots` requests at a time. `context_tokens`: the longest prompt and answer that it takes."""
+    """Runs up to `slots` requests at a time. `context_tokens`: the longest prompt and answer that it takes.
+
+    `kept_cells`: how much of the cache may hold what nobody uses now, a quarter by default.
+    """
 
     def __init__(
         self,
@@ -43,6 +48,8 @@ class BatchEngine:
         slots: int,
         context_tokens: int,
         most_waiting: int = 1000,
+        kept_cells: int | None = None,
+        step_tokens: int = 256,
     ) -> None:
         self.origin = origin
         self.context_tokens = min(context_tokens, shape.cells)
@@ -52,7 +59,12 @@ class BatchEngine:
         self._shape = shape
         self._most_waiting = most_waiting
         self._context = LlamaContext(weights, shape)
-        self._scheduler = Scheduler(self._context, slots=slots, kept_cells=shape.cells // KEPT_SHARE)
+        self._scheduler = Scheduler(
+            self._context,
+            slots=slots,
+            step_tokens=step_tokens,
+            kept_cells=shape.cells // KEPT_SHARE if kept_cells is None else kept_cells,
+        )
         self._alone: Alone | None = None
         self._arrived: list[tuple[Job, bool]] = []
         self._wake = threading.Condition()
@@ -81,9 +93,12 @@ class BatchEngine:
     def submit(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> Answer:
         """Queue a request. `stop` is asked before every step, and once true ends the request without an answer.
 
-        Raises PromptTooLong or GrammarRefused for what can never be done, EngineBusy when too many wait.
+        Raises PromptEmpty, PromptTooLong or GrammarRefused for what can never be done, EngineBusy when too many wait,
+        EngineFailed once the engine has ended. A grammar may also be refused by the answer.
         """
         prompt = self._weights.encode(request.prompt, begin=True)
+        if not prompt:
+            raise PromptEmpty("no token of the model stands for anything in the prompt")
         program, max_tokens = self._program(request)
         if len(prompt) + max_tokens > self.context_tokens:
             raise PromptTooLong(f"{len(prompt)} + {max_tokens} tokens, context {self.context_tokens}")
@@ -97,15 +112,23 @@ class BatchEngine:
             shares_text=request.grammar is not None or request.segments is not None,
         )
         with self._wake:
-            if len(self._arrived) + len(self._scheduler.waiting) >= self._most_waiting:
+            if self._closing:
+                raise EngineFailed("the engine has ended")
+            if self._waiting() >= self._most_waiting:
                 raise EngineBusy(f"{self._most_waiting} requests wait already")
             self._arrived.append((job, request.deterministic))
             self._wake.notify()
         return answer
 
-    def metrics(self) -> bytes:
-        """Prometheus' text."""
-        return self.figures.text()
+    @property
+    def count(self) -> Count:
+        """What the batches came to so far."""
+        return self._scheduler.count
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The figures for Prometheus."""
+        return self.figures.registry
 
     def close(self) -> None:
         """End the thread after its step; what runs or waits is answered with EngineFailed."""
@@ -144,6 +167,10 @@ class BatchEngine:
     @property
     def _busy(self) -> bool:
         return self._scheduler.busy or (self._alone is not None and self._alone.busy)
+
+    def _waiting(self) -> int:
+        alone = len(self._alone.waiting) if self._alone is not None else 0
+        return len(self._arrived) + len(self._scheduler.waiting) + alone
 
     def _apart(self) -> Alone:
         """The deterministic requests' own context, made when the first of them comes."""
@@ -186,6 +213,10 @@ class BatchEngine:
         self.figures.ended(job, end)
         if end is End.STOPPED:
             answer.cancel()
+        elif not answer.set_running_or_notify_cancel():
+            return  # who asked has cancelled it
+        elif end is End.REFUSED:
+            answer.set_exception(GrammarRefused("the grammar is more than the parser can do"))
         elif end is End.NO_ROOM:
             answer.set_exception(PromptTooLong("the cache has no room for the request, even alone"))
         elif end is End.BROKEN:

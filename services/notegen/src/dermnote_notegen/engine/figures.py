@@ -1,6 +1,6 @@
 """The engine's figures for Prometheus: tokens, batches, cache, waiting times. No request's content."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from dermnote_notegen.engine.scheduler import End, Job, Scheduler
 
@@ -81,7 +81,3 @@ class Figures:
             self._first.observe(job.first_token - job.arrived)
         self._tokens.labels("forced").inc(written.forced)
         self._tokens.labels("sampled").inc(written.sampled)
-
-    def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
-        return generate_latest(self.registry)

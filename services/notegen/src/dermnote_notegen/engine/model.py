@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from prometheus_client import CollectorRegistry
+
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import Quantization
 
@@ -20,8 +22,12 @@ class PromptTooLong(Exception):
     """Prompt and answer do not fit the context."""
 
 
+class PromptEmpty(Exception):
+    """The model's tokenizer knows nothing in the prompt."""
+
+
 class GrammarRefused(Exception):
-    """The grammar cannot be parsed."""
+    """The grammar cannot be parsed, or asks for more than the parser can do."""
 
 
 class EngineBusy(Exception):
@@ -51,7 +57,8 @@ class Engine(Protocol):
 
     def info(self) -> dict[str, Any]: ...
 
-    def metrics(self) -> bytes: ...
+    @property
+    def registry(self) -> CollectorRegistry: ...
 
     def submit(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> Future[CompletionResponse]: ...
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from dermnote_notegen.engine.model import GrammarRefused
 from dermnote_notegen.engine.programs import Move, Program
 from dermnote_notegen.engine.sampling import Logits
 from dermnote_notegen.engine.tree import Cells, Lane, Node, NoLane, Tree
@@ -61,6 +62,7 @@ class End(Enum):
     WRITTEN = "written"
     STOPPED = "stopped"
     NO_ROOM = "no room"
+    REFUSED = "refused"
     BROKEN = "broken"
 
 
@@ -86,6 +88,15 @@ class Job:
     node: Node = field(default_factory=Node)
     stem: Node = field(default_factory=Node)
     reserved: int = 0
+
+    def begin(self) -> End | None:
+        """Lay out its path; how it ended where nothing needs to be decoded for it."""
+        try:
+            move = self.program.begin()
+        except GrammarRefused:
+            return End.REFUSED
+        self.path = [*self.prompt, *move.tokens]
+        return End.WRITTEN if move.ended else None
 
     def need(self) -> int:
         """Tokens that it may still need cells for, all of its path among them."""
@@ -133,9 +144,11 @@ class Scheduler:
         self.count = Count()
 
     def add(self, job: Job) -> None:
-        """Queue a job; it starts in one of the next steps."""
-        job.path = [*job.prompt, *job.program.begin().tokens]
-        self.waiting.append(job)
+        """Queue a job; it starts in one of the next steps. One without a choice ends at once."""
+        if (end := job.begin()) is not None:
+            job.on_end(job, end)
+        else:
+            self.waiting.append(job)
 
     @property
     def busy(self) -> bool:
@@ -261,7 +274,11 @@ class Scheduler:
         """The job's next tokens; on through all nodes whose logits are known already."""
         known: Logits | None = logits
         while known is not None:
-            move: Move = job.program.next(known)
+            try:
+                move: Move = job.program.next(known)
+            except GrammarRefused:
+                self._end(job, End.REFUSED)
+                return
             job.first_token = job.first_token or time.monotonic()
             if move.ended:
                 self._end(job, End.WRITTEN)

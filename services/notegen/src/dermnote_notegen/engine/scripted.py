@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from dermnote_contracts.completions import CompletionChoice, CompletionRequest, CompletionResponse, CompletionUsage
 from dermnote_notegen.engine.model import GrammarRefused, Origin
 
@@ -29,14 +31,11 @@ class ScriptedModel:
         self._token_s = token_s
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="scripted")
         self.asked: list[CompletionRequest] = []
+        self.registry = CollectorRegistry()
 
     def info(self) -> dict[str, Any]:
         """What `/v1/models` says beside the model's name."""
         return {"sha256": None, "context_tokens": 100_000, "engine": "scripted", "grammar": True}
-
-    def metrics(self) -> bytes:
-        """It has none."""
-        return b""
 
     def submit(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> Future[CompletionResponse]:
         """`complete` in a thread, several at a time."""
