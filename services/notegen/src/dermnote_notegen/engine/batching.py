@@ -26,6 +26,7 @@ from dermnote_notegen.engine.model import EngineBusy, EngineFailed, GrammarRefus
 from dermnote_notegen.engine.programs import Constrained, Free, Part, Program, Segmented
 from dermnote_notegen.engine.sampling import Sampler, Sampling
 from dermnote_notegen.engine.scheduler import Count, End, Job, Scheduler
+from dermnote_notegen.engine.tree import LOGITS_KEPT
 
 log = logging.getLogger(__name__)
 Answer = Future[CompletionResponse]
@@ -65,6 +66,7 @@ class BatchEngine:
             step_tokens=step_tokens,
             kept_cells=shape.cells // KEPT_SHARE if kept_cells is None else kept_cells,
         )
+        self._contexts = [self._context]
         self._alone: Alone | None = None
         self._arrived: list[tuple[Job, bool]] = []
         self._wake = threading.Condition()
@@ -88,7 +90,18 @@ class BatchEngine:
             "slots": self.slots,
             "cells": self._shape.cells,
             "shares_prefixes": self._context.shares,
+            "memory_mib": self.memory_bytes >> 20,
         }
+
+    @property
+    def memory_bytes(self) -> int:
+        """What weights, cache, kept logits and the deterministic requests' cache take together at most.
+
+        llama.cpp's working memory comes on top: some 100 MiB, more for wide models.
+        """
+        cells = self._shape.cells + self.context_tokens
+        kept = LOGITS_KEPT * self._weights.vocabulary.size * 4
+        return self._weights.bytes_ + cells * self._weights.cell_bytes + kept
 
     def submit(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> Answer:
         """Queue a request. `stop` is asked before every step, and once true ends the request without an answer.
@@ -130,13 +143,18 @@ class BatchEngine:
         """The figures for Prometheus."""
         return self.figures.registry
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End the thread after its step; what runs or waits is answered with EngineFailed."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         self._thread.join()
-        self._context.close()
+
+    def close(self) -> None:
+        """Stop, and free the caches."""
+        self.stop()
+        for context in self._contexts:
+            context.close()
 
     def _run(self) -> None:
         try:
@@ -156,12 +174,10 @@ class BatchEngine:
         with self._wake:
             while not (self._arrived or self._busy or self._closing):
                 self._wake.wait()
-            arrived, self._arrived = self._arrived, []
-        for job, deterministic in arrived:
-            if deterministic:
-                self._apart().add(job)
-            else:
-                self._scheduler.add(job)
+        while self._arrived:  # it stays there until it is queued: where that fails it is answered too
+            job, deterministic = self._arrived[0]
+            (self._apart() if deterministic else self._scheduler).add(job)
+            del self._arrived[0]
         return not self._closing
 
     @property
@@ -183,7 +199,8 @@ class BatchEngine:
                 keys=self._shape.keys,
                 values=self._shape.values,
             )
-            self._alone = Alone(LlamaContext(self._weights, shape))
+            self._contexts.append(LlamaContext(self._weights, shape))
+            self._alone = Alone(self._contexts[-1])
         return self._alone
 
     def _program(self, request: CompletionRequest) -> tuple[Program, int]:

@@ -93,6 +93,18 @@ class Weights:
         """Tokens of the sliding window of attention, 0 without one."""
         return int(llama_cpp.llama_model_n_swa(self.model))
 
+    @property
+    def bytes_(self) -> int:
+        """Memory of the weights."""
+        return int(llama_cpp.llama_model_size(self.model))
+
+    @property
+    def cell_bytes(self) -> int:
+        """Memory of one token in the cache, in 16 bit, as if every layer kept every token."""
+        head = llama_cpp.llama_model_n_embd(self.model) // llama_cpp.llama_model_n_head(self.model)
+        layers = llama_cpp.llama_model_n_layer(self.model)
+        return int(2 * 2 * layers * head * llama_cpp.llama_model_n_head_kv(self.model))
+
     def encode(self, text: str, *, begin: bool) -> list[int]:
         """The tokens of a text; `begin`: with the token that begins a text, where the model has one."""
         raw = text.encode()

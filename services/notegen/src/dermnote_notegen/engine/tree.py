@@ -12,6 +12,10 @@ from typing import Protocol
 from dermnote_notegen.engine.sampling import Logits
 
 
+# Nodes whose logits are kept, a vocabulary of 32 bit numbers each.
+LOGITS_KEPT = 256
+
+
 class Cells(Protocol):
     """The cache itself. Positions count from 0; `drop` removes those from `start` on."""
 
@@ -70,7 +74,7 @@ class Node:
 class Tree:
     """The nodes, their lanes, and who stands where. `logits_kept`: nodes whose logits are kept for who comes later."""
 
-    def __init__(self, cells: Cells, *, logits_kept: int = 256) -> None:
+    def __init__(self, cells: Cells, *, logits_kept: int = LOGITS_KEPT) -> None:
         self._cells = cells
         self._free = list(range(cells.lanes - 1, -1, -1))
         self._idle: dict[Node, None] = {}
