@@ -5,9 +5,9 @@ import statistics
 import time
 from collections.abc import Sequence
 
+from dermnote_notegen.engine.context import Row
 from dermnote_notegen.engine.llama import LlamaContext, Shape, Weights
 from dermnote_notegen.engine.model import Origin, find_weights
-from dermnote_notegen.engine.scheduler import Row
 from dermnote_notegen.engine.tuning import tune
 from dermnote_notegen.settings import Settings
 

@@ -8,10 +8,11 @@ import pytest
 np = pytest.importorskip("numpy")
 
 from dermnote_notegen.engine.alone import Alone  # noqa: E402
+from dermnote_notegen.engine.context import ContextBroken  # noqa: E402
 from dermnote_notegen.engine.pretend import PretendContext  # noqa: E402
 from dermnote_notegen.engine.programs import Move, Written  # noqa: E402
 from dermnote_notegen.engine.sampling import Logits, Sampler, Sampling  # noqa: E402
-from dermnote_notegen.engine.scheduler import ContextBroken, End, Job, Scheduler  # noqa: E402
+from dermnote_notegen.engine.scheduler import End, Job, Scheduler  # noqa: E402
 
 VOCABULARY = 7
 PROMPTS = ([1, 2, 3, 4, 5, 6] * 20, [1, 2, 3, 4, 5, 6] * 20 + [3, 3], [1, 2, 3], [6, 5, 4, 3])

@@ -7,8 +7,9 @@ whatever the load.
 import time
 from collections import deque
 
+from dermnote_notegen.engine.context import Context, ContextBroken, PoolFull, Row
 from dermnote_notegen.engine.model import GrammarRefused
-from dermnote_notegen.engine.scheduler import Context, ContextBroken, End, Job, PoolFull, Row
+from dermnote_notegen.engine.scheduler import End, Job
 
 LANE = 0
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dermnote_notegen.engine.context import ContextBroken, PoolFull, Row
 from dermnote_notegen.engine.sampling import Logits
-from dermnote_notegen.engine.scheduler import ContextBroken, PoolFull, Row
 
 
 class PretendContext:

@@ -10,50 +10,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, Protocol
 
+from dermnote_notegen.engine.context import Context, ContextBroken, PoolFull, Row
 from dermnote_notegen.engine.model import GrammarRefused
 from dermnote_notegen.engine.programs import Move, Program
 from dermnote_notegen.engine.sampling import Logits
-from dermnote_notegen.engine.tree import Cells, Lane, Node, NoLane, Tree
+from dermnote_notegen.engine.tree import Lane, Node, NoLane, Tree
 
 # A chain of tokens up to this long is never cut; longer ones (prompts) take what a step has left, in pieces.
 SHORT_TOKENS = 48
 # Part of a request's token limit that is reserved for it: few texts need all, and who is in the way can be preempted.
 RESERVED_SHARE = 0.5
-
-
-class PoolFull(Exception):
-    """No cells are free for the batch; the cache is as it was."""
-
-
-class ContextBroken(Exception):
-    """The cache is in an unknown state and must be rebuilt."""
-
-
-class Row(NamedTuple):
-    """One token of a batch, at `position` of `lane`; `wanted`: its logits are read."""
-
-    token: int
-    position: int
-    lane: int
-    wanted: bool
-
-
-class Context(Cells, Protocol):
-    """A model and its cache of `cells` tokens. `shares`: prefixes can be copied from lane to lane."""
-
-    cells: int
-    shares: bool
-
-    def decode(self, rows: Sequence[Row]) -> None:
-        """Raises PoolFull or ContextBroken."""
-
-    def logits(self, index: int) -> Logits:
-        """Behind row `index` of the last batch, shape [vocabulary]; valid until the next one."""
-
-    def rebuild(self) -> None:
-        """A new, empty cache."""
 
 
 class End(Enum):

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from dermnote_notegen.engine.sampling import Logits
 
-
 # Nodes whose logits are kept, a vocabulary of 32 bit numbers each.
 LOGITS_KEPT = 256
 

@@ -18,15 +18,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from dermnote_contracts.notes import Quantization
-from dermnote_notegen.engine.llama import (
-    NAME,
-    LlamaContext,
-    Shape,
-    Weights,
-    quantize,
-    rows_per_second,
-    token_losses,
-)
+from dermnote_notegen.engine.llama import NAME, LlamaContext, Shape, Weights, quantize
+from dermnote_notegen.engine.measuring import rows_per_second, token_losses
 from dermnote_notegen.engine.model import Origin, sha256_of
 
 log = logging.getLogger(__name__)
