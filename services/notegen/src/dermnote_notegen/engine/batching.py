@@ -23,6 +23,7 @@ from dermnote_notegen.engine.constrained import Grammar
 from dermnote_notegen.engine.figures import Figures
 from dermnote_notegen.engine.llama import NAME, LlamaContext, Shape, Weights
 from dermnote_notegen.engine.model import EngineBusy, EngineFailed, GrammarRefused, Origin, PromptEmpty, PromptTooLong
+from dermnote_notegen.engine.pace import Pace
 from dermnote_notegen.engine.programs import Constrained, Free, Part, Program, Segmented
 from dermnote_notegen.engine.sampling import Sampler, Sampling
 from dermnote_notegen.engine.scheduler import Count, End, Job, Scheduler
@@ -59,7 +60,7 @@ class BatchEngine:
         self._weights = weights
         self._shape = shape
         self._most_waiting = most_waiting
-        self._context = LlamaContext(weights, shape)
+        self._context = LlamaContext(weights, shape, pace=Pace(shape.threads))
         self._scheduler = Scheduler(
             self._context,
             slots=slots,
@@ -194,7 +195,7 @@ class BatchEngine:
             shape = Shape(
                 cells=self.context_tokens,
                 lanes=1,
-                threads=self._shape.threads,
+                threads=1,  # so that neither the load nor the machine's cores shape what it says
                 flash_attention=self._shape.flash_attention,
                 keys=self._shape.keys,
                 values=self._shape.values,

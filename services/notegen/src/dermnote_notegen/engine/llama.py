@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from dermnote_notegen.engine.constrained import Vocabulary
 from dermnote_notegen.engine.context import ContextBroken, PoolFull, Row
 from dermnote_notegen.engine.model import ModelNotFound
+from dermnote_notegen.engine.pace import Pace
 from dermnote_notegen.engine.sampling import Logits
 
 log = logging.getLogger(__name__)
@@ -115,11 +117,15 @@ class Weights:
 
 
 class LlamaContext:
-    """One `llama_context` with a unified cache, for one thread. `shares`: prefixes can be copied from lane to lane."""
+    """One `llama_context` with a unified cache, for one thread. `shares`: prefixes can be copied from lane to lane.
 
-    def __init__(self, weights: Weights, shape: Shape) -> None:
+    With a `pace` a batch's threads are what is fastest just now, at most the shape's; without one they are the shape's.
+    """
+
+    def __init__(self, weights: Weights, shape: Shape, *, pace: Pace | None = None) -> None:
         self._weights = weights
         self._shape = shape
+        self._pace = pace
         self.cells = shape.cells
         self.lanes = min(shape.lanes, MOST_LANES)
         self.shares = weights.unshared_memory is None
@@ -145,11 +151,22 @@ class LlamaContext:
 
     def decode(self, rows: Sequence[Row]) -> None:
         """One batch. Raises PoolFull where no cells are free, ContextBroken where the cache is lost."""
-        answer = llama_cpp.llama_decode(self._context, self._batch.filled(rows))
+        answer = self._decoded(rows)
         if answer == NO_ROOM:
             raise PoolFull
         if answer != DONE:
             raise ContextBroken(f"llama_decode returned {answer}")
+
+    def _decoded(self, rows: Sequence[Row]) -> int:
+        batch = self._batch.filled(rows)
+        if self._pace is None:
+            return int(llama_cpp.llama_decode(self._context, batch))
+        threads = self._pace.choose(len(rows))
+        llama_cpp.llama_set_n_threads(self._context, threads, threads)
+        started = time.perf_counter()
+        answer = int(llama_cpp.llama_decode(self._context, batch))
+        self._pace.observe(len(rows), threads=threads, seconds=time.perf_counter() - started)
+        return answer
 
     def logits(self, index: int) -> Logits:
         """Behind row `index` of the last batch, shape [vocabulary]; valid until the next one."""
