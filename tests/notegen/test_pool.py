@@ -1,5 +1,6 @@
 """The worker program: a parent, its engine, its upkeep and its workers, and what happens when any of them ends."""
 
+import json
 import os
 import shutil
 import signal
@@ -210,8 +211,12 @@ def test_all_of_a_large_batch_arrive_once_though_the_engine_is_killed_in_the_mid
         service.worker.kill_engine()
 
         wait_finished(service, batch_id, 200)
-        lines = httpx.get(f"{service.url}/batches/{batch_id}/notes").text.splitlines()
-        assert len(lines) == 200
+        jobs = [json.loads(line) for line in httpx.get(f"{service.url}/batches/{batch_id}/notes").text.splitlines()]
+        assert len({job["id"] for job in jobs}) == len(jobs) == 200
+        ages = [20 + number % 70 for number in range(200)]
+        for age, job in zip(ages, jobs, strict=True):
+            (note,) = job["notes"]
+            assert f"{age}-year-old" in note["text"]
         assert "engine" in service.worker.text().partition("SIGKILL")[0].splitlines()[-1]
 
 

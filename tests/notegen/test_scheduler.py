@@ -9,6 +9,7 @@ np = pytest.importorskip("numpy")
 
 from dermnote_notegen.engine.alone import Alone  # noqa: E402
 from dermnote_notegen.engine.context import ContextBroken  # noqa: E402
+from dermnote_notegen.engine.model import GrammarRefused  # noqa: E402
 from dermnote_notegen.engine.pretend import PretendContext  # noqa: E402
 from dermnote_notegen.engine.programs import Move, Written  # noqa: E402
 from dermnote_notegen.engine.sampling import Logits, Sampler, Sampling  # noqa: E402
@@ -240,6 +241,68 @@ def test_a_request_that_does_not_fit_even_alone_says_so() -> None:
     finish(scheduler)
 
     assert ends == [End.NO_ROOM]
+
+
+class Refusing(Drawn):
+    """A program whose grammar comes to a stop behind its second token, or at once."""
+
+    def __init__(self, *, at_once: bool) -> None:
+        super().__init__(1, count=9)
+        self._at_once = at_once
+
+    def begin(self) -> Move:
+        if self._at_once:
+            raise GrammarRefused
+        return super().begin()
+
+    def next(self, logits: Logits) -> Move:
+        if self.written.sampled == 2:
+            raise GrammarRefused
+        return super().next(logits)
+
+
+class Settled(Drawn):
+    """A program that leaves nothing to choose."""
+
+    def begin(self) -> Move:
+        return Move([1, 2], ended=True)
+
+    def next(self, logits: Logits) -> Move:
+        raise AssertionError(f"it has ended and was shown {logits}")
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_job_without_a_choice_ends_at_once_and_nothing_is_decoded(batched: bool) -> None:
+    pool = context(lanes=9 if batched else 1)
+    queue: Scheduler | Alone = Scheduler(pool, slots=2) if batched else Alone(pool)
+    ends: list[End] = []
+
+    queue.add(Job(Settled(1, count=1), [1], 2, lambda: False, lambda _job, end: ends.append(end)))
+
+    assert ends == [End.WRITTEN]
+    assert not queue.busy
+    assert pool.decodes == 0
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_grammar_that_comes_to_a_stop_ends_its_own_job_only(batched: bool, at_once: bool) -> None:
+    pool = context(lanes=9 if batched else 1)
+    queue: Scheduler | Alone = Scheduler(pool, slots=2) if batched else Alone(pool)
+    refused: list[End] = []
+    texts: dict[int, list[int]] = {}
+    ask = Ask(3)
+
+    queue.add(Job(Refusing(at_once=at_once), [1], 9, lambda: False, lambda _job, end: refused.append(end)))
+    queue.add(ask.job(lambda seed, _end, text: texts.update({seed: text})))
+    while queue.busy:
+        queue.step()
+
+    assert refused == [End.REFUSED]
+    assert texts == {3: ask.expected(pool)}
+    if isinstance(queue, Scheduler):
+        assert empty(queue, pool)
+    assert pool.used == 0
 
 
 def test_a_context_that_breaks_at_once_again_is_not_mended() -> None:

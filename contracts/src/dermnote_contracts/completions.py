@@ -34,11 +34,13 @@ class CompletionRequest(BaseModel):
     """One completion. `deadline_s`: seconds from arrival after which the engine gives up.
 
     `segments` make the answer of fixed and written pieces: fixed text is decoded without being sampled. They take the
-    place of `stop` and `max_tokens`; a `grammar` beside them is for an engine that takes no segments.
+    place of `stop` and `max_tokens`; a `grammar` beside them is for an engine that takes no segments. `model`: what
+    OpenAI's clients always name; Dermnote's engine has one model and runs that.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    model: str | None = None
     prompt: str = Field(min_length=1)
     max_tokens: int = Field(default=160, ge=1, le=4096)
     temperature: float = Field(default=0.3, ge=0, le=2)

@@ -27,6 +27,8 @@ GRAMMAR_FIELDS: dict[str, Callable[[str], Any]] = {
 }
 # No model says this by itself: who answers it follows grammars.
 PROBE_TEXT = "zxqj7"
+# A server that is loading its model, has too much to do, or is away behind a proxy: it may well take the request later.
+NOT_NOW = {429, 502, 503, 504}
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,11 @@ class EngineClient:
         return self._abilities
 
     def _completes(self, body: dict[str, Any]) -> str | None:
-        """The answer to a probe; None where the server refuses it."""
+        """The answer to a probe; None where the server refuses it. Raises EngineUnavailable where it can't say yet."""
         try:
             answer = self._http.post("/v1/completions", json=body, timeout=PROBE_S)
+            if answer.status_code in NOT_NOW:
+                raise EngineUnavailable(f"HTTP {answer.status_code} from the engine")
             return _parse(answer).choices[0].text.strip() if answer.status_code == httpx.codes.OK else None
         except (httpx.TransportError, EngineRefused) as error:
             raise EngineUnavailable(f"no engine answers at {self._where}") from error
@@ -139,7 +143,7 @@ class EngineClient:
                 return self._info
 
     def complete(self, request: CompletionRequest) -> CompletionResponse:
-        """One completion. A connection that fails or a 5xx is tried again until `wait_s` is over.
+        """One completion. A connection that fails, a 429 or a 5xx is tried again until `wait_s` is over.
 
         Raises EngineRefused for a request that the engine will never take, EngineUnavailable when time is up.
         """
@@ -154,7 +158,7 @@ class EngineClient:
             else:
                 if answer.status_code == httpx.codes.OK:
                     return _parse(answer)
-                if answer.is_client_error:
+                if answer.is_client_error and answer.status_code not in NOT_NOW:
                     raise EngineRefused(f"HTTP {answer.status_code} from the engine")
                 if time.monotonic() > ends:
                     raise EngineUnavailable(f"HTTP {answer.status_code} from the engine")
