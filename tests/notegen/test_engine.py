@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from dermnote_contracts.completions import CompletionRequest
@@ -15,19 +16,21 @@ from dermnote_notegen.priors import load_priors
 from dermnote_notegen.render import render
 from dermnote_notegen.strategies import NoteFacts
 from dermnote_notegen.verify import Verifier
-from tests.notegen.processes import NoteService
+from tests.notegen.processes import NoteService, free_port
 
 pytestmark = pytest.mark.gguf
 FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
 PROMPT = render("P2", facts=NoteFacts(FACTS, FACTS), prior=None, options=NoteOptions(), seed=0)
 PRIORS = load_priors()
+METRICS_PORT = free_port()
 
 
 @pytest.fixture(scope="module")
 def engine(short_folder: Path) -> Iterator[EngineClient]:
     folder = short_folder / "gguf"
     folder.mkdir()
-    service = NoteService(folder, settings={"NOTEGEN_MODEL": "smollm2"})
+    settings = {"NOTEGEN_MODEL": "smollm2", "NOTEGEN_ENGINE_METRICS_PORT": str(METRICS_PORT)}
+    service = NoteService(folder, settings=settings)
     try:
         service.engine.start()
         client = EngineClient(socket=service.engine_socket, wait_s=5)
@@ -113,6 +116,14 @@ def test_what_can_never_be_done_is_refused_and_the_engine_lives_on(engine: Engin
 def test_a_deadline_that_passed_is_unavailable(engine: EngineClient) -> None:
     with pytest.raises(EngineUnavailable):
         ask(engine, deadline_s=0.001)
+
+
+def test_prometheus_finds_the_figures_on_a_port_of_their_own(engine: EngineClient) -> None:
+    ask(engine)
+
+    text = httpx.get(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=30).text
+
+    assert 'dermnote_engine_tokens_total{kind="sampled"}' in text
 
 
 def test_the_model_is_named_with_its_hash(engine: EngineClient) -> None:

@@ -352,3 +352,25 @@ def test_alone_each_job_has_batches_that_only_it_shapes() -> None:
 
     assert texts == {ask.seed: ask.expected(pool) for ask in asks}
     assert pool.used == 0
+
+
+def test_alone_who_waits_and_stops_is_let_go_before_its_turn() -> None:
+    alone = Alone(context(lanes=1))
+    ends: list[tuple[str, End]] = []
+    for name, stops in (("in hand", False), ("stopped", True), ("next", False)):
+        alone.add(
+            Job(
+                Drawn(1, count=3),
+                [1],
+                3,
+                lambda stops=stops: stops,  # type: ignore[misc]
+                lambda _job, end, name=name: ends.append((name, end)),
+            )
+        )
+
+    alone.step()
+
+    assert ends == [("stopped", End.STOPPED)]
+    while alone.busy:
+        alone.step()
+    assert ends[1:] == [("in hand", End.WRITTEN), ("next", End.WRITTEN)]

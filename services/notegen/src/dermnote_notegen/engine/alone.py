@@ -37,7 +37,10 @@ class Alone:
         return self.running is not None or bool(self.waiting)
 
     def step(self) -> None:
-        """Decode the next batch of the job in hand."""
+        """Let go of who stopped, then decode the next batch of the job in hand."""
+        for gone in [job for job in self.waiting if job.stop()]:
+            self.waiting.remove(gone)
+            gone.on_end(gone, End.STOPPED)
         job = self._job()
         if job is None:
             return
