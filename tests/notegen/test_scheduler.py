@@ -14,6 +14,7 @@ from dermnote_notegen.engine.pretend import PretendContext  # noqa: E402
 from dermnote_notegen.engine.programs import Move, Written  # noqa: E402
 from dermnote_notegen.engine.sampling import Logits, Sampler, Sampling  # noqa: E402
 from dermnote_notegen.engine.scheduler import End, Job, Scheduler  # noqa: E402
+from dermnote_notegen.engine.tree import Tree  # noqa: E402
 
 VOCABULARY = 7
 PROMPTS = ([1, 2, 3, 4, 5, 6] * 20, [1, 2, 3, 4, 5, 6] * 20 + [3, 3], [1, 2, 3], [6, 5, 4, 3])
@@ -374,3 +375,21 @@ def test_alone_who_waits_and_stops_is_let_go_before_its_turn() -> None:
     while alone.busy:
         alone.step()
     assert ends[1:] == [("in hand", End.WRITTEN), ("next", End.WRITTEN)]
+
+
+def test_logits_are_kept_in_as_many_rows_as_there_are_and_the_least_recently_used_go() -> None:
+    tree = Tree(context(), logits_kept=2)
+    first, second, third = (tree.enter(tree.root, [token]) for token in (1, 2, 3))
+    for node, value in ((first, 1.0), (second, 2.0)):
+        tree.keep_logits(node, np.full(VOCABULARY, value, dtype=np.float32))
+    assert tree.logits(first) is not None
+
+    tree.keep_logits(third, np.full(VOCABULARY, 3.0, dtype=np.float32))
+
+    assert tree.logits(second) is None
+    assert [tree.logits(node).tolist() for node in (first, third)] == [[1.0] * VOCABULARY, [3.0] * VOCABULARY]
+
+    tree.leave(first)
+    assert tree.evict()
+    tree.keep_logits(second, np.full(VOCABULARY, 4.0, dtype=np.float32))
+    assert [tree.logits(node).tolist() for node in (second, third)] == [[4.0] * VOCABULARY, [3.0] * VOCABULARY]

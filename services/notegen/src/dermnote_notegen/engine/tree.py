@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from dermnote_notegen.engine.sampling import Logits
 
 # Nodes whose logits are kept, a vocabulary of 32 bit numbers each.
@@ -79,6 +81,7 @@ class Tree:
         self._idle: dict[Node, None] = {}
         self._kept: OrderedDict[Node, None] = OrderedDict()
         self._logits_kept = logits_kept
+        self._rows: list[Logits] | None = None
         self._clock = 0
         self.root = Node()
         self.held = 0
@@ -169,15 +172,28 @@ class Tree:
         self._free.append(lane.number)
 
     def keep_logits(self, node: Node, logits: Logits) -> None:
-        """Keep a copy of the logits behind `node` for who comes to it later."""
-        node.logits = logits.copy()
+        """Keep a copy of the logits behind `node` for who comes to it later; the least recently used go for it."""
+        if node.logits is None:
+            node.logits = self._row(len(logits))
+        np.copyto(node.logits, logits)
         self._kept[node] = None
-        if len(self._kept) > self._logits_kept:
-            oldest, _ = self._kept.popitem(last=False)
-            oldest.logits = None
+
+    def _row(self, vocabulary: int) -> Logits:
+        """A row of the one block that all kept logits live in: copies made one by one would fragment the memory."""
+        if self._rows is None:
+            self._rows = list(np.empty((self._logits_kept, vocabulary), dtype=np.float32))
+        if not self._rows:
+            self._forget_logits(next(iter(self._kept)))
+        return self._rows.pop()
+
+    def _forget_logits(self, node: Node) -> None:
+        if node.logits is not None and self._rows is not None:
+            self._rows.append(node.logits)
+            del self._kept[node]
+            node.logits = None
 
     def logits(self, node: Node) -> Logits | None:
-        """Logits kept of `node`."""
+        """Logits kept of `node`, until others are kept."""
         if node.logits is not None:
             self._kept.move_to_end(node)
         return node.logits
@@ -203,7 +219,7 @@ class Tree:
             if node is not leaf and stop(node):
                 break
             self._idle.pop(node, None)
-            self._kept.pop(node, None)
+            self._forget_logits(node)
             if node.lane is not None:
                 lanes[node.lane] = None
                 self.held -= 1
