@@ -1,6 +1,7 @@
 """What the engine's own settings are worth: strategy G in-process, one setting changed at a time, in turns.
 
-Threads, tokens of a step, slots, cells kept for sharing, types of the cache, flash attention. One cold engine each.
+Threads, tokens of a step, of a batch, slots, cells kept for sharing, types of the cache, flash attention. One cold
+engine each, all with the layout of the weights that the engine runs with here, which is chosen once before.
 """
 
 import argparse
@@ -13,62 +14,81 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-BASE: dict[str, Any] = {
-    "threads": os.cpu_count() or 1,
-    "step_tokens": 256,
-    "slots": 24,
-    "kept_cells": 1536,
-    "keys": "bf16",
-    "values": "f16",
-    "flash_attention": True,
-    "batch": 512,
-}
+CELLS, LANES = 8192, 256
+CONTEXT_TOKENS = 2048
 CHANGES: dict[str, list[Any]] = {
-    "threads": [1],
     "step_tokens": [64, 128],
     "batch": [128],
     "slots": [8, 16, 32, 48],
     "kept_cells": [0, 512, 3072],
-    "keys": ["f16", "q8_0"],
+    "keys": ["f16", "bf16", "q8_0"],
     "flash_attention": [False],
+}
+# What a change takes along: a batch no smaller than a step; without flash attention the cache is 16 bit.
+WITH: dict[str, dict[str, Any]] = {
+    "batch": {"step_tokens": 128},
+    "flash_attention": {"keys": "f16", "values": "f16"},
 }
 
 
-def variants() -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(name, settings): the base first, then each change of one setting."""
-    yield "base", BASE
-    for setting, values in CHANGES.items():
+def base(*, threads: int, keys: str) -> dict[str, Any]:
+    """What the engine runs with. `keys`: the cache type that was chosen with the layout."""
+    return {
+        "threads": threads,
+        "step_tokens": 256,
+        "slots": 24,
+        "kept_cells": 1536,
+        "keys": keys,
+        "values": "f16",
+        "flash_attention": True,
+        "batch": 512,
+    }
+
+
+def variants(settings: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, settings): the base first, then each change of one setting, threads by halves."""
+    yield "base", settings
+    threads = settings["threads"]
+    halves = [threads >> by for by in range(1, threads.bit_length())]
+    for setting, values in ({"threads": halves} | CHANGES).items():
         for value in values:
-            more = {"values": "f16", "keys": "f16"} if setting == "flash_attention" else {}
-            if setting == "batch":
-                more = {"step_tokens": value}
-            yield f"{setting} {value}", BASE | more | {setting: value}
+            if value != settings[setting]:
+                yield f"{setting} {value}", settings | WITH.get(setting, {}) | {setting: value}
 
 
-def measure(settings: Mapping[str, Any], *, notes: int, salt: int) -> dict[str, float]:
-    """Notes a second and tokens decoded a note, of a batch from a cold start. In a process of its own: see main."""
-    import time  # noqa: PLC0415 - the child's own imports: llama.cpp reads its spin count when it is loaded
-
-    from benchmarks.engine import asked  # noqa: PLC0415
-    from dermnote_notegen.engine.batching import BatchEngine  # noqa: PLC0415
-    from dermnote_notegen.engine.llama import Shape, Weights  # noqa: PLC0415
+def tuned() -> dict[str, Any]:
+    """The weights' file, the cache type and the threads that the engine runs with here. In a process of its own."""
+    from dermnote_notegen.engine.llama import Shape  # noqa: PLC0415 - the child's own imports
     from dermnote_notegen.engine.model import Origin, find_weights  # noqa: PLC0415
     from dermnote_notegen.engine.tuning import tune  # noqa: PLC0415
-    from dermnote_notegen.priors import load_priors  # noqa: PLC0415
     from dermnote_notegen.settings import Settings  # noqa: PLC0415
+
+    settings = Settings()
+    name, path, sha256 = find_weights("smollm2")
+    shape = Shape(cells=CELLS, lanes=LANES, threads=settings.engine_threads)
+    made = tune(path, Origin(name, sha256), shape=shape, folder=settings.cache_dir)
+    return {"path": str(made.path), "keys": made.keys, "threads": settings.engine_threads}
+
+
+def measure(settings: Mapping[str, Any], *, path: str, notes: int, salt: int) -> dict[str, float]:
+    """Notes a second and tokens decoded a note, of a batch from a cold start. In a process of its own: see `child`."""
+    import time  # noqa: PLC0415 - the child's own imports: llama.cpp reads its spin count when it is loaded
+
+    from benchmarks.throughput.requests import asked  # noqa: PLC0415
+    from dermnote_notegen.engine.batching import BatchEngine  # noqa: PLC0415
+    from dermnote_notegen.engine.llama import Shape, Weights  # noqa: PLC0415
+    from dermnote_notegen.engine.model import Origin  # noqa: PLC0415
+    from dermnote_notegen.priors import load_priors  # noqa: PLC0415
 
     given = dict(settings)
     slots, kept, step = given.pop("slots"), given.pop("kept_cells"), given.pop("step_tokens")
-    shape = Shape(cells=8192, lanes=256, **given)
-    name, path, sha256 = find_weights("smollm2")
-    tuned = tune(path, Origin(name, sha256), shape=shape, folder=Settings().cache_dir)
     batch = asked(notes, strategy="G", salt=salt, priors=load_priors())
     engine = BatchEngine(
-        Weights(tuned.path),
-        shape,
-        origin=tuned.origin,
+        Weights(Path(path)),
+        Shape(cells=CELLS, lanes=LANES, **given),
+        origin=Origin(Path(path).stem, None),
         slots=slots,
-        context_tokens=2048,
+        context_tokens=CONTEXT_TOKENS,
         kept_cells=kept,
         step_tokens=step,
     )
@@ -81,6 +101,23 @@ def measure(settings: Mapping[str, Any], *, notes: int, salt: int) -> dict[str, 
     return {"notes_per_s": notes / seconds, "tokens_per_note": decoded / notes, "tokens_per_s": decoded / seconds}
 
 
+def child(call: str, **arguments: Any) -> dict[str, Any]:
+    """What a function of this module returns in a new process. Raises subprocess.CalledProcessError when it fails."""
+    code = (
+        f"import json, sys; from benchmarks.engine_settings import {call}; "
+        f"print(json.dumps({call}(**json.load(sys.stdin))))"
+    )
+    done = subprocess.run(  # noqa: S603 - the command is the benchmark's own
+        [sys.executable, "-c", code],
+        input=json.dumps(arguments).encode(),
+        stdout=subprocess.PIPE,
+        check=True,
+        env=os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "100000")},
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def main() -> None:
     """Measure each variant in turns, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -88,18 +125,13 @@ def main() -> None:
     parser.add_argument("--notes", type=int, default=96)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engine_settings.json"))
     arguments = parser.parse_args()
+    chosen = child("tuned")
+    settings = base(threads=chosen["threads"], keys=chosen["keys"])
     found: dict[str, list[dict[str, float]]] = {}
     for turn in range(1, arguments.rounds + 1):
-        for name, settings in variants():
-            code = (
-                "import json; from benchmarks.engine_settings import measure; "
-                f"print(json.dumps(measure({settings!r}, notes={arguments.notes}, salt={turn})))"
-            )
-            environment = os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "100000")}
-            done = subprocess.run(  # noqa: S603 - the command is the benchmark's own
-                [sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, env=environment
-            )
-            found.setdefault(name, []).append(json.loads(done.stdout))
+        for name, changed in variants(settings):
+            run = child("measure", settings=changed, path=chosen["path"], notes=arguments.notes, salt=turn)
+            found.setdefault(name, []).append(run)
     rows = {
         name: {column: statistics.median(run[column] for run in runs) for column in runs[0]}
         for name, runs in found.items()
@@ -110,7 +142,8 @@ def main() -> None:
             f"  {row['tokens_per_s']:5.0f} tokens/s  x{row['notes_per_s'] / rows['base']['notes_per_s']:.2f}"
         )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"base": BASE, "medians": rows, "runs": found}, indent=1) + "\n")
+    record = {"weights": Path(chosen["path"]).name, "base": settings, "medians": rows, "runs": found}
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

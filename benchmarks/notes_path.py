@@ -14,8 +14,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.engine import Asked, ask_ours, asked, our_engine
+from benchmarks.throughput.arms import ask_ours, our_engine
+from benchmarks.throughput.requests import Asked, asked
 from dermnote_notegen.priors import load_priors
 from dermnote_notegen.settings import Settings
 from dermnote_train.remote.notegen import NoteService
@@ -23,6 +25,8 @@ from dermnote_train.settings import read_settings
 
 POLL_S = 0.25
 WARM_NOTES = 100
+
+Seconds = dict[str, list[float]]
 
 
 def whole_path(service: NoteService, batch: Sequence[Asked]) -> tuple[float, int]:
@@ -36,6 +40,42 @@ def whole_path(service: NoteService, batch: Sequence[Asked]) -> tuple[float, int
     return time.perf_counter() - begun, good
 
 
+def in_turns(service: NoteService, socket: Path, *, notes: int, rounds: int, workers: int) -> tuple[Seconds, int]:
+    """(seconds of each round by side, notes of the path that are the model's own and faithful).
+
+    Raises SystemExit where the bare engine fails a request.
+    """
+    priors = load_priors()
+    seconds: Seconds = {"whole path": [], "bare engine": []}
+    good = 0
+    for turn in range(rounds + 1):  # the first only warms both
+        count = notes if turn else WARM_NOTES
+        batch = asked(count, strategy="G", salt=7 + turn, priors=priors)
+        path_s, faithful = whole_path(service, batch)
+        answers, bare_s = ask_ours(socket, batch, concurrency=workers)
+        if None in answers:
+            raise SystemExit(f"the bare engine failed {answers.count(None)} of {count} requests")
+        if turn:
+            seconds["whole path"].append(path_s)
+            seconds["bare engine"].append(bare_s)
+            good += faithful
+            print(f"round {turn}: path {count / path_s:.2f}, bare {count / bare_s:.2f} notes/s", flush=True)
+    return seconds, good
+
+
+def report(seconds: Seconds, good: int, *, notes: int) -> dict[str, Any]:
+    """Medians of the rounds and their ratio. `notes`: of one round; `good`: of all rounds."""
+    rates = {side: statistics.median(notes / one for one in rounds) for side, rounds in seconds.items()}
+    return {
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "notes": notes,
+        "notes_per_s": rates,
+        "faithful_share": good / (notes * len(seconds["whole path"])),
+        "ratio": rates["whole path"] / rates["bare engine"],
+        "rounds_s": seconds,
+    }
+
+
 def main() -> None:
     """Measure in turn, print both rates and their ratio, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -43,43 +83,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/notes_path.json"))
     arguments = parser.parse_args()
-    priors = load_priors()
     settings = Settings()
-    seconds: dict[str, list[float]] = {"whole path": [], "bare engine": []}
-    good = 0
     with (
         tempfile.TemporaryDirectory(prefix="dn-") as folder,
         NoteService(read_settings().notegen_url) as service,
         our_engine(settings.engine_slots, folder=Path(folder)) as (_, socket),
     ):
         service.require_ready()
-        for turn in range(arguments.rounds + 1):
-            count = arguments.notes if turn else WARM_NOTES
-            batch = asked(count, strategy="G", salt=7 + turn, priors=priors)
-            path_s, faithful = whole_path(service, batch)
-            answers, bare_s = ask_ours(socket, batch, concurrency=settings.worker_count)
-            if None in answers:
-                raise SystemExit(f"the bare engine failed {answers.count(None)} of {count} requests")
-            if turn:
-                seconds["whole path"].append(path_s)
-                seconds["bare engine"].append(bare_s)
-                good += faithful
-                print(f"round {turn}: path {count / path_s:.2f}, bare {count / bare_s:.2f} notes/s", flush=True)
-    rates = {arm: statistics.median(arguments.notes / one for one in rounds) for arm, rounds in seconds.items()}
-    ratio = rates["whole path"] / rates["bare engine"]
-    share = good / (arguments.notes * arguments.rounds)
-    for arm, rate in rates.items():
-        print(f"{arm:<12} {rate:6.2f} notes/s")
-    print(f"whole path / bare engine: {ratio:.2f}; faithful and the model's own: {share:.1%}")
+        seconds, good = in_turns(
+            service, socket, notes=arguments.notes, rounds=arguments.rounds, workers=settings.worker_count
+        )
+    record = report(seconds, good, notes=arguments.notes)
+    for side, rate in record["notes_per_s"].items():
+        print(f"{side:<12} {rate:6.2f} notes/s")
+    share = record["faithful_share"]
+    print(f"whole path / bare engine: {record['ratio']:.2f}; faithful and the model's own: {share:.1%}")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "notes": arguments.notes,
-        "notes_per_s": rates,
-        "faithful_share": share,
-        "ratio": ratio,
-        "rounds_s": seconds,
-    }
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -7,23 +7,18 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
-
-from benchmarks.engine import asked as asked_for
 from benchmarks.peers.client import PeerBatch, PeerRequest, measure
 from benchmarks.peers.llama_server import ServerSettings, context_for
 from benchmarks.peers.process import ServerFailed, llama_server
-from dermnote_contracts.notes import NoteRequest, Strategy
-from dermnote_notegen import notes
+from benchmarks.throughput.arms import is_faithful, server_text
+from benchmarks.throughput.requests import Asked, asked, peer_request
 from dermnote_notegen.engine.model import find_weights
-from dermnote_notegen.priors import Priors, load_priors
-from dermnote_notegen.render import Prompt, render
-from dermnote_notegen.strategies import note_facts
+from dermnote_notegen.priors import load_priors
 from dermnote_notegen.verify import Verifier
 
 
@@ -66,64 +61,52 @@ class Row:
         }
 
 
-def rendered(request: NoteRequest, *, priors: Priors) -> Prompt:
-    """What the model is asked for a note."""
-    facts, options = note_facts(request), request.options
-    prior = priors.get(facts.diagnosis or "")
-    return render(request.strategy, facts=facts, prior=prior, options=options, seed=options.seed or 0)
-
-
-def peer_request(prompt: Prompt, *, seed: int) -> PeerRequest:
-    """A prompt with the engine's own sampling: under a grammar the whole distribution, else llama_cpp.Llama's chain."""
-    asked = PeerRequest(
-        prompt=prompt.text,
-        max_tokens=prompt.max_tokens,
-        temperature=prompt.temperature,
-        seed=seed,
-        stop=prompt.stop,
-        grammar=prompt.grammar,
-    )
-    return asked if prompt.grammar is None else replace(asked, top_p=1.0, top_k=0, min_p=0.0)
-
-
 def most_tokens(asked: Sequence[PeerRequest], *, model: Path) -> int:
     """Tokens of the longest prompt with its answer."""
+    import llama_cpp  # noqa: PLC0415 - only this needs it, and the server has its own
+
     vocabulary = llama_cpp.Llama(str(model), vocab_only=True, verbose=False)
     return max(len(vocabulary.tokenize(one.prompt.encode())) + one.max_tokens for one in asked)
 
 
-def run(
-    settings: ServerSettings, batch: Sequence[NoteRequest], *, priors: Priors, concurrency: int, python: Path
-) -> Row:
+def run(settings: ServerSettings, batch: Sequence[Asked], *, verifier: Verifier, concurrency: int, python: Path) -> Row:
     """One combination from a cold start."""
-    asked = [peer_request(rendered(one, priors=priors), seed=one.options.seed or 0) for one in batch]
+    requests = [peer_request(ask.completion) for ask in batch]
     row = Row(settings, concurrency)
     try:
         with llama_server(settings, python=python) as server:
-            answered = measure(server, asked, concurrency=concurrency)
+            answered = measure(server, requests, concurrency=concurrency)
     except ServerFailed as error:
         return replace(row, error=str(error))
-    return replace(row, batch=answered, faithful=faithful_texts(answered, batch, verifier=Verifier(priors)))
+    texts = [server_text(answer) for answer in answered.answers]
+    faithful = sum(is_faithful(ask, text, verifier=verifier) for ask, text in zip(batch, texts, strict=True))
+    return replace(row, batch=answered, faithful=faithful)
 
 
-def faithful_texts(answered: PeerBatch, batch: Sequence[NoteRequest], *, verifier: Verifier) -> int:
-    """How many of the answers, tidied as the service does it, pass the verifier."""
-    count = 0
-    for answer, request in zip(answered.answers, batch, strict=True):
-        facts = note_facts(request)
-        text = notes.tidy(answer.text, finished=answer.finish_reason == "stop")
-        verdict = verifier.verify(text, facts=facts.stated, allowed=facts.allowed)
-        count += answer.error is None and verdict.verification.faithful
-    return count
+def combinations(arguments: argparse.Namespace, *, longest: int) -> Iterator[ServerSettings]:
+    """Every combination of the settings asked for. `longest`: tokens of a prompt with its answer."""
+    for path, slots, unified, cache_mib, reuse, micro in itertools.product(
+        [find_weights(model)[1] for model in arguments.models],
+        arguments.slots,
+        arguments.kv_unified,
+        arguments.host_cache_mib,
+        arguments.reuse_tokens,
+        arguments.micro_batch_tokens,
+    ):
+        yield ServerSettings(
+            model=path,
+            slots=slots,
+            context_tokens=context_for(slots, request_tokens=longest),
+            threads=arguments.threads,
+            kv_unified=bool(unified),
+            host_cache_mib=cache_mib,
+            reuse_tokens=reuse,
+            micro_batch_tokens=micro,
+        )
 
 
-def note_requests(count: int, *, strategy: Strategy, salt: int) -> list[NoteRequest]:
-    """The requests of the engine's benchmark."""
-    return [ask.request for ask in asked_for(count, strategy=strategy, salt=salt, priors=load_priors())]
-
-
-def main() -> None:
-    """Measure each combination, print one JSON line for each."""
+def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["smollm2"], help="presets or GGUF files")
     parser.add_argument("--slots", nargs="+", type=int, default=[1, 4, 8, 16])
@@ -137,31 +120,20 @@ def main() -> None:
     parser.add_argument("--notes", type=int, default=24)
     parser.add_argument("--salt", type=int, default=1, help="another salt, other requests")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="an interpreter that has xllamacpp")
-    arguments = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    """Measure each combination, print one JSON line for each."""
+    arguments = read_arguments()
     priors = load_priors()
-    batch = note_requests(arguments.notes, strategy=arguments.strategy, salt=arguments.salt)
-    models = [find_weights(model)[1] for model in arguments.models]
-    asked = [peer_request(rendered(one, priors=priors), seed=0) for one in batch]
-    longest = most_tokens(asked, model=models[0])
-    for model, slots, unified, cache_mib, reuse, micro in itertools.product(
-        models,
-        arguments.slots,
-        arguments.kv_unified,
-        arguments.host_cache_mib,
-        arguments.reuse_tokens,
-        arguments.micro_batch_tokens,
-    ):
-        settings = ServerSettings(
-            model=model,
-            slots=slots,
-            context_tokens=context_for(slots, request_tokens=longest),
-            threads=arguments.threads,
-            kv_unified=bool(unified),
-            host_cache_mib=cache_mib,
-            reuse_tokens=reuse,
-            micro_batch_tokens=micro,
-        )
-        row = run(settings, batch, priors=priors, concurrency=slots + arguments.waiting, python=arguments.python)
+    verifier = Verifier(priors)
+    batch = asked(arguments.notes, strategy=arguments.strategy, salt=arguments.salt, priors=priors)
+    requests = [peer_request(ask.completion) for ask in batch]
+    longest = most_tokens(requests, model=find_weights(arguments.models[0])[1])
+    for settings in combinations(arguments, longest=longest):
+        concurrency = settings.slots + arguments.waiting
+        row = run(settings, batch, verifier=verifier, concurrency=concurrency, python=arguments.python)
         print(json.dumps({"strategy": arguments.strategy, "longest": longest} | row.record()), flush=True)
 
 

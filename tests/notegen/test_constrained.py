@@ -1,6 +1,7 @@
 """Decoding under a grammar with fixed logits: what is forced, what is a choice, and which choice is taken."""
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 import pytest
@@ -190,3 +191,43 @@ def test_segments_are_fixed_and_written_in_turn_and_what_is_fixed_is_never_sampl
 def test_what_is_no_grammar_is_refused(gbnf: str) -> None:
     with pytest.raises(GrammarRefused):
         Grammar(gbnf, VOCABULARY)
+
+
+# A vocabulary with every text of a, b and c up to eight letters: looking ahead over all of them at once takes more items
+# than llguidance has where one letter may belong to many words; a single token does not.
+class Syllables(Letters):
+    """What llguidance wants of a tokenizer; the tokens that Letters has come first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens += ["".join(letters).encode() for size in range(2, 9) for letters in product("abc", repeat=size)]
+
+
+TOO_WIDE = 'root ::= ([a-z]+ | [a-y]+ "z" | [b-z]+)* "!"'
+SYLLABLES = Syllables()
+WIDE_VOCABULARY = Vocabulary(llguidance.LLTokenizer(llguidance.TokenizerWrapper(SYLLABLES)))
+
+
+@pytest.mark.parametrize("top_k", [0, 1])
+def test_a_grammar_that_fails_while_it_is_followed_is_refused_and_no_finished_text(top_k: int) -> None:
+    sampler = Sampler(Sampling(top_k=top_k), seed=0)
+    program = Constrained(Grammar(TOO_WIDE, WIDE_VOCABULARY), sampler, WIDE_VOCABULARY, max_tokens=9)
+    program.begin()
+    logits = np.zeros(len(SYLLABLES.tokens), dtype=np.float32)
+    logits[ord("Q")] = 9.0  # what is drawn first is refused, so the mask is asked for too
+
+    with pytest.raises(GrammarRefused, match="came to a stop"):
+        program.next(logits)
+
+    assert not program.written.finished
+
+
+def test_no_answer_of_a_matcher_that_has_failed_is_believed() -> None:
+    grammar = Grammar(TOO_WIDE, WIDE_VOCABULARY)
+    assert grammar.takes(ord("a"))
+    with pytest.raises(GrammarRefused):
+        grammar.allowed()
+
+    for ask in (lambda: grammar.satisfied, lambda: grammar.takes(LETTERS.eos_token_id), lambda: grammar.take(RED)):
+        with pytest.raises(GrammarRefused):
+            ask()

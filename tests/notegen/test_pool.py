@@ -1,10 +1,9 @@
 """The worker program: a parent, its engine, its upkeep and its workers, and what happens when any of them ends."""
 
-import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -13,11 +12,14 @@ import pytest
 from redis import Redis
 from rq import Queue, Retry
 
-from dermnote_contracts.notes import NoteRequest
+from dermnote_contracts.notes import NoteJob, NoteRequest
 from dermnote_notegen.children import FIRST_PAUSE_S, LONGEST_PAUSE_S, YOUNG_S, Deaths, End
+from dermnote_notegen.engine.scripted import DEADLY
+from dermnote_notegen.engine_client import EngineCrashed
 from dermnote_notegen.queue import QUEUE_NAME, NoteQueue, make_worker
 from dermnote_notegen.settings import Settings
 from dermnote_notegen.store import NoteStore, Submission
+from tests.notegen.endings import counted
 from tests.notegen.processes import NoteService, children, is_alive, wait_until
 
 Serve = Callable[..., AbstractContextManager[NoteService]]
@@ -44,9 +46,20 @@ def serve(short_folder: Path) -> Serve:
 
 def submit(service: NoteService, notes: int) -> str:
     """Queue a batch; returns its id."""
-    items = [{"metadata": {"age": 20 + note % 70, "diagnosis": "nv"}, "strategy": "P2"} for note in range(notes)]
+    return submit_ages(service, [20 + note % 70 for note in range(notes)])
+
+
+def submit_ages(service: NoteService, ages: Sequence[float]) -> str:
+    """Queue a batch of patients of these ages; returns its id."""
+    items = [{"metadata": {"age": age, "diagnosis": "nv"}, "strategy": "P2"} for age in ages]
     answer = httpx.post(f"{service.url}/notes/batch", json={"items": items})
     return str(answer.json()["id"])
+
+
+def ended_notes(service: NoteService, batch_id: str) -> list[NoteJob]:
+    """The batch's ended notes in order."""
+    lines = httpx.get(f"{service.url}/batches/{batch_id}/notes").text.splitlines()
+    return [NoteJob.model_validate_json(line) for line in lines]
 
 
 def counts(service: NoteService, batch_id: str) -> dict[str, int]:
@@ -93,7 +106,13 @@ def test_an_end_is_told_as_exit_code_or_signal() -> None:
 def test_there_are_more_workers_than_slots_and_both_can_be_set() -> None:
     assert Settings(slots=16).worker_count == 20
     assert Settings(slots=16, workers=3).worker_count == 3
-    assert 8 <= Settings().engine_slots <= 32
+
+
+@pytest.mark.parametrize(("cores", "slots"), [(1, 12), (2, 24), (3, 36), (4, 48), (64, 48)])
+def test_slots_follow_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch, cores: int, slots: int) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+
+    assert Settings().engine_slots == slots
 
 
 def test_an_engine_of_somebody_else_is_not_started() -> None:
@@ -203,7 +222,7 @@ def test_a_second_signal_ends_it_at_once(serve: Serve) -> None:
 
 
 def test_all_of_a_large_batch_arrive_once_though_the_engine_is_killed_in_the_middle(serve: Serve) -> None:
-    with serve(WORKERS="12") as service:
+    with serve(WORKERS="12") as service, counted(service.redis_url) as endings:
         batch_id = submit(service, 200)
         wait_until(lambda: counts(service, batch_id)["finished"] > 20, timeout_s=60, what="the batch is on its way")
         assert counts(service, batch_id)["finished"] < 200
@@ -211,13 +230,52 @@ def test_all_of_a_large_batch_arrive_once_though_the_engine_is_killed_in_the_mid
         service.worker.kill_engine()
 
         wait_finished(service, batch_id, 200)
-        jobs = [json.loads(line) for line in httpx.get(f"{service.url}/batches/{batch_id}/notes").text.splitlines()]
-        assert len({job["id"] for job in jobs}) == len(jobs) == 200
+        jobs = ended_notes(service, batch_id)
+        assert endings() == {job.id: 1 for job in jobs}
         ages = [20 + number % 70 for number in range(200)]
         for age, job in zip(ages, jobs, strict=True):
-            (note,) = job["notes"]
-            assert f"{age}-year-old" in note["text"]
+            (note,) = job.notes
+            assert f"{age}-year-old" in note.text
         assert "engine" in service.worker.text().partition("SIGKILL")[0].splitlines()[-1]
+
+
+def test_a_note_whose_job_runs_twice_at_a_time_ends_once(serve: Serve) -> None:
+    with serve() as service, Redis.from_url(service.redis_url) as redis, counted(service.redis_url) as endings:
+        queue = NoteQueue(redis, job_timeout_s=60, retries=1)
+        note_ids = [f"note-{number}" for number in range(12)]
+        requests = [NoteRequest.model_validate({"metadata": {"age": 40, "diagnosis": "nv"}})] * len(note_ids)
+        with redis.pipeline() as pipe:
+            NoteStore(redis, note_ttl_s=60).add(pipe, Submission(requests, note_ids))
+            for note_id in note_ids:
+                for _ in range(2):
+                    queue.put(pipe, [note_id])
+            pipe.execute()
+
+        wait_until(lambda: queue.waiting() == 0 and len(endings()) == 12, timeout_s=60, what="all have ended")
+        service.worker.stop()  # which lets what runs be finished
+
+        assert endings() == dict.fromkeys(note_ids, 1)
+
+
+def test_a_request_that_kills_the_engine_fails_its_note_alone(serve: Serve) -> None:
+    """Whatever it took with it is written: the engine is asked for one after the other until it is found."""
+    with serve(WORKERS="8") as service, counted(service.redis_url) as endings:
+        deadly = float(DEADLY.partition("-")[0])
+        batch_id = submit_ages(service, [20, 21, deadly, *range(22, 59)])
+
+        wait_until(lambda: sum(endings().values()) >= 40, timeout_s=150, what="the batch has ended")
+
+        jobs = ended_notes(service, batch_id)
+        assert endings() == {job.id: 1 for job in jobs}
+        (failed,) = (job for job in jobs if job.status != "finished")
+        assert failed.index == 2
+        assert failed.error is not None
+        assert failed.error.code == EngineCrashed.code
+        wait_until(
+            lambda: service.worker.text().count("engine had ended with exit code 1") == 4,
+            timeout_s=30,
+            what="the engine was started again each of the four times",
+        )
 
 
 def test_a_job_that_kills_every_worker_ends_its_note_as_failed_and_hurts_no_other(serve: Serve) -> None:

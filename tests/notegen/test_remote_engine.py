@@ -46,13 +46,15 @@ READ: dict[str, Callable[[Any], str]] = {
 @dataclass
 class FakeServer:
     """An OpenAI-compatible server. `honours`: the field of a grammar that it follows; `takes`: all fields that it
-    allows, None for any; `texts`: what it writes in turn without a grammar; `refusals`: statuses that come first.
+    allows, None for any; `texts`: what it writes in turn without a grammar; `refusals`: statuses that come first;
+    `models`: what it says in turn of its models before it has one.
     """
 
     honours: str | None = None
     takes: set[str] | None = None
     texts: list[str] = field(default_factory=lambda: ["Of no matter."])
     refusals: list[int] = field(default_factory=list)
+    models: list[Any] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -95,7 +97,7 @@ def served(server: FakeServer) -> Iterator[str]:
 
         def do_GET(self) -> None:
             entry = {"id": "some-model", "object": "model", "owned_by": "a-server", "max_model_len": 4096}
-            self._send(200, {"object": "list", "data": [entry]})
+            self._send(200, server.models.pop(0) if server.models else {"object": "list", "data": [entry]})
 
         def do_POST(self) -> None:
             self._send(*server.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
@@ -183,13 +185,18 @@ def test_a_server_that_follows_none_is_found_out_and_gets_none(kind: str) -> Non
     with remote(server) as client:
         assert not client.wait_ready().grammar
         request = CompletionRequest(
-            prompt="A colour:", grammar=GRAMMAR, deterministic=True, deadline_s=9, segments=[{"text": " red"}]
+            prompt="A colour:",
+            max_tokens=33,
+            grammar=GRAMMAR,
+            deterministic=True,
+            deadline_s=9,
+            segments=[{"text": " red"}],
         )
         client.complete(request)
 
     (body,) = server.real
     assert not set(body) & (set(READ) | OURS)
-    assert (body["model"], body["prompt"], body["max_tokens"]) == ("some-model", "A colour:", 160)
+    assert (body["model"], body["prompt"], body["max_tokens"]) == ("some-model", "A colour:", 33)
 
 
 @pytest.mark.parametrize("kind", [*FOLLOWERS, *OTHERS])
@@ -234,6 +241,54 @@ def test_a_server_that_is_still_loading_is_probed_later(status: int) -> None:
             client.info()
 
         assert client.wait_ready().grammar
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_fault_while_it_is_probed_does_not_count_as_a_refusal(failures: int) -> None:
+    with remote(FakeServer(honours="grammar", refusals=[500] * failures)) as client:
+        assert client.wait_ready().grammar
+
+
+def test_a_server_that_left_it_unsure_what_it_can_do_is_probed_again_later() -> None:
+    server = FakeServer(honours="guided_grammar", refusals=[500] * 100)
+    with served(server) as url, client_of(url, probe_again_s=0) as client:
+        assert not client.model.grammar
+        server.refusals.clear()
+
+        assert client.model.grammar
+        client.complete(CompletionRequest(prompt="A colour:", grammar=GRAMMAR))
+
+    assert server.real[-1]["guided_grammar"] == GRAMMAR
+
+
+def test_a_server_that_left_it_unsure_is_left_in_peace_for_a_while() -> None:
+    server = FakeServer(honours="grammar", refusals=[500] * 100)
+    with served(server) as url, client_of(url) as client:
+        assert not client.model.grammar
+        server.refusals.clear()
+
+        assert not client.model.grammar
+
+    assert server.asked == []
+
+
+NO_MODEL = [
+    {"object": "list", "data": None},
+    {"object": "list", "data": []},
+    {"object": "list"},
+    {"data": [{"object": "model"}]},
+    [],
+    None,
+]
+
+
+@pytest.mark.parametrize("said", NO_MODEL, ids=str)
+def test_a_server_that_names_no_model_is_unavailable_and_says_so(said: Any) -> None:
+    with remote(FakeServer(models=[said])) as client:
+        with pytest.raises(EngineUnavailable, match="names no model"):
+            client.info()
+
+        assert client.info().name == "some-model"
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -341,21 +396,54 @@ def test_our_own_engine_serves_as_a_remote_one() -> None:
     assert (model.asked[-1].model, model.asked[-1].top_k, model.asked[-1].min_p) == ("scripted", 7, 0.1)
 
 
-@pytest.mark.parametrize("honours", ["guided_grammar", None])
-def test_the_whole_service_writes_with_a_remote_engine(short_folder: Path, honours: str | None) -> None:
-    folder = short_folder / f"remote-{honours}"
+@contextmanager
+def service_with(server: FakeServer, folder: Path) -> Iterator[NoteService]:
+    """The whole service over a server of another kind."""
     folder.mkdir()
-    fake = FakeServer(honours=honours, texts=[BAD, GOOD])
-    with served(fake) as url:
+    with served(server) as url:
         service = NoteService(folder, settings={"NOTEGEN_ENGINE_URL": url, "NOTEGEN_MODEL": "theirs"})
         try:
             service.start()
-            assert service.worker.engine_pid() is None
-            body = {"metadata": FACTS, "strategy": "G"}
-            answer = httpx.post(f"{service.url}/notes", json=body, headers={"Prefer": "wait=30"}, timeout=40)
-            (note,) = answer.json()["notes"]
+            yield service
         finally:
             service.stop()
+
+
+def post(service: NoteService) -> dict[str, Any]:
+    """A G note, waited for."""
+    body = {"metadata": FACTS, "strategy": "G"}
+    answer = httpx.post(f"{service.url}/notes", json=body, headers={"Prefer": "wait=30"}, timeout=40)
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+@pytest.mark.parametrize(("status", "reason"), [(400, "context"), (401, "key")])
+def test_a_note_that_the_server_refuses_fails_at_once_with_the_reason(
+    short_folder: Path, status: int, reason: str
+) -> None:
+    server = FakeServer(honours="grammar")
+    with service_with(server, short_folder / f"refusing-{status}") as service:
+        server.refusals = [status]
+        job = post(service)
+
+    assert (job["status"], job["error"]["code"]) == ("failed", EngineRefused.code)
+    assert reason in job["error"]["detail"]
+    assert server.real == []
+
+
+def test_the_service_waits_for_a_server_to_have_a_model_and_says_so(short_folder: Path) -> None:
+    server = FakeServer(honours="grammar", models=[{"object": "list", "data": None}] * 3)
+    with service_with(server, short_folder / "no-model") as service:
+        assert post(service)["status"] == "finished"
+        assert service.worker.text().count("names no model") == 1
+
+
+@pytest.mark.parametrize("honours", ["guided_grammar", None])
+def test_the_whole_service_writes_with_a_remote_engine(short_folder: Path, honours: str | None) -> None:
+    fake = FakeServer(honours=honours, texts=[BAD, GOOD])
+    with service_with(fake, short_folder / f"remote-{honours}") as service:
+        assert service.worker.engine_pid() is None
+        (note,) = post(service)["notes"]
 
     assert note["verification"]["faithful"]
     assert note["provenance"]["model"] == "theirs"

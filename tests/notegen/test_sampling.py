@@ -6,7 +6,7 @@ import pytest
 
 np = pytest.importorskip("numpy")
 
-from dermnote_notegen.engine.sampling import Logits, Sampler, Sampling  # noqa: E402
+from dermnote_notegen.engine.sampling import Logits, LogitsBroken, Sampler, Sampling  # noqa: E402
 
 # Probabilities .4, .3, .2, .1 at tokens 5, 2, 7, 0; all others impossible.
 LOGITS: Logits = np.full(9, -1000.0, dtype=np.float32)
@@ -66,3 +66,22 @@ def test_a_seed_is_a_sequence() -> None:
 
     assert drawn(3) == drawn(3)
     assert drawn(3) != drawn(4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0), Sampling(min_p=0.1), Sampling(top_k=2)])
+def test_logits_that_are_no_numbers_are_a_fault_that_says_so(sampling: Sampling, value: float) -> None:
+    logits = LOGITS.copy()
+    logits[3] = value
+
+    with pytest.raises(LogitsBroken, match="broken"):
+        Sampler(sampling, seed=0).pick(logits)
+    with pytest.raises(LogitsBroken):
+        Sampler(sampling, seed=0).pick(np.full(9, -np.inf, dtype=np.float32))
+
+
+def test_a_token_that_a_model_rules_out_is_no_fault() -> None:
+    logits = LOGITS.copy()
+    logits[3] = -np.inf
+
+    assert Sampler(Sampling(), seed=0).pick(logits) in {5, 2, 7, 0}

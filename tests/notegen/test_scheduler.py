@@ -219,6 +219,48 @@ def test_a_long_prompt_does_not_hold_up_who_is_running() -> None:
     assert scheduler.count.rows <= 60 * scheduler.count.steps
 
 
+def test_many_short_chains_do_not_keep_a_long_prompt_waiting() -> None:
+    pool = context(lanes=80, cells=40_000)
+    scheduler = Scheduler(pool, slots=61, step_tokens=128)
+    for seed in range(60):
+        chatty = Drawn(seed, count=40, forced=[seed % VOCABULARY] * 8)
+        scheduler.add(Job(chatty, [seed % VOCABULARY, seed], 360, lambda: False, lambda *_: None))
+    scheduler.step()
+    long = Job(Drawn(99, count=1), [2] * 400, 1, lambda: False, lambda *_: None)
+    scheduler.add(long)
+
+    for _ in range(100):
+        scheduler.step()
+
+    assert long.first_token
+    assert scheduler.busy
+
+
+def test_what_is_kept_for_later_is_counted_apart_from_what_is_in_use() -> None:
+    pool = context()
+    scheduler = Scheduler(pool, slots=4, kept_cells=120)
+    diagnoses = [[token] * 90 for token in range(1, 5)]
+
+    def run(prompt: list[int], *, count: int) -> Job:
+        job = Job(Drawn(prompt[0], count=count), prompt, count, lambda: False, lambda *_: None)
+        scheduler.add(job)
+        return job
+
+    run(diagnoses[0], count=1)
+    finish(scheduler)
+    for prompt in diagnoses[1:]:
+        run(prompt, count=30)
+    for _ in range(5):
+        scheduler.step()
+    assert scheduler.tree.held > 120
+
+    assert scheduler.tree.unused(job.node for job in scheduler.running) == 90
+    assert run(diagnoses[0], count=1).cached == 0  # it waits
+    finish(scheduler)
+    assert scheduler.count.cached_tokens == 89
+    assert scheduler.tree.held <= 120
+
+
 def test_when_the_pool_is_full_the_youngest_waits_and_all_end() -> None:
     pool = context(cells=90)
     scheduler = Scheduler(pool, slots=6)
@@ -245,20 +287,21 @@ def test_a_request_that_does_not_fit_even_alone_says_so() -> None:
 
 
 class Refusing(Drawn):
-    """A program whose grammar comes to a stop behind its second token, or at once."""
+    """A program that ends by `fault` behind its second token, or at once."""
 
-    def __init__(self, *, at_once: bool) -> None:
+    def __init__(self, *, at_once: bool, fault: type[Exception] = GrammarRefused) -> None:
         super().__init__(1, count=9)
         self._at_once = at_once
+        self._fault = fault
 
     def begin(self) -> Move:
         if self._at_once:
-            raise GrammarRefused
+            raise self._fault
         return super().begin()
 
     def next(self, logits: Logits) -> Move:
         if self.written.sampled == 2:
-            raise GrammarRefused
+            raise self._fault
         return super().next(logits)
 
 
@@ -287,19 +330,20 @@ def test_a_job_without_a_choice_ends_at_once_and_nothing_is_decoded(batched: boo
 
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_grammar_that_comes_to_a_stop_ends_its_own_job_only(batched: bool, at_once: bool) -> None:
+@pytest.mark.parametrize(("fault", "expected"), [(GrammarRefused, End.REFUSED), (IndexError, End.BROKEN)])
+def test_a_fault_ends_its_own_job_only(batched: bool, at_once: bool, fault: type[Exception], expected: End) -> None:
     pool = context(lanes=9 if batched else 1)
     queue: Scheduler | Alone = Scheduler(pool, slots=2) if batched else Alone(pool)
     refused: list[End] = []
     texts: dict[int, list[int]] = {}
     ask = Ask(3)
 
-    queue.add(Job(Refusing(at_once=at_once), [1], 9, lambda: False, lambda _job, end: refused.append(end)))
+    queue.add(Job(Refusing(at_once=at_once, fault=fault), [1], 9, lambda: False, lambda _job, end: refused.append(end)))
     queue.add(ask.job(lambda seed, _end, text: texts.update({seed: text})))
     while queue.busy:
         queue.step()
 
-    assert refused == [End.REFUSED]
+    assert refused == [expected]
     assert texts == {3: ask.expected(pool)}
     if isinstance(queue, Scheduler):
         assert empty(queue, pool)

@@ -71,7 +71,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def names(folder: Path) -> set[str]:
     """What is in the folder, without the digest that each name begins with."""
-    return {path.name.partition("-")[2] for path in folder.iterdir()}
+    return {path.name.partition("-")[2] for path in folder.iterdir() if path.name != tuning.LOCK}
+
+
+def choice_name(origin: Origin, shape: Shape = SHAPE) -> str:
+    return tuning._choice_file(origin, shape, Path()).name
 
 
 @pytest.mark.gguf
@@ -150,7 +154,7 @@ def test_a_file_that_can_not_be_rewritten_runs_as_it_is_and_leaves_nothing_behin
 
     assert (tuned.path, tuned.origin) == (path, origin)
     assert "runs as it is" in caplog.text
-    assert list((tmp_path / "layouts").iterdir()) == []
+    assert names(tmp_path / "layouts") == set()
 
 
 # Choices.
@@ -184,7 +188,8 @@ def test_to_stay_as_it_came_is_a_choice_too_and_what_lost_is_deleted(tmp_path: P
 
     assert (tuned.path, tuned.origin, tuned.keys) == (path, origin, "bf16")
     assert sorted(one.name for one in folder.iterdir()) == [
-        f"{origin.sha256}-choice.json",
+        choice_name(origin),
+        tuning.LOCK,
         "of-another-model-Q8_0.gguf",
     ]
 
@@ -202,7 +207,7 @@ def test_the_choice_of_another_machine_or_file_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"machine": "x"}', '{"machine": 1, "chosen": {"type": "Q8_0"}}'])
 def test_a_choice_that_can_not_be_read_is_none(tmp_path: Path, content: str) -> None:
     origin = Origin("some", "0" * 64)
-    tuning._choice_file(origin, tmp_path).write_text(content)
+    tuning._choice_file(origin, SHAPE, tmp_path).write_text(content)
 
     assert tuning._remembered(origin, SHAPE, tmp_path) is None
 
@@ -223,7 +228,7 @@ def test_what_is_chosen_by_measuring_says_as_much_and_is_chosen_again(
     assert caplog.text == ""
     layout = tuned.origin.quantization
     made = {f"{layout.type}.gguf", f"{layout.type}.sha256"} if layout else set()
-    assert names(tmp_path) == {"choice.json"} | made
+    assert names(tmp_path) == {choice_name(source[1]).partition("-")[2]} | made
     measured = replace(SHAPE, cells=tuning.MEASURED_CELLS, lanes=tuning.MEASURED_LANES)
     with loaded(source[0]) as as_it_came, loaded(tuned.path) as chosen_one:
         most = perplexity(as_it_came, measured) * (1 + tuning.MOST_LOSS)

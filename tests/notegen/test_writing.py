@@ -47,6 +47,18 @@ def test_an_unfaithful_text_is_asked_for_again_with_another_seed() -> None:
     assert len({asked.seed for asked in engine.script.asked}) == 3
 
 
+def test_deterministic_holds_for_every_attempt_and_the_seeds_follow_from_the_given_one() -> None:
+    first, again, without = Scripted(BAD, BAD, GOOD), Scripted(BAD, BAD, GOOD), Scripted(BAD, BAD, GOOD)
+
+    for engine in (first, again):
+        write(request(deterministic=True), engine=engine, seed=1)
+    write(request(), engine=without, seed=1)
+
+    assert [asked.deterministic for asked in first.script.asked] == [True] * 3
+    assert first.script.asked == again.script.asked
+    assert [asked.deterministic for asked in without.script.asked] == [False] * 3
+
+
 def test_after_four_unfaithful_texts_the_template_takes_over_and_says_so() -> None:
     (note,) = write(request(), engine=Scripted(BAD), seed=1)
 

@@ -23,13 +23,18 @@ class _Body(BaseModel):
 
 
 class NoteOptions(_Body):
-    """How the note is written. A seed left out is drawn and reported in the provenance."""
+    """How the note is written. A seed left out is drawn and reported in the provenance.
+
+    `deterministic`: the same request with the same seed gives the same note, whatever else is written meanwhile. Such
+    requests run one at a time. A server that takes the place of Dermnote's engine gets the seed alone.
+    """
 
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     temperature: float | None = Field(default=None, ge=0, le=2)
     max_words: int | None = Field(default=None, ge=10, le=250)
     n: int = Field(default=1, ge=1, le=8)
     on_unfaithful: OnUnfaithful = "retry"
+    deterministic: bool = False
 
 
 class NoteRequest(_Body):

@@ -127,7 +127,8 @@ def _attempts(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
     for attempt, seed in zip(range(1, MOST_ATTEMPTS + 1), seeds, strict=False):
         prompt = job.prompt(seed=seed)
         started = time.perf_counter()
-        answer = job.desk.engine.complete(completion(prompt, seed=seed, attempt=attempt))
+        asked = completion(prompt, seed=seed, attempt=attempt, deterministic=options.deterministic)
+        answer = job.desk.engine.complete(asked)
         text = tidy(answer.choices[0].text, finished=answer.choices[0].finish_reason == "stop")
         draft = Draft(
             text,
@@ -143,7 +144,7 @@ def _attempts(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
     return draft
 
 
-def completion(prompt: Prompt, *, seed: int, attempt: int = 1) -> CompletionRequest:
+def completion(prompt: Prompt, *, seed: int, attempt: int = 1, deterministic: bool = False) -> CompletionRequest:
     """What the engine is asked. A second and later attempt samples a little warmer, so that it can differ."""
     warmer = prompt.temperature + 0.1 * (attempt - 1) if prompt.temperature else 0.0
     return CompletionRequest(
@@ -154,6 +155,7 @@ def completion(prompt: Prompt, *, seed: int, attempt: int = 1) -> CompletionRequ
         stop=list(prompt.stop),
         grammar=prompt.grammar,
         segments=list(prompt.segments) or None,
+        deterministic=deterministic,
         **(FREE if prompt.grammar is None else GUIDED),
     )
 

@@ -63,19 +63,24 @@ def wait_for_engine(parent: Parent, here: Runtime) -> None:
     will: a wrong setting.
     """
     log.info("waiting for the engine to have its model")
-    while not parent.told_to_stop and not _answers(here):
+    told = None
+    while not parent.told_to_stop and (missing := _missing(here)):
+        if missing != told:
+            log.info("not yet: %s", missing)
+            told = missing
         end = parent.tend().get("engine")
         if end is not None and end.code > 0:
             raise EngineCannotStart(end.code)
     here.engine.close()
 
 
-def _answers(here: Runtime) -> bool:
+def _missing(here: Runtime) -> str | None:
+    """Why the engine can't be asked yet; None when it can."""
     try:
         here.engine.info()
-    except EngineUnavailable:
-        return False
-    return True
+    except EngineUnavailable as error:
+        return str(error)
+    return None
 
 
 def freeze() -> None:

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     priors_dir: Path | None = None
     model: str = "smollm2"
     threads: int | None = Field(default=None, ge=1)
+    gpu_layers: int | None = Field(default=None, ge=0)
     context_tokens: int = Field(default=2048, ge=256)
     cache_tokens: int | None = Field(default=None, ge=256)
     engine_metrics_port: int | None = Field(default=None, ge=1, le=65535)

@@ -14,9 +14,9 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from dermnote_contracts.problems import DermnoteError, EngineUnavailable, InvalidRequest, Problem
+from dermnote_contracts.problems import DermnoteError, EngineRefused, EngineUnavailable, InvalidRequest, Problem
 from dermnote_notegen import notes
-from dermnote_notegen.engine_client import EngineClient
+from dermnote_notegen.engine_client import EngineClient, EngineCrashed
 from dermnote_notegen.priors import load_priors
 from dermnote_notegen.queue import NoteWorker, make_worker
 from dermnote_notegen.settings import Settings
@@ -62,7 +62,10 @@ def runtime() -> Runtime:
 
 
 def write_note(note_id: str) -> None:
-    """The RQ task. Safe to run any number of times: an ended note is left as it is."""
+    """The RQ task. Safe to run any number of times: an ended note is left as it is.
+
+    What will never be written fails at once with its reason; anything else that is raised has RQ run the job again.
+    """
     here = runtime()
     request = here.store.request(note_id)
     if request is None or not here.store.start(note_id):
@@ -70,7 +73,7 @@ def write_note(note_id: str) -> None:
     seed = request.options.seed if request.options.seed is not None else secrets.randbelow(2**31)
     try:
         written = notes.write(request, desk=here.desk, seed=seed)
-    except InvalidRequest as refused:
+    except (InvalidRequest, EngineRefused, EngineCrashed) as refused:
         here.store.fail(note_id, refused.problem())
     else:
         here.store.finish(note_id, written)

@@ -4,20 +4,23 @@ llama.cpp's logits depend a little on what else is in a batch. Here nothing else
 whatever the load.
 """
 
+import logging
 import time
 from collections import deque
 
 from dermnote_notegen.engine.context import Context, ContextBroken, PoolFull, Row
-from dermnote_notegen.engine.model import GrammarRefused
 from dermnote_notegen.engine.scheduler import End, Job
 
+log = logging.getLogger(__name__)
 LANE = 0
+# All others wait for a step of this one thread, so it is a few tokens and never a whole prompt.
+STEP_TOKENS = 32
 
 
 class Alone:
     """Takes one job at a time through a context that it owns; a step decodes one batch of it."""
 
-    def __init__(self, context: Context, *, step_tokens: int = 256) -> None:
+    def __init__(self, context: Context, *, step_tokens: int = STEP_TOKENS) -> None:
         self._context = context
         self._step_tokens = step_tokens
         self._done = 0
@@ -54,8 +57,9 @@ class Alone:
         except PoolFull:
             self._end(job, End.NO_ROOM)
             return
-        except ContextBroken:
-            self._context.rebuild()
+        except ContextBroken as broken:
+            log.error("a deterministic request's context broke: %s", broken)  # noqa: TRY400  the message says it all
+            self._rebuild()
             self._end(job, End.BROKEN)
             return
         self._done += len(rows)
@@ -72,10 +76,9 @@ class Alone:
         return self.running
 
     def _go_on(self, job: Job, index: int) -> None:
-        try:
-            move = job.program.next(self._context.logits(index))
-        except GrammarRefused:
-            self._end(job, End.REFUSED)
+        move = job.ask(lambda: job.program.next(self._context.logits(index)))
+        if isinstance(move, End):
+            self._end(job, move)
             return
         job.first_token = job.first_token or time.monotonic()
         if move.ended:
@@ -86,6 +89,13 @@ class Alone:
             self._done = len(job.prompt) - 1 if self._context.shares else 0
             self._context.drop(LANE, start=self._done)
         job.path += move.tokens
+
+    def _rebuild(self) -> None:
+        """Where there is no memory for it now, it is tried again for the next job: the batches go on without it."""
+        try:
+            self._context.rebuild()
+        except MemoryError as error:
+            log.error("it can't be made anew: %s", error)  # noqa: TRY400  the message says it all
 
     def _end(self, job: Job, end: End) -> None:
         self.running = None

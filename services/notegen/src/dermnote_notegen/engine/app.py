@@ -32,6 +32,8 @@ from dermnote_notegen.engine.scripted import ScriptedModel
 from dermnote_notegen.settings import Settings
 
 POLL_S = 0.1
+# How long requests in hand may still take when the process ends.
+GRACE_S = 5
 RETRY_AFTER_S = 2
 
 
@@ -45,6 +47,12 @@ class DeadlineExceeded(DermnoteError):
     """The request's own deadline passed before it was done."""
 
     code, status, title = "deadline-exceeded", 504, "The deadline passed"
+
+
+class ClientGone(DermnoteError):
+    """The client hung up; nobody reads this."""
+
+    code, status, title = "client-gone", 499, "The client hung up"
 
 
 class Turn:
@@ -93,6 +101,8 @@ def create_engine(engine: Engine) -> FastAPI:
         except CancelledError as stopped:
             if turn.over():
                 raise DeadlineExceeded("before the text was done") from stopped
+            if turn.gone:
+                raise ClientGone from stopped
             raise
         finally:
             turn.gone = True
@@ -133,11 +143,17 @@ def main() -> None:
         socket.unlink()
     if settings.engine_metrics_port:
         start_http_server(settings.engine_metrics_port, addr=settings.host, registry=engine.registry)
-    server = uvicorn.Server(uvicorn.Config(create_engine(engine), uds=str(socket), access_log=False))
-    threading.Thread(target=_end_with, args=(engine, server), daemon=True).start()
-    server.run()
+    serve(engine, socket)
     if not engine.alive:
         sys.exit("dermnote-notegen-engine: the engine's thread has ended; see above")
+
+
+def serve(engine: Engine, socket: Path) -> None:
+    """Listen on the socket until told to stop, or until the engine ends."""
+    config = uvicorn.Config(create_engine(engine), uds=str(socket), access_log=False, timeout_graceful_shutdown=GRACE_S)
+    server = uvicorn.Server(config)
+    threading.Thread(target=_end_with, args=(engine, server), daemon=True).start()
+    server.run()
 
 
 def _end_with(engine: Engine, server: uvicorn.Server) -> None:

@@ -19,12 +19,12 @@ from dermnote_contracts.completions import (
     Segment,
 )
 from dermnote_notegen.engine.alone import Alone
-from dermnote_notegen.engine.constrained import Grammar
+from dermnote_notegen.engine.constrained import Grammar, Vocabulary
 from dermnote_notegen.engine.figures import Figures
 from dermnote_notegen.engine.llama import NAME, LlamaContext, Shape, Weights
 from dermnote_notegen.engine.model import EngineBusy, EngineFailed, GrammarRefused, Origin, PromptEmpty, PromptTooLong
 from dermnote_notegen.engine.pace import Pace
-from dermnote_notegen.engine.programs import Constrained, Free, Part, Program, Segmented
+from dermnote_notegen.engine.programs import Constrained, Free, Part, Program, Segmented, tokens_of
 from dermnote_notegen.engine.sampling import Sampler, Sampling
 from dermnote_notegen.engine.scheduler import Count, End, Job, Scheduler
 from dermnote_notegen.engine.tree import LOGITS_KEPT
@@ -107,8 +107,9 @@ class BatchEngine:
     def submit(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> Answer:
         """Queue a request. `stop` is asked before every step, and once true ends the request without an answer.
 
-        Raises PromptEmpty, PromptTooLong or GrammarRefused for what can never be done, EngineBusy when too many wait,
-        EngineFailed once the engine has ended. A grammar may also be refused by the answer.
+        Raises PromptEmpty (for a fixed segment too), PromptTooLong or GrammarRefused for what can never be done,
+        EngineBusy when too many wait, EngineFailed once the engine has ended. A grammar may also be refused by the
+        answer.
         """
         prompt = self._weights.encode(request.prompt, begin=True)
         if not prompt:
@@ -212,7 +213,7 @@ class BatchEngine:
 
         def written(grammar: str | None, stop: Sequence[str], most: int) -> Program:
             if grammar is not None:
-                return Constrained(Grammar(grammar, vocabulary), sampler, vocabulary, max_tokens=most)
+                return Constrained(Grammar(grammar, vocabulary), sampler, vocabulary, max_tokens=most, stop=stop)
             return Free(sampler, vocabulary, max_tokens=most, stop=stop)
 
         whole = request.segments is None or (request.grammar is not None and not self._context.shares)
@@ -221,7 +222,7 @@ class BatchEngine:
 
         def part(segment: Segment) -> Part:
             if segment.text is not None:
-                return Part(self._weights.encode(segment.text, begin=False), segment.from_prompt)
+                return Part(_fixed(segment.text, vocabulary), segment.from_prompt)
             return Part(written(segment.grammar, segment.stop, segment.max_tokens), segment.from_prompt)
 
         parts = [part(segment) for segment in request.segments]
@@ -269,6 +270,14 @@ class BatchEngine:
             waiting += [*self._alone.waiting, *([self._alone.running] if self._alone.running else [])]
         for job in waiting:
             job.on_end(job, End.BROKEN)
+
+
+def _fixed(text: str, vocabulary: Vocabulary) -> list[int]:
+    """The tokens of a fixed segment. Raises PromptEmpty where they would not say what it says."""
+    tokens = tokens_of(text.encode(), vocabulary)
+    if b"".join(map(vocabulary.text, tokens)) != text.encode():
+        raise PromptEmpty("no tokens of the model make up a segment's text")
+    return tokens
 
 
 def _longest_run(segments: Sequence[Segment], parts: Sequence[Part]) -> int:

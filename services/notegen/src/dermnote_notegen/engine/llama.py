@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ DONE, NO_ROOM = 0, 1
 MOST_LANES = 256
 # ggml's numbers of the types that a cache may have.
 CACHE_TYPES = {"f16": 1, "q8_0": 8, "bf16": 30}
+ALL_LAYERS = -1
+MEASURED_CELLS = 256
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
@@ -57,13 +59,32 @@ class Shape:
     values: str = "f16"
 
 
-class Weights:
-    """A loaded GGUF. Raises ModelNotFound for a file that llama.cpp can't load."""
+@dataclass(frozen=True)
+class Held:
+    """Bytes that a context's memory takes: those of one token, and those that each lane has whatever its length."""
 
-    def __init__(self, path: Path, *, gpu_layers: int = -1) -> None:
+    token: int
+    lane: int
+
+
+def on_gpu(asked: int | None) -> int:
+    """Layers that a GPU takes: `asked`, all (-1) by default; 0 where llama.cpp was built without one."""
+    if not llama_cpp.llama_supports_gpu_offload():
+        return 0
+    return ALL_LAYERS if asked is None else asked
+
+
+class Weights:
+    """A loaded GGUF. Raises ModelNotFound for a file that llama.cpp can't load.
+
+    `gpu_layers`: how many layers a GPU takes, as `on_gpu` says it; by default all where there is one.
+    """
+
+    def __init__(self, path: Path, *, gpu_layers: int | None = None) -> None:
         _begin()
+        self.gpu_layers = on_gpu(gpu_layers)
         settings = llama_cpp.llama_model_default_params()
-        settings.n_gpu_layers = gpu_layers if llama_cpp.llama_supports_gpu_offload() else 0
+        settings.n_gpu_layers = self.gpu_layers
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
         if not self.model:
             raise ModelNotFound(f"{path} is no GGUF that this llama.cpp can load")
@@ -98,10 +119,30 @@ class Weights:
 
     @property
     def cell_bytes(self) -> int:
-        """Memory of one token in the cache, in 16 bit, as if every layer kept every token."""
-        head = llama_cpp.llama_model_n_embd(self.model) // llama_cpp.llama_model_n_head(self.model)
-        layers = llama_cpp.llama_model_n_layer(self.model)
-        return int(2 * 2 * layers * head * llama_cpp.llama_model_n_head_kv(self.model))
+        """Memory of one token in the cache, in 16 bit: 0 where the memory is recurrent."""
+        return self._held.token
+
+    @property
+    def lane_bytes(self) -> int:
+        """Memory of one lane beside its tokens: the state of what is recurrent."""
+        return self._held.lane
+
+    @cached_property
+    def _held(self) -> Held:
+        """As llama.cpp counts it after one token and after two: what a file says of heads, their sizes and states is
+        another matter for each architecture.
+        """
+        context = LlamaContext(self, Shape(cells=MEASURED_CELLS, lanes=1, threads=1, batch=1))
+        try:
+            sizes = [context.state_bytes(0)]
+            for position in range(2):
+                context.decode([Row(0, position, 0, wanted=True)])
+                sizes.append(context.state_bytes(0))
+        finally:
+            context.close()
+        empty, one, two = sizes
+        token = two - one
+        return Held(token, lane=0 if self.unshared_memory is None else one - empty - token)
 
     def encode(self, text: str, *, begin: bool) -> list[int]:
         """The tokens of a text; `begin`: with the token that begins a text, where the model has one."""
@@ -143,14 +184,17 @@ class LlamaContext:
         settings.swa_full = True  # a cache that keeps only the window can't be cut at a prefix
         settings.flash_attn_type = int(shape.flash_attention)
         settings.type_k, settings.type_v = CACHE_TYPES[shape.keys], CACHE_TYPES[shape.values]
+        settings.offload_kqv = settings.op_offload = self._weights.gpu_layers != 0
         settings.no_perf = True
         self._context = llama_cpp.llama_init_from_model(self._weights.model, settings)
+        self._memory = llama_cpp.llama_get_memory(self._context) if self._context else None
         if not self._context:
             raise MemoryError(f"llama.cpp made no context of {shape.cells} tokens")
-        self._memory = llama_cpp.llama_get_memory(self._context)
 
     def decode(self, rows: Sequence[Row]) -> None:
         """One batch. Raises PoolFull where no cells are free, ContextBroken where the cache is lost."""
+        if not self._context:
+            raise ContextBroken("there was no memory to make it anew")
         answer = self._decoded(rows)
         if answer == NO_ROOM:
             raise PoolFull
@@ -185,8 +229,12 @@ class LlamaContext:
         """Tokens that a lane holds."""
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, lane)) + 1
 
+    def state_bytes(self, lane: int) -> int:
+        """What llama.cpp would write down of a lane: its cells and its state."""
+        return int(llama_cpp.llama_state_seq_get_size(self._context, lane))
+
     def rebuild(self) -> None:
-        """A new, empty context."""
+        """A new, empty context. Raises MemoryError where there is no room for it; then there is none until it works."""
         llama_cpp.llama_free(self._context)
         self._open()
 

@@ -32,6 +32,18 @@ class Move:
     from_prompt: bool = False
 
 
+def tokens_of(text: bytes, vocabulary: Vocabulary) -> list[int]:
+    """Tokens of a text that follows others; their bytes are the text's where the vocabulary has tokens for all of it.
+
+    Vocabularies of SentencePiece put a space before what they take for a beginning: llguidance hides a mark in front
+    from them, and where that fails the longest tokens that fit are taken.
+    """
+    tokens: list[int] = vocabulary.tokenizer.tokenize_bytes(text)
+    if b"".join(map(vocabulary.text, tokens)) != text:
+        tokens = vocabulary.tokenizer.greedy_tokenize(text.decode(errors="ignore"))
+    return tokens
+
+
 class Program(Protocol):
     """One sequence's writing. `begin` once; then `next` with the logits after everything that it returned so far."""
 
@@ -42,16 +54,47 @@ class Program(Protocol):
     def next(self, logits: Logits) -> Move: ...
 
 
+class Stops:
+    """Stop texts, looked for in what is written token by token."""
+
+    def __init__(self, texts: Sequence[str], vocabulary: Vocabulary) -> None:
+        self._texts = [text.encode() for text in texts]
+        self._vocabulary = vocabulary
+
+    def end(self, written: Written, token: int) -> bool:
+        """Write `token`; true where a stop text ends the text, which is left out then."""
+        piece = self._vocabulary.text(token)
+        written.tokens.append(token)
+        written.text += piece
+        begins = self._begins(written.text, fresh=len(piece))
+        if begins is not None:
+            self._take_back(written, begins)
+        return begins is not None
+
+    def _begins(self, text: bytes, *, fresh: int) -> int | None:
+        """Where the first stop text begins; only the last `fresh` bytes are new."""
+        found = [text.find(stop, max(0, len(text) - fresh - len(stop) + 1)) for stop in self._texts]
+        return min((at for at in found if at >= 0), default=None)
+
+    def _take_back(self, written: Written, cut: int) -> None:
+        """End the text at `cut`. What a token held before it is put into tokens of its own."""
+        kept = len(written.text)
+        while kept > cut:
+            kept -= len(self._vocabulary.text(written.tokens.pop()))
+        written.tokens += tokens_of(written.text[kept:cut], self._vocabulary)
+        written.text = written.text[:cut]
+        written.finished = True
+
+
 class Free:
     """Samples until an end token, a stop text (left out of the text) or the limit."""
 
     def __init__(self, sampler: Sampler, vocabulary: Vocabulary, *, max_tokens: int, stop: Sequence[str] = ()) -> None:
         self.written = Written()
-        self.stopped = False
         self._sampler = sampler
         self._vocabulary = vocabulary
         self._max_tokens = max_tokens
-        self._stop = [text.encode() for text in stop]
+        self._stops = Stops(stop, vocabulary)
 
     def begin(self) -> Move:
         """Nothing is known before the first logits."""
@@ -65,29 +108,32 @@ class Free:
         if token in self._vocabulary.ends:
             self.written.finished = True
             return Move([], ended=True)
-        self.written.tokens.append(token)
-        self.written.text += self._vocabulary.text(token)
-        if (cut := self._stopped_at(len(self._vocabulary.text(token)))) is not None:
-            self.written.text = self.written.text[:cut]
-            self.written.finished = self.stopped = True
-        return Move([token], ended=self.written.finished or len(self.written.tokens) >= self._max_tokens)
-
-    def _stopped_at(self, fresh: int) -> int | None:
-        """Where the first stop text begins; only the last `fresh` bytes are new."""
-        text = self.written.text
-        found = [text.find(stop, max(0, len(text) - fresh - len(stop) + 1)) for stop in self._stop]
-        return min((at for at in found if at >= 0), default=None)
+        if self._stops.end(self.written, token):
+            return Move([], ended=True)
+        return Move([token], ended=len(self.written.tokens) >= self._max_tokens)
 
 
 class Constrained:
-    """Follows a grammar: what it fixes is taken unsampled, the rest is sampled among what it allows."""
+    """Follows a grammar: what it fixes is taken unsampled, the rest is sampled among what it allows.
 
-    def __init__(self, grammar: Grammar, sampler: Sampler, vocabulary: Vocabulary, *, max_tokens: int) -> None:
+    It ends with its grammar, at a stop text (left out of the text, also where the grammar fixed it) or at the limit.
+    """
+
+    def __init__(
+        self,
+        grammar: Grammar,
+        sampler: Sampler,
+        vocabulary: Vocabulary,
+        *,
+        max_tokens: int,
+        stop: Sequence[str] = (),
+    ) -> None:
         self.written = Written()
         self._grammar = grammar
         self._sampler = sampler
         self._vocabulary = vocabulary
         self._max_tokens = max_tokens
+        self._stops = Stops(stop, vocabulary)
 
     def begin(self) -> Move:
         """What the grammar fixes before any choice."""
@@ -111,20 +157,21 @@ class Constrained:
         if self._sampler.sampling.top_k:
             token = self._sampler.pick(logits)
             if self._grammar.takes(token):
-                self.written.decisions += 1
+                self.written.decisions += self._vocabulary.is_choice(self._grammar.allowed())
                 return token
         allowed = self._grammar.allowed()
         self.written.decisions += self._vocabulary.is_choice(allowed)
         return self._sampler.pick(logits, allowed)
 
-    def _with_fixed(self, tokens: list[int]) -> Move:
-        self.written.tokens += tokens
-        fixed = self._grammar.fixed(most=self._max_tokens - len(self.written.tokens))
-        self.written.tokens += fixed
-        self.written.forced += len(fixed)
-        self.written.text += b"".join(map(self._vocabulary.text, [*tokens, *fixed]))
+    def _with_fixed(self, sampled: list[int]) -> Move:
+        fixed = self._grammar.fixed(most=self._max_tokens - len(self.written.tokens) - len(sampled))
+        tokens = [*sampled, *fixed]
+        for place, token in enumerate(tokens):
+            self.written.forced += place >= len(sampled)
+            if self._stops.end(self.written, token):
+                return Move([], ended=True)
         self.written.finished = self._grammar.satisfied
-        return Move([*tokens, *fixed], ended=self.written.finished or len(self.written.tokens) >= self._max_tokens)
+        return Move(tokens, ended=self.written.finished or len(self.written.tokens) >= self._max_tokens)
 
 
 @dataclass(frozen=True)
@@ -138,7 +185,8 @@ class Part:
 class Segmented:
     """Fixed texts and programs in turn: what is fixed is decoded without being sampled (jump-forward).
 
-    A part that samples freely ends at its stop text, and the next part follows what came before that.
+    A part ends at its stop text, and the next one follows what came before that. One that samples freely may also end
+    at its limit; a grammar that its limit cuts ends the whole text, for nothing goes well behind half a sentence.
     """
 
     def __init__(self, parts: Sequence[Part], vocabulary: Vocabulary) -> None:
@@ -146,54 +194,61 @@ class Segmented:
         self._parts = list(parts)
         self._writing: Program
         self._vocabulary = vocabulary
+        self._run: list[int] = []  # behind the prompt, without the part that is being written
+        self._shown: list[int] = []  # behind the prompt, as the moves so far gave it
 
     def begin(self) -> Move:
         """The fixed tokens before the first choice."""
-        return self._to_next_choice([])
+        return self._to_next_choice()
 
     def next(self, logits: Logits) -> Move:
         """The running part's move; where that ends it, what is fixed behind it too."""
-        part = self._writing
-        move = part.next(logits)
-        if not move.ended:
-            return move
-        self._close(part)
-        return self._to_next_choice(_before_stop(part, move))
+        move = self._writing.next(logits)
+        if move.ended:
+            self._close(self._writing)
+            return self._to_next_choice()
+        self._shown += move.tokens
+        return move
 
-    def _to_next_choice(self, tokens: list[int]) -> Move:
-        back = False
+    def _to_next_choice(self) -> Move:
         while self._parts:
             part = self._parts.pop(0)
             if part.from_prompt:
-                tokens, back = [], True
+                self._run = []
             if isinstance(part.content, Sequence):
-                tokens += part.content
                 self._add(self._fixed(part.content))
                 continue
             move = part.content.begin()
-            tokens += move.tokens
             if not move.ended:
                 self._writing = part.content
-                return Move(tokens, from_prompt=back)
+                return self._shown_to([*self._run, *move.tokens])
             self._close(part.content)
-        return Move(tokens, ended=True)
+        return Move([], ended=True)
+
+    def _shown_to(self, run: list[int]) -> Move:
+        """What takes the model from the tokens that it was shown to `run`.
+
+        A stop text may have taken some of those back, or left none to add. Then all of `run` follows the prompt once
+        more; a cache that shares prefixes still holds what was kept of it.
+        """
+        shown, self._shown = self._shown, run
+        if len(run) > len(shown) and run[: len(shown)] == shown:
+            return Move(run[len(shown) :])
+        return Move(list(run), from_prompt=True)
 
     def _fixed(self, tokens: Sequence[int]) -> Written:
-        return Written(list(tokens), b"".join(map(self._vocabulary.text, tokens)), forced=len(tokens))
+        return Written(list(tokens), b"".join(map(self._vocabulary.text, tokens)), forced=len(tokens), finished=True)
 
     def _close(self, part: Program) -> None:
         self._add(part.written)
-        self.written.finished = self.written.finished and part.written.finished
+        if isinstance(part, Constrained) and not part.written.finished:
+            self._parts.clear()
 
     def _add(self, more: Written) -> None:
+        self._run += more.tokens
         self.written.tokens += more.tokens
         self.written.text += more.text
         self.written.forced += more.forced
         self.written.sampled += more.sampled
         self.written.decisions += more.decisions
-
-
-def _before_stop(part: Program, move: Move) -> list[int]:
-    """A move's tokens, without the one that held a stop text."""
-    cut = isinstance(part, Free) and part.stopped
-    return list(move.tokens[:-1] if cut else move.tokens)
+        self.written.finished = self.written.finished and more.finished

@@ -11,6 +11,10 @@ Tokens = NDArray[np.int64]
 NEAR = 16.0
 
 
+class LogitsBroken(Exception):
+    """Logits that are no numbers: the context or the model is broken, and there is nothing to choose from."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """`temperature` 0 takes the likeliest; `top_k` 0, `top_p` 1 and `min_p` 0 leave nothing out."""
@@ -29,12 +33,17 @@ class Sampler:
         self._random = np.random.default_rng(seed)
 
     def pick(self, logits: Logits, allowed: Tokens | None = None) -> int:
-        """One token id of `logits`, shape [vocabulary]; only among `allowed`, ascending ids, where that is given."""
+        """One token id of `logits`, shape [vocabulary]; only among `allowed`, ascending ids, where that is given.
+
+        Raises LogitsBroken where one of those is NaN or infinite, or all are minus infinity.
+        """
         pool = logits if allowed is None else logits[allowed]
         chosen = self._index(pool)
         return chosen if allowed is None else int(allowed[chosen])
 
     def _index(self, logits: Logits) -> int:
+        if not np.isfinite(most := logits.max()):  # a NaN anywhere is the maximum too
+            raise LogitsBroken(f"the likeliest logit is {most}: the context or the model is broken")
         if self.sampling.temperature == 0:
             return int(logits.argmax())
         kept, probabilities = _kept(logits, self.sampling)

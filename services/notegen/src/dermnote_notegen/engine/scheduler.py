@@ -5,11 +5,13 @@ at every step. Knows the model only as a `Context`, so it is tested with fixed l
 """
 
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 
 from dermnote_notegen.engine.context import Context, ContextBroken, PoolFull, Row
 from dermnote_notegen.engine.model import GrammarRefused
@@ -17,10 +19,15 @@ from dermnote_notegen.engine.programs import Move, Program
 from dermnote_notegen.engine.sampling import Logits
 from dermnote_notegen.engine.tree import Lane, Node, NoLane, Tree
 
+log = logging.getLogger(__name__)
 # A chain of tokens up to this long is never cut; longer ones (prompts) take what a step has left, in pieces.
 SHORT_TOKENS = 48
 # Part of a request's token limit that is reserved for it: few texts need all, and who is in the way can be preempted.
 RESERVED_SHARE = 0.5
+
+
+Wanted = tuple[Node, list[Node]]
+"""(the deepest decoded node, what is to be decoded behind it; nothing where only its logits are missing)."""
 
 
 class End(Enum):
@@ -58,12 +65,21 @@ class Job:
 
     def begin(self) -> End | None:
         """Lay out its path; how it ended where nothing needs to be decoded for it."""
-        try:
-            move = self.program.begin()
-        except GrammarRefused:
-            return End.REFUSED
+        move = self.ask(self.program.begin)
+        if isinstance(move, End):
+            return move
         self.path = [*self.prompt, *move.tokens]
         return End.WRITTEN if move.ended else None
+
+    def ask(self, step: Callable[[], Move]) -> Move | End:
+        """Its program's next move, or how it ended: a fault in one job's grammar or sampling is not the others' end."""
+        try:
+            return step()
+        except GrammarRefused:
+            return End.REFUSED
+        except Exception:
+            log.exception("a request ended by a fault of its own")
+            return End.BROKEN
 
     def need(self) -> int:
         """Tokens that it may still need cells for, all of its path among them."""
@@ -95,7 +111,10 @@ class Plan:
 
 
 class Scheduler:
-    """Runs up to `slots` jobs at a time in batches of up to `step_tokens`."""
+    """Runs up to `slots` jobs at a time in batches of up to `step_tokens`.
+
+    `kept_cells`: how much of the cache may hold what no running job stands on, for later ones; all of it by default.
+    """
 
     def __init__(self, context: Context, *, slots: int, step_tokens: int = 256, kept_cells: int | None = None) -> None:
         self._context = context
@@ -176,27 +195,35 @@ class Scheduler:
 
     def _planned(self) -> Plan:
         plan = Plan()
-        step = next(self._steps)
-        long: list[tuple[Node, list[Node]]] = []
-        first = step % max(1, len(self.running))
-        for job in [*self.running[first:], *self.running[:first]]:
-            anchor, chain = self.tree.missing(job.node)
-            if not chain:
-                self._decode_again(plan, job.node, step)
-            elif chain[0].planned != step:
-                chain[0].planned = step
-                if len(chain) > SHORT_TOKENS:
-                    long.append((anchor, chain))
-                else:
-                    self._decode(plan, anchor, chain, whole=True)
+        short, long = self._wanted(next(self._steps))
+        # Short chains leave room for a piece of a long one, so that no number of them keeps a prompt waiting.
+        piece = min(SHORT_TOKENS, self._step_tokens // 2)
+        most = self._step_tokens - (piece if long else 0)
+        for anchor, chain in short:
+            if len(plan.rows) + max(1, len(chain)) <= most or not plan.rows:
+                self._decode(plan, anchor, chain, whole=True)
         for anchor, chain in long:
             room = self._step_tokens - len(plan.rows)
-            if room >= min(SHORT_TOKENS, len(chain)) or not plan.rows:
+            if room >= piece or not plan.rows:
                 self._decode(plan, anchor, chain[:room], whole=room >= len(chain))
         return plan
 
+    def _wanted(self, step: int) -> tuple[list[Wanted], list[Wanted]]:
+        """(short chains, long ones) that running jobs need, each node once; every step begins with another job."""
+        short: list[Wanted] = []
+        long: list[Wanted] = []
+        first = step % max(1, len(self.running))
+        for job in [*self.running[first:], *self.running[:first]]:
+            anchor, chain = self.tree.missing(job.node)
+            head = chain[0] if chain else job.node
+            if head.planned != step:
+                head.planned = step
+                (long if len(chain) > SHORT_TOKENS else short).append((anchor, chain))
+        return short, long
+
     def _decode(self, plan: Plan, anchor: Node, chain: list[Node], *, whole: bool) -> None:
-        if len(plan.rows) + len(chain) > self._step_tokens and plan.rows:
+        if not chain:
+            self._decode_again(plan, anchor)
             return
         try:
             lane = self.tree.lane_for(anchor, chain)
@@ -208,11 +235,8 @@ class Scheduler:
         if whole:
             plan.answers[chain[-1]] = len(plan.rows) - 1
 
-    def _decode_again(self, plan: Plan, node: Node, step: int) -> None:
+    def _decode_again(self, plan: Plan, node: Node) -> None:
         """`node` is held but its logits are not: its token is decoded once more, in a lane of its own."""
-        if node.planned == step or len(plan.rows) >= self._step_tokens:
-            return
-        node.planned = step
         try:
             lane = self.tree.lane_apart(node.parent)
         except NoLane:
@@ -234,17 +258,24 @@ class Scheduler:
                 self.tree.keep_logits(node, self._context.logits(index))
         for job in answered:
             self._go_on(job, self._context.logits(plan.answers[job.node]))
-        while self.tree.held > self._kept_cells and self.tree.evict():
+        self._forget_unused()
+
+    def _forget_unused(self) -> None:
+        """Keep at most `kept_cells` of what no running job stands on, the most recently used of it."""
+        if self.tree.held <= self._kept_cells:
+            return  # which spares the counting
+        unused = self.tree.unused(job.node for job in self.running)
+        before = self.tree.held
+        while unused - (before - self.tree.held) > self._kept_cells and self.tree.evict():
             pass
 
     def _go_on(self, job: Job, logits: Logits) -> None:
         """The job's next tokens; on through all nodes whose logits are known already."""
         known: Logits | None = logits
         while known is not None:
-            try:
-                move: Move = job.program.next(known)
-            except GrammarRefused:
-                self._end(job, End.REFUSED)
+            move = job.ask(partial(job.program.next, known))
+            if isinstance(move, End):
+                self._end(job, move)
                 return
             job.first_token = job.first_token or time.monotonic()
             if move.ended:

@@ -1,6 +1,7 @@
 """A model without weights for tests and dry runs (NOTEGEN_MODEL=scripted): reads facts back, or follows a grammar."""
 
 import json
+import os
 import random
 import re
 import time
@@ -14,13 +15,16 @@ from prometheus_client import CollectorRegistry
 from dermnote_contracts.completions import CompletionChoice, CompletionRequest, CompletionResponse, CompletionUsage
 from dermnote_notegen.engine.model import GrammarRefused, Origin
 
+# Said of a patient, it ends the process that has it in hand, as an assert in llama.cpp would. No data set has this age.
+DEADLY = "119.25-year-old"
 GBNF_PART = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z][A-Za-z0-9-]*|\|)')
 
 
 class ScriptedModel:
     """Answers with `texts` in turn; without any, with a text of the request's grammar, or a sentence of its facts line.
 
-    `token_s`: seconds that each word takes, so that a test can end a process in the middle of a note.
+    `token_s`: seconds that each word takes, so that a test can end a process in the middle of a note. A prompt with
+    `DEADLY` in its facts ends it from within.
     """
 
     origin = Origin("scripted", None)
@@ -50,6 +54,8 @@ class ScriptedModel:
             if stop():
                 break
             time.sleep(self._token_s)
+            if DEADLY in request.prompt:
+                os._exit(1)
             words.append(word)
         return CompletionResponse(
             id=f"cmpl-{uuid.uuid4().hex}",

@@ -5,7 +5,7 @@ kept by use and go, the least recently used first, when a lane or cells are want
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,7 +45,7 @@ class Node:
     `lane`: one that holds the path to it, None while it is not decoded.
     """
 
-    __slots__ = ("children", "depth", "lane", "logits", "parent", "passes", "planned", "token", "used", "users")
+    __slots__ = ("children", "depth", "lane", "logits", "parent", "passes", "planned", "seen", "token", "used", "users")
 
     def __init__(self, token: int = -1, parent: "Node | None" = None) -> None:
         self.token = token
@@ -58,6 +58,7 @@ class Node:
         self.passes = 0
         self.used = 0
         self.planned = 0
+        self.seen = 0
 
     @property
     def decoded(self) -> bool:
@@ -95,6 +96,18 @@ class Tree:
     def lanes_used(self) -> int:
         """Lanes that hold something."""
         return self._cells.lanes - len(self._free)
+
+    def unused(self, stands: Iterable[Node]) -> int:
+        """Cells that hold tokens on no path to any of `stands`."""
+        self._clock += 1
+        used = 0
+        for stand in stands:
+            for node in stand.path():
+                if node.seen == self._clock:
+                    break
+                node.seen = self._clock
+                used += node.lane is not None
+        return self.held - used
 
     def enter(self, node: Node, tokens: Sequence[int]) -> Node:
         """Stand on the node `tokens` below `node`; missing ones are made, to be decoded."""

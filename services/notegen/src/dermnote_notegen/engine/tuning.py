@@ -3,6 +3,8 @@
 Choosing is values in, values out; what is measured comes from llama.py.
 """
 
+import fcntl
+import hashlib
 import json
 import logging
 import math
@@ -20,7 +22,7 @@ from pathlib import Path
 from dermnote_contracts.notes import Quantization
 from dermnote_notegen.engine.llama import NAME, LlamaContext, Shape, Weights, quantize
 from dermnote_notegen.engine.measuring import rows_per_second, token_losses
-from dermnote_notegen.engine.model import Origin, sha256_of
+from dermnote_notegen.engine.model import ModelNotFound, Origin, sha256_of
 
 log = logging.getLogger(__name__)
 SOURCE = "source"
@@ -31,6 +33,7 @@ MOST_LOSS = 0.02
 LEAST_GAIN = 1.05
 ROUNDS = 2
 MEASURED_CELLS, MEASURED_LANES = 1024, 17
+LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -72,28 +75,50 @@ class Tuned:
 def tune(path: Path, origin: Origin, *, shape: Shape, folder: Path, wanted: str = "auto") -> Tuned:
     """The weights in the layout that `wanted` names; "auto": the best on this machine, measured once and remembered.
 
-    Layouts that lose are deleted. An unusable folder costs the gain, not the start.
+    Layouts that lose are deleted. One engine at a time does this in a folder; others wait and find what it chose. An
+    unusable folder costs the gain, not the start.
     """
     source = Tuned(path, origin, shape.keys)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if wanted != "auto":
-            return _made(source, wanted.upper(), folder)
-        chosen = _remembered(origin, shape, folder)
-        if chosen is None:
-            chosen = _measured(source, shape, folder)
-            _remember(chosen, origin, shape, folder)
-        return replace(_made(source, chosen.quantization, folder), keys=chosen.keys)
+        with _alone_in(folder):
+            return _tuned(source, shape, folder, wanted)
     except OSError as error:
         log.warning("%s runs as it is: no layout can be kept in %s: %s", origin.name, folder, error.strerror)
         return source
 
 
+def _tuned(source: Tuned, shape: Shape, folder: Path, wanted: str) -> Tuned:
+    if wanted != "auto":
+        return _made(source, wanted.upper(), folder)
+    chosen = _remembered(source.origin, shape, folder)
+    if chosen is None:
+        chosen = _measured(source, shape, folder)
+        _remember(chosen, source.origin, shape, folder)
+    return replace(_made(source, chosen.quantization, folder), keys=chosen.keys)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """No other engine measures, writes or deletes there; two at once would spoil each other's measurements too."""
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another engine is looking for a layout; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _measured(source: Tuned, shape: Shape, folder: Path) -> Layout:
-    """The best layout here: speeds in turns, then perplexities from the fastest on."""
+    """The best layout here: speeds in turns, then perplexities from the fastest on. What can't be loaded is none."""
     log.info("looking for the weights' fastest layout on this machine (once)")
     shape = replace(shape, cells=MEASURED_CELLS, lanes=MEASURED_LANES)
-    made = {name: _made(source, name, folder).path for name in (SOURCE, *CANDIDATES)}
+    made = {SOURCE: source.path}
+    for name in CANDIDATES:
+        path = _made(source, name, folder).path
+        if _loads(path):
+            made[name] = path
     seen: dict[Layout, list[float]] = {}
     for _ in range(ROUNDS):
         for name, path in made.items():
@@ -114,10 +139,19 @@ def _measured(source: Tuned, shape: Shape, folder: Path) -> Layout:
     return choose(speeds, told)
 
 
+def _loads(path: Path) -> bool:
+    try:
+        with loaded(path):
+            return True
+    except ModelNotFound as error:
+        log.warning("a layout is refused: %s", error)
+        return False
+
+
 @contextmanager
 def loaded(path: Path) -> Iterator[Weights]:
-    """Weights that are freed again."""
-    weights = Weights(path)
+    """Weights in the CPU's memory that are freed again."""
+    weights = Weights(path, gpu_layers=0)
     try:
         yield weights
     finally:
@@ -175,26 +209,33 @@ def _atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _choice_file(origin: Origin, folder: Path) -> Path:
-    return folder / f"{origin.sha256}-choice.json"
+def _choice_file(origin: Origin, shape: Shape, folder: Path) -> Path:
+    """Each machine's and number of threads' own, so that services that share a folder don't undo each other's choice."""
+    digest = hashlib.sha256(machine(shape).encode()).hexdigest()[:12]
+    return folder / f"{origin.sha256}-choice-{digest}.json"
 
 
 def _remembered(origin: Origin, shape: Shape, folder: Path) -> Layout | None:
     """What was chosen on this very machine with this llama.cpp and as many threads."""
+    return _read(_choice_file(origin, shape, folder))
+
+
+def _read(choice: Path) -> Layout | None:
     try:
-        kept = json.loads(_choice_file(origin, folder).read_text())
-        return Layout(**kept["chosen"]) if kept["machine"] == machine(shape) else None
+        return Layout(**json.loads(choice.read_text())["chosen"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _remember(chosen: Layout, origin: Origin, shape: Shape, folder: Path) -> None:
-    kept = {"machine": machine(shape), "chosen": asdict(chosen)}
-    _atomically(_choice_file(origin, folder), lambda temporary: temporary.write_text(json.dumps(kept, indent=1)))
-    for name in CANDIDATES:
-        if name != chosen.quantization:
-            for suffix in ("gguf", "sha256"):
-                (folder / f"{origin.sha256}-{name}.{suffix}").unlink(missing_ok=True)
+    """Keep a choice; layouts that no choice of these weights names are deleted."""
+    kept = json.dumps({"machine": machine(shape), "chosen": asdict(chosen)}, indent=1)
+    _atomically(_choice_file(origin, shape, folder), lambda temporary: temporary.write_text(kept))
+    choices = map(_read, folder.glob(f"{origin.sha256}-choice-*.json"))
+    wanted = {layout.quantization for layout in choices if layout is not None}
+    for name in set(CANDIDATES) - wanted:
+        for suffix in ("gguf", "sha256"):
+            (folder / f"{origin.sha256}-{name}.{suffix}").unlink(missing_ok=True)
 
 
 def machine(shape: Shape) -> str:
