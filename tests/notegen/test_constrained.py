@@ -193,8 +193,8 @@ def test_what_is_no_grammar_is_refused(gbnf: str) -> None:
         Grammar(gbnf, VOCABULARY)
 
 
-# A vocabulary with every text of a, b and c up to eight letters: looking ahead over all of them at once takes more items
-# than llguidance has where one letter may belong to many words; a single token does not.
+# A vocabulary with every text of a, b and c up to eight letters: looking ahead over all of them at once takes more
+# items than llguidance has where one letter may belong to many words; a single token does not.
 class Syllables(Letters):
     """What llguidance wants of a tokenizer; the tokens that Letters has come first."""
 

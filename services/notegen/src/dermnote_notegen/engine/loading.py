@@ -47,15 +47,16 @@ def _loaded(tuned: Tuned, source: Tuned, *, gpu_layers: int | None) -> tuple[Wei
 
 
 def _lanes(weights: Weights, slots: int) -> int:
-    """Lanes for that many requests at a time. Where nothing is shared no branch is kept, and each lane costs a state."""
+    """Lanes for so many requests at a time. Where nothing is shared no branch is kept, and each lane costs a state."""
     if weights.unshared_memory is not None:
         return min(slots + 1, MOST_LANES)
     return min(slots * LANES_PER_SLOT, MOST_LANES)
 
 
 def _worth_tuning(settings: Settings, path: Path) -> bool:
-    """Large weights would be rewritten for minutes and gigabytes, and what a GPU computes is not measured here: both only
-    where a layout is asked for by name.
+    """Large weights would be rewritten for minutes, and what a GPU computes is not measured here.
+
+    Both only where a layout is asked for by name.
     """
     if settings.requantize == "off":
         return False

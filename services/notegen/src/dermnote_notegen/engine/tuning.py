@@ -210,7 +210,7 @@ def _atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _choice_file(origin: Origin, shape: Shape, folder: Path) -> Path:
-    """Each machine's and number of threads' own, so that services that share a folder don't undo each other's choice."""
+    """Each machine's and number of threads' own, so that services that share a folder keep each other's choice."""
     digest = hashlib.sha256(machine(shape).encode()).hexdigest()[:12]
     return folder / f"{origin.sha256}-choice-{digest}.json"
 
