@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from dermnote_notegen.engine.loading import _tell
+from dermnote_notegen.settings import Settings
 
 ENGINE: Any = SimpleNamespace(info=lambda: {"engine": "llama", "shares_prefixes": False})
 
 
 def told(caplog: pytest.LogCaptureFixture, *, unshared: str | None = None, window: int = 0) -> dict[str, int]:
     """What is logged of such weights: line -> level."""
-    weights: Any = SimpleNamespace(unshared_memory=unshared, window=window)
+    weights: Any = SimpleNamespace(unshared_memory=unshared, window=window, trained_context=8192, gpu_layers=0)
     with caplog.at_level(logging.INFO):
-        _tell(ENGINE, weights)
+        _tell(ENGINE, weights, Settings())
     return {record.getMessage(): record.levelno for record in caplog.records}
 
 
