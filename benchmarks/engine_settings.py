@@ -42,6 +42,7 @@ def base(*, threads: int, keys: str) -> dict[str, Any]:
         "values": "f16",
         "flash_attention": True,
         "batch": 512,
+        "micro_batch": None,
     }
 
 

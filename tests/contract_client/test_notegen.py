@@ -83,6 +83,7 @@ def test_a_note_that_is_not_waited_for_is_a_job_that_ends_later(notes: NoteServi
 
 def test_every_option_of_a_request_arrives(notes: NoteService) -> None:
     options = {"seed": 3, "temperature": 0.5, "max_words": 60, "n": 2, "on_unfaithful": "fallback"}
+    options["deterministic"] = True
     wanted = request("P2", include=["diagnosis", "site"], options=options)
 
     job = notes.submit(wanted, wait_s=60)

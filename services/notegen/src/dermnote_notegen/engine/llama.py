@@ -48,12 +48,16 @@ def _begin() -> None:
 
 @dataclass(frozen=True)
 class Shape:
-    """How a context is made. `cells`: tokens that the cache holds, all lanes together; `batch`: those of one decode."""
+    """How a context is made. `cells`: tokens that the cache holds, all lanes together; `batch`: those of one decode.
+
+    `micro_batch`: tokens that llama.cpp computes at a time, all of the batch by default.
+    """
 
     cells: int
     lanes: int
     threads: int
     batch: int = 512
+    micro_batch: int | None = None
     flash_attention: bool = True
     keys: str = "f16"
     values: str = "f16"
@@ -177,7 +181,8 @@ class LlamaContext:
         shape = self._shape
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx = shape.cells
-        settings.n_batch = settings.n_ubatch = shape.batch
+        settings.n_batch = shape.batch
+        settings.n_ubatch = shape.micro_batch or shape.batch
         settings.n_seq_max = self.lanes
         settings.n_threads = settings.n_threads_batch = shape.threads
         settings.kv_unified = True  # a partial copy between lanes aborts the process without it

@@ -114,18 +114,12 @@ def _measured(source: Tuned, shape: Shape, folder: Path) -> Layout:
     """The best layout here: speeds in turns, then perplexities from the fastest on. What can't be loaded is none."""
     log.info("looking for the weights' fastest layout on this machine (once)")
     shape = replace(shape, cells=MEASURED_CELLS, lanes=MEASURED_LANES)
-    made = {SOURCE: source.path}
-    for name in CANDIDATES:
-        path = _made(source, name, folder).path
-        if _loads(path):
-            made[name] = path
+    made = {name: _made(source, name, folder).path for name in (SOURCE, *CANDIDATES)}
     seen: dict[Layout, list[float]] = {}
     for _ in range(ROUNDS):
         for name, path in made.items():
-            with loaded(path) as weights:
-                for keys in CACHES:
-                    speed = _speed(weights, replace(shape, keys=keys))
-                    seen.setdefault(Layout(name, keys), []).append(speed)
+            for layout, speed in _speeds(name, path, shape).items():
+                seen.setdefault(layout, []).append(speed)
     speeds = {layout: statistics.median(found) for layout, found in seen.items()}
     for layout, speed in speeds.items():
         log.info("%s: %.0f tokens/s", layout, speed)
@@ -137,15 +131,6 @@ def _measured(source: Tuned, shape: Shape, folder: Path) -> Layout:
         return found
 
     return choose(speeds, told)
-
-
-def _loads(path: Path) -> bool:
-    try:
-        with loaded(path):
-            return True
-    except ModelNotFound as error:
-        log.warning("a layout is refused: %s", error)
-        return False
 
 
 @contextmanager
@@ -173,6 +158,18 @@ def sample_texts() -> tuple[str, ...]:
     """The texts that perplexity is measured on, separated by lines of three dashes in the file."""
     whole = (files("dermnote_notegen.engine") / "texts.txt").read_text()
     return tuple(text.strip() for text in whole.split("\n---\n") if text.strip())
+
+
+def _speeds(name: str, path: Path, shape: Shape) -> dict[Layout, float]:
+    """Tokens a second with each type of keys; none for a layout that llama.cpp refuses to load."""
+    try:
+        with loaded(path) as weights:
+            return {Layout(name, keys): _speed(weights, replace(shape, keys=keys)) for keys in CACHES}
+    except ModelNotFound as error:
+        if name == SOURCE:
+            raise
+        log.warning("%s is no choice: %s", name, error)
+        return {}
 
 
 def _speed(weights: Weights, shape: Shape) -> float:
