@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -71,12 +70,6 @@ class Stack:
         children = psutil.process_iter(["ppid", "cmdline"])  # one that has just died has no command line
         commands = {child.pid: child.info["cmdline"] or [] for child in children if child.info["ppid"] == parent}
         return next((pid for pid, command in commands.items() if "engine" in " ".join(command)), 0)
-
-    def kill(self, process: str) -> int:
-        """kill -9 one process; returns the pid that it had."""
-        pid = self.pid(process)
-        os.kill(pid, signal.SIGKILL)
-        return pid
 
     def wait_restarted(self, process: str, old_pid: int) -> None:
         """Until the process runs anew."""

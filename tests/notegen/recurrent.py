@@ -58,7 +58,12 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> int:
 
 def _weights(tokens: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
     """Tensors by llama.cpp's names, shapes [out, in]."""
-    made = {"token_embd.weight": draw.normal(size=(tokens, WIDTH)), "output_norm.weight": np.ones(WIDTH)}
+    made = {
+        "token_embd.weight": draw.normal(size=(tokens, WIDTH)),
+        "output_norm.weight": np.ones(WIDTH),
+        # Its own, else the likeliest next token is the last one. Logits spread by about 2.
+        "output.weight": 2 * draw.normal(size=(tokens, WIDTH)) / WIDTH**0.5,
+    }
     for layer in range(LAYERS):
         drawn = {
             "attn_norm.weight": np.ones(WIDTH),

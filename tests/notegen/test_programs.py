@@ -11,6 +11,7 @@ llguidance = pytest.importorskip("llguidance")
 
 from dermnote_notegen.engine.alone import Alone  # noqa: E402  needs llguidance
 from dermnote_notegen.engine.constrained import Grammar, Vocabulary  # noqa: E402
+from dermnote_notegen.engine.jobs import End, Job  # noqa: E402
 from dermnote_notegen.engine.pretend import PretendContext  # noqa: E402
 from dermnote_notegen.engine.programs import (  # noqa: E402
     Constrained,
@@ -22,7 +23,7 @@ from dermnote_notegen.engine.programs import (  # noqa: E402
     tokens_of,
 )
 from dermnote_notegen.engine.sampling import Sampler, Sampling  # noqa: E402
-from dermnote_notegen.engine.scheduler import End, Job, Scheduler  # noqa: E402
+from dermnote_notegen.engine.scheduler import Scheduler  # noqa: E402
 
 ALL_BYTES = [bytes([code]) for code in range(1, 256)]
 PROMPT = [1, 2, 3]

@@ -19,7 +19,7 @@ from tests.notegen.recurrent import STATE_BYTES, TRAINED_CONTEXT, write_mamba
 pytestmark = [pytest.mark.gguf, pytest.mark.filterwarnings("ignore:llama_token_get_attr is deprecated")]
 WAIT_S = 120
 SLOTS = 4
-WORDS = {"grammar": "root ::= [a-z ]+", "max_tokens": 12}
+WORDS = {"grammar": "root ::= [a-z ]{1,8}", "max_tokens": 12}
 BODIES: list[dict[str, Any]] = [
     {"prompt": f"the lesion is {number}", "temperature": 1.0, "seed": number}
     | (
@@ -72,7 +72,7 @@ def test_its_memory_is_known_before_anything_is_asked(weights: Weights) -> None:
 def test_requests_in_one_batch_are_answered_without_sharing(engine: BatchEngine) -> None:
     found = answers(engine)
 
-    assert [len(text) > 0 for text in texts(found)] == [True] * len(BODIES)
+    assert all(text for number, text in enumerate(texts(found)) if number % 3 != 1)  # a free one may end at once
     for text in texts(found)[2::3]:
         assert text.startswith(" it is")
         assert "." in text

@@ -9,11 +9,12 @@ np = pytest.importorskip("numpy")
 
 from dermnote_notegen.engine.alone import Alone  # noqa: E402
 from dermnote_notegen.engine.context import ContextBroken  # noqa: E402
+from dermnote_notegen.engine.jobs import End, Job  # noqa: E402
 from dermnote_notegen.engine.model import GrammarRefused  # noqa: E402
 from dermnote_notegen.engine.pretend import PretendContext  # noqa: E402
 from dermnote_notegen.engine.programs import Move, Written  # noqa: E402
 from dermnote_notegen.engine.sampling import Logits, Sampler, Sampling  # noqa: E402
-from dermnote_notegen.engine.scheduler import End, Job, Scheduler  # noqa: E402
+from dermnote_notegen.engine.scheduler import Scheduler  # noqa: E402
 from dermnote_notegen.engine.tree import Tree  # noqa: E402
 
 VOCABULARY = 7

@@ -1,4 +1,4 @@
-"""Another GGUF by one setting: every strategy's notes with Gemma 3 270M, whose attention is sliding and not SmolLM2's."""
+"""Another GGUF by one setting: every strategy's notes with Gemma 3 270M, whose attention slides."""
 
 import time
 from collections.abc import Iterator

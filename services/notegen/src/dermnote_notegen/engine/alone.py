@@ -9,7 +9,7 @@ import time
 from collections import deque
 
 from dermnote_notegen.engine.context import Context, ContextBroken, PoolFull, Row
-from dermnote_notegen.engine.scheduler import End, Job
+from dermnote_notegen.engine.jobs import End, Job
 
 log = logging.getLogger(__name__)
 LANE = 0

@@ -21,12 +21,13 @@ from dermnote_contracts.completions import (
 from dermnote_notegen.engine.alone import Alone
 from dermnote_notegen.engine.constrained import Grammar, Vocabulary
 from dermnote_notegen.engine.figures import Figures
+from dermnote_notegen.engine.jobs import End, Job
 from dermnote_notegen.engine.llama import NAME, LlamaContext, Shape, Weights
 from dermnote_notegen.engine.model import EngineBusy, EngineFailed, GrammarRefused, Origin, PromptEmpty, PromptTooLong
 from dermnote_notegen.engine.pace import Pace
 from dermnote_notegen.engine.programs import Constrained, Free, Part, Program, Segmented, tokens_of
 from dermnote_notegen.engine.sampling import Sampler, Sampling
-from dermnote_notegen.engine.scheduler import Count, End, Job, Scheduler
+from dermnote_notegen.engine.scheduler import Count, Scheduler
 from dermnote_notegen.engine.tree import LOGITS_KEPT
 
 log = logging.getLogger(__name__)

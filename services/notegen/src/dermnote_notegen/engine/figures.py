@@ -2,7 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from dermnote_notegen.engine.scheduler import End, Job, Scheduler
+from dermnote_notegen.engine.jobs import End, Job
+from dermnote_notegen.engine.scheduler import Scheduler
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
