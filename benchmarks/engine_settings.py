@@ -1,6 +1,6 @@
 """What the engine's own settings are worth: strategy G in-process, one setting changed at a time, in turns.
 
-Threads, tokens of a step, of a batch, slots, cells kept for sharing, types of the cache, flash attention. One cold
+Threads, tokens of a step, of a batch, of a micro-batch, slots, cells kept for sharing, types of the cache, flash attention. One cold
 engine each, all with the layout of the weights that the engine runs with here, which is chosen once before.
 """
 
@@ -19,6 +19,7 @@ CONTEXT_TOKENS = 2048
 CHANGES: dict[str, list[Any]] = {
     "step_tokens": [64, 128],
     "batch": [128],
+    "micro_batch": [64, 128, 256],
     "slots": [8, 16, 32, 48],
     "kept_cells": [0, 512, 3072],
     "keys": ["f16", "bf16", "q8_0"],
