@@ -1,7 +1,7 @@
 """What the engine's own settings are worth: strategy G in-process, one setting changed at a time, in turns.
 
-Threads, tokens of a step, of a batch, of a micro-batch, slots, cells kept for sharing, types of the cache, flash attention. One cold
-engine each, all with the layout of the weights that the engine runs with here, which is chosen once before.
+Threads, tokens of a step, of a batch, of a micro-batch, slots, cells kept for sharing, types of the cache, flash
+attention. One cold engine each, all with the layout of the weights that the engine runs with here, chosen once before.
 """
 
 import argparse
