@@ -19,7 +19,7 @@ from typing import Any, get_args
 from benchmarks.throughput.arms import Run
 from benchmarks.throughput.bench import Bench, layouts
 from benchmarks.throughput.report import plot, ratios, summary, table
-from benchmarks.throughput.requests import CHOICE, Diagnoses
+from benchmarks.throughput.requests import CHOICE, Diagnoses, Facts, Mix
 from benchmarks.throughput.selection import Candidate, Selection, choose_free, choose_guided, choose_plain
 from dermnote_contracts.notes import Strategy
 from dermnote_notegen.engine.model import find_weights
@@ -49,6 +49,9 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--server-layouts", nargs="+", default=["source", "Q8_0", "BF16", "IQ4_NL", "Q4_0"])
     parser.add_argument("--plain-layouts", nargs="+", default=["source", "Q8_0", "BF16", "Q4_0"])
     parser.add_argument("--diagnoses", choices=get_args(Diagnoses), default="common")
+    parser.add_argument(
+        "--facts", choices=get_args(Facts), default="shared", help="shared: what P2 says and G says too; or all"
+    )
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/engine.json"))
     return parser.parse_args(given)
@@ -82,10 +85,13 @@ def choose(bench: Bench, arguments: argparse.Namespace) -> dict[str, Selection]:
 
 
 def our_arms(bench: Bench, arguments: argparse.Namespace) -> dict[str, Arm]:
-    """Name -> what runs one round of it: G and P2 with all requests, and with as few as the slow peers have."""
+    """Name -> what runs one round of it: G and P2 with all requests, and with as few as the slow peers have.
 
-    def arm(name: str, strategy: Strategy, slots: int, notes: int) -> Arm:
-        return lambda turn: bench.ours(name, strategy, slots=slots, salt=turn, notes=notes)
+    One more of G has symptoms and findings to tell too, which no ratio is made of.
+    """
+
+    def arm(name: str, strategy: Strategy, slots: int, notes: int, *, facts: Facts | None = None) -> Arm:
+        return lambda turn: bench.ours(name, strategy, slots=slots, salt=turn, notes=notes, facts=facts)
 
     wanted: list[tuple[Strategy, list[int], int, str]] = [
         ("G", arguments.slots, arguments.notes, ""),
@@ -98,7 +104,11 @@ def our_arms(bench: Bench, arguments: argparse.Namespace) -> dict[str, Arm]:
         for strategy, counts, notes, few in wanted
         for slots in counts
     }
-    return {name: arm(name, *rest) for name, rest in names.items()}
+    arms = {name: arm(name, *rest) for name, rest in names.items()}
+    if arguments.facts == "shared":
+        rich = {f"all facts: ours G {slots} slots": slots for slots in arguments.few_slots}
+        arms |= {name: arm(name, "G", slots, arguments.notes, facts="all") for name, slots in rich.items()}
+    return arms
 
 
 def peer_arms(bench: Bench, arguments: argparse.Namespace, chosen: Mapping[str, Selection]) -> dict[str, Arm]:
@@ -153,7 +163,7 @@ def measure(arguments: argparse.Namespace, *, folder: Path) -> tuple[dict[str, S
         threads=Settings().engine_threads,
         priors=priors,
         verifier=Verifier(priors),
-        diagnoses=arguments.diagnoses,
+        mix=Mix(arguments.diagnoses, arguments.facts),
     )
     chosen = choose(bench, arguments)
     arms = (our_arms(bench, arguments) if "ours" in arguments.sides else {}) | peer_arms(bench, arguments, chosen)
@@ -163,9 +173,17 @@ def measure(arguments: argparse.Namespace, *, folder: Path) -> tuple[dict[str, S
 
 def asked_for(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the requests were, for the record."""
-    given = {name: getattr(arguments, name) for name in ("notes", "few", "tries", "diagnoses")}
+    given = {name: getattr(arguments, name) for name in ("notes", "few", "tries", "diagnoses", "facts")}
     drawn = CHOICE if arguments.diagnoses == "common" else f"as common, but all diagnoses with a prior alike: {CHOICE}"
     return given | {"drawn": drawn}
+
+
+def cpu() -> dict[str, Any]:
+    """The processor's name, and which of the vector units that llama.cpp has kernels for it has."""
+    told = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    found = {name.strip(): value.strip() for name, value in told.items()}
+    units = [flag for flag in found.get("flags", "").split() if flag.startswith(("avx", "amx", "f16c"))]
+    return {"model": found.get("model name", ""), "vector_units": sorted(units)}
 
 
 def main() -> None:
@@ -185,6 +203,7 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "cpu": cpu(),
         "requests": asked_for(arguments),
         "limits": bounds,
         "selection": {begins: selection.record() for begins, selection in chosen.items()},

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.throughput.arms import ask_ours, our_engine
-from benchmarks.throughput.requests import Asked, asked
+from benchmarks.throughput.requests import Asked, Mix, asked
 from dermnote_notegen.priors import load_priors
 from dermnote_notegen.settings import Settings
 from dermnote_train.remote.notegen import NoteService
@@ -50,7 +50,7 @@ def in_turns(service: NoteService, socket: Path, *, notes: int, rounds: int, wor
     good = 0
     for turn in range(rounds + 1):  # the first only warms both
         count = notes if turn else WARM_NOTES
-        batch = asked(count, strategy="G", salt=7 + turn, priors=priors)
+        batch = asked(count, strategy="G", salt=7 + turn, priors=priors, mix=Mix(facts="shared"))
         path_s, faithful = whole_path(service, batch)
         answers, bare_s = ask_ours(socket, batch, concurrency=workers)
         if None in answers:

@@ -7,13 +7,14 @@ from pathlib import Path
 from benchmarks.peers.llama_server import ServerSettings, context_for
 from benchmarks.peers.plain_llama import PlainSettings
 from benchmarks.throughput.arms import REQUEST_TOKENS, Run, run_ours, run_plain, run_server
-from benchmarks.throughput.requests import Asked, Diagnoses, asked
+from benchmarks.throughput.requests import Asked, Facts, Mix, asked
 from benchmarks.throughput.selection import Candidate
 from dermnote_contracts.notes import Strategy
 from dermnote_notegen.priors import Priors
 from dermnote_notegen.verify import Verifier
 
 PLAIN_CONTEXT_TOKENS = 2048
+SHARED = Mix(facts="shared")
 SOURCE = "source"  # the weights as they came
 
 
@@ -26,15 +27,18 @@ class Bench:
     threads: int
     priors: Priors
     verifier: Verifier
-    diagnoses: Diagnoses = "common"
+    mix: Mix = SHARED
 
-    def batch(self, strategy: Strategy, *, salt: int, notes: int) -> list[Asked]:
+    def batch(self, strategy: Strategy, *, salt: int, notes: int, facts: Facts | None = None) -> list[Asked]:
         """The requests of a round; a smaller batch is the beginning of a larger one."""
-        return asked(notes, strategy=strategy, salt=salt, priors=self.priors, diagnoses=self.diagnoses)
+        mix = self.mix if facts is None else Mix(self.mix.diagnoses, facts)
+        return asked(notes, strategy=strategy, salt=salt, priors=self.priors, mix=mix)
 
-    def ours(self, arm: str, strategy: Strategy, *, slots: int, salt: int, notes: int) -> Run:
-        """Our engine, cold, in the layout that it chose itself."""
-        batch = self.batch(strategy, salt=salt, notes=notes)
+    def ours(
+        self, arm: str, strategy: Strategy, *, slots: int, salt: int, notes: int, facts: Facts | None = None
+    ) -> Run:
+        """Our engine, cold, in the layout that it chose itself. `facts`: others than the bench's."""
+        batch = self.batch(strategy, salt=salt, notes=notes, facts=facts)
         return run_ours(arm, batch, slots=slots, folder=self.folder, verifier=self.verifier)
 
     def server(self, arm: str, strategy: Strategy, candidate: Candidate, *, salt: int, notes: int) -> Run:

@@ -19,6 +19,8 @@ from dermnote_notegen.render import render
 from dermnote_notegen.strategies import note_facts
 
 Diagnoses = Literal["common", "all"]
+Facts = Literal["shared", "all"]
+"""`shared`: age, sex, site and diagnosis, which P2's notes and G's both say; `all`: symptoms and findings too."""
 # Images a class as published (10.1038/sdata.2018.161, 10.1016/j.dib.2020.106221), in the eight classes that both
 # share with ISIC 2019: akiec and ACK are actinic keratosis here, bkl and SEK benign keratosis.
 HAM10000 = {
@@ -43,13 +45,14 @@ SITES = (
     *("back", "face", "chest", "abdomen", "foot", "hand", "neck", "scalp", "ear", "nose", "lip", "arm", "forearm"),
     *("thigh", "trunk", "genital area", "acral skin", "lower extremity", "upper extremity"),
 )
+SHARED = ("age", "sex", "site", "diagnosis")
 WITH_FINDINGS = 0.5
 SYMPTOM = {"yes": 0.35, "no": 0.55, "unknown": 0.1}
 SEEDS_A_SALT = 10_007
 CHOICE = (
     "half of the records as in HAM10000 (its class frequencies, no symptoms), half as in PAD-UFES-20 (its class "
     "frequencies, six symptoms: yes 35 %, no 55 %, unknown 10 %); findings in half of all; age 18 to 90, sex and site "
-    "uniform and independent of the diagnosis"
+    "uniform and independent of the diagnosis; with the facts `shared` only age, sex, site and diagnosis of these"
 )
 
 
@@ -61,7 +64,15 @@ class Asked:
     completion: CompletionRequest
 
 
-def asked(count: int, *, strategy: Strategy, salt: int, priors: Priors, diagnoses: Diagnoses = "common") -> list[Asked]:
+@dataclass(frozen=True)
+class Mix:
+    """What the records of a batch hold."""
+
+    diagnoses: Diagnoses = "common"
+    facts: Facts = "all"
+
+
+def asked(count: int, *, strategy: Strategy, salt: int, priors: Priors, mix: Mix = Mix()) -> list[Asked]:
     """`count` requests with different facts; more begin with the same ones, another salt gives others.
 
     `diagnoses`: the eight classes by their frequency, or "all" that have a prior, each as likely as any other.
@@ -69,30 +80,36 @@ def asked(count: int, *, strategy: Strategy, salt: int, priors: Priors, diagnose
     """
     if count > SEEDS_A_SALT:
         raise ValueError(f"at most {SEEDS_A_SALT} requests a salt")
-    names = sorted(priors) if diagnoses == "all" else None
+    names = sorted(priors) if mix.diagnoses == "all" else None
     seen: set[str] = set()
     return [
-        _asked(number, strategy=strategy, priors=priors, names=names, seen=seen)
+        _asked(number, strategy=strategy, priors=priors, names=names, facts=mix.facts, seen=seen)
         for number in range(salt * SEEDS_A_SALT, salt * SEEDS_A_SALT + count)
     ]
 
 
-def _asked(number: int, *, strategy: Strategy, priors: Priors, names: Sequence[str] | None, seen: set[str]) -> Asked:
+def _asked(
+    number: int, *, strategy: Strategy, priors: Priors, names: Sequence[str] | None, facts: Facts, seen: set[str]
+) -> Asked:
     requests = (
-        NoteRequest.model_validate({"metadata": record, "strategy": strategy, "options": {"seed": number}})
+        NoteRequest.model_validate({"metadata": _of(record, facts), "strategy": strategy, "options": {"seed": number}})
         for record in records(random.Random(number), names=names)
     )
     # P2 says nothing of symptoms and findings, so it is age, sex, site and diagnosis that must differ.
     request = next(one for one in requests if _shared_facts(one) not in seen)
     seen.add(_shared_facts(request))
-    facts = note_facts(request)
-    prior = priors.get(facts.diagnosis or "")
-    prompt = render(strategy, facts=facts, prior=prior, options=request.options, seed=number)
+    stated = note_facts(request)
+    prior = priors.get(stated.diagnosis or "")
+    prompt = render(strategy, facts=stated, prior=prior, options=request.options, seed=number)
     return Asked(request, notes.completion(prompt, seed=number))
 
 
+def _of(record: dict[str, Any], facts: Facts) -> dict[str, Any]:
+    return record if facts == "all" else {name: record[name] for name in SHARED}
+
+
 def _shared_facts(request: NoteRequest) -> str:
-    return request.metadata.model_dump_json(include={"age", "sex", "site", "diagnosis"})
+    return request.metadata.model_dump_json(include=set(SHARED))
 
 
 def records(draw: random.Random, *, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

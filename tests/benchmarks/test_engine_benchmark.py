@@ -30,7 +30,8 @@ class FakeBench:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, int, int]] = []
 
-    def ours(self, arm: str, strategy: str, *, slots: int, salt: int, notes: int) -> Run:
+    def ours(self, arm: str, strategy: str, *, slots: int, salt: int, notes: int, facts: str | None = None) -> Run:
+        assert facts == ("all" if arm.startswith("all facts") else None)
         return self._run(arm, strategy, salt, notes, Candidate("BF16", slots))
 
     def server(self, arm: str, strategy: str, candidate: Candidate, *, salt: int, notes: int) -> Run:
@@ -81,19 +82,20 @@ def test_every_ratio_is_there_and_compares_arms_with_the_same_requests() -> None
 def test_our_slots_are_those_of_the_issue_and_each_arm_has_its_strategy() -> None:
     _, _, round_one = measured()
 
-    ours = {arm: strategy for arm, strategy, _, _ in round_one if arm.startswith("ours")}
+    ours = {arm: strategy for arm, strategy, _, _ in round_one if "ours" in arm}
     assert ours == {
         **{f"ours G {slots} slots": "G" for slots in (1, 4, 8, 16, 24, 32)},
         **{f"ours P2 {slots} slots": "P2" for slots in (16, 24)},
         "ours G 24 slots, few": "G",
         "ours P2 24 slots, few": "P2",
+        "all facts: ours G 24 slots": "G",
     }
 
 
 def test_the_peers_best_is_looked_for_with_requests_of_no_round_and_kept_by_either_measure() -> None:
     bench, _, round_one = measured("--server-slots", "4", "8")
 
-    peers = [(arm, strategy) for arm, strategy, _, _ in round_one if not arm.startswith("ours")]
+    peers = [(arm, strategy) for arm, strategy, _, _ in round_one if "ours" not in arm]
     assert peers == [
         ("server P2 Q4_0 8 slots", "P2"),
         ("server P2 Q8_0 8 slots", "P2"),

@@ -13,7 +13,7 @@ def test_every_request_is_asked_once_and_has_a_grammar_of_its_own() -> None:
     model = ScriptedModel()
     grammars: set[int] = set()
 
-    points = list(curve(model, counted(islice(requests(), 40), grammars), at_a_time=6, every=10))
+    points = list(curve(model, counted(islice(requests(short=False), 40), grammars), at_a_time=6, every=10))
 
     assert [point.answered for point in points] == [0, 10, 20, 30, 40]
     assert len(model.asked) == 40
@@ -22,7 +22,7 @@ def test_every_request_is_asked_once_and_has_a_grammar_of_its_own() -> None:
 
 
 def test_a_request_that_is_refused_is_not_passed_over() -> None:
-    refused = (one.model_copy(update={"grammar": "root ::= [a]"}) for one in islice(requests(), 3))
+    refused = (one.model_copy(update={"grammar": "root ::= [a]"}) for one in islice(requests(short=False), 3))
 
     with pytest.raises(GrammarRefused):
         list(curve(ScriptedModel(), refused, at_a_time=2, every=1))

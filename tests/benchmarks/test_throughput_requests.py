@@ -13,6 +13,7 @@ from benchmarks.throughput.requests import (
     SEEDS_A_SALT,
     SITES,
     Asked,
+    Mix,
     asked,
     peer_request,
     records,
@@ -95,7 +96,7 @@ def test_all_diagnoses_with_a_prior_come_up_on_demand() -> None:
 
     assert set(drawn) == set(PRIORS)
     assert max(drawn.values()) < 2 * 7000 / len(PRIORS)
-    wide = asked(200, strategy="P2", salt=1, priors=PRIORS, diagnoses="all")
+    wide = asked(200, strategy="P2", salt=1, priors=PRIORS, mix=Mix(diagnoses="all"))
     assert len({one.request.metadata.diagnosis for one in wide}) > 50
 
 
@@ -103,6 +104,18 @@ def test_classes_and_sites_are_known_terms() -> None:
     assert set(HAM10000) | set(PAD_UFES_20) <= set(PRIORS)
     assert len(set(HAM10000) | set(PAD_UFES_20)) == 8
     assert set(SITES) <= set(sites())
+
+
+def test_shared_facts_are_those_that_both_strategies_say() -> None:
+    (shared, whole) = (asked(50, strategy="G", salt=1, priors=PRIORS, mix=Mix(facts=f)) for f in ("shared", "all"))  # type: ignore[arg-type]
+
+    told = [set(one.request.metadata.model_dump(exclude_none=True, exclude_defaults=True)) for one in shared]
+    assert all(names == {"age", "sex", "site", "diagnosis"} for names in told)
+    assert any(one.request.metadata.symptoms for one in whole)
+    for one, other in zip(shared, whole, strict=True):
+        assert one.request.metadata.model_dump(include={"age", "sex", "site"}) == other.request.metadata.model_dump(
+            include={"age", "sex", "site"}
+        )
 
 
 def test_more_requests_than_a_salt_has_are_refused() -> None:
