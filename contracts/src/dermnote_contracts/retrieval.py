@@ -93,12 +93,22 @@ class BulkOutcome(BaseModel):
     error: Problem | None = None
 
 
+class IndexRecall(BaseModel):
+    """Share of the `k` exact nearest that the index finds, over `queries` of its own vectors."""
+
+    k: int
+    queries: int
+    value: float
+
+
 class RouteInfo(BaseModel):
-    """One route's index: its kind, vector width and count."""
+    """One route's index: its kind, vector width, count and memory; `recall` is null where it is exact (flat)."""
 
     kind: str
     dim: int
     vectors: int
+    memory_mib: int = 0
+    recall: IndexRecall | None = None
 
 
 class IndexInfo(BaseModel):

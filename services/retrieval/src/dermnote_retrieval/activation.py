@@ -12,9 +12,10 @@ import numpy as np
 from dermnote_contracts.problems import Conflict
 from dermnote_contracts.retrieval import ModelSummary, Route
 from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
-from dermnote_retrieval.encoder.pool import PooledEncoder
+from dermnote_retrieval.encoder.batched import BatchedEncoder
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource, Vectors
 from dermnote_retrieval.images import open_stored
+from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.store.items import ItemStore
 from dermnote_retrieval.store.vectors import ModelRef, NewVector, VectorStore
 
@@ -68,10 +69,11 @@ class Reembedder:
 class Activation:
     """The model that is served, the one that is moved to, and the thread in between."""
 
-    def __init__(self, catalogue: Catalogue, source: ModelSource, *, encoder_threads: int) -> None:
+    def __init__(self, catalogue: Catalogue, source: ModelSource, *, encoder_threads: int, limits: Limits) -> None:
         self._catalogue = catalogue
         self._source = source
         self._threads = encoder_threads
+        self._limits = limits
         self._lock = threading.Lock()
         self._target: ModelRef | None = None
         self._work: Reembedder | None = None
@@ -138,7 +140,7 @@ class Activation:
             self._target, self._work = None, None
 
     def _reembed(self, target: ModelRef) -> bool:
-        encoder = PooledEncoder(self._source.load(target.name), threads=self._threads)
+        encoder = BatchedEncoder(self._source.load(target.name), threads=self._threads)
         if encoder.manifest.model_id != target.model_id:
             raise Conflict("the model folder was changed while the store moved to it")
         self._work = Reembedder(self._catalogue.items, self._catalogue.vectors, encoder)
@@ -155,7 +157,8 @@ class Activation:
         with vectors.database.write_lock:
             if vectors.count_lacking(target.model_id):
                 return False
-            indexes = build_indexes(vectors, manifest)
+            indexes = build_indexes(vectors, manifest, limits=self._limits)
             vectors.adopt(target)
-            self._catalogue.serving = Serving(encoder, indexes)
+            before, self._catalogue.serving = self._catalogue.serving, Serving(encoder, indexes)
+        before.encoder.close()
         return True

@@ -28,7 +28,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> FastAPI
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = opened = service or open_service(settings)
         app.state.metrics.watch_items(opened.items.count)
-        opened.activation.resume()
+        opened.begin()
         yield
         opened.close()
 

@@ -14,7 +14,7 @@ from dermnote_contracts.problems import DermnoteError, InvalidRequest, UnknownIt
 from dermnote_contracts.retrieval import BulkOutcome, Route
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.images import open_stored
-from dermnote_retrieval.index import FlatIndex, VectorIndex
+from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits
 from dermnote_retrieval.records import Record
 from dermnote_retrieval.store.items import ItemStore, NewItem, Written
 from dermnote_retrieval.store.vectors import VectorStore
@@ -25,7 +25,7 @@ class Serving:
     """An encoder and the indexes of its vectors. Whoever works with one keeps to it until the end."""
 
     encoder: Encoder
-    indexes: Mapping[Route, VectorIndex]
+    indexes: Mapping[Route, AdaptiveIndex]
 
     @property
     def model_id(self) -> str:
@@ -47,6 +47,8 @@ class Catalogue:
         self.items = items
         self.vectors = vectors
         self.serving = serving
+        self.state = 0
+        """Grows with every write, before it is answered."""
 
     def put(self, record: Record) -> bool:
         """Store one item; True if it is new. Raises InvalidRequest when the encoder finds nothing in it."""
@@ -71,6 +73,7 @@ class Catalogue:
                 raise UnknownItem()
             for index in self.serving.indexes.values():
                 index.replace(gone=[number], numbers=[], vectors=np.empty((0, index.dim), np.float32))
+            self.state += 1
 
     def consistent(self) -> bool:
         """Whether the store and the indexes hold the same number of vectors."""
@@ -100,14 +103,19 @@ class Catalogue:
             rows = {number: held[route] for number, held in latest.items() if route in held}
             vectors = np.stack(list(rows.values())) if rows else np.empty((0, index.dim), np.float32)
             index.replace(gone=list(latest), numbers=list(rows), vectors=vectors)
+        self.state += 1
         done = iter(written)
         return [made if isinstance(made, DermnoteError) else next(done) for made in encoded]
 
 
-def build_indexes(vectors: VectorStore, model: ModelManifest) -> dict[Route, VectorIndex]:
+def build_indexes(vectors: VectorStore, model: ModelManifest, *, limits: Limits) -> dict[Route, AdaptiveIndex]:
     """Fresh indexes with all vectors that the store holds of a model."""
-    indexes: dict[Route, VectorIndex] = {"notes": FlatIndex(model.text_dim), "images": FlatIndex(model.image_dim)}
-    for route, index in indexes.items():
+    widths: dict[Route, int] = {"notes": model.text_dim, "images": model.image_dim}
+    counts = vectors.counts(model.model_id)
+    indexes: dict[Route, AdaptiveIndex] = {}
+    for route, width in widths.items():
+        index = indexes[route] = AdaptiveIndex(width, limits)
+        index.reserve(counts[route])
         for numbers, rows in vectors.chunks(model_id=model.model_id, route=route):
             index.replace(gone=[], numbers=numbers, vectors=rows)
     return indexes

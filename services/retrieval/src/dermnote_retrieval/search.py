@@ -14,8 +14,8 @@ from dermnote_contracts.problems import EncoderNotAligned, InvalidRequest, Unkno
 from dermnote_contracts.retrieval import Exclude, Hit, Route, SearchResponse, Via
 from dermnote_retrieval.catalogue import Catalogue, Serving
 from dermnote_retrieval.encoder.protocol import Vectors, unit_rows
-from dermnote_retrieval.filters import compile_filter
-from dermnote_retrieval.index import Numbers, Selection
+from dermnote_retrieval.search_queue import Query, SearchQueue
+from dermnote_retrieval.selecting import Selecting
 from dermnote_retrieval.store.items import ItemStore, StoredItem
 from dermnote_retrieval.timing import Steps
 
@@ -42,6 +42,12 @@ class Search:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        self._selecting = Selecting(catalogue.items, lambda: catalogue.state)
+        self._queue = SearchQueue()
+
+    def close(self) -> None:
+        """End the thread that searches."""
+        self._queue.close()
 
     def by_image(self, image: Image.Image, scope: Scope, *, steps: Steps) -> SearchResponse:
         """Similar images, and notes if the encoder is aligned. `image`: RGB."""
@@ -83,10 +89,11 @@ class Search:
     ) -> SearchResponse:
         items = self._catalogue.items
         with steps.step("filter"):
-            among = _selection(items, scope)
+            among = self._selecting.selection(scope.filter, scope.exclude)
         with steps.step("search"):
             depth = scope.k if len(queries) == 1 else max(MIN_DEPTH, 4 * scope.k)
-            found = {route: serving.indexes[route].search(v, k=depth, among=among) for route, v in queries.items()}
+            asked = [Query(serving.indexes[route], vector, depth, among) for route, vector in queries.items()]
+            found = dict(zip(queries, self._queue(asked), strict=True))
         with steps.step("fetch"):
             scores = next(iter(found.values())) if len(found) == 1 else reciprocal_rank(found)
             hits = _hits(items, scores[: scope.k], found)
@@ -145,16 +152,6 @@ def _usable(rows: Vectors, *, of: str) -> Vectors:
         raise InvalidRequest(f"the {of} gives no direction to search in")
     row: Vectors = rows[0]
     return row
-
-
-def _selection(items: ItemStore, scope: Scope) -> Selection:
-    allowed: Numbers | None = None
-    if scope.filter:
-        allowed = items.matching(compile_filter(scope.filter))
-    barred: Numbers | None = None
-    if scope.exclude.ids or scope.exclude.groups:
-        barred = items.named(ids=scope.exclude.ids, groups=scope.exclude.groups)
-    return Selection(allowed=allowed, barred=barred)
 
 
 def _hits(items: ItemStore, scores: Ranked, found: Mapping[Route, Ranked]) -> list[Hit]:

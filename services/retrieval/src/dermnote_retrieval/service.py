@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from dermnote_contracts.problems import ModelMismatch, UnknownModel
 from dermnote_retrieval.activation import Activation, Reembedder
 from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
+from dermnote_retrieval.encoder.batched import BatchedEncoder
 from dermnote_retrieval.encoder.dummy import DummyModels
-from dermnote_retrieval.encoder.pool import PooledEncoder
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
 from dermnote_retrieval.errors import StartRefused
+from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.models import FolderModels
 from dermnote_retrieval.records import ImageLimits
 from dermnote_retrieval.search import Search
@@ -17,6 +18,7 @@ from dermnote_retrieval.settings import Settings
 from dermnote_retrieval.store.database import Database
 from dermnote_retrieval.store.items import ItemStore
 from dermnote_retrieval.store.vectors import ModelRef, VectorStore
+from dermnote_retrieval.upkeep import Upkeep
 from dermnote_retrieval.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -34,24 +36,32 @@ class Service:
     catalogue: Catalogue
     search: Search
     activation: Activation
+    upkeep: Upkeep
+
+    def begin(self) -> None:
+        """Start the background work: a move to another model that was not finished, and upkeep."""
+        self.activation.resume()
+        self.upkeep.start()
 
     def close(self) -> None:
         """End the background work and let go of the store."""
         self.activation.close()
+        self.upkeep.close()
+        self.search.close()
         self.items.database.close()
 
 
 def open_service(settings: Settings, *, source: ModelSource | None = None) -> Service:
     """Open the store, load the model, build the index; raises StartRefused, ModelMismatch or ModelRefused."""
     source = source or model_source(settings)
+    limits = Limits(settings.flat_vectors, settings.recall_goal, settings.search_threads)
     database = Database(settings.data_dir)
     try:
         items, vectors = ItemStore(database), VectorStore(database)
         encoder = _load_encoder(settings, source, vectors)
         _fit_store(settings, items, vectors, encoder)
-        catalogue = Catalogue(
-            items=items, vectors=vectors, serving=Serving(encoder, build_indexes(vectors, encoder.manifest))
-        )
+        indexes = build_indexes(vectors, encoder.manifest, limits=limits)
+        catalogue = Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes))
         _check(catalogue, settings)
     except BaseException:
         database.close()
@@ -63,7 +73,8 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
         items=items,
         catalogue=catalogue,
         search=Search(catalogue),
-        activation=Activation(catalogue, source, encoder_threads=settings.encoder_threads),
+        activation=Activation(catalogue, source, encoder_threads=settings.encoder_threads, limits=limits),
+        upkeep=Upkeep(catalogue),
     )
 
 
@@ -83,7 +94,7 @@ def _load_encoder(settings: Settings, source: ModelSource, vectors: VectorStore)
     active = vectors.model("active")
     name = settings.model or (active.name if active else source.default)
     try:
-        return PooledEncoder(source.load(name), threads=settings.encoder_threads)
+        return BatchedEncoder(source.load(name), threads=settings.encoder_threads)
     except UnknownModel as wrong:
         raise StartRefused(
             f"no model {name} in {settings.models_dir}; "

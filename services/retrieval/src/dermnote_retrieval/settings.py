@@ -1,5 +1,6 @@
 """The one reader of the environment: RETRIEVAL_* and ALLOW_UNAUTHENTICATED."""
 
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -41,6 +42,12 @@ class Settings(BaseSettings):
     """Requests worked on at a time (decoding, searching, writing)."""
     max_waiting: int = Field(default=128, ge=1)
     """Requests that may wait for a worker; more are refused with 503."""
+    flat_vectors: int = Field(default=200_000, ge=1_000)
+    """Vectors of a route that are searched exactly; beyond them inverted lists are built."""
+    recall_goal: float = Field(default=0.97, ge=0.5, le=1)
+    """Recall@10 against exact search that the lists must reach."""
+    search_threads: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256)
+    """Threads of one index search; the cores that the process may use where it is not set."""
     encoder_threads: int = Field(default=1, ge=1, le=64)
     """Encoder calls that run at a time; each uses torch_threads threads."""
     torch_threads: int = Field(default=2, ge=1, le=256)
