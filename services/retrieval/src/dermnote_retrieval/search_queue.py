@@ -1,4 +1,4 @@
-"""Searches that arrive together go to the index as one batch: those of one index with the same selection in one call."""
+"""Searches that arrive together go to the index together: those with the same selection in one call."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dermnote_retrieval.batching import Batcher
-from dermnote_retrieval.index.protocol import Found, Selection, Vectors, VectorIndex
+from dermnote_retrieval.index.protocol import Found, Selection, VectorIndex, Vectors
 
 MOST = 64
 
@@ -30,6 +30,10 @@ class SearchQueue:
     def __call__(self, queries: Sequence[Query]) -> list[Found]:
         """What each of one caller's queries finds."""
         return self._batcher(queries)
+
+    def waiting(self) -> int:
+        """Queries that no batch has taken yet."""
+        return self._batcher.waiting()
 
     def close(self) -> None:
         """End the thread."""

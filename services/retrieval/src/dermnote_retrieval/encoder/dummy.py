@@ -88,7 +88,7 @@ class DummyEncoder:
 
 
 class DummyModels:
-    """The dummy's variants as models that can be activated: `dummy` (not aligned), `dummy-aligned`, and the latter wide."""
+    """The dummy's variants as models that can be activated: `dummy` (not aligned), `dummy-aligned`, `dummy-512`."""
 
     default = "dummy"
 

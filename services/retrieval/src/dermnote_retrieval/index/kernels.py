@@ -1,4 +1,4 @@
-"""What FAISS computes: exact inner products over a matrix, and inverted lists over it. The only file that imports faiss."""
+"""What FAISS computes: exact inner products over a matrix, inverted lists. The only file that imports faiss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ class Lists:
         self._faiss.cp.max_points_per_centroid = MOST_SAMPLE_A_LIST
         self._faiss.cp.min_points_per_centroid = 1
         self._faiss.train(np.ascontiguousarray(sample, dtype=np.float32))
-        self._faiss.set_direct_map_type(faiss.DirectMap.Hashtable)
+        self._faiss.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
         self.lists = shape.lists
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class Lists:
         """Take out numbers that are in it."""
         gone = np.ascontiguousarray(numbers, dtype=np.int64)
         if len(gone):
-            self._faiss.remove_ids(faiss.IDSelectorArray(len(gone), faiss.swig_ptr(gone)))  # type: ignore[arg-type]
+            self._faiss.remove_ids(faiss.IDSelectorArray(len(gone), faiss.swig_ptr(gone)))
 
     def search(self, queries: Vectors, *, k: int, probes: int, allowed: Mask | None = None) -> Ranked:
         """Candidates from the `probes` nearest lists of each query. `allowed`: by item number."""

@@ -1,4 +1,4 @@
-"""Numbers and rows: where in a matrix without gaps each item's vector lies. Both ways in arrays, no Python object each."""
+"""Numbers and rows: where in a matrix without gaps each item's vector lies. Arrays both ways."""
 
 from collections.abc import Sequence
 
