@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import from_json
@@ -12,20 +12,11 @@ from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.metadata import normalise_known
 from dermnote_contracts.problems import FieldError, InvalidRequest
 from dermnote_contracts.retrieval import Group, ItemId
-from dermnote_retrieval.images import Picture, decode, store_form
+from dermnote_retrieval.images import Decoder, Picture
 
 MAX_NOTE_CHARS = 20_000
 MAX_METADATA_VALUES = 256
 Note = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NOTE_CHARS)]
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """What an upload may be (`max_bytes`, `max_pixels`) and what is kept of it (`bound_px`, longer side)."""
-
-    max_bytes: int
-    max_pixels: int
-    bound_px: int
 
 
 @dataclass(frozen=True)
@@ -50,8 +41,8 @@ class RecordFields(BaseModel):
     group: Group | None = None
 
 
-def make_record(fields: Mapping[str, Any], *, image: bytes | None, limits: ImageLimits) -> Record:
-    """Validate the fields of RecordFields and the image's bytes; raises InvalidRequest or ImageRefused."""
+def make_record(fields: Mapping[str, Any], *, image: bytes | IO[bytes] | None, decoder: Decoder) -> Record:
+    """Validate the fields of RecordFields and the image's bytes or open file; raises InvalidRequest or ImageRefused."""
     try:
         given = RecordFields.model_validate(fields)
         metadata = normalise_known(given.metadata or {})
@@ -63,9 +54,7 @@ def make_record(fields: Mapping[str, Any], *, image: bytes | None, limits: Image
     note = given.note or None
     if note is None and image is None and not metadata and given.group is None:
         raise InvalidRequest("give at least one of image, note, metadata and group")
-    picture = None
-    if image is not None:
-        picture = store_form(decode(image, max_pixels=limits.max_pixels, bound_px=limits.bound_px))
+    picture = None if image is None else decoder.picture(image)
     return Record(id=given.id, note=note, metadata=metadata, group=given.group, picture=picture)
 
 

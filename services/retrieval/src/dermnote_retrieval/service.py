@@ -10,9 +10,9 @@ from dermnote_retrieval.encoder.batched import BatchedEncoder
 from dermnote_retrieval.encoder.dummy import DummyModels
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
 from dermnote_retrieval.errors import StartRefused
+from dermnote_retrieval.images import Decoder, ImageLimits
 from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.models import FolderModels
-from dermnote_retrieval.records import ImageLimits
 from dermnote_retrieval.search import Search
 from dermnote_retrieval.settings import Settings
 from dermnote_retrieval.store.database import Database
@@ -30,7 +30,7 @@ class Service:
     """One open store and everything that works on it."""
 
     settings: Settings
-    limits: ImageLimits
+    decoder: Decoder
     workers: Workers
     items: ItemStore
     catalogue: Catalogue
@@ -68,7 +68,7 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
         raise
     return Service(
         settings=settings,
-        limits=ImageLimits(settings.max_upload_bytes, settings.max_pixels, settings.stored_image_px),
+        decoder=_decoder(settings),
         workers=Workers(threads=settings.workers, bulk_threads=BULK_THREADS, max_waiting=settings.max_waiting),
         items=items,
         catalogue=catalogue,
@@ -81,6 +81,11 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
 def _check(catalogue: Catalogue, settings: Settings) -> None:
     if not catalogue.consistent():
         raise StartRefused(f"{settings.data_dir}: the index does not hold what the store holds; check the disk")
+
+
+def _decoder(settings: Settings) -> Decoder:
+    limits = ImageLimits(settings.max_upload_bytes, settings.max_pixels, settings.stored_image_px)
+    return Decoder(limits, at_once=settings.decoders)
 
 
 def model_source(settings: Settings) -> ModelSource:

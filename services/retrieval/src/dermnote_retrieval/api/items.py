@@ -50,16 +50,16 @@ BULK_BODY: dict[str, Any] = {
 @router.put("/items/{item_id}", responses={201: {"model": Item}}, openapi_extra=ITEM_FORM)
 async def put_item(item_id: ItemId, request: Request, response: Response, service: ServiceDep) -> Item:
     """Store an item; one with this id is replaced as a whole. 201 if it is new, else 200."""
-    form = await read_form(request, known=("note", "metadata", "group"), service=service)
-    fields: dict[str, Any] = {**form.fields, "id": item_id}
-    if "metadata" in fields:
-        fields["metadata"] = parse_json(fields["metadata"], at="metadata")
+    async with read_form(request, known=("note", "metadata", "group"), service=service) as form:
+        fields: dict[str, Any] = {**form.fields, "id": item_id}
+        if "metadata" in fields:
+            fields["metadata"] = parse_json(fields["metadata"], at="metadata")
 
-    def work() -> tuple[Record, bool]:
-        record = make_record(fields, image=form.image, limits=service.limits)
-        return record, service.catalogue.put(record)
+        def work() -> tuple[Record, bool]:
+            record = make_record(fields, image=form.image, decoder=service.decoder)
+            return record, service.catalogue.put(record)
 
-    record, created = await service.workers.run(work)
+        record, created = await service.workers.run(work)
     response.status_code = 201 if created else 200
     return _of_record(record)
 
@@ -71,7 +71,7 @@ async def load_items(request: Request, service: ServiceDep) -> Response:
     if kind not in READERS:
         raise UnsupportedMedia(f"send {' or '.join(READERS)}")
     stream = BodyStream(request)
-    records = READERS[kind](stream, limits=service.limits)
+    records = READERS[kind](stream, decoder=service.decoder)
 
     # The answer waits until the request is read: a client that only writes would block both sides.
     answer: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - closed after sending

@@ -8,8 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
 from dermnote_contracts.retrieval import MAX_K, Exclude, SearchRequest, SearchResponse, Via
-from dermnote_retrieval.api.body import FORM_TYPES, ServiceDep, media_type, read_body, read_form, validated
-from dermnote_retrieval.images import decode
+from dermnote_retrieval.api.body import (
+    FORM_TYPES,
+    Form,
+    ServiceDep,
+    media_type,
+    read_body,
+    read_form,
+    the_service,
+    validated,
+)
 from dermnote_retrieval.metrics import Metrics
 from dermnote_retrieval.records import parse_json
 from dermnote_retrieval.search import Scope
@@ -59,21 +67,23 @@ async def search(request: Request, service: ServiceDep) -> SearchResponse:
     """Ranked hits for an image (form), or for exactly one of text, vector and item_id (JSON)."""
     kind = media_type(request)
     if kind in FORM_TYPES:
-        job = await _image_job(request, service)
-    elif kind == "application/json":
-        job = await _json_job(request, service)
-    else:
-        raise UnsupportedMedia("send multipart/form-data with an image, or application/json")
-    steps = Steps()
+        async with read_form(request, known=("k", "via", "filter", "exclude"), service=service) as form:
+            return await _found(request, _image_job(form, service))
+    if kind == "application/json":
+        return await _found(request, await _json_job(request, service))
+    raise UnsupportedMedia("send multipart/form-data with an image, or application/json")
+
+
+async def _found(request: Request, job: Job) -> SearchResponse:
+    service, steps = the_service(request), Steps()
     found = await service.workers.run(lambda: job(steps))
     metrics: Metrics = request.app.state.metrics
     metrics.observe_search(found.timings_ms)
     return found
 
 
-async def _image_job(request: Request, service: Service) -> Job:
-    form = await read_form(request, known=("k", "via", "filter", "exclude"), service=service)
-    image, limits = form.image, service.limits
+def _image_job(form: Form, service: Service) -> Job:
+    image = form.image
     if image is None:
         raise InvalidRequest("the form has no file named image")
     values: dict[str, Any] = dict(form.fields)
@@ -85,7 +95,7 @@ async def _image_job(request: Request, service: Service) -> Job:
 
     def job(steps: Steps) -> SearchResponse:
         with steps.step("decode"):
-            picture = decode(image, max_pixels=limits.max_pixels, bound_px=limits.bound_px)
+            picture = service.decoder.decode(image)
         return service.search.by_image(picture, scope, steps=steps)
 
     return job
