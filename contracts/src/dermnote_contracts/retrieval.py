@@ -8,9 +8,13 @@ from dermnote_contracts.problems import Problem
 
 Via = Literal["fused", "notes", "images"]
 Route = Literal["notes", "images"]
+Encoding = Literal["float", "base64"]
 
 ITEM_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
 MAX_K = 1000
+MAX_VECTOR = 65_536
+MAX_EMBEDDED = 64
+"""Images or texts of one call of POST /embed, at most."""
 
 ItemId = Annotated[str, Field(pattern=ITEM_ID_PATTERN)]
 Group = Annotated[str, Field(min_length=1, max_length=256)]
@@ -32,12 +36,28 @@ class SearchRequest(_Body):
     """A JSON search: exactly one of `text`, `vector`, `item_id`. An image comes as multipart form instead."""
 
     text: str | None = Field(default=None, min_length=1, max_length=10_000)
-    vector: list[float] | None = Field(default=None, min_length=1, max_length=65_536)
+    vector: list[float] | None = Field(default=None, min_length=1, max_length=MAX_VECTOR)
     item_id: ItemId | None = None
     k: int = Field(default=10, ge=1, le=MAX_K)
     via: Via = "fused"
     filter: dict[str, Any] | None = None
     exclude: Exclude = Exclude()
+
+
+class EmbedRequest(_Body):
+    """Texts to vectors. Images come as multipart form instead. `encoding`: lists of numbers, or base64 of float32."""
+
+    texts: list[Annotated[str, Field(min_length=1, max_length=20_000)]] = Field(min_length=1, max_length=MAX_EMBEDDED)
+    encoding: Encoding = "float"
+
+
+class EmbedResponse(BaseModel):
+    """One vector of length 1 an input, in their order: [dim] numbers, or base64 of little-endian float32."""
+
+    model: str
+    dim: int
+    vectors: list[list[float] | str]
+    took_ms: float
 
 
 class Hit(BaseModel):

@@ -15,7 +15,7 @@ from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.problems import DermnoteError, InvalidRequest, TooLarge
 from dermnote_retrieval.catalogue import Refused
 from dermnote_retrieval.images import Decoder
-from dermnote_retrieval.records import Record, make_record, parse_json
+from dermnote_retrieval.records import GivenVector, Record, make_record, parse_json
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 MAX_TEXT_BYTES = 1_000_000
@@ -34,6 +34,9 @@ class BulkFields(BaseModel):
     id: str | None = None
     metadata: dict[str, Any] | None = None
     group: str | None = None
+    image_vector: GivenVector | None = None
+    note_vector: GivenVector | None = None
+    model: str | None = None
 
 
 @dataclass
@@ -95,7 +98,7 @@ def read_tar(chunks: Iterable[bytes], *, decoder: Decoder) -> Iterator[Record | 
 
 
 def read_ndjson(chunks: Iterable[bytes], *, decoder: Decoder) -> Iterator[Record | Refused]:
-    """Records without images, one JSON object {"id", "note", "metadata", "group"} a line."""
+    """Records without images, one JSON object of RecordFields a line."""
     try:
         for line in _lines(chunks):
             yield _from_line(line, decoder=decoder)
@@ -164,7 +167,7 @@ def _record(parts: _Parts, *, decoder: Decoder) -> Record | Refused:
         fields = _bulk_fields(parts.members.get("json"))
         item_id = fields.id or parts.key
         note = _text(parts.members["txt"]) if "txt" in parts.members else None
-        given = {"id": item_id, "note": note, "metadata": fields.metadata, "group": fields.group}
+        given = fields.model_dump() | {"id": item_id, "note": note}
         return make_record(given, image=parts.members.get("image"), decoder=decoder)
     except DermnoteError as wrong:
         return Refused(_label(item_id), wrong)

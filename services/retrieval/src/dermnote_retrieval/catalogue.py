@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 
 from dermnote_contracts.manifest import ModelManifest
-from dermnote_contracts.problems import DermnoteError, InvalidRequest, UnknownItem
+from dermnote_contracts.problems import DermnoteError, InvalidRequest, ModelMismatch, UnknownItem
 from dermnote_contracts.retrieval import BulkOutcome, Route
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.images import open_stored
@@ -123,19 +123,38 @@ def build_indexes(vectors: VectorStore, model: ModelManifest, *, limits: Limits)
 
 def encode_records(encoder: Encoder, records: Sequence[Record]) -> list[Mapping[Route, Vectors] | DermnoteError]:
     """For each record its vectors by route, or why it has none that can be used."""
-    pictures = [record.picture for record in records if record.picture is not None]
+    refused = [_refusal(record, encoder.manifest) for record in records]
+    usable = [record for record, wrong in zip(records, refused, strict=True) if wrong is None]
+    pictures = [record.picture for record in usable if record.picture is not None and "images" not in record.vectors]
+    texts = [record.note for record in usable if record.note is not None and "notes" not in record.vectors]
     images = iter(encoder.encode_images([open_stored(picture.image) for picture in pictures]))
-    notes = iter(encoder.encode_texts([record.note for record in records if record.note is not None]))
-    found: list[Mapping[Route, Vectors] | DermnoteError] = []
-    for record in records:
-        made: dict[Route, Vectors] = {}
-        if record.note is not None:
-            made["notes"] = next(notes)
-        if record.picture is not None:
-            made["images"] = next(images)
-        usable = all(np.isfinite(vector).all() for vector in made.values())
-        found.append(made if usable else InvalidRequest("the encoder finds nothing in this note or image"))
-    return found
+    notes = iter(encoder.encode_texts(texts))
+    return [
+        _made(record, notes, images) if wrong is None else wrong for record, wrong in zip(records, refused, strict=True)
+    ]
+
+
+def _made(
+    record: Record, notes: Iterator[Vectors], images: Iterator[Vectors]
+) -> Mapping[Route, Vectors] | DermnoteError:
+    made: dict[Route, Vectors] = dict(record.vectors)
+    if record.note is not None and "notes" not in made:
+        made["notes"] = next(notes)
+    if record.picture is not None and "images" not in made:
+        made["images"] = next(images)
+    usable = all(np.isfinite(vector).all() for vector in made.values())
+    return made if usable else InvalidRequest("the encoder finds nothing in this note or image")
+
+
+def _refusal(record: Record, model: ModelManifest) -> DermnoteError | None:
+    """Why vectors that were made elsewhere can't be taken, if so."""
+    if record.vectors and record.model_id != model.model_id:
+        return ModelMismatch(f"the vectors were made by {record.model_id}; {model.model_id} is served")
+    widths: dict[Route, int] = {"notes": model.text_dim, "images": model.image_dim}
+    for route, vector in record.vectors.items():
+        if len(vector) != widths[route]:
+            return InvalidRequest(f"a vector for {route} has {widths[route]} values, this one {len(vector)}")
+    return None
 
 
 def _new_item(record: Record, vectors: Mapping[Route, Vectors]) -> NewItem:

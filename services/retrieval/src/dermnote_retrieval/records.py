@@ -11,11 +11,13 @@ from pydantic_core import from_json
 from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.metadata import normalise_known
 from dermnote_contracts.problems import FieldError, InvalidRequest
-from dermnote_contracts.retrieval import Group, ItemId
+from dermnote_contracts.retrieval import Group, ItemId, Route
+from dermnote_retrieval.given import Vectors, read_vector
 from dermnote_retrieval.images import Decoder, Picture
 
 MAX_NOTE_CHARS = 20_000
 MAX_METADATA_VALUES = 256
+GivenVector = list[float] | str
 Note = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NOTE_CHARS)]
 
 
@@ -28,6 +30,9 @@ class Record:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
     picture: Picture | None = None
+    vectors: Mapping[Route, Vectors] = field(default_factory=dict)
+    """Made elsewhere, each [dim] of length 1, by the model `model_id`."""
+    model_id: str | None = None
 
 
 class RecordFields(BaseModel):
@@ -39,6 +44,9 @@ class RecordFields(BaseModel):
     note: Note | None = None
     metadata: dict[str, Any] | None = None
     group: Group | None = None
+    image_vector: GivenVector | None = None
+    note_vector: GivenVector | None = None
+    model: str | None = None
 
 
 def make_record(fields: Mapping[str, Any], *, image: bytes | IO[bytes] | None, decoder: Decoder) -> Record:
@@ -52,10 +60,28 @@ def make_record(fields: Mapping[str, Any], *, image: bytes | IO[bytes] | None, d
     for name, text in (("note", given.note), ("group", given.group)):
         _check_text(text or "", at=name)
     note = given.note or None
-    if note is None and image is None and not metadata and given.group is None:
-        raise InvalidRequest("give at least one of image, note, metadata and group")
+    vectors = _given_vectors(given)
+    if note is None and image is None and not metadata and given.group is None and not vectors:
+        raise InvalidRequest("give at least one of image, note, metadata, group and a vector")
     picture = None if image is None else decoder.picture(image)
-    return Record(id=given.id, note=note, metadata=metadata, group=given.group, picture=picture)
+    return Record(
+        id=given.id,
+        note=note,
+        metadata=metadata,
+        group=given.group,
+        picture=picture,
+        vectors=vectors,
+        model_id=given.model,
+    )
+
+
+def _given_vectors(given: RecordFields) -> dict[Route, Vectors]:
+    sources: dict[Route, GivenVector | None] = {"notes": given.note_vector, "images": given.image_vector}
+    names = {"notes": "note_vector", "images": "image_vector"}
+    vectors = {r: read_vector(value, at=names[r]) for r, value in sources.items() if value is not None}
+    if vectors and given.model is None:
+        raise _refused("model", "must say which model made the vectors")
+    return vectors
 
 
 def parse_json(text: str | bytes, *, at: str) -> Any:

@@ -1,6 +1,6 @@
 """Request bodies within limits: forms with one file, whole bodies, and streams that a thread can read."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import IO, Annotated, TypeVar
@@ -23,10 +23,15 @@ FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 @dataclass(frozen=True)
 class Form:
-    """A form's text fields, without the empty ones, and its `image` as an open file (on disk where it is large)."""
+    """A form's text fields, without the empty ones, and its files named `image`, open (large ones on disk)."""
 
     fields: Mapping[str, str]
-    image: IO[bytes] | None
+    images: Sequence[IO[bytes]]
+
+    @property
+    def image(self) -> IO[bytes] | None:
+        """The one image of a form that may have one."""
+        return self.images[0] if self.images else None
 
 
 def the_service(request: Request) -> Service:
@@ -44,18 +49,20 @@ def media_type(request: Request) -> str:
 
 
 @asynccontextmanager
-async def read_form(request: Request, *, known: tuple[str, ...], service: Service) -> AsyncIterator[Form]:
+async def read_form(
+    request: Request, *, known: tuple[str, ...], service: Service, most_images: int = 1
+) -> AsyncIterator[Form]:
     """The form of a request; its file is open inside. Raises UnsupportedMedia, TooLarge, InvalidRequest."""
     if media_type(request) not in FORM_TYPES:
         raise UnsupportedMedia(f"send a form: {' or '.join(FORM_TYPES)}")
     settings = service.settings
-    bounded = _bounded(request, max_bytes=settings.max_upload_bytes + settings.max_body_bytes)
+    bounded = _bounded(request, max_bytes=most_images * settings.max_upload_bytes + settings.max_body_bytes)
     try:
-        form = await bounded.form(max_files=1, max_fields=16, max_part_size=settings.max_body_bytes)
+        form = await bounded.form(max_files=most_images, max_fields=16, max_part_size=settings.max_body_bytes)
     except (FormParserError, HTTPException) as wrong:
         raise InvalidRequest(f"the form cannot be read: {_why(wrong)}") from wrong
     try:
-        yield _checked(form, known=known, max_image_bytes=settings.max_upload_bytes)
+        yield _checked(form, known=known, most_images=most_images, max_image_bytes=settings.max_upload_bytes)
     finally:
         await form.close()
 
@@ -122,21 +129,21 @@ def _bounded(request: Request, *, max_bytes: int) -> Request:
     return Request(request.scope, receive)
 
 
-def _checked(form: FormData, *, known: tuple[str, ...], max_image_bytes: int) -> Form:
+def _checked(form: FormData, *, known: tuple[str, ...], most_images: int, max_image_bytes: int) -> Form:
     fields: dict[str, str] = {}
-    image: IO[bytes] | None = None
+    images: list[IO[bytes]] = []
     for name, value in form.multi_items():
         if name != "image" and name not in known:
             raise _refused("form", f"unknown field; known are image, {', '.join(known)}")
-        if name in fields or (name == "image" and image is not None):
+        if name in fields or (name == "image" and len(images) == most_images):
             raise _refused(name, "given twice")
         if isinstance(value, UploadFile) != (name == "image"):
             raise _refused(name, "must be a file" if name == "image" else "must be text, not a file")
         if isinstance(value, UploadFile):
-            image = _image_file(value, max_bytes=max_image_bytes)
+            images.append(_image_file(value, max_bytes=max_image_bytes))
         elif value.strip():
             fields[name] = _unicode(value, at=name)
-    return Form(fields=fields, image=image)
+    return Form(fields=fields, images=images)
 
 
 def _image_file(upload: UploadFile, *, max_bytes: int) -> IO[bytes]:

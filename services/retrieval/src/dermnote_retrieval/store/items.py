@@ -15,7 +15,11 @@ from dermnote_retrieval.store.database import Database
 from dermnote_retrieval.store.facts import SqlValue, facts
 
 Vectors = npt.NDArray[np.float32]
-_COLUMNS = "number, id, note, metadata, grp, version, has_image"
+ROUTES: tuple[Route, ...] = ("notes", "images")
+_COLUMNS = (
+    "number, id, note, metadata, grp, version, has_image, "
+    "(select group_concat(distinct route) from vectors where item = number)"
+)
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,8 @@ class StoredItem:
     group: str | None
     version: int
     has_image: bool
-
-    @property
-    def routes(self) -> list[Route]:
-        """The routes by which it can be found."""
-        held: dict[Route, bool] = {"notes": self.note is not None, "images": self.has_image}
-        return [route for route, has in held.items() if has]
+    routes: list[Route]
+    """By which it can be found."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,9 @@ def _numbers(rows: sqlite3.Cursor) -> npt.NDArray[np.int64]:
 
 
 def _item(row: Sequence[Any]) -> StoredItem:
-    number, item_id, note, metadata, group, version, has_image = row
-    return StoredItem(number, item_id, note, json.loads(metadata), group, version, bool(has_image))
+    number, item_id, note, metadata, group, version, has_image, held = row
+    routes = [route for route in ROUTES if route in (held or "").split(",")]
+    return StoredItem(number, item_id, note, json.loads(metadata), group, version, bool(has_image), routes)
 
 
 def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str) -> Written:

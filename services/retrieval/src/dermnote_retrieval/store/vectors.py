@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from dermnote_contracts.retrieval import Route
 from dermnote_retrieval.store.database import Database
+from dermnote_retrieval.store.items import ROUTES
 
 Vectors = npt.NDArray[np.float32]
 Role = Literal["active", "target"]
-ROUTES: tuple[Route, ...] = ("notes", "images")
 
 # (item, version, route) of every vector that a model still has to make.
 _LACKING = """
