@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from dermnote_contracts.problems import Problem
 
@@ -138,6 +138,19 @@ class IndexInfo(BaseModel):
     model: str
     aligned: bool
     routes: dict[Route, RouteInfo]
+
+
+class Snapshot(BaseModel):
+    """A consistent copy of the store. `sha256` and `bytes` are its file's; `vectors` counts those of its model."""
+
+    id: ItemId
+    created_at: AwareDatetime
+    items: int
+    vectors: dict[Route, int]
+    model: str | None
+    model_id: str | None
+    bytes: int
+    sha256: str
 
 
 class ModelSummary(BaseModel):

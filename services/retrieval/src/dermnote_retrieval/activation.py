@@ -5,7 +5,8 @@ The target is written down first, so that a process that was killed goes on wher
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -115,6 +116,14 @@ class Activation:
             if target is not None:
                 self._begin(target)
 
+    @contextmanager
+    def none_going_on(self) -> Iterator[None]:
+        """No move to another model begins inside; raises Conflict while one goes on."""
+        with self._lock:
+            if self._target is not None:
+                raise Conflict(f"the store is being moved to {self._target.name}; wait until that is done")
+            yield
+
     def close(self) -> None:
         """Stop the thread between two batches; the next start resumes."""
         self._stopped = True
@@ -159,6 +168,6 @@ class Activation:
                 return False
             indexes = build_indexes(vectors, manifest, limits=self._limits)
             vectors.adopt(target)
-            before, self._catalogue.serving = self._catalogue.serving, Serving(encoder, indexes)
+            before, self._catalogue.serving = self._catalogue.serving, Serving(encoder, indexes, self._catalogue.epoch)
         before.encoder.close()
         return True

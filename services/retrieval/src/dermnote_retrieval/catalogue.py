@@ -4,13 +4,14 @@ Holds what is served at this moment (an encoder and its two indexes); a swap rep
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
 from dermnote_contracts.manifest import ModelManifest
-from dermnote_contracts.problems import DermnoteError, InvalidRequest, ModelMismatch, UnknownItem
+from dermnote_contracts.problems import DermnoteError, InvalidRequest, ModelMismatch, Unavailable, UnknownItem
 from dermnote_contracts.retrieval import BulkOutcome, Route
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.images import open_stored
@@ -26,6 +27,8 @@ class Serving:
 
     encoder: Encoder
     indexes: Mapping[Route, AdaptiveIndex]
+    epoch: int = 0
+    """Grows when a snapshot is restored: numbers of another epoch may stand for other items."""
 
     @property
     def model_id(self) -> str:
@@ -49,6 +52,7 @@ class Catalogue:
         self.serving = serving
         self.state = 0
         """Grows with every write, before it is answered."""
+        self.epoch = serving.epoch
 
     def put(self, record: Record) -> bool:
         """Store one item; True if it is new. Raises InvalidRequest when the encoder finds nothing in it."""
@@ -74,6 +78,21 @@ class Catalogue:
             for index in self.serving.indexes.values():
                 index.replace(gone=[number], numbers=[], vectors=np.empty((0, index.dim), np.float32))
             self.state += 1
+
+    def check_epoch(self, serving: Serving) -> None:
+        """That what `serving` found are still the items that it stood for; raises Unavailable."""
+        if serving.epoch != self.epoch:
+            raise Unavailable("a snapshot is being restored", retry_after_s=1)
+
+    @contextmanager
+    def closed_to_searches(self) -> Iterator[None]:
+        """What serves now finds nothing any more. Whoever restores sets a Serving of the new epoch inside."""
+        self.epoch += 1
+        try:
+            yield
+        except BaseException:
+            self.epoch -= 1
+            raise
 
     def consistent(self) -> bool:
         """Whether the store and the indexes hold the same number of vectors."""

@@ -97,6 +97,7 @@ class Search:
         with steps.step("fetch"):
             scores = next(iter(found.values())) if len(found) == 1 else reciprocal_rank(found)
             hits = _hits(items, scores[: scope.k], found)
+        self._catalogue.check_epoch(serving)
         return SearchResponse(
             hits=hits,
             model=serving.model_id,

@@ -13,10 +13,12 @@ from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.images import Decoder, ImageLimits
 from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.models import FolderModels
+from dermnote_retrieval.restoring import Restoring
 from dermnote_retrieval.search import Search
 from dermnote_retrieval.settings import Settings
 from dermnote_retrieval.store.database import Database
 from dermnote_retrieval.store.items import ItemStore
+from dermnote_retrieval.store.snapshots import Snapshots
 from dermnote_retrieval.store.vectors import ModelRef, VectorStore
 from dermnote_retrieval.upkeep import Upkeep
 from dermnote_retrieval.workers import Workers
@@ -37,9 +39,12 @@ class Service:
     search: Search
     activation: Activation
     upkeep: Upkeep
+    snapshots: Snapshots
+    restoring: Restoring
 
     def begin(self) -> None:
         """Start the background work: a move to another model that was not finished, and upkeep."""
+        self.snapshots.sweep()
         self.activation.resume()
         self.upkeep.start()
 
@@ -66,6 +71,8 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
     except BaseException:
         database.close()
         raise
+    activation = Activation(catalogue, source, encoder_threads=settings.encoder_threads, limits=limits)
+    snapshots = Snapshots(database, settings.snapshots_dir or settings.data_dir / "snapshots")
     return Service(
         settings=settings,
         decoder=_decoder(settings),
@@ -73,8 +80,17 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
         items=items,
         catalogue=catalogue,
         search=Search(catalogue),
-        activation=Activation(catalogue, source, encoder_threads=settings.encoder_threads, limits=limits),
+        activation=activation,
         upkeep=Upkeep(catalogue),
+        snapshots=snapshots,
+        restoring=Restoring(
+            catalogue,
+            snapshots,
+            activation=activation,
+            source=source,
+            encoder_threads=settings.encoder_threads,
+            limits=limits,
+        ),
     )
 
 

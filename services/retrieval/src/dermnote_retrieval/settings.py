@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8002, ge=0, le=65535)
     data_dir: Path = Path(".dermnote/retrieval")
+    snapshots_dir: Path | None = None
+    """Where snapshots go; not set: a folder in the data folder."""
     models_dir: Path = Path(".dermnote/models")
     encoder: Literal["openclip", "dummy"] = "openclip"
     model: ItemId | None = None

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from dermnote_contracts.problems import InsufficientStorage
+from dermnote_contracts.problems import Conflict, InsufficientStorage
 from dermnote_retrieval.errors import StartRefused
 
 SCHEMA_VERSION = 1
@@ -83,6 +83,22 @@ class Database:
             yield connection
         finally:
             self._readers.put(connection)
+
+    def become(self, other: sqlite3.Connection) -> None:
+        """Replace everything by what another database holds, in one transaction.
+
+        Raises Conflict for another schema, InsufficientStorage when the disk is full.
+        """
+        (version,) = other.execute("pragma user_version").fetchone()
+        if version != SCHEMA_VERSION:
+            raise Conflict(f"it has schema {version}, this version reads {SCHEMA_VERSION}")
+        with self.write_lock:
+            try:
+                other.backup(self._writer)
+            except sqlite3.OperationalError as wrong:
+                if wrong.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise InsufficientStorage("the store is as it was") from wrong
+                raise
 
     def close(self) -> None:
         """Close every connection and let another process in."""
