@@ -9,6 +9,7 @@ from dermnote_contracts.problems import Conflict, ModelMismatch
 from dermnote_contracts.retrieval import Snapshot
 from dermnote_retrieval.activation import Activation
 from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
+from dermnote_retrieval.checkpoint import Checkpoint
 from dermnote_retrieval.encoder.batched import BatchedEncoder
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
 from dermnote_retrieval.index.adaptive import Limits
@@ -25,6 +26,7 @@ class Restoring:
         catalogue: Catalogue,
         snapshots: Snapshots,
         *,
+        checkpoint: Checkpoint,
         activation: Activation,
         source: ModelSource,
         encoder_threads: int,
@@ -32,6 +34,7 @@ class Restoring:
     ) -> None:
         self._catalogue = catalogue
         self._snapshots = snapshots
+        self._checkpoint = checkpoint
         self._activation = activation
         self._source = source
         self._threads = encoder_threads
@@ -49,6 +52,7 @@ class Restoring:
             encoder = self._encoder(snapshot)
             catalogue = self._catalogue
             with catalogue.items.database.write_lock, catalogue.closed_to_searches():
+                self._checkpoint.forget()  # before: change numbers go back, and it would seem to be of this store
                 self._snapshots.put_back(snapshot)
                 catalogue.vectors.set_target(None)  # it may have been taken while the store moved to another model
                 indexes = build_indexes(catalogue.vectors, encoder.manifest, limits=self._limits)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dermnote_contracts.problems import ModelMismatch, UnknownModel
 from dermnote_retrieval.activation import Activation, Reembedder
 from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
+from dermnote_retrieval.checkpoint import Checkpoint
 from dermnote_retrieval.encoder.batched import BatchedEncoder
 from dermnote_retrieval.encoder.dummy import DummyModels
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
@@ -41,6 +42,7 @@ class Service:
     upkeep: Upkeep
     snapshots: Snapshots
     restoring: Restoring
+    checkpoint: Checkpoint
 
     def begin(self) -> None:
         """Start the background work: a move to another model that was not finished, and upkeep."""
@@ -53,6 +55,10 @@ class Service:
         self.activation.close()
         self.upkeep.close()
         self.search.close()
+        with self.items.database.write_lock:
+            serving = self.catalogue.serving
+            if self.checkpoint.behind(serving.model_id):
+                self.checkpoint.save(serving.indexes, model_id=serving.model_id)
         self.items.database.close()
 
 
@@ -65,8 +71,8 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
         items, vectors = ItemStore(database), VectorStore(database)
         encoder = _load_encoder(settings, source, vectors)
         _fit_store(settings, items, vectors, encoder)
-        indexes = build_indexes(vectors, encoder.manifest, limits=limits)
-        catalogue = Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes))
+        checkpoint = Checkpoint(settings.data_dir / "index", items=items, vectors=vectors)
+        catalogue = _open_catalogue(items, vectors, encoder, checkpoint=checkpoint, limits=limits)
         _check(catalogue, settings)
     except BaseException:
         database.close()
@@ -81,17 +87,34 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
         catalogue=catalogue,
         search=Search(catalogue),
         activation=activation,
-        upkeep=Upkeep(catalogue),
+        upkeep=Upkeep(catalogue, checkpoint),
+        checkpoint=checkpoint,
         snapshots=snapshots,
         restoring=Restoring(
             catalogue,
             snapshots,
+            checkpoint=checkpoint,
             activation=activation,
             source=source,
             encoder_threads=settings.encoder_threads,
             limits=limits,
         ),
     )
+
+
+def _open_catalogue(
+    items: ItemStore, vectors: VectorStore, encoder: Encoder, *, checkpoint: Checkpoint, limits: Limits
+) -> Catalogue:
+    """The indexes from the checkpoint where it leads to what the store holds, else from the store."""
+    indexes = checkpoint.load(encoder.manifest, limits=limits)
+    if indexes is not None:
+        catalogue = Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes))
+        if catalogue.consistent():
+            return catalogue
+        log.warning("the checkpoint of the index does not lead to what the store holds; it is made from the store")
+        checkpoint.forget()
+    indexes = build_indexes(vectors, encoder.manifest, limits=limits)
+    return Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes))
 
 
 def _check(catalogue: Catalogue, settings: Settings) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +34,8 @@ CHUNK = 8192
 OUTGROWN = 2.0
 # A filter may make as many more lists be looked into; one that needs more is searched exactly.
 MOST_WIDENING = 8.0
+# Its files.
+NUMBERS, VECTORS, LISTS = "numbers.npy", "vectors.npy", "lists.faiss"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,17 @@ class _Built:
     probes: int
     recall: Recall
     size: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What the files of a written index hold. The last three only where it has lists."""
+
+    count: int
+    dim: int
+    probes: int | None = None
+    size: int = 0
+    recall: tuple[int, float] | None = None
 
 
 class AdaptiveIndex:
@@ -106,10 +120,30 @@ class AdaptiveIndex:
         with self._lock:
             return self._matrix.vector(number)
 
-    def snapshot(self) -> tuple[Numbers, Vectors]:
-        """Copies of all numbers and vectors of one moment."""
-        with self._lock:
-            return self._matrix.rows.numbers.copy(), self._matrix.vectors.copy()
+    def save(self, folder: Path) -> Saved:
+        """Write it into a folder. The caller sees to it that nobody writes meanwhile; searches go on."""
+        np.save(folder / NUMBERS, self._matrix.rows.numbers)
+        np.save(folder / VECTORS, self._matrix.vectors)
+        built = self._built
+        if built is None:
+            return Saved(count=len(self), dim=self.dim)
+        built.lists.save(folder / LISTS)
+        return Saved(len(self), self.dim, built.probes, built.size, (built.recall.queries, built.recall.value))
+
+    @classmethod
+    def load(cls, folder: Path, saved: Saved, limits: Limits) -> "AdaptiveIndex":
+        """What was written; raises OSError or ValueError for files that are not."""
+        numbers, vectors = np.load(folder / NUMBERS), np.load(folder / VECTORS)
+        if numbers.shape != (saved.count,) or vectors.shape != (saved.count, saved.dim):
+            raise ValueError(f"{folder} holds {numbers.shape} numbers and {vectors.shape} vectors")
+        index = cls(saved.dim, limits)
+        index._matrix.adopt(numbers, vectors)
+        if saved.probes is not None and saved.recall is not None:
+            lists = Lists.load(folder / LISTS)
+            if len(lists) != saved.count:
+                raise ValueError(f"{folder} holds lists of {len(lists)} vectors")
+            index._built = _Built(lists, saved.probes, Recall(RECALL_AT, *saved.recall), size=saved.size)
+        return index
 
     def search(self, vectors: Vectors, *, k: int, among: Selection = EVERYTHING) -> list[Found]:
         """For each of `vectors` [n, dim] the `k` nearest in `among`; k of them whenever there are k."""

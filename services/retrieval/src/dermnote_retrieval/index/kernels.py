@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -74,7 +76,7 @@ class Lists:
         self._faiss = faiss.IndexIVFScalarQuantizer(
             coarse, shape.dim, shape.lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
         )
-        self._coarse = coarse  # FAISS does not keep it alive
+        self._coarse: Any = coarse  # FAISS does not keep it alive
         self._faiss.cp.niter = TRAINING_ROUNDS
         self._faiss.cp.max_points_per_centroid = MOST_SAMPLE_A_LIST
         self._faiss.cp.min_points_per_centroid = 1
@@ -99,6 +101,22 @@ class Lists:
         gone = np.ascontiguousarray(numbers, dtype=np.int64)
         if len(gone):
             self._faiss.remove_ids(faiss.IDSelectorArray(len(gone), faiss.swig_ptr(gone)))
+
+    def save(self, path: Path) -> None:
+        """Write them to a file."""
+        faiss.write_index(self._faiss, str(path))
+
+    @classmethod
+    def load(cls, path: Path) -> "Lists":
+        """Lists that were written; raises OSError for a file that holds none."""
+        lists = cls.__new__(cls)
+        try:
+            lists._faiss = faiss.downcast_index(faiss.read_index(str(path)))
+        except RuntimeError as wrong:
+            raise OSError(f"{path} holds no index that this FAISS can read") from wrong
+        lists._coarse = None  # it belongs to what was read
+        lists.lists = lists._faiss.nlist
+        return lists
 
     def search(self, queries: Vectors, *, k: int, probes: int, allowed: Mask | None = None) -> Ranked:
         """Candidates from the `probes` nearest lists of each query. `allowed`: by item number."""

@@ -39,7 +39,13 @@ class Matrix:
             block[: len(self)] = self.vectors
             self._block = block
 
-    def replace(self, *, gone: Sequence[int], numbers: Sequence[int], vectors: Vectors) -> None:
+    def adopt(self, numbers: Numbers, vectors: Vectors) -> None:
+        """Hold exactly these; `vectors` [n, dim] becomes the matrix' own memory."""
+        self.rows = Rows()
+        self.rows.append(numbers)
+        self._block = np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def replace(self, *, gone: Sequence[int], numbers: Sequence[int] | Numbers, vectors: Vectors) -> None:
         """Take out `gone`, write `vectors` [n, dim] over or behind what is held."""
         new = np.asarray(numbers, dtype=np.int64)
         for number in set(gone) - set(new.tolist()):

@@ -75,12 +75,16 @@ class ItemStore:
     def upsert(self, items: Sequence[NewItem], *, model_id: str) -> list[Written]:
         """Write all items in order in one transaction; each replaces the whole of an older one with its id."""
         with self.database.transaction() as connection:
-            return [_upsert(connection, item, model_id=model_id) for item in items]
+            change = _next_change(connection)
+            return [_upsert(connection, item, model_id=model_id, change=change) for item in items]
 
     def delete(self, item_id: str) -> int | None:
         """Erase an item with all that belongs to it; its number, or None if there was none."""
         with self.database.transaction() as connection:
             row = connection.execute("delete from items where id = ? returning number", (item_id,)).fetchone()
+            if row is not None:
+                change = _next_change(connection)
+                connection.execute("insert or replace into erased values (?, ?)", (row[0], change))
         return None if row is None else int(row[0])
 
     def get(self, item_id: str) -> StoredItem | None:
@@ -127,6 +131,25 @@ class ItemStore:
         with self.database.reading() as connection:
             return _numbers(connection.execute(sql, (json.dumps(list(ids)), json.dumps(list(groups)))))
 
+    def changes(self) -> int:
+        """How many writes there were: each has a number, which its items keep until they are written again."""
+        with self.database.reading() as connection:
+            return _changes(connection)
+
+    def changed_since(self, change: int) -> list[int]:
+        """The numbers of all items that were written or erased after a change, ascending."""
+        sql = (
+            "select number from items where changed > ? union select number from erased where changed > ? "
+            "order by number"
+        )
+        with self.database.reading() as connection:
+            return [int(row[0]) for row in connection.execute(sql, (change, change))]
+
+    def store_id(self) -> str:
+        """What tells this store from any other."""
+        with self.database.reading() as connection:
+            return str(connection.execute("select value from meta where key = 'store_id'").fetchone()[0])
+
     def count(self) -> int:
         with self.database.reading() as connection:
             return int(connection.execute("select count(*) from items").fetchone()[0])
@@ -142,7 +165,18 @@ def _item(row: Sequence[Any]) -> StoredItem:
     return StoredItem(number, item_id, note, json.loads(metadata), group, version, bool(has_image), routes)
 
 
-def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str) -> Written:
+def _changes(connection: sqlite3.Connection) -> int:
+    row = connection.execute("select value from meta where key = 'changes'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _next_change(connection: sqlite3.Connection) -> int:
+    change = _changes(connection) + 1
+    connection.execute("insert or replace into meta values ('changes', ?)", (str(change),))
+    return change
+
+
+def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str, change: int) -> Written:
     held = connection.execute("select number, version from items where id = ?", (item.id,)).fetchone()
     values = (
         item.note,
@@ -150,11 +184,12 @@ def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str) -> 
         item.group,
         item.image is not None,
         datetime.now(UTC).isoformat(timespec="milliseconds"),
+        change,
     )
     if held is None:
         sql = (
-            "insert into items (note, metadata, grp, has_image, updated_at, id, version) "
-            "values (?, ?, ?, ?, ?, ?, 1) returning number"
+            "insert into items (note, metadata, grp, has_image, updated_at, changed, id, version) "
+            "values (?, ?, ?, ?, ?, ?, ?, 1) returning number"
         )
         (number,) = connection.execute(sql, (*values, item.id)).fetchone()
     else:
@@ -162,8 +197,8 @@ def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str) -> 
         for table in ("pictures", "facts", "vectors"):
             connection.execute(f"delete from {table} where item = ?", (number,))  # noqa: S608 - names from above
         connection.execute(
-            "update items set note = ?, metadata = ?, grp = ?, has_image = ?, updated_at = ?, version = version + 1 "
-            "where number = ?",
+            "update items set note = ?, metadata = ?, grp = ?, has_image = ?, updated_at = ?, changed = ?, "
+            "version = version + 1 where number = ?",
             (*values, number),
         )
     _write_parts(connection, number, item, model_id=model_id)
