@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def index_dir(tmp_path: Path) -> Path:
     return tmp_path / "data" / "index"
 
 
-def crash(client: Any, data: Path, to: Path) -> None:
+def crash(data: Path, to: Path) -> None:
     """The data folder as kill -9 would leave it now."""
     shutil.copytree(data, to)
 
@@ -56,7 +58,7 @@ def test_what_came_after_it_is_replayed(run: Any, put: Any, tmp_path: Path) -> N
         put(client, "d", note="red d")
         client.delete("/items/a")
         put(client, "c", metadata={"age": 4})  # no note any more
-        crash(client, tmp_path / "data", tmp_path / "crashed")
+        crash(tmp_path / "data", tmp_path / "crashed")
 
     with run(data_dir=tmp_path / "crashed") as client:
         assert client.app.state.service.checkpoint.behind("dummy-1") == 4
@@ -64,31 +66,43 @@ def test_what_came_after_it_is_replayed(run: Any, put: Any, tmp_path: Path) -> N
         assert client.get("/health/ready").json()["checks"]["index"] == "ok"
 
 
-@pytest.mark.parametrize("harm", ["manifest", "vectors", "missing", "another store", "ahead", "fewer"])
+def tell(folder: Path, **changed: Any) -> None:
+    told = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(told | changed))
+
+
+def break_vectors(folder: Path) -> None:
+    path = folder / "notes" / "vectors.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+
+
+def hold_fewer(folder: Path) -> None:
+    """Whole, but of a store that held less: only the counts tell."""
+    np.save(folder / "notes" / "numbers.npy", np.array([1]))
+    np.save(folder / "notes" / "vectors.npy", np.load(folder / "notes" / "vectors.npy")[:1])
+    told = json.loads((folder / MANIFEST).read_text())
+    told["routes"]["notes"]["count"] = 1
+    tell(folder, routes=told["routes"], crc32={})
+
+
+HARMS: dict[str, Callable[[Path], object]] = {
+    "manifest": lambda folder: (folder / MANIFEST).write_text('{"store": '),
+    "vectors": break_vectors,
+    "missing": lambda folder: (folder / "notes" / "vectors.npy").unlink(),
+    "another store": lambda folder: tell(folder, store="0" * 32),
+    "ahead": lambda folder: tell(folder, change=9),
+    "fewer": hold_fewer,
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_one_that_does_not_fit_is_passed_over(
-    run: Any, put: Any, tmp_path: Path, index_dir: Path, harm: str, caplog: pytest.LogCaptureFixture
+    run: Any, put: Any, index_dir: Path, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with run() as client:
         put(client, "a", note="red a")
         put(client, "b", note="red b")
-    told = json.loads((index_dir / MANIFEST).read_text())
-    if harm == "manifest":
-        (index_dir / MANIFEST).write_text('{"store": ')
-    elif harm == "vectors":
-        path = index_dir / "notes" / "vectors.npy"
-        path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    elif harm == "missing":
-        (index_dir / "notes" / "vectors.npy").unlink()
-    elif harm == "another store":
-        (index_dir / MANIFEST).write_text(json.dumps(told | {"store": "0" * 32}))
-    elif harm == "ahead":
-        (index_dir / MANIFEST).write_text(json.dumps(told | {"change": 9}))
-    else:  # whole, but of a store that held less: only the counts tell
-        np.save(index_dir / "notes" / "numbers.npy", np.array([1]))
-        np.save(index_dir / "notes" / "vectors.npy", np.load(index_dir / "notes" / "vectors.npy")[:1])
-        told["routes"]["notes"]["count"] = 1
-        del told["crc32"]["notes/numbers.npy"], told["crc32"]["notes/vectors.npy"]
-        (index_dir / MANIFEST).write_text(json.dumps(told))
+    HARMS[harm](index_dir)
 
     with caplog.at_level(logging.WARNING), run() as client:
         assert found(client) == ["a", "b"]
@@ -134,8 +148,6 @@ def test_after_a_move_to_another_model_the_checkpoint_is_of_that_one(run: Any, p
 
 
 def test_a_store_of_the_schema_before_opens_and_is_upgraded(run: Any, put: Any, tmp_path: Path) -> None:
-    import sqlite3
-
     with run() as client:
         put(client, "a", note="red")
     shutil.rmtree(tmp_path / "data" / "index")
@@ -166,6 +178,6 @@ def test_a_restored_snapshot_forgets_the_checkpoint(run: Any, put: Any, tmp_path
     with run() as client:
         assert client.post(f"/index/snapshots/{snapshot}/restore").status_code == 200
         put(client, "c", note="red")
-        crash(client, tmp_path / "data", tmp_path / "crashed")
+        crash(tmp_path / "data", tmp_path / "crashed")
     with run(data_dir=tmp_path / "crashed") as client:
         assert found(client) == ["a", "c"]
