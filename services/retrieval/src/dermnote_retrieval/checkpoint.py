@@ -1,4 +1,4 @@
-"""The indexes on disk, so that a start need not read every vector from the store: what was written, and what came since.
+"""The indexes on disk, so that a start need not read every vector from the store: as they were, and what came since.
 
 Only ever a shortcut: what does not match the store, or is damaged, is passed over and the index is made from the store.
 """

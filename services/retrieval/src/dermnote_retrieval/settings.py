@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     """Images decoded at a time; the cores that the process may use where it is not set."""
     max_waiting: int = Field(default=128, ge=1)
     """Requests that may wait for a worker; more are refused with 503."""
-    flat_vectors: int = Field(default=200_000, ge=1_000)
+    flat_vectors: int = Field(default=200_000, ge=1)
     """Vectors of a route that are searched exactly; beyond them inverted lists are built."""
     recall_goal: float = Field(default=0.97, ge=0.5, le=1)
     """Recall@10 against exact search that the lists must reach."""
