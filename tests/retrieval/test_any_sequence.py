@@ -48,6 +48,40 @@ class Held:
     group: str | None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A search. `least`: of the age."""
+
+    seed: int
+    via: Route
+    k: int
+    least: int | None
+    ids: list[str]
+    groups: list[str]
+
+    @property
+    def scope(self) -> Scope:
+        """As the service takes it."""
+        spec: dict[str, Any] | None = None if self.least is None else {"age": {"gte": self.least}}
+        return Scope(k=self.k, via=self.via, filter=spec, exclude=Exclude(ids=self.ids, groups=self.groups))
+
+    def allows(self, item_id: str, item: Held) -> bool:
+        """Whether it may find an item."""
+        old_enough = self.least is None or (item.age is not None and item.age >= self.least)
+        return self.via in item.vectors and item_id not in self.ids and item.group not in self.groups and old_enough
+
+
+SEARCHES = st.builds(
+    Asked,
+    seed=st.integers(0, 60),
+    via=st.sampled_from(ROUTES),
+    k=st.integers(1, 30),
+    least=st.one_of(st.none(), st.integers(15, 65)),
+    ids=st.lists(IDS, max_size=3),
+    groups=st.lists(st.sampled_from(["p1", "p2"]), max_size=1),
+)
+
+
 @contextmanager
 def opened(folder: Path) -> Iterator[Service]:
     """The service over a folder. Lists are built from 10 vectors on."""
@@ -103,34 +137,19 @@ class AnySequence(RuleBasedStateMachine):
             with pytest.raises(UnknownItem):
                 self.service.catalogue.delete(item_id)
 
-    @rule(
-        seed=st.integers(0, 60),
-        via=st.sampled_from(ROUTES),
-        k=st.integers(1, 30),
-        least=st.one_of(st.none(), st.integers(15, 65)),
-        ids=st.lists(IDS, max_size=3),
-        groups=st.lists(st.sampled_from(["p1", "p2"]), max_size=1),
-    )
-    def search(self, seed: int, via: Route, k: int, least: int | None, ids: list[str], groups: list[str]) -> None:
-        spec: dict[str, Any] | None = None if least is None else {"age": {"gte": least}}
-        scope = Scope(k=k, via=via, filter=spec, exclude=Exclude(ids=ids, groups=groups))
-        query = drawn(seed)
-        hits = self.service.search.by_vector(query.tolist(), scope, steps=Steps()).hits
+    @rule(asked=SEARCHES)
+    def search(self, asked: Asked) -> None:
+        query = drawn(asked.seed)
+        hits = self.service.search.by_vector(query.tolist(), asked.scope, steps=Steps()).hits
 
-        cosines = {
-            item_id: float(item.vectors[via] @ query)
-            for item_id, item in self.held.items()
-            if via in item.vectors
-            and item_id not in ids
-            and (item.group is None or item.group not in groups)
-            and (least is None or (item.age is not None and item.age >= least))
-        }
+        allowed = {name: item for name, item in self.held.items() if asked.allows(name, item)}
+        cosines = {name: float(item.vectors[asked.via] @ query) for name, item in allowed.items()}
         scores = [hit.score for hit in hits]
-        assert len(hits) == len({hit.id for hit in hits}) == min(k, len(cosines))
+        assert len(hits) == len({hit.id for hit in hits}) == min(asked.k, len(cosines))
         assert scores == pytest.approx([cosines[hit.id] for hit in hits], abs=1e-5)
         assert scores == sorted(scores, reverse=True)
-        if self.service.catalogue.serving.indexes[via].kind == "flat":
-            assert scores == pytest.approx(sorted(cosines.values(), reverse=True)[:k], abs=1e-5)
+        if self.service.catalogue.serving.indexes[asked.via].kind == "flat":
+            assert scores == pytest.approx(sorted(cosines.values(), reverse=True)[: asked.k], abs=1e-5)
 
     @rule()
     def look(self) -> None:
