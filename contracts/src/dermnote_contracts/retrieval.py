@@ -9,6 +9,7 @@ from dermnote_contracts.problems import Problem
 Via = Literal["fused", "notes", "images"]
 Route = Literal["notes", "images"]
 Encoding = Literal["float", "base64"]
+Distinct = Literal["note", "group"]
 
 ITEM_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
 MAX_K = 1000
@@ -42,6 +43,7 @@ class SearchRequest(_Body):
     via: Via = "fused"
     filter: dict[str, Any] | None = None
     exclude: Exclude = Exclude()
+    distinct: Distinct | None = None
 
 
 class EmbedRequest(_Body):
@@ -64,7 +66,8 @@ class Hit(BaseModel):
     """One item found. `rank` counts from 1; `ranks` holds its rank by each route that was searched.
 
     `score`: cosine similarity for a single route, the reciprocal-rank sum (Cormack et al. 2009, k = 60) for fused.
-    `image`: a link to the thumbnail, relative to the service, or null.
+    `image`: a link to the thumbnail, relative to the service, or null. `duplicate_of`: the id of a better hit that says
+    (equal note) or shows (near-duplicate picture) the same. `folded`: hits left out for it where `distinct` is asked for.
     """
 
     id: str
@@ -75,6 +78,8 @@ class Hit(BaseModel):
     metadata: Metadata
     group: str | None
     image: str | None
+    duplicate_of: str | None = None
+    folded: int = 0
 
 
 class SearchResponse(BaseModel):

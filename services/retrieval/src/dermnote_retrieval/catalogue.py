@@ -13,6 +13,7 @@ import numpy as np
 from dermnote_contracts.manifest import ModelManifest
 from dermnote_contracts.problems import DermnoteError, InvalidRequest, ModelMismatch, Unavailable, UnknownItem
 from dermnote_contracts.retrieval import BulkOutcome, Route
+from dermnote_retrieval.duplicates import note_digest
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.images import open_stored
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits
@@ -185,6 +186,8 @@ def _new_item(record: Record, vectors: Mapping[Route, Vectors]) -> NewItem:
         image=record.picture.image if record.picture else None,
         thumbnail=record.picture.thumbnail if record.picture else None,
         vectors=vectors,
+        note_digest=note_digest(record.note) if record.note is not None else None,
+        signs=record.picture.signs if record.picture else None,
     )
 
 

@@ -50,10 +50,14 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as it is stored: JPEG bytes without any metadata, bounded, and its thumbnail."""
+    """An image as it is stored: JPEG bytes without any metadata, bounded, and its thumbnail.
+
+    `signs`: 64 signs of its brightness' gradients, as a signed number (difference hash); near-duplicates differ in few.
+    """
 
     image: bytes
     thumbnail: bytes
+    signs: int
 
 
 class Decoder:
@@ -93,7 +97,17 @@ def store_form(image: Image.Image) -> Picture:
     """A decoded image as what the store keeps."""
     small = image.copy()
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    return Picture(image=_jpeg(image, quality=95, subsampling=0), thumbnail=_jpeg(small, quality=85, subsampling=2))
+    return Picture(
+        image=_jpeg(image, quality=95, subsampling=0),
+        thumbnail=_jpeg(small, quality=85, subsampling=2),
+        signs=gradient_signs(image),
+    )
+
+
+def gradient_signs(image: Image.Image) -> int:
+    """64 signs, one for each pair of neighbours in a row of 9 x 8 brightnesses, as a signed 64-bit number."""
+    bright = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    return int(np.packbits(bright[:, 1:] > bright[:, :-1]).view(">i8")[0])
 
 
 def open_stored(data: bytes) -> Image.Image:

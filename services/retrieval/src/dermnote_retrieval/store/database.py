@@ -20,7 +20,8 @@ SCHEMA_VERSION = 2
 SCHEMA = """
 create table items (
     number integer primary key autoincrement, id text not null unique, note text, metadata text not null, grp text,
-    version integer not null, has_image integer not null, updated_at text not null, changed integer not null
+    version integer not null, has_image integer not null, updated_at text not null, changed integer not null,
+    note_digest text, signs integer
 ) strict;
 create index items_by_group on items (grp) where grp is not null;
 create index items_by_change on items (changed);
@@ -47,6 +48,8 @@ create table meta (key text primary key, value text not null) strict;
 UPGRADES = {
     1: """
 alter table items add column changed integer not null default 0;
+alter table items add column note_digest text;
+alter table items add column signs integer;
 create index items_by_change on items (changed);
 create table erased (number integer primary key, changed integer not null) strict;
 create index erased_by_change on erased (changed);

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermnote_contracts.retrieval import Route
+from dermnote_contracts.retrieval import Distinct, Route
 from dermnote_retrieval.store.database import Database
 from dermnote_retrieval.store.facts import SqlValue, facts
 
 Vectors = npt.NDArray[np.float32]
 ROUTES: tuple[Route, ...] = ("notes", "images")
 _COLUMNS = (
-    "number, id, note, metadata, grp, version, has_image, "
+    "number, id, note, metadata, grp, version, has_image, note_digest, signs, "
     "(select group_concat(distinct route) from vectors where item = number)"
 )
 
@@ -33,11 +33,16 @@ class NewItem:
     image: bytes | None
     thumbnail: bytes | None
     vectors: Mapping[Route, Vectors]
+    note_digest: str | None = None
+    signs: int | None = None
 
 
 @dataclass(frozen=True)
 class StoredItem:
-    """An item as it is held. `number` is its key in the index; `version` changes with every write."""
+    """An item as it is held. `number` is its key in the index; `version` changes with every write.
+
+    `note_digest` and `signs` tell notes that are equal and pictures that are alike.
+    """
 
     number: int
     id: str
@@ -46,6 +51,8 @@ class StoredItem:
     group: str | None
     version: int
     has_image: bool
+    note_digest: str | None
+    signs: int | None
     routes: list[Route]
     """By which it can be found."""
 
@@ -150,6 +157,16 @@ class ItemStore:
         with self.database.reading() as connection:
             return str(connection.execute("select value from meta where key = 'store_id'").fetchone()[0])
 
+    def keys(self, numbers: Sequence[int], *, distinct: Distinct) -> dict[int, str]:
+        """What items of one kind have in common, their note's digest or their group, by number; none for some."""
+        column = {"note": "note_digest", "group": "grp"}[distinct]
+        sql = (
+            f"select number, {column} from items "  # noqa: S608 - a name from above
+            f"where number in (select value from json_each(?)) and {column} is not null"
+        )
+        with self.database.reading() as connection:
+            return dict(connection.execute(sql, (json.dumps(list(numbers)),)).fetchall())
+
     def count(self) -> int:
         with self.database.reading() as connection:
             return int(connection.execute("select count(*) from items").fetchone()[0])
@@ -160,9 +177,11 @@ def _numbers(rows: sqlite3.Cursor) -> npt.NDArray[np.int64]:
 
 
 def _item(row: Sequence[Any]) -> StoredItem:
-    number, item_id, note, metadata, group, version, has_image, held = row
+    number, item_id, note, metadata, group, version, has_image, digest, signs, held = row
     routes = [route for route in ROUTES if route in (held or "").split(",")]
-    return StoredItem(number, item_id, note, json.loads(metadata), group, version, bool(has_image), routes)
+    return StoredItem(
+        number, item_id, note, json.loads(metadata), group, version, bool(has_image), digest, signs, routes
+    )
 
 
 def _changes(connection: sqlite3.Connection) -> int:
@@ -185,11 +204,13 @@ def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str, cha
         item.image is not None,
         datetime.now(UTC).isoformat(timespec="milliseconds"),
         change,
+        item.note_digest,
+        item.signs,
     )
     if held is None:
         sql = (
-            "insert into items (note, metadata, grp, has_image, updated_at, changed, id, version) "
-            "values (?, ?, ?, ?, ?, ?, ?, 1) returning number"
+            "insert into items (note, metadata, grp, has_image, updated_at, changed, note_digest, signs, id, version) "
+            "values (?, ?, ?, ?, ?, ?, ?, ?, ?, 1) returning number"
         )
         (number,) = connection.execute(sql, (*values, item.id)).fetchone()
     else:
@@ -198,7 +219,7 @@ def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str, cha
             connection.execute(f"delete from {table} where item = ?", (number,))  # noqa: S608 - names from above
         connection.execute(
             "update items set note = ?, metadata = ?, grp = ?, has_image = ?, updated_at = ?, changed = ?, "
-            "version = version + 1 where number = ?",
+            "note_digest = ?, signs = ?, version = version + 1 where number = ?",
             (*values, number),
         )
     _write_parts(connection, number, item, model_id=model_id)
