@@ -67,7 +67,7 @@ class Hit(BaseModel):
 
     `score`: cosine similarity for a single route, the reciprocal-rank sum (Cormack et al. 2009, k = 60) for fused.
     `image`: a link to the thumbnail, relative to the service, or null. `duplicate_of`: the id of a better hit that says
-    (equal note) or shows (near-duplicate picture) the same. `folded`: hits left out for it where `distinct` is asked for.
+    (equal note) or shows (near-duplicate picture) the same. `folded`: hits left out for it under `distinct`.
     """
 
     id: str
