@@ -68,7 +68,7 @@ class RetrievalService:
         exclude: Exclude | None = None,
         distinct: Distinct | None = None,
     ) -> SearchResponse:
-        """Search by a picture's file content. `where`: the filter over metadata; `distinct`: each note or group once."""
+        """Search by a picture's file content. `where`: the metadata filter; `distinct`: each note or group once."""
         fields = {"k": str(k), "via": via}
         if where is not None:
             fields["filter"] = json.dumps(where)

@@ -12,7 +12,7 @@ from typing import Any
 class NewItem:
     """An item to store. `item_id` has no dot, since WebDataset ends a key at the first. `suffix`: jpg, png or webp.
 
-    `image_vector`, `note_vector`: made elsewhere by the model with the id `model`; what has none is encoded by the service.
+    `image_vector`, `note_vector`: made elsewhere by the model `model`; what has none is encoded there.
     """
 
     item_id: str
