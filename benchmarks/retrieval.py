@@ -1,8 +1,8 @@
 """Search over HTTP beside clip-retrieval's service and FAISS alone: the same clustered vectors, all on this machine.
 
-Each size is loaded over HTTP, served anew from its files, and searched by 1, 8 and 32 clients: by vector, and with filters
-that keep half, a hundredth and a ten-thousandth. Then image queries through the `lite` towers. `--sizes 10000 100000
-1000000` is the whole of it.
+Each size is loaded over HTTP, served anew from its files, and searched by 1, 8 and 32 clients: by vector, and with
+filters that keep half, a hundredth and a ten-thousandth. Then image queries through the `lite` towers. `--sizes 10000
+100000 1000000` is the whole of it.
 """
 
 import argparse

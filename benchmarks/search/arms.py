@@ -188,7 +188,7 @@ def run_faiss(count: int, *, seconds: float) -> Arm:
 
 
 def run_images(pictures: Sequence[bytes], *, folder: Path, models: Path, clients: Sequence[int], seconds: float) -> Arm:
-    """Image queries through the `lite` towers, over these pictures: what encoding together gives. Contents of JPEG files."""
+    """Image queries through the `lite` towers, over these JPEG files' contents: what encoding together gives."""
     arm = Arm("dermnote, lite", len(pictures))
     with our_server(folder, ENCODER="openclip", MODEL="lite", MODELS_DIR=str(models)) as server:
         with httpx.Client(base_url=server.url, timeout=120) as client:

@@ -28,7 +28,7 @@ def table(arms: Sequence[Arm]) -> str:
 
 
 def ratios(arms: Sequence[Arm]) -> dict[str, float]:
-    """What the project promises: beside the peer at the most clients, over size, and image queries together over alone."""
+    """What is promised: beside the peer at the most clients, over size, and image queries together over alone."""
     found: dict[str, float] = {}
     sizes = sorted({arm.vectors for arm in arms if arm.name == OURS})
     for size in sizes:

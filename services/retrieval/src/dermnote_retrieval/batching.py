@@ -93,7 +93,7 @@ class Batcher(Generic[In, Out]):
 
     def _answer(self, batch: Sequence[_Input[In, Out]]) -> None:
         try:
-            outputs = self._work([one.value for one in batch])
+            answered = list(zip(batch, self._work([one.value for one in batch]), strict=True))
         except Exception as wrong:  # whatever it is, its caller is told
             if len(batch) == 1:
                 batch[0].answer.set_exception(wrong)
@@ -102,5 +102,5 @@ class Batcher(Generic[In, Out]):
             for one in batch:
                 self._answer([one])
             return
-        for one, output in zip(batch, outputs, strict=True):
+        for one, output in answered:
             one.answer.set_result(output)
