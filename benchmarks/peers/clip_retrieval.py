@@ -1,8 +1,8 @@
 """clip-retrieval's own KnnService and Flask app over a flat FAISS index of given vectors, in an environment of its own.
 
 clip-retrieval pins NumPy 1 and brings torch, two CLIP packages and a tracker, which a search by vector never calls; so
-it is installed without its dependencies beside those that this path needs, with the FAISS that Dermnote has, and `torch`
-is an empty module there. Its image and text towers are therefore not part of any comparison.
+it is installed without its dependencies beside those that this path needs, with the FAISS that Dermnote has, and its
+`torch` is an empty module. Its image and text towers are therefore not part of any comparison.
 
     python -m benchmarks.peers.clip_retrieval VECTORS.npy METADATA_FOLDER PORT      (inside that environment)
 """
