@@ -149,9 +149,18 @@ class Activation:
             self._target, self._work = None, None
 
     def _reembed(self, target: ModelRef) -> bool:
-        encoder = BatchedEncoder(self._source.load(target.name), threads=self._threads)
-        if encoder.manifest.model_id != target.model_id:
+        loaded = self._source.load(target.name)
+        if loaded.manifest.model_id != target.model_id:
             raise Conflict("the model folder was changed while the store moved to it")
+        encoder = BatchedEncoder(loaded, threads=self._threads)
+        try:
+            return self._moved(encoder, target)
+        finally:
+            if self._catalogue.serving.encoder is not encoder:
+                encoder.close()
+
+    def _moved(self, encoder: Encoder, target: ModelRef) -> bool:
+        """Whether it serves in the end; False when stopped before."""
         self._work = Reembedder(self._catalogue.items, self._catalogue.vectors, encoder)
         if self._stopped:
             self._work.stop.set()
