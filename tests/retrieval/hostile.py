@@ -4,6 +4,7 @@ python -m tests.retrieval.hostile FOLDER writes them as files.
 """
 
 import io
+import itertools
 import random
 import struct
 import sys
@@ -34,12 +35,15 @@ def hostile() -> Iterator[tuple[str, bytes]]:
         _lying_headers,
         _other_files,
     ]
-    made = [one for maker in makers for one in maker(draw, 0)]
-    number = 0
-    while len(made) < COUNT:
-        number += 1
-        made += list(_noise(draw, number)) + list(_damaged_pngs(draw, number)) + list(_truncated(draw, number))
-    yield from made[:COUNT]
+    again = itertools.chain.from_iterable((_noise, _damaged_pngs, _truncated) for _ in itertools.count())
+    seen: set[bytes] = set()
+    for number, maker in enumerate(itertools.chain(makers, again)):
+        for name, content in maker(draw, number):
+            if content not in seen:
+                seen.add(content)
+                yield name, content
+            if len(seen) == COUNT:
+                return
 
 
 def _picture(draw: random.Random, size: tuple[int, int] = (96, 72)) -> Image.Image:

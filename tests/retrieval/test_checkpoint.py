@@ -73,7 +73,8 @@ def tell(folder: Path, **changed: Any) -> None:
 
 def break_vectors(folder: Path) -> None:
     path = folder / "notes" / "vectors.npy"
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 def hold_fewer(folder: Path) -> None:
@@ -156,6 +157,8 @@ def test_a_store_of_the_schema_before_opens_and_is_upgraded(run: Any, put: Any, 
             "drop index items_by_change",
             "drop table erased",
             "alter table items drop column changed",
+            "alter table items drop column note_digest",
+            "alter table items drop column signs",
             "delete from meta where key in ('changes', 'store_id')",
             "pragma user_version = 1",
         ):

@@ -58,6 +58,8 @@ def fold(ranked: Sequence[tuple[int, float]], keys: Mapping[int, Hashable], *, k
 
 def mark(looks: Sequence[Look]) -> list[int | None]:
     """For each, best first, the place of the first better one that says or shows the same; None where there is none."""
+    if not looks:
+        return []
     alike = _same_notes(looks) | _like_pictures(looks)
     earlier = np.tril(alike, k=-1)
     first = earlier.argmax(axis=1)

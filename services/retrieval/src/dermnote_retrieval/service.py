@@ -55,6 +55,7 @@ class Service:
         self.activation.close()
         self.upkeep.close()
         self.search.close()
+        self.catalogue.serving.encoder.close()
         with self.items.database.write_lock:
             serving = self.catalogue.serving
             if self.checkpoint.behind(serving.model_id):

@@ -20,6 +20,7 @@ class Upkeep:
         self._checkpoint = checkpoint
         self._every_s = look_every_s
         self._stop = threading.Event()
+        self._looking = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
     def start(self) -> None:
@@ -33,7 +34,11 @@ class Upkeep:
             self._thread.join()
 
     def look(self) -> None:
-        """Do what is to be done now."""
+        """Do what is to be done now; one caller at a time."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         for index in self._catalogue.serving.indexes.values():
             if not index.shrink() and index.outgrown:
                 index.build(stop=self._stop)

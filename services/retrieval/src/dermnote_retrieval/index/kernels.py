@@ -76,7 +76,7 @@ class Lists:
         self._faiss = faiss.IndexIVFScalarQuantizer(
             coarse, shape.dim, shape.lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
         )
-        self._coarse: Any = coarse  # FAISS does not keep it alive
+        self._alive: Any = coarse  # FAISS does not keep it alive
         self._faiss.cp.niter = TRAINING_ROUNDS
         self._faiss.cp.max_points_per_centroid = MOST_SAMPLE_A_LIST
         self._faiss.cp.min_points_per_centroid = 1
@@ -111,10 +111,10 @@ class Lists:
         """Lists that were written; raises OSError for a file that holds none."""
         lists = cls.__new__(cls)
         try:
-            lists._faiss = faiss.downcast_index(faiss.read_index(str(path)))
+            lists._alive = faiss.read_index(str(path))
         except RuntimeError as wrong:
             raise OSError(f"{path} holds no index that this FAISS can read") from wrong
-        lists._coarse = None  # it belongs to what was read
+        lists._faiss = faiss.downcast_index(lists._alive)  # which does not keep it alive either
         lists.lists = lists._faiss.nlist
         return lists
 
