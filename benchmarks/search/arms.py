@@ -101,7 +101,7 @@ def _own_ms(load: Load) -> float:
         seconds * 1000 - told.get("encode", 0.0) - told["search"]
         for seconds, told in zip(load.seconds, timings, strict=False)
     ]
-    return statistics.median(own)
+    return float(statistics.median(own))
 
 
 def load_ours(server: ServerProcess, count: int) -> float:
@@ -170,7 +170,7 @@ def run_faiss(count: int, *, seconds: float) -> Arm:
     arm = Arm("faiss alone", count)
     index = faiss.IndexFlatIP(DIM)
     for rows in clustered(count):
-        index.add(rows)  # type: ignore[call-arg]
+        index.add(rows)
     faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
     asked = queries()
     arm.rows["vector"] = []
@@ -179,7 +179,7 @@ def run_faiss(count: int, *, seconds: float) -> Arm:
         while sum(taken) < seconds:
             start = (len(taken) * together) % (len(asked) - together)
             begun = time.perf_counter()
-            index.search(asked[start : start + together], K)  # type: ignore[call-arg]
+            index.search(asked[start : start + together], K)
             taken.append(time.perf_counter() - begun)
         load = Load(together, wall_s=sum(taken), seconds=taken)
         row = load.row()

@@ -224,6 +224,7 @@ def test_another_model_is_listed_activated_and_waited_for(retrieval: RetrievalSe
     assert {name: (model.active, model.aligned) for name, model in models.items()} == {
         "dummy": (True, False),
         "dummy-aligned": (False, True),
+        "dummy-512": (False, True),
     }
 
     retrieval.activate_model("dummy-aligned")

@@ -74,7 +74,7 @@ def test_a_batch_of_another_size_is_not_taken_for_a_slower_machine() -> None:
 
 
 def test_noise_does_not_make_it_change_over_again_and_again() -> None:
-    """Two threads of one core with two halves: 1.25 times as fast as one, and each batch up to 35 % faster or slower."""
+    """Two threads of one core with two halves: 1.25 times as fast as one, each batch up to 35 % faster or slower."""
     draw, pace = random.Random(3), Pace(2)
     spent_s = {1: 0.0, 2: 0.0}
     for _ in range(3000):

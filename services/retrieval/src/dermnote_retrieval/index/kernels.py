@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faiss
 import numpy as np
@@ -114,7 +114,7 @@ class Lists:
             lists._alive = faiss.read_index(str(path))
         except RuntimeError as wrong:
             raise OSError(f"{path} holds no index that this FAISS can read") from wrong
-        lists._faiss = faiss.downcast_index(lists._alive)  # which does not keep it alive either
+        lists._faiss = cast("Any", faiss.downcast_index(lists._alive))  # which does not keep it alive either
         lists.lists = lists._faiss.nlist
         return lists
 
