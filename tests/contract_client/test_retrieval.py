@@ -11,9 +11,11 @@ from dermnote_contracts.problems import (
     FilterRefused,
     ImageRefused,
     InvalidRequest,
+    ModelMismatch,
     TooLarge,
     UnknownItem,
     UnknownModel,
+    UnknownSnapshot,
 )
 from dermnote_contracts.retrieval import Exclude, SearchRequest
 from dermnote_train.errors import UserError
@@ -222,6 +224,7 @@ def test_another_model_is_listed_activated_and_waited_for(retrieval: RetrievalSe
     assert {name: (model.active, model.aligned) for name, model in models.items()} == {
         "dummy": (True, False),
         "dummy-aligned": (False, True),
+        "dummy-512": (False, True),
     }
 
     retrieval.activate_model("dummy-aligned")
@@ -247,3 +250,61 @@ def test_readiness_is_told(retrieval: RetrievalService) -> None:
 
     assert retrieval.health().status == "ok"
     assert set(retrieval.health().checks.values()) == {"ok"}
+
+
+def test_texts_and_pictures_are_embedded(aligned: RetrievalService, paint: Paint) -> None:
+    texts = aligned.embed_texts(["red", "a green lesion"])
+    images = aligned.embed_images([paint("red"), paint("green")])
+
+    dims = {name: route.dim for name, route in aligned.index_info().routes.items()}
+    assert (texts.model, texts.dim, images.dim) == ("dummy-aligned-1", dims["notes"], dims["images"])
+    assert [len(texts.vectors), len(images.vectors)] == [2, 2]
+    with pytest.raises(InvalidRequest):
+        aligned.embed_texts([" "])
+    with pytest.raises(ImageRefused):
+        aligned.embed_images([b"no picture"])
+
+
+def test_items_bring_their_own_vectors_one_by_one_and_in_bulk(aligned: RetrievalService) -> None:
+    dim, model = aligned.index_info().routes["notes"].dim, aligned.index_info().model
+
+    def unit(place: int) -> list[float]:
+        return [float(n == place) for n in range(dim)]
+
+    aligned.put_item(item("one", note="text", note_vector=unit(1), image_vector=unit(2), model=model))
+    outcomes = aligned.bulk(
+        [item("two", note_vector=unit(3), model=model), item("bad", note_vector=[1.0], model=model)]
+    )
+
+    assert [outcome.status for outcome in outcomes] == ["created", "failed"]
+    for place, via, found in ((1, "notes", "one"), (2, "images", "one"), (3, "notes", "two")):
+        assert aligned.search(SearchRequest(vector=unit(place), via=via, k=1)).hits[0].id == found  # type: ignore[arg-type]
+    with pytest.raises(ModelMismatch):
+        aligned.put_item(item("three", note_vector=unit(1), model="another"))
+
+
+def test_distinct_hits_are_asked_for_by_both_searches(retrieval: RetrievalService, paint: Paint) -> None:
+    for name in "abc":
+        retrieval.put_item(item(name, image=paint("red"), note="the same", group="p1"))
+
+    by_text = retrieval.search(SearchRequest(text="the same", distinct="note"))
+    by_image = retrieval.search_image(paint("red"), distinct="group")
+
+    assert [(len(found.hits), found.hits[0].folded) for found in (by_text, by_image)] == [(1, 2), (1, 2)]
+    marked = retrieval.search(SearchRequest(text="the same")).hits
+    assert [hit.duplicate_of for hit in marked] == [None, marked[0].id, marked[0].id]
+
+
+def test_snapshots_are_taken_listed_restored_and_erased(retrieval: RetrievalService, paint: Paint) -> None:
+    fill(retrieval, paint)
+    taken = retrieval.take_snapshot()
+    retrieval.delete("red")
+
+    assert retrieval.snapshots() == [taken]
+    assert retrieval.restore(taken.id) == taken
+    assert retrieval.get_item("red").note == "a red lesion"
+    retrieval.delete_snapshot(taken.id)
+    assert retrieval.snapshots() == []
+    for ask in (retrieval.restore, retrieval.delete_snapshot):
+        with pytest.raises(UnknownSnapshot):
+            ask(taken.id)

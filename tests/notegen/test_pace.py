@@ -1,5 +1,6 @@
 """Threads follow what is fastest just now, and trying costs little."""
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -68,6 +69,19 @@ def test_a_batch_of_another_size_is_not_taken_for_a_slower_machine() -> None:
             seconds = tokens * factor * idle(threads)
             pace.observe(tokens, threads=threads, seconds=seconds)
             spent_s[threads] += seconds
+
+    assert spent_s[1] < 2 * PROBE_SHARE * spent_s[2]
+
+
+def test_noise_does_not_make_it_change_over_again_and_again() -> None:
+    """Two threads of one core with two halves: 1.25 times as fast as one, each batch up to 35 % faster or slower."""
+    draw, pace = random.Random(3), Pace(2)
+    spent_s = {1: 0.0, 2: 0.0}
+    for _ in range(3000):
+        threads = pace.choose(64)
+        seconds = 64 * 0.001 / (1.25 if threads == 2 else 1) * draw.uniform(0.65, 1.35)
+        pace.observe(64, threads=threads, seconds=seconds)
+        spent_s[threads] += seconds
 
     assert spent_s[1] < 2 * PROBE_SHARE * spent_s[2]
 

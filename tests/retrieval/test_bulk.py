@@ -11,11 +11,11 @@ import pytest
 from dermnote_contracts.problems import InvalidRequest
 from dermnote_retrieval.bulk import read_ndjson, read_tar
 from dermnote_retrieval.catalogue import Refused
-from dermnote_retrieval.records import ImageLimits
+from dermnote_retrieval.images import Decoder, ImageLimits
 
 TAR = {"content-type": "application/x-tar"}
 NDJSON = {"content-type": "application/x-ndjson"}
-LIMITS = ImageLimits(max_bytes=100_000, max_pixels=1_000_000, bound_px=256)
+DECODER = Decoder(ImageLimits(max_bytes=100_000, max_pixels=1_000_000, bound_px=256), at_once=1)
 
 
 def tar(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
@@ -201,7 +201,7 @@ def test_a_header_that_asks_for_gigabytes_is_refused() -> None:
     endless = iter([pax.tobuf(), *[b"0" * 65536] * 40])
 
     with pytest.raises(Exception, match=r"too large|not an uncompressed tar|too long"):
-        list(read_tar(endless, limits=LIMITS))
+        list(read_tar(endless, decoder=DECODER))
     assert next(endless, None) is not None  # it stopped reading long before the end
 
 
@@ -212,7 +212,7 @@ def test_any_damage_to_a_tar_is_an_outcome_or_a_refusal() -> None:
             data = bytearray(whole)
             data[place] = byte
             try:
-                records = list(read_tar(pieces(bytes(data)), limits=LIMITS))
+                records = list(read_tar(pieces(bytes(data)), decoder=DECODER))
             except InvalidRequest:
                 continue
             assert len(records) <= 4
@@ -220,7 +220,7 @@ def test_any_damage_to_a_tar_is_an_outcome_or_a_refusal() -> None:
 
 def test_long_lines_are_passed_over() -> None:
     data = b'{"id": "a", "note": "1"}\n' + b"x" * 3_000_000 + b'\n{"id": "b", "note": "2"}'
-    records = list(read_ndjson(pieces(data, 65536), limits=LIMITS))
+    records = list(read_ndjson(pieces(data, 65536), decoder=DECODER))
 
     assert [isinstance(record, Refused) for record in records] == [False, True, False]
     assert [record.id for record in records] == ["a", "", "b"]

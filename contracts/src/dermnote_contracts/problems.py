@@ -122,12 +122,20 @@ class UnknownModel(NotFound):
     code, title = "unknown-model", "There is no such model in the model folder"
 
 
+class UnknownSnapshot(NotFound):
+    code, title = "unknown-snapshot", "There is no such snapshot"
+
+
 class MethodNotAllowed(DermnoteError):
     code, status, title = "method-not-allowed", 405, "The method is not allowed here"
 
 
 class Conflict(DermnoteError):
     code, status, title = "conflict", 409, "The request does not fit the present state"
+
+
+class SnapshotDamaged(Conflict):
+    code, title = "snapshot-damaged", "The snapshot is not what was written"
 
 
 class EncoderNotAligned(Conflict):

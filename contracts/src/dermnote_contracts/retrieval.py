@@ -2,15 +2,20 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from dermnote_contracts.problems import Problem
 
 Via = Literal["fused", "notes", "images"]
 Route = Literal["notes", "images"]
+Encoding = Literal["float", "base64"]
+Distinct = Literal["note", "group"]
 
 ITEM_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
 MAX_K = 1000
+MAX_VECTOR = 65_536
+MAX_EMBEDDED = 64
+"""Images or texts of one call of POST /embed, at most."""
 
 ItemId = Annotated[str, Field(pattern=ITEM_ID_PATTERN)]
 Group = Annotated[str, Field(min_length=1, max_length=256)]
@@ -32,19 +37,37 @@ class SearchRequest(_Body):
     """A JSON search: exactly one of `text`, `vector`, `item_id`. An image comes as multipart form instead."""
 
     text: str | None = Field(default=None, min_length=1, max_length=10_000)
-    vector: list[float] | None = Field(default=None, min_length=1, max_length=65_536)
+    vector: list[float] | None = Field(default=None, min_length=1, max_length=MAX_VECTOR)
     item_id: ItemId | None = None
     k: int = Field(default=10, ge=1, le=MAX_K)
     via: Via = "fused"
     filter: dict[str, Any] | None = None
     exclude: Exclude = Exclude()
+    distinct: Distinct | None = None
+
+
+class EmbedRequest(_Body):
+    """Texts to vectors. Images come as multipart form instead. `encoding`: lists of numbers, or base64 of float32."""
+
+    texts: list[Annotated[str, Field(min_length=1, max_length=20_000)]] = Field(min_length=1, max_length=MAX_EMBEDDED)
+    encoding: Encoding = "float"
+
+
+class EmbedResponse(BaseModel):
+    """One vector of length 1 an input, in their order: [dim] numbers, or base64 of little-endian float32."""
+
+    model: str
+    dim: int
+    vectors: list[list[float] | str]
+    took_ms: float
 
 
 class Hit(BaseModel):
     """One item found. `rank` counts from 1; `ranks` holds its rank by each route that was searched.
 
     `score`: cosine similarity for a single route, the reciprocal-rank sum (Cormack et al. 2009, k = 60) for fused.
-    `image`: a link to the thumbnail, relative to the service, or null.
+    `image`: a link to the thumbnail, relative to the service, or null. `duplicate_of`: the id of a better hit that says
+    (equal note) or shows (near-duplicate picture) the same. `folded`: hits left out for it under `distinct`.
     """
 
     id: str
@@ -55,6 +78,8 @@ class Hit(BaseModel):
     metadata: Metadata
     group: str | None
     image: str | None
+    duplicate_of: str | None = None
+    folded: int = 0
 
 
 class SearchResponse(BaseModel):
@@ -93,12 +118,22 @@ class BulkOutcome(BaseModel):
     error: Problem | None = None
 
 
+class IndexRecall(BaseModel):
+    """Share of the `k` exact nearest that the index finds, over `queries` of its own vectors."""
+
+    k: int
+    queries: int
+    value: float
+
+
 class RouteInfo(BaseModel):
-    """One route's index: its kind, vector width and count."""
+    """One route's index: its kind, vector width, count and memory; `recall` is null where it is exact (flat)."""
 
     kind: str
     dim: int
     vectors: int
+    memory_mib: int = 0
+    recall: IndexRecall | None = None
 
 
 class IndexInfo(BaseModel):
@@ -108,6 +143,19 @@ class IndexInfo(BaseModel):
     model: str
     aligned: bool
     routes: dict[Route, RouteInfo]
+
+
+class Snapshot(BaseModel):
+    """A consistent copy of the store. `sha256` and `bytes` are its file's; `vectors` counts those of its model."""
+
+    id: ItemId
+    created_at: AwareDatetime
+    items: int
+    vectors: dict[Route, int]
+    model: str | None
+    model_id: str | None
+    bytes: int
+    sha256: str
 
 
 class ModelSummary(BaseModel):

@@ -5,16 +5,18 @@ The target is written down first, so that a process that was killed goes on wher
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
 from dermnote_contracts.problems import Conflict
 from dermnote_contracts.retrieval import ModelSummary, Route
 from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
-from dermnote_retrieval.encoder.pool import PooledEncoder
+from dermnote_retrieval.encoder.batched import BatchedEncoder
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource, Vectors
 from dermnote_retrieval.images import open_stored
+from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.store.items import ItemStore
 from dermnote_retrieval.store.vectors import ModelRef, NewVector, VectorStore
 
@@ -68,10 +70,11 @@ class Reembedder:
 class Activation:
     """The model that is served, the one that is moved to, and the thread in between."""
 
-    def __init__(self, catalogue: Catalogue, source: ModelSource, *, encoder_threads: int) -> None:
+    def __init__(self, catalogue: Catalogue, source: ModelSource, *, encoder_threads: int, limits: Limits) -> None:
         self._catalogue = catalogue
         self._source = source
         self._threads = encoder_threads
+        self._limits = limits
         self._lock = threading.Lock()
         self._target: ModelRef | None = None
         self._work: Reembedder | None = None
@@ -113,6 +116,14 @@ class Activation:
             if target is not None:
                 self._begin(target)
 
+    @contextmanager
+    def none_going_on(self) -> Iterator[None]:
+        """No move to another model begins inside; raises Conflict while one goes on."""
+        with self._lock:
+            if self._target is not None:
+                raise Conflict(f"the store is being moved to {self._target.name}; wait until that is done")
+            yield
+
     def close(self) -> None:
         """Stop the thread between two batches; the next start resumes."""
         self._stopped = True
@@ -138,9 +149,18 @@ class Activation:
             self._target, self._work = None, None
 
     def _reembed(self, target: ModelRef) -> bool:
-        encoder = PooledEncoder(self._source.load(target.name), threads=self._threads)
-        if encoder.manifest.model_id != target.model_id:
+        loaded = self._source.load(target.name)
+        if loaded.manifest.model_id != target.model_id:
             raise Conflict("the model folder was changed while the store moved to it")
+        encoder = BatchedEncoder(loaded, threads=self._threads)
+        try:
+            return self._moved(encoder, target)
+        finally:
+            if self._catalogue.serving.encoder is not encoder:
+                encoder.close()
+
+    def _moved(self, encoder: Encoder, target: ModelRef) -> bool:
+        """Whether it serves in the end; False when stopped before."""
         self._work = Reembedder(self._catalogue.items, self._catalogue.vectors, encoder)
         if self._stopped:
             self._work.stop.set()
@@ -155,7 +175,8 @@ class Activation:
         with vectors.database.write_lock:
             if vectors.count_lacking(target.model_id):
                 return False
-            indexes = build_indexes(vectors, manifest)
+            indexes = build_indexes(vectors, manifest, limits=self._limits)
             vectors.adopt(target)
-            self._catalogue.serving = Serving(encoder, indexes)
+            before, self._catalogue.serving = self._catalogue.serving, Serving(encoder, indexes, self._catalogue.epoch)
+        before.encoder.close()
         return True

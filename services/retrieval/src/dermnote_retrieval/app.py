@@ -13,7 +13,7 @@ from PIL import Image
 from dermnote_contracts.asgi import LoopbackGuard, install_problem_handlers
 from dermnote_contracts.problems import DermnoteError, one_line
 from dermnote_retrieval import __version__
-from dermnote_retrieval.api import health, items, models, search
+from dermnote_retrieval.api import embed, health, items, models, search, snapshots
 from dermnote_retrieval.metrics import Metrics
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings, read_settings
@@ -28,7 +28,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> FastAPI
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = opened = service or open_service(settings)
         app.state.metrics.watch_items(opened.items.count)
-        opened.activation.resume()
+        opened.begin()
         yield
         opened.close()
 
@@ -38,7 +38,7 @@ def create_app(settings: Settings, *, service: Service | None = None) -> FastAPI
     install_problem_handlers(app)
     if not settings.allow_unauthenticated:
         app.add_middleware(LoopbackGuard)
-    for module in (items, search, models, health):
+    for module in (items, search, embed, models, snapshots, health):
         app.include_router(module.router)
     return app
 

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.problems import DermnoteError, InvalidRequest, TooLarge
 from dermnote_retrieval.catalogue import Refused
-from dermnote_retrieval.records import ImageLimits, Record, make_record, parse_json
+from dermnote_retrieval.images import Decoder
+from dermnote_retrieval.records import GivenVector, Record, make_record, parse_json
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 MAX_TEXT_BYTES = 1_000_000
@@ -33,6 +34,9 @@ class BulkFields(BaseModel):
     id: str | None = None
     metadata: dict[str, Any] | None = None
     group: str | None = None
+    image_vector: GivenVector | None = None
+    note_vector: GivenVector | None = None
+    model: str | None = None
 
 
 @dataclass
@@ -68,7 +72,7 @@ class _BoundedReader:
             pass
 
 
-def read_tar(chunks: Iterable[bytes], *, limits: ImageLimits) -> Iterator[Record | Refused]:
+def read_tar(chunks: Iterable[bytes], *, decoder: Decoder) -> Iterator[Record | Refused]:
     """Records of an uncompressed tar, in order: members key.jpg (png, webp), key.txt, key.json that follow each other.
 
     Raises InvalidRequest when the stream is no tar at all.
@@ -76,10 +80,10 @@ def read_tar(chunks: Iterable[bytes], *, limits: ImageLimits) -> Iterator[Record
     parts: _Parts | None = None
     started = False
     try:
-        for key, kind, data in _members(_BoundedReader(chunks), limits=limits):
+        for key, kind, data in _members(_BoundedReader(chunks), decoder=decoder):
             started = True
             if parts is not None and parts.key != key:
-                yield _record(parts, limits=limits)
+                yield _record(parts, decoder=decoder)
                 parts = None
             parts = parts or _Parts(key)
             _add(parts, kind, data)
@@ -90,19 +94,19 @@ def read_tar(chunks: Iterable[bytes], *, limits: ImageLimits) -> Iterator[Record
         yield Refused(_label(parts.key if parts else ""), wrong)
         return
     if parts is not None:
-        yield _record(parts, limits=limits)
+        yield _record(parts, decoder=decoder)
 
 
-def read_ndjson(chunks: Iterable[bytes], *, limits: ImageLimits) -> Iterator[Record | Refused]:
-    """Records without images, one JSON object {"id", "note", "metadata", "group"} a line."""
+def read_ndjson(chunks: Iterable[bytes], *, decoder: Decoder) -> Iterator[Record | Refused]:
+    """Records without images, one JSON object of RecordFields a line."""
     try:
         for line in _lines(chunks):
-            yield _from_line(line, limits=limits)
+            yield _from_line(line, decoder=decoder)
     except DermnoteError as wrong:
         yield Refused("", wrong)
 
 
-def _members(reader: _BoundedReader, *, limits: ImageLimits) -> Iterator[tuple[str, str, bytes | DermnoteError]]:
+def _members(reader: _BoundedReader, *, decoder: Decoder) -> Iterator[tuple[str, str, bytes | DermnoteError]]:
     """(key, kind, content or why it cannot be used) of each member that is a file."""
     seen = 0
     try:
@@ -112,7 +116,7 @@ def _members(reader: _BoundedReader, *, limits: ImageLimits) -> Iterator[tuple[s
                 reader.allowance = member.size + HEADER_BYTES
                 key, kind = _name(member.name)
                 if not member.isdir():
-                    yield key, kind, _content(tar, member, most=_cap(kind, limits=limits))
+                    yield key, kind, _content(tar, member, most=_cap(kind, decoder=decoder))
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
             reader.drain()
     except _TAR_ERRORS as wrong:
@@ -139,8 +143,8 @@ def _name(path: str) -> tuple[str, str]:
     return f"{folder}{slash}{key}", kind.lower()
 
 
-def _cap(kind: str, *, limits: ImageLimits) -> int:
-    return limits.max_bytes if kind in IMAGES else MAX_TEXT_BYTES
+def _cap(kind: str, *, decoder: Decoder) -> int:
+    return decoder.limits.max_bytes if kind in IMAGES else MAX_TEXT_BYTES
 
 
 def _add(parts: _Parts, kind: str, data: bytes | DermnoteError) -> None:
@@ -155,7 +159,7 @@ def _add(parts: _Parts, kind: str, data: bytes | DermnoteError) -> None:
         parts.members[kind] = data
 
 
-def _record(parts: _Parts, *, limits: ImageLimits) -> Record | Refused:
+def _record(parts: _Parts, *, decoder: Decoder) -> Record | Refused:
     item_id = parts.key
     try:
         if parts.wrong:
@@ -163,8 +167,8 @@ def _record(parts: _Parts, *, limits: ImageLimits) -> Record | Refused:
         fields = _bulk_fields(parts.members.get("json"))
         item_id = fields.id or parts.key
         note = _text(parts.members["txt"]) if "txt" in parts.members else None
-        given = {"id": item_id, "note": note, "metadata": fields.metadata, "group": fields.group}
-        return make_record(given, image=parts.members.get("image"), limits=limits)
+        given = fields.model_dump() | {"id": item_id, "note": note}
+        return make_record(given, image=parts.members.get("image"), decoder=decoder)
     except DermnoteError as wrong:
         return Refused(_label(item_id), wrong)
 
@@ -183,7 +187,7 @@ def _text(data: bytes) -> str:
         raise InvalidRequest("the note is not UTF-8 text") from wrong
 
 
-def _from_line(line: bytes | None, *, limits: ImageLimits) -> Record | Refused:
+def _from_line(line: bytes | None, *, decoder: Decoder) -> Record | Refused:
     item_id = ""
     try:
         if line is None:
@@ -192,7 +196,7 @@ def _from_line(line: bytes | None, *, limits: ImageLimits) -> Record | Refused:
         if not isinstance(fields, dict):
             raise InvalidRequest("a line must be a JSON object")
         item_id = fields["id"] if isinstance(fields.get("id"), str) else ""
-        return make_record(fields, image=None, limits=limits)
+        return make_record(fields, image=None, decoder=decoder)
     except DermnoteError as wrong:
         return Refused(_label(item_id), wrong)
 

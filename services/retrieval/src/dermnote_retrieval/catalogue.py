@@ -4,17 +4,19 @@ Holds what is served at this moment (an encoder and its two indexes); a swap rep
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
 from dermnote_contracts.manifest import ModelManifest
-from dermnote_contracts.problems import DermnoteError, InvalidRequest, UnknownItem
+from dermnote_contracts.problems import DermnoteError, InvalidRequest, ModelMismatch, Unavailable, UnknownItem
 from dermnote_contracts.retrieval import BulkOutcome, Route
+from dermnote_retrieval.duplicates import note_digest
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.images import open_stored
-from dermnote_retrieval.index import FlatIndex, VectorIndex
+from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits
 from dermnote_retrieval.records import Record
 from dermnote_retrieval.store.items import ItemStore, NewItem, Written
 from dermnote_retrieval.store.vectors import VectorStore
@@ -25,7 +27,9 @@ class Serving:
     """An encoder and the indexes of its vectors. Whoever works with one keeps to it until the end."""
 
     encoder: Encoder
-    indexes: Mapping[Route, VectorIndex]
+    indexes: Mapping[Route, AdaptiveIndex]
+    epoch: int = 0
+    """Grows when a snapshot is restored: numbers of another epoch may stand for other items."""
 
     @property
     def model_id(self) -> str:
@@ -47,6 +51,9 @@ class Catalogue:
         self.items = items
         self.vectors = vectors
         self.serving = serving
+        self.state = 0
+        """Grows with every write, before it is answered."""
+        self.epoch = serving.epoch
 
     def put(self, record: Record) -> bool:
         """Store one item; True if it is new. Raises InvalidRequest when the encoder finds nothing in it."""
@@ -71,6 +78,22 @@ class Catalogue:
                 raise UnknownItem()
             for index in self.serving.indexes.values():
                 index.replace(gone=[number], numbers=[], vectors=np.empty((0, index.dim), np.float32))
+            self.state += 1
+
+    def check_epoch(self, serving: Serving) -> None:
+        """That what `serving` found are still the items that it stood for; raises Unavailable."""
+        if serving.epoch != self.epoch:
+            raise Unavailable("a snapshot is being restored", retry_after_s=1)
+
+    @contextmanager
+    def closed_to_searches(self) -> Iterator[None]:
+        """What serves now finds nothing any more. Whoever restores sets a Serving of the new epoch inside."""
+        self.epoch += 1
+        try:
+            yield
+        except BaseException:
+            self.epoch -= 1
+            raise
 
     def consistent(self) -> bool:
         """Whether the store and the indexes hold the same number of vectors."""
@@ -100,14 +123,19 @@ class Catalogue:
             rows = {number: held[route] for number, held in latest.items() if route in held}
             vectors = np.stack(list(rows.values())) if rows else np.empty((0, index.dim), np.float32)
             index.replace(gone=list(latest), numbers=list(rows), vectors=vectors)
+        self.state += 1
         done = iter(written)
         return [made if isinstance(made, DermnoteError) else next(done) for made in encoded]
 
 
-def build_indexes(vectors: VectorStore, model: ModelManifest) -> dict[Route, VectorIndex]:
+def build_indexes(vectors: VectorStore, model: ModelManifest, *, limits: Limits) -> dict[Route, AdaptiveIndex]:
     """Fresh indexes with all vectors that the store holds of a model."""
-    indexes: dict[Route, VectorIndex] = {"notes": FlatIndex(model.text_dim), "images": FlatIndex(model.image_dim)}
-    for route, index in indexes.items():
+    widths: dict[Route, int] = {"notes": model.text_dim, "images": model.image_dim}
+    counts = vectors.counts(model.model_id)
+    indexes: dict[Route, AdaptiveIndex] = {}
+    for route, width in widths.items():
+        index = indexes[route] = AdaptiveIndex(width, limits)
+        index.reserve(counts[route])
         for numbers, rows in vectors.chunks(model_id=model.model_id, route=route):
             index.replace(gone=[], numbers=numbers, vectors=rows)
     return indexes
@@ -115,19 +143,38 @@ def build_indexes(vectors: VectorStore, model: ModelManifest) -> dict[Route, Vec
 
 def encode_records(encoder: Encoder, records: Sequence[Record]) -> list[Mapping[Route, Vectors] | DermnoteError]:
     """For each record its vectors by route, or why it has none that can be used."""
-    pictures = [record.picture for record in records if record.picture is not None]
+    refused = [_refusal(record, encoder.manifest) for record in records]
+    usable = [record for record, wrong in zip(records, refused, strict=True) if wrong is None]
+    pictures = [record.picture for record in usable if record.picture is not None and "images" not in record.vectors]
+    texts = [record.note for record in usable if record.note is not None and "notes" not in record.vectors]
     images = iter(encoder.encode_images([open_stored(picture.image) for picture in pictures]))
-    notes = iter(encoder.encode_texts([record.note for record in records if record.note is not None]))
-    found: list[Mapping[Route, Vectors] | DermnoteError] = []
-    for record in records:
-        made: dict[Route, Vectors] = {}
-        if record.note is not None:
-            made["notes"] = next(notes)
-        if record.picture is not None:
-            made["images"] = next(images)
-        usable = all(np.isfinite(vector).all() for vector in made.values())
-        found.append(made if usable else InvalidRequest("the encoder finds nothing in this note or image"))
-    return found
+    notes = iter(encoder.encode_texts(texts))
+    return [
+        _made(record, notes, images) if wrong is None else wrong for record, wrong in zip(records, refused, strict=True)
+    ]
+
+
+def _made(
+    record: Record, notes: Iterator[Vectors], images: Iterator[Vectors]
+) -> Mapping[Route, Vectors] | DermnoteError:
+    made: dict[Route, Vectors] = dict(record.vectors)
+    if record.note is not None and "notes" not in made:
+        made["notes"] = next(notes)
+    if record.picture is not None and "images" not in made:
+        made["images"] = next(images)
+    usable = all(np.isfinite(vector).all() for vector in made.values())
+    return made if usable else InvalidRequest("the encoder finds nothing in this note or image")
+
+
+def _refusal(record: Record, model: ModelManifest) -> DermnoteError | None:
+    """Why vectors that were made elsewhere can't be taken, if so."""
+    if record.vectors and record.model_id != model.model_id:
+        return ModelMismatch(f"the vectors were made by {record.model_id}; {model.model_id} is served")
+    widths: dict[Route, int] = {"notes": model.text_dim, "images": model.image_dim}
+    for route, vector in record.vectors.items():
+        if len(vector) != widths[route]:
+            return InvalidRequest(f"a vector for {route} has {widths[route]} values, this one {len(vector)}")
+    return None
 
 
 def _new_item(record: Record, vectors: Mapping[Route, Vectors]) -> NewItem:
@@ -139,6 +186,8 @@ def _new_item(record: Record, vectors: Mapping[Route, Vectors]) -> NewItem:
         image=record.picture.image if record.picture else None,
         thumbnail=record.picture.thumbnail if record.picture else None,
         vectors=vectors,
+        note_digest=note_digest(record.note) if record.note is not None else None,
+        signs=record.picture.signs if record.picture else None,
     )
 
 

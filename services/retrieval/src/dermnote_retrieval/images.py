@@ -6,8 +6,10 @@ Knows bytes and Pillow images, nothing of items or encoders. Animated PNG and We
 
 import io
 import struct
+import threading
 import zlib
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,11 +40,42 @@ _DECODING_ERRORS = (
 
 
 @dataclass(frozen=True)
+class ImageLimits:
+    """What an upload may be (`max_bytes`, `max_pixels`) and what is kept of it (`bound_px`, longer side)."""
+
+    max_bytes: int
+    max_pixels: int
+    bound_px: int
+
+
+@dataclass(frozen=True)
 class Picture:
-    """An image as it is stored: JPEG bytes without any metadata, bounded, and its thumbnail."""
+    """An image as it is stored: JPEG bytes without any metadata, bounded, and its thumbnail.
+
+    `signs`: 64 signs of its brightness' gradients, as a signed number (difference hash); near-duplicates differ in few.
+    """
 
     image: bytes
     thumbnail: bytes
+    signs: int
+
+
+class Decoder:
+    """Decodes uploads for many threads, `at_once` at a time: pixels are what takes memory, 3 to 4 bytes each."""
+
+    def __init__(self, limits: ImageLimits, *, at_once: int) -> None:
+        self.limits = limits
+        self._turns = threading.BoundedSemaphore(at_once)
+
+    def decode(self, upload: bytes | IO[bytes]) -> Image.Image:
+        """An upright RGB image; an open file is read only when its turn comes. Raises ImageRefused."""
+        with self._turns:
+            data = upload if isinstance(upload, bytes) else upload.read()
+            return decode(data, max_pixels=self.limits.max_pixels, bound_px=self.limits.bound_px)
+
+    def picture(self, upload: bytes | IO[bytes]) -> Picture:
+        """An upload as what the store keeps; raises ImageRefused."""
+        return store_form(self.decode(upload))
 
 
 def decode(data: bytes, *, max_pixels: int, bound_px: int) -> Image.Image:
@@ -64,7 +97,17 @@ def store_form(image: Image.Image) -> Picture:
     """A decoded image as what the store keeps."""
     small = image.copy()
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
-    return Picture(image=_jpeg(image, quality=95, subsampling=0), thumbnail=_jpeg(small, quality=85, subsampling=2))
+    return Picture(
+        image=_jpeg(image, quality=95, subsampling=0),
+        thumbnail=_jpeg(small, quality=85, subsampling=2),
+        signs=gradient_signs(image),
+    )
+
+
+def gradient_signs(image: Image.Image) -> int:
+    """64 signs, one for each pair of neighbours in a row of 9 x 8 brightnesses, as a signed 64-bit number."""
+    bright = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    return int(np.packbits(bright[:, 1:] > bright[:, :-1]).view(">i8")[0])
 
 
 def open_stored(data: bytes) -> Image.Image:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import from_json
@@ -11,21 +11,14 @@ from pydantic_core import from_json
 from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.metadata import normalise_known
 from dermnote_contracts.problems import FieldError, InvalidRequest
-from dermnote_contracts.retrieval import Group, ItemId
-from dermnote_retrieval.images import Picture, decode, store_form
+from dermnote_contracts.retrieval import Group, ItemId, Route
+from dermnote_retrieval.given import Vectors, read_vector
+from dermnote_retrieval.images import Decoder, Picture
 
 MAX_NOTE_CHARS = 20_000
 MAX_METADATA_VALUES = 256
+GivenVector = list[float] | str
 Note = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NOTE_CHARS)]
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """What an upload may be (`max_bytes`, `max_pixels`) and what is kept of it (`bound_px`, longer side)."""
-
-    max_bytes: int
-    max_pixels: int
-    bound_px: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +30,9 @@ class Record:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
     picture: Picture | None = None
+    vectors: Mapping[Route, Vectors] = field(default_factory=dict)
+    """Made elsewhere, each [dim] of length 1, by the model `model_id`."""
+    model_id: str | None = None
 
 
 class RecordFields(BaseModel):
@@ -48,10 +44,13 @@ class RecordFields(BaseModel):
     note: Note | None = None
     metadata: dict[str, Any] | None = None
     group: Group | None = None
+    image_vector: GivenVector | None = None
+    note_vector: GivenVector | None = None
+    model: str | None = None
 
 
-def make_record(fields: Mapping[str, Any], *, image: bytes | None, limits: ImageLimits) -> Record:
-    """Validate the fields of RecordFields and the image's bytes; raises InvalidRequest or ImageRefused."""
+def make_record(fields: Mapping[str, Any], *, image: bytes | IO[bytes] | None, decoder: Decoder) -> Record:
+    """Validate the fields of RecordFields and the image's bytes or open file; raises InvalidRequest or ImageRefused."""
     try:
         given = RecordFields.model_validate(fields)
         metadata = normalise_known(given.metadata or {})
@@ -61,12 +60,28 @@ def make_record(fields: Mapping[str, Any], *, image: bytes | None, limits: Image
     for name, text in (("note", given.note), ("group", given.group)):
         _check_text(text or "", at=name)
     note = given.note or None
-    if note is None and image is None and not metadata and given.group is None:
-        raise InvalidRequest("give at least one of image, note, metadata and group")
-    picture = None
-    if image is not None:
-        picture = store_form(decode(image, max_pixels=limits.max_pixels, bound_px=limits.bound_px))
-    return Record(id=given.id, note=note, metadata=metadata, group=given.group, picture=picture)
+    vectors = _given_vectors(given)
+    if note is None and image is None and not metadata and given.group is None and not vectors:
+        raise InvalidRequest("give at least one of image, note, metadata, group and a vector")
+    picture = None if image is None else decoder.picture(image)
+    return Record(
+        id=given.id,
+        note=note,
+        metadata=metadata,
+        group=given.group,
+        picture=picture,
+        vectors=vectors,
+        model_id=given.model,
+    )
+
+
+def _given_vectors(given: RecordFields) -> dict[Route, Vectors]:
+    sources: dict[Route, GivenVector | None] = {"notes": given.note_vector, "images": given.image_vector}
+    names = {"notes": "note_vector", "images": "image_vector"}
+    vectors = {r: read_vector(value, at=names[r]) for r, value in sources.items() if value is not None}
+    if vectors and given.model is None:
+        raise _refused("model", "must say which model made the vectors")
+    return vectors
 
 
 def parse_json(text: str | bytes, *, at: str) -> Any:

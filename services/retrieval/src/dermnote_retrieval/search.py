@@ -4,18 +4,20 @@ A query with an image or a text reaches the other kind's vectors only through an
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from dermnote_contracts.problems import EncoderNotAligned, InvalidRequest, UnknownItem
-from dermnote_contracts.retrieval import Exclude, Hit, Route, SearchResponse, Via
+from dermnote_contracts.retrieval import Distinct, Exclude, Hit, Route, SearchResponse, Via
 from dermnote_retrieval.catalogue import Catalogue, Serving
+from dermnote_retrieval.duplicates import Kept, Look, fold, mark
 from dermnote_retrieval.encoder.protocol import Vectors, unit_rows
-from dermnote_retrieval.filters import compile_filter
-from dermnote_retrieval.index import Numbers, Selection
+from dermnote_retrieval.index.protocol import Found, Selection
+from dermnote_retrieval.search_queue import Query, SearchQueue
+from dermnote_retrieval.selecting import Selecting
 from dermnote_retrieval.store.items import ItemStore, StoredItem
 from dermnote_retrieval.timing import Steps
 
@@ -23,6 +25,8 @@ RANK_CONSTANT = 60
 """k of reciprocal rank fusion (Cormack et al. 2009)."""
 MIN_DEPTH = 100
 """Ranks of each route that are joined, at least."""
+DEEPER = 4
+"""How much deeper the next search goes where too few hits are distinct."""
 
 Ranked = Sequence[tuple[int, float]]
 
@@ -35,6 +39,7 @@ class Scope:
     via: Via = "fused"
     filter: Mapping[str, Any] | None = None
     exclude: Exclude = field(default_factory=Exclude)
+    distinct: Distinct | None = None
 
 
 class Search:
@@ -42,6 +47,12 @@ class Search:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
+        self._selecting = Selecting(catalogue.items, lambda: catalogue.state)
+        self._queue = SearchQueue()
+
+    def close(self) -> None:
+        """End the thread that searches."""
+        self._queue.close()
 
     def by_image(self, image: Image.Image, scope: Scope, *, steps: Steps) -> SearchResponse:
         """Similar images, and notes if the encoder is aligned. `image`: RGB."""
@@ -75,21 +86,19 @@ class Search:
         if item is None:
             raise UnknownItem()
         exclude = Exclude(ids=[*scope.exclude.ids, item_id], groups=scope.exclude.groups)
-        others = Scope(k=scope.k, via=scope.via, filter=scope.filter, exclude=exclude)
+        others = replace(scope, exclude=exclude)
         return self._answer(serving, _vectors_of(serving, item.number, via=scope.via), others, steps=steps)
 
     def _answer(
         self, serving: Serving, queries: Mapping[Route, Vectors], scope: Scope, *, steps: Steps
     ) -> SearchResponse:
-        items = self._catalogue.items
         with steps.step("filter"):
-            among = _selection(items, scope)
+            among = self._selecting.selection(scope.filter, scope.exclude)
         with steps.step("search"):
-            depth = scope.k if len(queries) == 1 else max(MIN_DEPTH, 4 * scope.k)
-            found = {route: serving.indexes[route].search(v, k=depth, among=among) for route, v in queries.items()}
+            kept, found = self._kept(serving, queries, scope, among=among)
         with steps.step("fetch"):
-            scores = next(iter(found.values())) if len(found) == 1 else reciprocal_rank(found)
-            hits = _hits(items, scores[: scope.k], found)
+            hits = _hits(self._catalogue.items, serving, kept, found)
+        self._catalogue.check_epoch(serving)
         return SearchResponse(
             hits=hits,
             model=serving.model_id,
@@ -97,6 +106,23 @@ class Search:
             took_ms=steps.total_ms,
             timings_ms=dict(steps.ms),
         )
+
+    def _kept(
+        self, serving: Serving, queries: Mapping[Route, Vectors], scope: Scope, *, among: Selection
+    ) -> tuple[list[Kept], dict[Route, Found]]:
+        """(the hits, what each route found). Deeper and deeper where too few of what is found is distinct."""
+        depth = scope.k if len(queries) == 1 else max(MIN_DEPTH, 4 * scope.k)
+        while True:
+            asked = [Query(serving.indexes[route], vector, depth, among) for route, vector in queries.items()]
+            found = dict(zip(queries, self._queue(asked), strict=True))
+            scores = next(iter(found.values())) if len(found) == 1 else reciprocal_rank(found)
+            if scope.distinct is None:
+                return [Kept(number, score, folded=0) for number, score in scores[: scope.k]], found
+            keys = self._catalogue.items.keys([number for number, _ in scores], distinct=scope.distinct)
+            kept = fold(scores, keys, k=scope.k)
+            if len(kept) == scope.k or all(len(ranked) < depth for ranked in found.values()):
+                return kept, found
+            depth *= DEEPER
 
 
 def reciprocal_rank(found: Mapping[Route, Ranked]) -> Ranked:
@@ -147,35 +173,32 @@ def _usable(rows: Vectors, *, of: str) -> Vectors:
     return row
 
 
-def _selection(items: ItemStore, scope: Scope) -> Selection:
-    allowed: Numbers | None = None
-    if scope.filter:
-        allowed = items.matching(compile_filter(scope.filter))
-    barred: Numbers | None = None
-    if scope.exclude.ids or scope.exclude.groups:
-        barred = items.named(ids=scope.exclude.ids, groups=scope.exclude.groups)
-    return Selection(allowed=allowed, barred=barred)
-
-
-def _hits(items: ItemStore, scores: Ranked, found: Mapping[Route, Ranked]) -> list[Hit]:
+def _hits(items: ItemStore, serving: Serving, kept: Sequence[Kept], found: Mapping[Route, Ranked]) -> list[Hit]:
     """Hits with their items' contents; an item that was deleted since the index was read is left out."""
     ranks = {route: {number: place for place, (number, _) in enumerate(r, start=1)} for route, r in found.items()}
-    held = items.by_number([number for number, _ in scores])
-    present = [(held[number], score) for number, score in scores if number in held]
-    return [_hit(item, score, rank, ranks) for rank, (item, score) in enumerate(present, start=1)]
+    held = items.by_number([one.number for one in kept])
+    present = [(held[one.number], one) for one in kept if one.number in held]
+    marks = mark([_look(item, serving) for item, _ in present])
+    return [
+        Hit(
+            id=item.id,
+            score=one.score,
+            rank=rank,
+            ranks={route: places[item.number] for route, places in ranks.items() if item.number in places},
+            note=item.note,
+            metadata=item.metadata,
+            group=item.group,
+            image=image_link(item.id) if item.has_image else None,
+            duplicate_of=None if better is None else present[better][0].id,
+            folded=one.folded,
+        )
+        for rank, ((item, one), better) in enumerate(zip(present, marks, strict=True), start=1)
+    ]
 
 
-def _hit(item: StoredItem, score: float, rank: int, ranks: Mapping[Route, Mapping[int, int]]) -> Hit:
-    return Hit(
-        id=item.id,
-        score=score,
-        rank=rank,
-        ranks={route: places[item.number] for route, places in ranks.items() if item.number in places},
-        note=item.note,
-        metadata=item.metadata,
-        group=item.group,
-        image=image_link(item.id) if item.has_image else None,
-    )
+def _look(item: StoredItem, serving: Serving) -> Look:
+    vector = serving.indexes["images"].vector(item.number) if item.has_image else None
+    return Look(item.note_digest, item.signs, vector)
 
 
 def image_link(item_id: str) -> str:

@@ -6,17 +6,22 @@ from dataclasses import dataclass
 from dermnote_contracts.problems import ModelMismatch, UnknownModel
 from dermnote_retrieval.activation import Activation, Reembedder
 from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
+from dermnote_retrieval.checkpoint import Checkpoint
+from dermnote_retrieval.encoder.batched import BatchedEncoder
 from dermnote_retrieval.encoder.dummy import DummyModels
-from dermnote_retrieval.encoder.pool import PooledEncoder
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
 from dermnote_retrieval.errors import StartRefused
+from dermnote_retrieval.images import Decoder, ImageLimits
+from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.models import FolderModels
-from dermnote_retrieval.records import ImageLimits
+from dermnote_retrieval.restoring import Restoring
 from dermnote_retrieval.search import Search
 from dermnote_retrieval.settings import Settings
 from dermnote_retrieval.store.database import Database
 from dermnote_retrieval.store.items import ItemStore
+from dermnote_retrieval.store.snapshots import Snapshots
 from dermnote_retrieval.store.vectors import ModelRef, VectorStore
+from dermnote_retrieval.upkeep import Upkeep
 from dermnote_retrieval.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -28,48 +33,99 @@ class Service:
     """One open store and everything that works on it."""
 
     settings: Settings
-    limits: ImageLimits
+    decoder: Decoder
     workers: Workers
     items: ItemStore
     catalogue: Catalogue
     search: Search
     activation: Activation
+    upkeep: Upkeep
+    snapshots: Snapshots
+    restoring: Restoring
+    checkpoint: Checkpoint
+
+    def begin(self) -> None:
+        """Start the background work: a move to another model that was not finished, and upkeep."""
+        self.snapshots.sweep()
+        self.activation.resume()
+        self.upkeep.start()
 
     def close(self) -> None:
         """End the background work and let go of the store."""
         self.activation.close()
+        self.upkeep.close()
+        self.search.close()
+        self.catalogue.serving.encoder.close()
+        with self.items.database.write_lock:
+            serving = self.catalogue.serving
+            if self.checkpoint.behind(serving.model_id):
+                self.checkpoint.save(serving.indexes, model_id=serving.model_id)
         self.items.database.close()
 
 
 def open_service(settings: Settings, *, source: ModelSource | None = None) -> Service:
     """Open the store, load the model, build the index; raises StartRefused, ModelMismatch or ModelRefused."""
     source = source or model_source(settings)
+    limits = Limits(settings.flat_vectors, settings.recall_goal, settings.search_threads)
     database = Database(settings.data_dir)
     try:
         items, vectors = ItemStore(database), VectorStore(database)
         encoder = _load_encoder(settings, source, vectors)
         _fit_store(settings, items, vectors, encoder)
-        catalogue = Catalogue(
-            items=items, vectors=vectors, serving=Serving(encoder, build_indexes(vectors, encoder.manifest))
-        )
+        checkpoint = Checkpoint(settings.data_dir / "index", items=items, vectors=vectors)
+        catalogue = _open_catalogue(items, vectors, encoder, checkpoint=checkpoint, limits=limits)
         _check(catalogue, settings)
     except BaseException:
         database.close()
         raise
+    activation = Activation(catalogue, source, encoder_threads=settings.encoder_threads, limits=limits)
+    snapshots = Snapshots(database, settings.snapshots_dir or settings.data_dir / "snapshots")
     return Service(
         settings=settings,
-        limits=ImageLimits(settings.max_upload_bytes, settings.max_pixels, settings.stored_image_px),
+        decoder=_decoder(settings),
         workers=Workers(threads=settings.workers, bulk_threads=BULK_THREADS, max_waiting=settings.max_waiting),
         items=items,
         catalogue=catalogue,
         search=Search(catalogue),
-        activation=Activation(catalogue, source, encoder_threads=settings.encoder_threads),
+        activation=activation,
+        upkeep=Upkeep(catalogue, checkpoint),
+        checkpoint=checkpoint,
+        snapshots=snapshots,
+        restoring=Restoring(
+            catalogue,
+            snapshots,
+            checkpoint=checkpoint,
+            activation=activation,
+            source=source,
+            encoder_threads=settings.encoder_threads,
+            limits=limits,
+        ),
     )
+
+
+def _open_catalogue(
+    items: ItemStore, vectors: VectorStore, encoder: Encoder, *, checkpoint: Checkpoint, limits: Limits
+) -> Catalogue:
+    """The indexes from the checkpoint where it leads to what the store holds, else from the store."""
+    indexes = checkpoint.load(encoder.manifest, limits=limits)
+    if indexes is not None:
+        catalogue = Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes))
+        if catalogue.consistent():
+            return catalogue
+        log.warning("the checkpoint of the index does not lead to what the store holds; it is made from the store")
+        checkpoint.forget()
+    indexes = build_indexes(vectors, encoder.manifest, limits=limits)
+    return Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes))
 
 
 def _check(catalogue: Catalogue, settings: Settings) -> None:
     if not catalogue.consistent():
         raise StartRefused(f"{settings.data_dir}: the index does not hold what the store holds; check the disk")
+
+
+def _decoder(settings: Settings) -> Decoder:
+    limits = ImageLimits(settings.max_upload_bytes, settings.max_pixels, settings.stored_image_px)
+    return Decoder(limits, at_once=settings.decoders)
 
 
 def model_source(settings: Settings) -> ModelSource:
@@ -83,7 +139,7 @@ def _load_encoder(settings: Settings, source: ModelSource, vectors: VectorStore)
     active = vectors.model("active")
     name = settings.model or (active.name if active else source.default)
     try:
-        return PooledEncoder(source.load(name), threads=settings.encoder_threads)
+        return BatchedEncoder(source.load(name), threads=settings.encoder_threads)
     except UnknownModel as wrong:
         raise StartRefused(
             f"no model {name} in {settings.models_dir}; "

@@ -1,5 +1,6 @@
 """The one reader of the environment: RETRIEVAL_* and ALLOW_UNAUTHENTICATED."""
 
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -12,6 +13,10 @@ from dermnote_contracts.retrieval import ItemId
 from dermnote_retrieval.errors import StartRefused
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 class Settings(BaseSettings):
     """Everything that can be set, with units in the names."""
 
@@ -20,6 +25,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8002, ge=0, le=65535)
     data_dir: Path = Path(".dermnote/retrieval")
+    snapshots_dir: Path | None = None
+    """Where snapshots go; not set: a folder in the data folder."""
     models_dir: Path = Path(".dermnote/models")
     encoder: Literal["openclip", "dummy"] = "openclip"
     model: ItemId | None = None
@@ -37,10 +44,18 @@ class Settings(BaseSettings):
     """Longer side of the stored image, which is also what the encoder sees."""
     bulk_chunk_items: int = Field(default=64, ge=1, le=1024)
     """Records of a bulk load that are committed together."""
-    workers: int = Field(default=4, ge=1, le=64)
-    """Requests worked on at a time (decoding, searching, writing)."""
+    workers: int = Field(default=32, ge=1, le=256)
+    """Requests worked on at a time. Most of them wait for a shared encoder call or search."""
+    decoders: int = Field(default_factory=_cores, ge=1, le=64)
+    """Images decoded at a time; the cores that the process may use where it is not set."""
     max_waiting: int = Field(default=128, ge=1)
     """Requests that may wait for a worker; more are refused with 503."""
+    flat_vectors: int = Field(default=200_000, ge=1)
+    """Vectors of a route that are searched exactly; beyond them inverted lists are built."""
+    recall_goal: float = Field(default=0.97, ge=0.5, le=1)
+    """Recall@10 against exact search that the lists must reach."""
+    search_threads: int = Field(default_factory=_cores, ge=1, le=256)
+    """Threads of one index search; the cores that the process may use where it is not set."""
     encoder_threads: int = Field(default=1, ge=1, le=64)
     """Encoder calls that run at a time; each uses torch_threads threads."""
     torch_threads: int = Field(default=2, ge=1, le=256)

@@ -10,12 +10,16 @@ from dermnote_contracts.notes import Health
 from dermnote_contracts.retrieval import (
     ActivateModel,
     BulkOutcome,
+    Distinct,
+    EmbedRequest,
+    EmbedResponse,
     Exclude,
     IndexInfo,
     Item,
     ModelSummary,
     SearchRequest,
     SearchResponse,
+    Snapshot,
     Via,
 )
 from dermnote_train.errors import UserError
@@ -38,10 +42,9 @@ class RetrievalService:
     def put_item(self, item: NewItem) -> Item:
         """Store or replace one item."""
         files = {} if item.image is None else {"image": (f"{item.item_id}.{item.suffix}", item.image)}
-        fields = {"metadata": json.dumps(item.metadata), "note": item.note, "group": item.group}
-        response = self._session.request(
-            "PUT", f"/items/{quote(item.item_id)}", files=files, data={k: v for k, v in fields.items() if v is not None}
-        )
+        given = {name: v if isinstance(v, str) else json.dumps(v) for name, v in item.given().items()}
+        fields = given if item.note is None else given | {"note": item.note}
+        response = self._session.request("PUT", f"/items/{quote(item.item_id)}", files=files, data=fields)
         return self._session.parse(Item, response.content)
 
     def bulk(self, items: Sequence[NewItem]) -> list[BulkOutcome]:
@@ -63,13 +66,16 @@ class RetrievalService:
         via: Via = "fused",
         where: dict[str, Any] | None = None,
         exclude: Exclude | None = None,
+        distinct: Distinct | None = None,
     ) -> SearchResponse:
-        """Search by a picture's file content. `where`: the filter over metadata."""
+        """Search by a picture's file content. `where`: the metadata filter; `distinct`: each note or group once."""
         fields = {"k": str(k), "via": via}
         if where is not None:
             fields["filter"] = json.dumps(where)
         if exclude is not None:
             fields["exclude"] = exclude.model_dump_json()
+        if distinct is not None:
+            fields["distinct"] = distinct
         response = self._session.request("POST", "/search", files={"image": ("query", image)}, data=fields)
         return self._session.parse(SearchResponse, response.content)
 
@@ -80,6 +86,37 @@ class RetrievalService:
         return self._session.parse(
             SearchResponse, self._session.request("POST", "/search", content=body, headers=headers).content
         )
+
+    def embed_texts(self, texts: Sequence[str]) -> EmbedResponse:
+        """The served model's vectors of up to 64 texts, each of length 1."""
+        body = EmbedRequest(texts=list(texts)).model_dump_json()
+        headers = {"Content-Type": "application/json"}
+        return self._session.parse(
+            EmbedResponse, self._session.request("POST", "/embed", content=body, headers=headers).content
+        )
+
+    def embed_images(self, images: Sequence[bytes]) -> EmbedResponse:
+        """The served model's vectors of up to 64 pictures' file contents, each of length 1."""
+        files = [("image", (str(number), image)) for number, image in enumerate(images)]
+        return self._session.parse(EmbedResponse, self._session.request("POST", "/embed", files=files).content)
+
+    def take_snapshot(self) -> Snapshot:
+        """A copy of the store as it is at one moment, kept by the service."""
+        response = self._session.request("POST", "/index/snapshots", timeout_s=600.0)
+        return self._session.parse(Snapshot, response.content)
+
+    def snapshots(self) -> list[Snapshot]:
+        """The copies that the service keeps, the newest first."""
+        return self._session.get_list(Snapshot, "/index/snapshots")
+
+    def restore(self, snapshot_id: str) -> Snapshot:
+        """Go back to a copy: what was stored since is gone."""
+        path = f"/index/snapshots/{quote(snapshot_id)}/restore"
+        return self._session.parse(Snapshot, self._session.request("POST", path, timeout_s=600.0).content)
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        """Erase a copy."""
+        self._session.request("DELETE", f"/index/snapshots/{quote(snapshot_id)}")
 
     def get_item(self, item_id: str) -> Item:
         """A stored item."""

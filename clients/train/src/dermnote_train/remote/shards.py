@@ -10,7 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to store. `item_id` has no dot, since WebDataset ends a key at the first. `suffix`: jpg, png or webp."""
+    """An item to store. `item_id` has no dot, since WebDataset ends a key at the first. `suffix`: jpg, png or webp.
+
+    `image_vector`, `note_vector`: made elsewhere by the model `model`; what has none is encoded there.
+    """
 
     item_id: str
     image: bytes | None
@@ -18,6 +21,20 @@ class NewItem:
     note: str | None
     metadata: dict[str, Any]
     group: str | None
+    image_vector: Sequence[float] | None = None
+    note_vector: Sequence[float] | None = None
+    model: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What is neither image nor note and not left out, as JSON holds it."""
+        fields = {
+            "metadata": self.metadata,
+            "group": self.group,
+            "image_vector": None if self.image_vector is None else list(self.image_vector),
+            "note_vector": None if self.note_vector is None else list(self.note_vector),
+            "model": self.model,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def tar_of(items: Sequence[NewItem]) -> bytes:
@@ -36,5 +53,4 @@ def _members(item: NewItem) -> list[tuple[str, bytes]]:
     members = [] if item.image is None else [(item.suffix, item.image)]
     if item.note is not None:
         members.append(("txt", item.note.encode()))
-    described = {"metadata": item.metadata} | ({} if item.group is None else {"group": item.group})
-    return [*members, ("json", json.dumps(described).encode())]
+    return [*members, ("json", json.dumps(item.given()).encode())]

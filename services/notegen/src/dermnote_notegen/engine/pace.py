@@ -2,7 +2,8 @@
 
 llama.cpp's threads wait for each other some 500 times a token. On idle cores two are nearly twice as fast as one;
 beside one other busy process they were 6 to 14 times slower than one, since whoever waits, waits for a thread that is
-not running. So both are timed as work goes on, and the faster one works.
+not running. So both are timed as work goes on, and the faster one works. One lucky batch proves nothing on a noisy
+machine: who wins once is tried again at once, and takes over if it wins twice.
 """
 
 from collections import defaultdict
@@ -25,14 +26,19 @@ class Pace:
         self._last_s: dict[int, float] = {}
         self._since_s = 0.0
         self._turn = 0
+        self._winner: int | None = None
 
     def choose(self, tokens: int) -> int:
         """Threads for a batch of `tokens`."""
         others = [threads for threads in self._others if threads != self.threads]
-        if not others or self.threads not in self._costs[tokens.bit_length()]:
+        costs = self._costs[tokens.bit_length()]
+        if not others or self.threads not in costs:
             return self.threads
+        if self._winner is not None:
+            return self._winner
         other = others[self._turn % len(others)]
-        return other if self._since_s * PROBE_SHARE >= self._last_s.get(other, 0.0) else self.threads
+        due = self._since_s * PROBE_SHARE >= self._last_s.get(other, 0.0)
+        return other if due or self._better(costs.get(other), costs[self.threads]) else self.threads
 
     def observe(self, tokens: int, *, threads: int, seconds: float) -> None:
         """A batch of `tokens` took `seconds` with `threads`."""
@@ -41,11 +47,15 @@ class Pace:
         if threads == self.threads:
             costs[threads] = NEWEST * cost + (1 - NEWEST) * costs.get(threads, cost)
             self._since_s += seconds
-        else:
-            costs[threads] = cost
-            self._since_s = 0.0
-            self._turn += 1
-        best = min(costs, key=costs.__getitem__)
-        if costs[best] < BETTER * costs.get(self.threads, 0.0):
-            self.threads = best
-            self._since_s = 0.0
+            return
+        costs[threads] = cost
+        self._since_s = 0.0
+        self._turn += 1
+        won = self._better(cost, costs.get(self.threads, 0.0))
+        if won and self._winner == threads:
+            self.threads = threads
+        self._winner = threads if won and self.threads != threads else None
+
+    @staticmethod
+    def _better(cost: float | None, present: float) -> bool:
+        return cost is not None and cost < BETTER * present

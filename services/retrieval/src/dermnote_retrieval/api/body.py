@@ -1,8 +1,9 @@
 """Request bodies within limits: forms with one file, whole bodies, and streams that a thread can read."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import IO, Annotated, TypeVar
 
 from anyio import from_thread
 from fastapi import Depends, Request
@@ -22,10 +23,15 @@ FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 @dataclass(frozen=True)
 class Form:
-    """A form's text fields, without the empty ones, and the bytes of its `image`."""
+    """A form's text fields, without the empty ones, and its files named `image`, open (large ones on disk)."""
 
     fields: Mapping[str, str]
-    image: bytes | None
+    images: Sequence[IO[bytes]]
+
+    @property
+    def image(self) -> IO[bytes] | None:
+        """The one image of a form that may have one."""
+        return self.images[0] if self.images else None
 
 
 def the_service(request: Request) -> Service:
@@ -42,17 +48,23 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_form(request: Request, *, known: tuple[str, ...], service: Service) -> Form:
-    """The form of a request; raises UnsupportedMedia, TooLarge or InvalidRequest."""
+@asynccontextmanager
+async def read_form(
+    request: Request, *, known: tuple[str, ...], service: Service, most_images: int = 1
+) -> AsyncIterator[Form]:
+    """The form of a request; its file is open inside. Raises UnsupportedMedia, TooLarge, InvalidRequest."""
     if media_type(request) not in FORM_TYPES:
         raise UnsupportedMedia(f"send a form: {' or '.join(FORM_TYPES)}")
     settings = service.settings
-    bounded = _bounded(request, max_bytes=settings.max_upload_bytes + settings.max_body_bytes)
+    bounded = _bounded(request, max_bytes=most_images * settings.max_upload_bytes + settings.max_body_bytes)
     try:
-        async with bounded.form(max_files=1, max_fields=16, max_part_size=settings.max_body_bytes) as form:
-            return await _checked(form, known=known, max_image_bytes=settings.max_upload_bytes)
+        form = await bounded.form(max_files=most_images, max_fields=16, max_part_size=settings.max_body_bytes)
     except (FormParserError, HTTPException) as wrong:
         raise InvalidRequest(f"the form cannot be read: {_why(wrong)}") from wrong
+    try:
+        yield _checked(form, known=known, most_images=most_images, max_image_bytes=settings.max_upload_bytes)
+    finally:
+        await form.close()
 
 
 async def read_body(request: Request, *, max_bytes: int) -> bytes:
@@ -117,27 +129,27 @@ def _bounded(request: Request, *, max_bytes: int) -> Request:
     return Request(request.scope, receive)
 
 
-async def _checked(form: FormData, *, known: tuple[str, ...], max_image_bytes: int) -> Form:
+def _checked(form: FormData, *, known: tuple[str, ...], most_images: int, max_image_bytes: int) -> Form:
     fields: dict[str, str] = {}
-    image: bytes | None = None
+    images: list[IO[bytes]] = []
     for name, value in form.multi_items():
         if name != "image" and name not in known:
             raise _refused("form", f"unknown field; known are image, {', '.join(known)}")
-        if name in fields or (name == "image" and image is not None):
+        if name in fields or (name == "image" and len(images) == most_images):
             raise _refused(name, "given twice")
         if isinstance(value, UploadFile) != (name == "image"):
             raise _refused(name, "must be a file" if name == "image" else "must be text, not a file")
         if isinstance(value, UploadFile):
-            image = await _read_image(value, max_bytes=max_image_bytes)
+            images.append(_image_file(value, max_bytes=max_image_bytes))
         elif value.strip():
             fields[name] = _unicode(value, at=name)
-    return Form(fields=fields, image=image)
+    return Form(fields=fields, images=images)
 
 
-async def _read_image(upload: UploadFile, *, max_bytes: int) -> bytes:
+def _image_file(upload: UploadFile, *, max_bytes: int) -> IO[bytes]:
     if upload.size is not None and upload.size > max_bytes:
         raise TooLarge(f"the image has {upload.size} bytes; at most {max_bytes} are taken")
-    return await upload.read()
+    return upload.file
 
 
 def _unicode(text: str, *, at: str) -> str:

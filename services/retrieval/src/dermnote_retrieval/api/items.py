@@ -20,6 +20,7 @@ from dermnote_retrieval.store.items import StoredItem
 router = APIRouter(tags=["items"])
 READERS = {"application/x-tar": read_tar, "application/x-ndjson": read_ndjson}
 SPOOL_BYTES = 1_000_000
+FIELDS = ("note", "metadata", "group", "image_vector", "note_vector", "model")
 
 ITEM_FORM: dict[str, Any] = {
     "requestBody": {
@@ -33,6 +34,9 @@ ITEM_FORM: dict[str, Any] = {
                         "note": {"type": "string"},
                         "metadata": {"type": "string", "description": "JSON object"},
                         "group": {"type": "string", "description": "patient or lesion"},
+                        "image_vector": {"type": "string", "description": "JSON list, or base64 of float32"},
+                        "note_vector": {"type": "string", "description": "JSON list, or base64 of float32"},
+                        "model": {"type": "string", "description": "model_id of the model that made the vectors"},
                     },
                 }
             }
@@ -50,16 +54,19 @@ BULK_BODY: dict[str, Any] = {
 @router.put("/items/{item_id}", responses={201: {"model": Item}}, openapi_extra=ITEM_FORM)
 async def put_item(item_id: ItemId, request: Request, response: Response, service: ServiceDep) -> Item:
     """Store an item; one with this id is replaced as a whole. 201 if it is new, else 200."""
-    form = await read_form(request, known=("note", "metadata", "group"), service=service)
-    fields: dict[str, Any] = {**form.fields, "id": item_id}
-    if "metadata" in fields:
-        fields["metadata"] = parse_json(fields["metadata"], at="metadata")
+    async with read_form(request, known=FIELDS, service=service) as form:
+        fields: dict[str, Any] = {**form.fields, "id": item_id}
+        if "metadata" in fields:
+            fields["metadata"] = parse_json(fields["metadata"], at="metadata")
+        for name in ("image_vector", "note_vector"):
+            if fields.get(name, "").lstrip().startswith("["):
+                fields[name] = parse_json(fields[name], at=name)
 
-    def work() -> tuple[Record, bool]:
-        record = make_record(fields, image=form.image, limits=service.limits)
-        return record, service.catalogue.put(record)
+        def work() -> tuple[Record, bool]:
+            record = make_record(fields, image=form.image, decoder=service.decoder)
+            return record, service.catalogue.put(record)
 
-    record, created = await service.workers.run(work)
+        record, created = await service.workers.run(work)
     response.status_code = 201 if created else 200
     return _of_record(record)
 
@@ -71,7 +78,7 @@ async def load_items(request: Request, service: ServiceDep) -> Response:
     if kind not in READERS:
         raise UnsupportedMedia(f"send {' or '.join(READERS)}")
     stream = BodyStream(request)
-    records = READERS[kind](stream, limits=service.limits)
+    records = READERS[kind](stream, decoder=service.decoder)
 
     # The answer waits until the request is read: a client that only writes would block both sides.
     answer: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - closed after sending
@@ -145,7 +152,10 @@ def _of_stored(item: StoredItem) -> Item:
 
 
 def _of_record(record: Record) -> Item:
-    held: dict[Route, bool] = {"notes": record.note is not None, "images": record.picture is not None}
+    held: dict[Route, bool] = {
+        "notes": record.note is not None or "notes" in record.vectors,
+        "images": record.picture is not None or "images" in record.vectors,
+    }
     return Item(
         id=record.id,
         note=record.note,

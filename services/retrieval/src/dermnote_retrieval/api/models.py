@@ -4,8 +4,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from dermnote_contracts.retrieval import ActivateModel, IndexInfo, ModelSummary, RouteInfo
+from dermnote_contracts.retrieval import ActivateModel, IndexInfo, IndexRecall, ModelSummary, RouteInfo
 from dermnote_retrieval.api.body import ServiceDep, read_body, validated
+from dermnote_retrieval.index.protocol import Recall
 
 router = APIRouter(tags=["models"])
 ACTIVATE_BODY: dict[str, Any] = {
@@ -18,10 +19,23 @@ def get_index(service: ServiceDep) -> IndexInfo:
     """Figures of the index as it serves now."""
     serving = service.catalogue.serving
     routes = {
-        route: RouteInfo(kind=index.kind, dim=index.dim, vectors=len(index)) for route, index in serving.indexes.items()
+        route: RouteInfo(
+            kind=index.kind,
+            dim=index.dim,
+            vectors=len(index),
+            memory_mib=index.bytes_ >> 20,
+            recall=_recall(index.recall),
+        )
+        for route, index in serving.indexes.items()
     }
     manifest = serving.encoder.manifest
     return IndexInfo(items=service.items.count(), model=manifest.model_id, aligned=manifest.aligned, routes=routes)
+
+
+def _recall(measured: Recall | None) -> IndexRecall | None:
+    if measured is None:
+        return None
+    return IndexRecall(k=measured.k, queries=measured.queries, value=measured.value)
 
 
 @router.get("/models")

@@ -7,9 +7,17 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
-from dermnote_contracts.retrieval import MAX_K, Exclude, SearchRequest, SearchResponse, Via
-from dermnote_retrieval.api.body import FORM_TYPES, ServiceDep, media_type, read_body, read_form, validated
-from dermnote_retrieval.images import decode
+from dermnote_contracts.retrieval import MAX_K, Distinct, Exclude, SearchRequest, SearchResponse, Via
+from dermnote_retrieval.api.body import (
+    FORM_TYPES,
+    Form,
+    ServiceDep,
+    media_type,
+    read_body,
+    read_form,
+    the_service,
+    validated,
+)
 from dermnote_retrieval.metrics import Metrics
 from dermnote_retrieval.records import parse_json
 from dermnote_retrieval.search import Scope
@@ -29,6 +37,7 @@ class ImageSearchFields(BaseModel):
     via: Via = "fused"
     filter: dict[str, Any] | None = None
     exclude: Exclude = Exclude()
+    distinct: Distinct | None = None
 
 
 SEARCH_BODY: dict[str, Any] = {
@@ -46,6 +55,7 @@ SEARCH_BODY: dict[str, Any] = {
                         "via": {"type": "string", "enum": ["fused", "notes", "images"], "default": "fused"},
                         "filter": {"type": "string", "description": "JSON object over the metadata"},
                         "exclude": {"type": "string", "description": 'JSON {"ids": [...], "groups": [...]}'},
+                        "distinct": {"type": "string", "enum": ["note", "group"]},
                     },
                 }
             },
@@ -59,21 +69,23 @@ async def search(request: Request, service: ServiceDep) -> SearchResponse:
     """Ranked hits for an image (form), or for exactly one of text, vector and item_id (JSON)."""
     kind = media_type(request)
     if kind in FORM_TYPES:
-        job = await _image_job(request, service)
-    elif kind == "application/json":
-        job = await _json_job(request, service)
-    else:
-        raise UnsupportedMedia("send multipart/form-data with an image, or application/json")
-    steps = Steps()
+        async with read_form(request, known=("k", "via", "filter", "exclude", "distinct"), service=service) as form:
+            return await _found(request, _image_job(form, service))
+    if kind == "application/json":
+        return await _found(request, await _json_job(request, service))
+    raise UnsupportedMedia("send multipart/form-data with an image, or application/json")
+
+
+async def _found(request: Request, job: Job) -> SearchResponse:
+    service, steps = the_service(request), Steps()
     found = await service.workers.run(lambda: job(steps))
     metrics: Metrics = request.app.state.metrics
     metrics.observe_search(found.timings_ms)
     return found
 
 
-async def _image_job(request: Request, service: Service) -> Job:
-    form = await read_form(request, known=("k", "via", "filter", "exclude"), service=service)
-    image, limits = form.image, service.limits
+def _image_job(form: Form, service: Service) -> Job:
+    image = form.image
     if image is None:
         raise InvalidRequest("the form has no file named image")
     values: dict[str, Any] = dict(form.fields)
@@ -81,20 +93,24 @@ async def _image_job(request: Request, service: Service) -> Job:
         if name in values:
             values[name] = parse_json(values[name], at=name)
     fields = validated(lambda: ImageSearchFields.model_validate(values))
-    scope = Scope(k=fields.k, via=fields.via, filter=fields.filter, exclude=fields.exclude)
+    scope = _scope(fields)
 
     def job(steps: Steps) -> SearchResponse:
         with steps.step("decode"):
-            picture = decode(image, max_pixels=limits.max_pixels, bound_px=limits.bound_px)
+            picture = service.decoder.decode(image)
         return service.search.by_image(picture, scope, steps=steps)
 
     return job
 
 
+def _scope(asked: ImageSearchFields | SearchRequest) -> Scope:
+    return Scope(k=asked.k, via=asked.via, filter=asked.filter, exclude=asked.exclude, distinct=asked.distinct)
+
+
 async def _json_job(request: Request, service: Service) -> Job:
     body = await read_body(request, max_bytes=service.settings.max_body_bytes)
     asked = validated(lambda: SearchRequest.model_validate_json(body))
-    scope = Scope(k=asked.k, via=asked.via, filter=asked.filter, exclude=asked.exclude)
+    scope = _scope(asked)
     jobs: list[Job] = []
     if (text := asked.text) is not None:
         jobs.append(lambda steps: service.search.by_text(text, scope, steps=steps))

@@ -29,18 +29,18 @@ COLOURS: Final = {
 }
 _PALETTE = np.array(list(COLOURS.values()), dtype=np.int32)
 _PLACES = {name: place for place, name in enumerate(COLOURS)}
-ALIGNED_DIM = 64
+ALIGNED_DIMS = {"dummy-aligned": 64, "dummy-512": 512}
 IMAGE_DIM = 24
 TEXT_DIM = 96
 
 
-def _manifest(name: str, *, aligned: bool) -> ModelManifest:
+def _manifest(name: str) -> ModelManifest:
     return ModelManifest(
         name=name,
         model_id=f"{name}-1",
-        aligned=aligned,
-        image_dim=ALIGNED_DIM if aligned else IMAGE_DIM,
-        text_dim=ALIGNED_DIM if aligned else TEXT_DIM,
+        aligned=name in ALIGNED_DIMS,
+        image_dim=ALIGNED_DIMS.get(name, IMAGE_DIM),
+        text_dim=ALIGNED_DIMS.get(name, TEXT_DIM),
         context_tokens=512,
         preprocessing=Preprocessing(image_size=32, mean=(0, 0, 0), std=(1, 1, 1)),
         files={},
@@ -77,6 +77,9 @@ class DummyEncoder:
                 row[self._place(word)] += 5 if self._manifest.aligned and word in _PLACES else 1
         return unit_rows(rows)
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
     def _place(self, word: str) -> int:
         if self._manifest.aligned and word in _PLACES:
             return _PLACES[word]
@@ -85,14 +88,12 @@ class DummyEncoder:
 
 
 class DummyModels:
-    """The dummy's two variants as models that can be activated: `dummy` (not aligned) and `dummy-aligned`."""
+    """The dummy's variants as models that can be activated: `dummy` (not aligned), `dummy-aligned`, `dummy-512`."""
 
     default = "dummy"
 
     def __init__(self) -> None:
-        self._manifests = {
-            name: _manifest(name, aligned=aligned) for name, aligned in (("dummy", False), ("dummy-aligned", True))
-        }
+        self._manifests = {name: _manifest(name) for name in ("dummy", *ALIGNED_DIMS)}
 
     def manifests(self) -> list[ModelManifest]:
         return list(self._manifests.values())

@@ -75,6 +75,9 @@ class OpenClipEncoder:
         tokens = torch.tensor([row or [self._pad_id] for row in rows], dtype=torch.long, device=self._device)
         return self._vectors(self._model.encode_text(tokens), head="text")
 
+    def close(self) -> None:
+        """Nothing to let go of: the weights go with the object."""
+
     def _vectors(self, features: torch.Tensor, *, head: str) -> Vectors:
         if head in self._heads:
             features = F.linear(features, *self._heads[head])

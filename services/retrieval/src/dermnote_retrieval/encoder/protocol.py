@@ -28,6 +28,10 @@ class Encoder(Protocol):
         """Texts to float32 unit rows [n, text_dim]."""
         ...
 
+    def close(self) -> None:
+        """Let go of what serving needs and who still encodes can do without (threads)."""
+        ...
+
 
 class ModelSource(Protocol):
     """Models by name."""

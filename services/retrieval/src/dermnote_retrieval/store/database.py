@@ -7,21 +7,26 @@ import fcntl
 import queue
 import sqlite3
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from dermnote_contracts.problems import InsufficientStorage
+from dermnote_contracts.problems import Conflict, InsufficientStorage
 from dermnote_retrieval.errors import StartRefused
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 create table items (
     number integer primary key autoincrement, id text not null unique, note text, metadata text not null, grp text,
-    version integer not null, has_image integer not null, updated_at text not null
+    version integer not null, has_image integer not null, updated_at text not null, changed integer not null,
+    note_digest text, signs integer
 ) strict;
 create index items_by_group on items (grp) where grp is not null;
+create index items_by_change on items (changed);
+create table erased (number integer primary key, changed integer not null) strict;
+create index erased_by_change on erased (changed);
 create table pictures (
     item integer primary key references items (number) on delete cascade, image blob not null, thumbnail blob not null
 ) strict;
@@ -37,6 +42,19 @@ create table vectors (
 create index vectors_by_item on vectors (item);
 create table meta (key text primary key, value text not null) strict;
 """
+
+
+# From one schema to the next, so that an older store opens.
+UPGRADES = {
+    1: """
+alter table items add column changed integer not null default 0;
+alter table items add column note_digest text;
+alter table items add column signs integer;
+create index items_by_change on items (changed);
+create table erased (number integer primary key, changed integer not null) strict;
+create index erased_by_change on erased (changed);
+"""
+}
 
 
 class Database:
@@ -84,6 +102,22 @@ class Database:
         finally:
             self._readers.put(connection)
 
+    def become(self, other: sqlite3.Connection) -> None:
+        """Replace everything by what another database holds, in one transaction.
+
+        Raises Conflict for another schema, InsufficientStorage when the disk is full.
+        """
+        (version,) = other.execute("pragma user_version").fetchone()
+        if version != SCHEMA_VERSION:
+            raise Conflict(f"it has schema {version}, this version reads {SCHEMA_VERSION}")
+        with self.write_lock:
+            try:
+                other.backup(self._writer)
+            except sqlite3.OperationalError as wrong:
+                if wrong.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise InsufficientStorage("the store is as it was") from wrong
+                raise
+
     def close(self) -> None:
         """Close every connection and let another process in."""
         while not self._readers.empty():
@@ -102,16 +136,25 @@ class Database:
     def _create(self) -> None:
         (version,) = self._writer.execute("pragma user_version").fetchone()
         if version == 0:
-            # Each statement is run apart: executescript would commit on its own.
-            with self.transaction() as connection:
-                for statement in filter(str.strip, SCHEMA.split(";")):
-                    connection.execute(statement)
-                connection.execute(f"pragma user_version = {SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
+            self._apply(SCHEMA, version=SCHEMA_VERSION)
+            version = SCHEMA_VERSION
+        while version in UPGRADES:
+            self._apply(UPGRADES[version], version=version + 1)
+            version += 1
+        if version != SCHEMA_VERSION:
             raise StartRefused(
                 f"{self._path} has schema {version}, this version reads {SCHEMA_VERSION}; "
                 "use another RETRIEVAL_DATA_DIR"
             )
+        with self.transaction() as connection:
+            connection.execute("insert or ignore into meta values ('store_id', ?)", (uuid.uuid4().hex,))
+
+    def _apply(self, statements: str, *, version: int) -> None:
+        """All of them, and the version that they make. Each is run apart: executescript would commit on its own."""
+        with self.transaction() as connection:
+            for statement in filter(str.strip, statements.split(";")):
+                connection.execute(statement)
+            connection.execute(f"pragma user_version = {version}")
 
 
 def _lock_folder(folder: Path) -> IO[bytes]:

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermnote_contracts.retrieval import Route
+from dermnote_contracts.retrieval import Distinct, Route
 from dermnote_retrieval.store.database import Database
 from dermnote_retrieval.store.facts import SqlValue, facts
 
 Vectors = npt.NDArray[np.float32]
-_COLUMNS = "number, id, note, metadata, grp, version, has_image"
+ROUTES: tuple[Route, ...] = ("notes", "images")
+_COLUMNS = (
+    "number, id, note, metadata, grp, version, has_image, note_digest, signs, "
+    "(select group_concat(distinct route) from vectors where item = number)"
+)
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,16 @@ class NewItem:
     image: bytes | None
     thumbnail: bytes | None
     vectors: Mapping[Route, Vectors]
+    note_digest: str | None = None
+    signs: int | None = None
 
 
 @dataclass(frozen=True)
 class StoredItem:
-    """An item as it is held. `number` is its key in the index; `version` changes with every write."""
+    """An item as it is held. `number` is its key in the index; `version` changes with every write.
+
+    `note_digest` and `signs` tell notes that are equal and pictures that are alike.
+    """
 
     number: int
     id: str
@@ -42,12 +51,10 @@ class StoredItem:
     group: str | None
     version: int
     has_image: bool
-
-    @property
-    def routes(self) -> list[Route]:
-        """The routes by which it can be found."""
-        held: dict[Route, bool] = {"notes": self.note is not None, "images": self.has_image}
-        return [route for route, has in held.items() if has]
+    note_digest: str | None
+    signs: int | None
+    routes: list[Route]
+    """By which it can be found."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +82,16 @@ class ItemStore:
     def upsert(self, items: Sequence[NewItem], *, model_id: str) -> list[Written]:
         """Write all items in order in one transaction; each replaces the whole of an older one with its id."""
         with self.database.transaction() as connection:
-            return [_upsert(connection, item, model_id=model_id) for item in items]
+            change = _next_change(connection)
+            return [_upsert(connection, item, model_id=model_id, change=change) for item in items]
 
     def delete(self, item_id: str) -> int | None:
         """Erase an item with all that belongs to it; its number, or None if there was none."""
         with self.database.transaction() as connection:
             row = connection.execute("delete from items where id = ? returning number", (item_id,)).fetchone()
+            if row is not None:
+                change = _next_change(connection)
+                connection.execute("insert or replace into erased values (?, ?)", (row[0], change))
         return None if row is None else int(row[0])
 
     def get(self, item_id: str) -> StoredItem | None:
@@ -127,6 +138,35 @@ class ItemStore:
         with self.database.reading() as connection:
             return _numbers(connection.execute(sql, (json.dumps(list(ids)), json.dumps(list(groups)))))
 
+    def changes(self) -> int:
+        """How many writes there were: each has a number, which its items keep until they are written again."""
+        with self.database.reading() as connection:
+            return _changes(connection)
+
+    def changed_since(self, change: int) -> list[int]:
+        """The numbers of all items that were written or erased after a change, ascending."""
+        sql = (
+            "select number from items where changed > ? union select number from erased where changed > ? "
+            "order by number"
+        )
+        with self.database.reading() as connection:
+            return [int(row[0]) for row in connection.execute(sql, (change, change))]
+
+    def store_id(self) -> str:
+        """What tells this store from any other."""
+        with self.database.reading() as connection:
+            return str(connection.execute("select value from meta where key = 'store_id'").fetchone()[0])
+
+    def keys(self, numbers: Sequence[int], *, distinct: Distinct) -> dict[int, str]:
+        """What items of one kind have in common, their note's digest or their group, by number; none for some."""
+        column = {"note": "note_digest", "group": "grp"}[distinct]
+        sql = (
+            f"select number, {column} from items "  # noqa: S608 - a name from above
+            f"where number in (select value from json_each(?)) and {column} is not null"
+        )
+        with self.database.reading() as connection:
+            return dict(connection.execute(sql, (json.dumps(list(numbers)),)).fetchall())
+
     def count(self) -> int:
         with self.database.reading() as connection:
             return int(connection.execute("select count(*) from items").fetchone()[0])
@@ -137,11 +177,25 @@ def _numbers(rows: sqlite3.Cursor) -> npt.NDArray[np.int64]:
 
 
 def _item(row: Sequence[Any]) -> StoredItem:
-    number, item_id, note, metadata, group, version, has_image = row
-    return StoredItem(number, item_id, note, json.loads(metadata), group, version, bool(has_image))
+    number, item_id, note, metadata, group, version, has_image, digest, signs, held = row
+    routes = [route for route in ROUTES if route in (held or "").split(",")]
+    return StoredItem(
+        number, item_id, note, json.loads(metadata), group, version, bool(has_image), digest, signs, routes
+    )
 
 
-def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str) -> Written:
+def _changes(connection: sqlite3.Connection) -> int:
+    row = connection.execute("select value from meta where key = 'changes'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _next_change(connection: sqlite3.Connection) -> int:
+    change = _changes(connection) + 1
+    connection.execute("insert or replace into meta values ('changes', ?)", (str(change),))
+    return change
+
+
+def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str, change: int) -> Written:
     held = connection.execute("select number, version from items where id = ?", (item.id,)).fetchone()
     values = (
         item.note,
@@ -149,11 +203,14 @@ def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str) -> 
         item.group,
         item.image is not None,
         datetime.now(UTC).isoformat(timespec="milliseconds"),
+        change,
+        item.note_digest,
+        item.signs,
     )
     if held is None:
         sql = (
-            "insert into items (note, metadata, grp, has_image, updated_at, id, version) "
-            "values (?, ?, ?, ?, ?, ?, 1) returning number"
+            "insert into items (note, metadata, grp, has_image, updated_at, changed, note_digest, signs, id, version) "
+            "values (?, ?, ?, ?, ?, ?, ?, ?, ?, 1) returning number"
         )
         (number,) = connection.execute(sql, (*values, item.id)).fetchone()
     else:
@@ -161,8 +218,8 @@ def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str) -> 
         for table in ("pictures", "facts", "vectors"):
             connection.execute(f"delete from {table} where item = ?", (number,))  # noqa: S608 - names from above
         connection.execute(
-            "update items set note = ?, metadata = ?, grp = ?, has_image = ?, updated_at = ?, version = version + 1 "
-            "where number = ?",
+            "update items set note = ?, metadata = ?, grp = ?, has_image = ?, updated_at = ?, changed = ?, "
+            "note_digest = ?, signs = ?, version = version + 1 where number = ?",
             (*values, number),
         )
     _write_parts(connection, number, item, model_id=model_id)

@@ -3,6 +3,7 @@
 While a store moves to another model it holds vectors of both; an item's write drops all its old ones.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ import numpy.typing as npt
 
 from dermnote_contracts.retrieval import Route
 from dermnote_retrieval.store.database import Database
+from dermnote_retrieval.store.items import ROUTES
 
 Vectors = npt.NDArray[np.float32]
 Role = Literal["active", "target"]
-ROUTES: tuple[Route, ...] = ("notes", "images")
 
 # (item, version, route) of every vector that a model still has to make.
 _LACKING = """
@@ -88,6 +89,17 @@ class VectorStore:
                 [row[0] for row in rows],
                 np.frombuffer(b"".join(row[1] for row in rows), np.float32).reshape(len(rows), -1),
             )
+
+    def of(self, numbers: Sequence[int], *, model_id: str, route: Route) -> tuple[list[int], Vectors]:
+        """(numbers, rows [n, dim]) of those items that have a vector of a route."""
+        sql = (
+            "select item, vector from vectors where model_id = ? and route = ? "
+            "and item in (select value from json_each(?)) order by item"
+        )
+        with self.database.reading() as connection:
+            rows = connection.execute(sql, (model_id, route, json.dumps(list(numbers)))).fetchall()
+        vectors = np.frombuffer(b"".join(row[1] for row in rows), np.float32)
+        return [row[0] for row in rows], vectors.reshape(len(rows), -1 if rows else 0)
 
     def lacking(self, model_id: str, *, start: int, limit: int) -> list[tuple[int, int, Route]]:
         """Up to `limit` (number, version, route), from number `start` on, that have no vector of a model yet."""

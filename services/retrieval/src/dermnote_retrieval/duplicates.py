@@ -1,0 +1,87 @@
+"""Hits that say or show the same: marked always, and folded into the best of them where distinct hits are asked for.
+
+Pure: values in, values out. Thresholds are the module's constants.
+"""
+
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]
+# Two pictures are alike when this few of 64 gradient signs differ and their vectors are this near, or when the vectors
+# alone are as near as those of one picture saved twice.
+MOST_SIGNS, NEAR, NEAREST = 6, 0.95, 0.995
+
+
+@dataclass(frozen=True)
+class Look:
+    """What of an item tells whether it is like another. `vector`: its picture's, of length 1."""
+
+    note: str | None
+    signs: int | None
+    vector: Vectors | None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A hit, and how many lower ones were left out because of it."""
+
+    number: int
+    score: float
+    folded: int
+
+
+def note_digest(note: str) -> str:
+    """Equal for notes that differ in case and white space only."""
+    return hashlib.sha256(" ".join(note.casefold().split()).encode()).hexdigest()[:32]
+
+
+def fold(ranked: Sequence[tuple[int, float]], keys: Mapping[int, Hashable], *, k: int) -> list[Kept]:
+    """The best hit of each key, up to `k`; an item without a key stands for itself."""
+    best: dict[Hashable, int] = {}
+    kept: list[tuple[int, float]] = []
+    folded: list[int] = []
+    for number, score in ranked:
+        key = keys.get(number)
+        if key is None or key not in best:
+            if key is not None:
+                best[key] = len(kept)
+            kept.append((number, score))
+            folded.append(0)
+        else:
+            folded[best[key]] += 1
+    return [Kept(number, score, left) for (number, score), left in zip(kept[:k], folded[:k], strict=True)]
+
+
+def mark(looks: Sequence[Look]) -> list[int | None]:
+    """For each, best first, the place of the first better one that says or shows the same; None where there is none."""
+    if not looks:
+        return []
+    alike = _same_notes(looks) | _like_pictures(looks)
+    earlier = np.tril(alike, k=-1)
+    first = earlier.argmax(axis=1)
+    return [int(place) if row[place] else None for row, place in zip(earlier, first, strict=True)]
+
+
+def _same_notes(looks: Sequence[Look]) -> npt.NDArray[np.bool_]:
+    notes = np.array([look.note or f"-{place}" for place, look in enumerate(looks)], dtype=object)
+    same: npt.NDArray[np.bool_] = (notes[:, None] == notes[None, :]).astype(bool)
+    return same
+
+
+def _like_pictures(looks: Sequence[Look]) -> npt.NDArray[np.bool_]:
+    alike = np.zeros((len(looks), len(looks)), bool)
+    shown = [place for place, look in enumerate(looks) if look.vector is not None]
+    if len(shown) < 2:
+        return alike
+    vectors = np.stack([vector for look in looks if (vector := look.vector) is not None])
+    cosines = vectors @ vectors.T
+    signs = np.array([-1 if (s := looks[place].signs) is None else s for place in shown], dtype=np.int64)
+    known = np.array([looks[place].signs is not None for place in shown])
+    differing = np.bitwise_count(signs[:, None] ^ signs[None, :])
+    perceptual = (differing <= MOST_SIGNS) & known[:, None] & known[None, :]
+    alike[np.ix_(shown, shown)] = (cosines >= NEAREST) | (perceptual & (cosines >= NEAR))
+    return alike

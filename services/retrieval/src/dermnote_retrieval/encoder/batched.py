@@ -1,0 +1,47 @@
+"""An encoder whose concurrent callers share its calls: images that arrive together are encoded together, texts too."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from dermnote_contracts.manifest import ModelManifest
+from dermnote_retrieval.batching import Batcher
+from dermnote_retrieval.encoder.protocol import Encoder, Vectors
+
+BATCH = 16
+
+
+class BatchedEncoder:
+    """An Encoder over another one. `threads`: calls of that one that run at a time."""
+
+    def __init__(self, encoder: Encoder, *, threads: int) -> None:
+        self._manifest = encoder.manifest
+        self._images: Batcher[Image.Image, Vectors] = Batcher(
+            lambda images: list(encoder.encode_images(images)), most=BATCH, threads=threads, name="encode-images"
+        )
+        self._texts: Batcher[str, Vectors] = Batcher(
+            lambda texts: list(encoder.encode_texts(texts)), most=BATCH, threads=threads, name="encode-texts"
+        )
+
+    @property
+    def manifest(self) -> ModelManifest:
+        """The encoder's own."""
+        return self._manifest
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+        """RGB images to float32 unit rows [n, image_dim]."""
+        return _rows(self._images(images), width=self._manifest.image_dim)
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Texts to float32 unit rows [n, text_dim]."""
+        return _rows(self._texts(texts), width=self._manifest.text_dim)
+
+    def close(self) -> None:
+        """End its threads once what waits is done."""
+        self._images.close()
+        self._texts.close()
+
+
+def _rows(vectors: Sequence[Vectors], *, width: int) -> Vectors:
+    return np.stack(vectors) if vectors else np.empty((0, width), np.float32)
