@@ -2,8 +2,6 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,14 +80,9 @@ SEARCHES = st.builds(
 )
 
 
-@contextmanager
-def opened(folder: Path) -> Iterator[Service]:
+def opened(folder: Path) -> Service:
     """The service over a folder. Lists are built from 10 vectors on."""
-    service = open_service(Settings(data_dir=folder, encoder="dummy", model=MODEL, flat_vectors=10, recall_goal=1))
-    try:
-        yield service
-    finally:
-        service.close()
+    return open_service(Settings(data_dir=folder, encoder="dummy", model=MODEL, flat_vectors=10, recall_goal=1))
 
 
 class AnySequence(RuleBasedStateMachine):
@@ -101,14 +94,10 @@ class AnySequence(RuleBasedStateMachine):
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dermnote-any-"))
         self.held: dict[str, Held] = {}
-        self._open()
-
-    def _open(self) -> None:
-        self.context = opened(self.folder / "data")
-        self.service = self.context.__enter__()
+        self.service = opened(self.folder / "data")
 
     def teardown(self) -> None:
-        self.context.__exit__(None, None, None)
+        self.service.close()
         shutil.rmtree(self.folder)
 
     @rule(item_id=IDS, notes=SEEDS, images=SEEDS, age=AGES, group=GROUPS)
@@ -167,18 +156,18 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        self.context.__exit__(None, None, None)
-        self._open()
+        self.service.close()
+        self.service = opened(self.folder / "data")
 
     @rule()
     def crash(self) -> None:
         """Start from the files as they lie there, without a clean end: checkpoint of before, log not folded in."""
         copy = self.folder / "crashed"
         shutil.copytree(self.folder / "data", copy)
-        self.context.__exit__(None, None, None)
+        self.service.close()
         shutil.rmtree(self.folder / "data")
         copy.rename(self.folder / "data")
-        self._open()
+        self.service = opened(self.folder / "data")
 
     @invariant()
     def counts_agree(self) -> None:

@@ -27,26 +27,29 @@ class Gate:
         return [value * 10 for value in values]
 
 
-def test_what_arrives_while_a_batch_runs_goes_together_into_the_next() -> None:
+def held(*, most: int) -> tuple[Gate, "Batcher[int, int]"]:
+    """A batcher whose first batch, [0], waits in its gate."""
     gate = Gate()
-    batcher = Batcher(gate, most=8)
-    first = batcher.submit([1])
+    batcher: Batcher[int, int] = Batcher(gate, most=most)
+    batcher.submit([0])
     assert gate.entered.wait(WAIT_S)
+    return gate, batcher
+
+
+def test_what_arrives_while_a_batch_runs_goes_together_into_the_next() -> None:
+    gate, batcher = held(most=8)
     later = [batcher.submit([value]) for value in (2, 3, 4)]
     assert batcher.waiting() == 3
 
     gate.opened.set()
 
-    assert [one.result(WAIT_S) for (one,) in [first, *later]] == [10, 20, 30, 40]
-    assert gate.batches == [[1], [2, 3, 4]]
+    assert [one.result(WAIT_S) for (one,) in later] == [20, 30, 40]
+    assert gate.batches == [[0], [2, 3, 4]]
     batcher.close()
 
 
 def test_a_batch_takes_one_of_each_caller_in_turn_so_that_many_do_not_keep_one_waiting() -> None:
-    gate = Gate()
-    batcher = Batcher(gate, most=4)
-    batcher.submit([0])
-    assert gate.entered.wait(WAIT_S)
+    gate, batcher = held(most=4)
     many = batcher.submit(list(range(10, 20)))
     one = batcher.submit([5])
 
@@ -60,10 +63,7 @@ def test_a_batch_takes_one_of_each_caller_in_turn_so_that_many_do_not_keep_one_w
 
 
 def test_a_wrong_input_fails_alone() -> None:
-    gate = Gate()
-    batcher = Batcher(gate, most=8)
-    batcher.submit([0])
-    assert gate.entered.wait(WAIT_S)
+    gate, batcher = held(most=8)
     right, wrong, also_right = (batcher.submit([value]) for value in (1, -1, 2))
 
     gate.opened.set()

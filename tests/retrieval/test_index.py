@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits, lists_for
-from dermnote_retrieval.index.protocol import Found, Numbers, Selection, Vectors
+from dermnote_retrieval.index.results import Found, Numbers, Selection, Vectors
 from dermnote_retrieval.index.rows import NOWHERE, Rows
 
 DIM = 12

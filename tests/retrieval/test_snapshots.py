@@ -1,7 +1,10 @@
 """Snapshots through the HTTP door: what is taken is what comes back, whole or not at all."""
 
+import hashlib
 import json
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +102,25 @@ def test_a_damaged_snapshot_is_refused_and_the_store_stays(client: Any, put: Any
     assert restore(client, snapshot).json()["code"] == "snapshot-damaged"
     assert found(client) == ["a", "b"]
     assert [one["id"] for one in client.get("/index/snapshots").json()] == [snapshot["id"]]
+
+
+def test_a_snapshot_of_another_schema_is_refused_and_searches_go_on(client: Any, put: Any, tmp_path: Path) -> None:
+    """It is whole, so it is refused only once the restore has begun."""
+    put(client, "a", note="red")
+    snapshot = take(client)
+    folder = tmp_path / "data" / "snapshots" / snapshot["id"]
+    with closing(sqlite3.connect(folder / STORE)) as store:
+        store.execute("pragma user_version = 99")
+    digest = hashlib.sha256((folder / STORE).read_bytes()).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(snapshot | {"sha256": digest}))
+
+    answer = restore(client, snapshot)
+
+    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    assert "schema 99" in answer.json()["detail"]
+    assert found(client) == ["a"]
+    put(client, "b", note="red")
+    assert found(client) == ["a", "b"]
 
 
 def test_the_model_of_the_snapshot_serves_again(client: Any, put: Any, paint: Any) -> None:

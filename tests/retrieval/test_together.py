@@ -15,7 +15,7 @@ from dermnote_contracts.retrieval import Exclude
 from dermnote_retrieval.encoder.dummy import DummyModels
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits
-from dermnote_retrieval.index.protocol import EVERYTHING, Found, Selection
+from dermnote_retrieval.index.results import EVERYTHING, Found, Selection
 from dermnote_retrieval.search_queue import Query, SearchQueue
 from dermnote_retrieval.selecting import Selecting
 

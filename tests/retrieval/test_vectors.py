@@ -109,6 +109,8 @@ def test_what_has_no_vector_of_its_own_is_encoded(aligned: Any, put: Any, paint:
         ({"image_vector": "[]", "model": MODEL}, "invalid-request", 422),
         ({"image_vector": "no base64!", "model": MODEL}, "invalid-request", 422),
         ({"image_vector": "YWI=", "model": MODEL}, "invalid-request", 422),
+        ({"image_vector": packed(vector(0)), "model": "m" * 201}, "invalid-request", 422),
+        ({"image_vector": packed(vector(0)), "model": "a\0b"}, "invalid-request", 422),
         ({"note_vector": packed([np.inf] * DIM), "model": MODEL}, "invalid-request", 422),
     ],
 )

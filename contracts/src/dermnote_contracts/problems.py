@@ -10,7 +10,7 @@ DermnoteError
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -68,6 +68,11 @@ class DermnoteError(Exception):
 
 class InvalidRequest(DermnoteError):
     code, status, title = "invalid-request", 422, "The request is not valid"
+
+    @classmethod
+    def at(cls, field: str, message: str) -> Self:
+        """What is wrong with one field, named in the detail too."""
+        return cls(f"{field}: {message}", errors=[FieldError(field=field, message=message)])
 
 
 class NoFacts(InvalidRequest):

@@ -13,7 +13,6 @@ import numpy as np
 from dermnote_contracts.problems import Conflict
 from dermnote_contracts.retrieval import ModelSummary, Route
 from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
-from dermnote_retrieval.encoder.batched import BatchedEncoder
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource, Vectors
 from dermnote_retrieval.images import open_stored
 from dermnote_retrieval.index.adaptive import Limits
@@ -70,10 +69,9 @@ class Reembedder:
 class Activation:
     """The model that is served, the one that is moved to, and the thread in between."""
 
-    def __init__(self, catalogue: Catalogue, source: ModelSource, *, encoder_threads: int, limits: Limits) -> None:
+    def __init__(self, catalogue: Catalogue, source: ModelSource, *, limits: Limits) -> None:
         self._catalogue = catalogue
         self._source = source
-        self._threads = encoder_threads
         self._limits = limits
         self._lock = threading.Lock()
         self._target: ModelRef | None = None
@@ -149,11 +147,10 @@ class Activation:
             self._target, self._work = None, None
 
     def _reembed(self, target: ModelRef) -> bool:
-        loaded = self._source.load(target.name)
-        if loaded.manifest.model_id != target.model_id:
-            raise Conflict("the model folder was changed while the store moved to it")
-        encoder = BatchedEncoder(loaded, threads=self._threads)
+        encoder = self._source.load(target.name)
         try:
+            if encoder.manifest.model_id != target.model_id:
+                raise Conflict("the model folder was changed while the store moved to it")
             return self._moved(encoder, target)
         finally:
             if self._catalogue.serving.encoder is not encoder:

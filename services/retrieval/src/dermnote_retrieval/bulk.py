@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.problems import DermnoteError, InvalidRequest, TooLarge
 from dermnote_retrieval.catalogue import Refused
 from dermnote_retrieval.images import Decoder
-from dermnote_retrieval.records import GivenVector, Record, make_record, parse_json
+from dermnote_retrieval.records import OwnVectors, Record, make_record, parse_json
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 MAX_TEXT_BYTES = 1_000_000
@@ -26,17 +26,12 @@ MAX_LABEL_CHARS = 200
 _TAR_ERRORS = (tarfile.TarError, ValueError, TypeError, LookupError, ArithmeticError, EOFError)
 
 
-class BulkFields(BaseModel):
+class BulkFields(OwnVectors):
     """`key.json` of a tar's record. The id is the key where none is given."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str | None = None
     metadata: dict[str, Any] | None = None
     group: str | None = None
-    image_vector: GivenVector | None = None
-    note_vector: GivenVector | None = None
-    model: str | None = None
 
 
 @dataclass
@@ -80,7 +75,7 @@ def read_tar(chunks: Iterable[bytes], *, decoder: Decoder) -> Iterator[Record | 
     parts: _Parts | None = None
     started = False
     try:
-        for key, kind, data in _members(_BoundedReader(chunks), decoder=decoder):
+        for key, kind, data in _members(_BoundedReader(chunks), max_image_bytes=decoder.limits.max_bytes):
             started = True
             if parts is not None and parts.key != key:
                 yield _record(parts, decoder=decoder)
@@ -106,7 +101,7 @@ def read_ndjson(chunks: Iterable[bytes], *, decoder: Decoder) -> Iterator[Record
         yield Refused("", wrong)
 
 
-def _members(reader: _BoundedReader, *, decoder: Decoder) -> Iterator[tuple[str, str, bytes | DermnoteError]]:
+def _members(reader: _BoundedReader, *, max_image_bytes: int) -> Iterator[tuple[str, str, bytes | DermnoteError]]:
     """(key, kind, content or why it cannot be used) of each member that is a file."""
     seen = 0
     try:
@@ -116,7 +111,8 @@ def _members(reader: _BoundedReader, *, decoder: Decoder) -> Iterator[tuple[str,
                 reader.allowance = member.size + HEADER_BYTES
                 key, kind = _name(member.name)
                 if not member.isdir():
-                    yield key, kind, _content(tar, member, most=_cap(kind, decoder=decoder))
+                    most = max_image_bytes if kind in IMAGES else MAX_TEXT_BYTES
+                    yield key, kind, _content(tar, member, most=most)
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
             reader.drain()
     except _TAR_ERRORS as wrong:
@@ -141,10 +137,6 @@ def _name(path: str) -> tuple[str, str]:
     folder, slash, name = path.removeprefix("./").rpartition("/")
     key, _, kind = name.partition(".")
     return f"{folder}{slash}{key}", kind.lower()
-
-
-def _cap(kind: str, *, decoder: Decoder) -> int:
-    return decoder.limits.max_bytes if kind in IMAGES else MAX_TEXT_BYTES
 
 
 def _add(parts: _Parts, kind: str, data: bytes | DermnoteError) -> None:

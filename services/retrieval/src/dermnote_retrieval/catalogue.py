@@ -86,8 +86,8 @@ class Catalogue:
             raise Unavailable("a snapshot is being restored", retry_after_s=1)
 
     @contextmanager
-    def closed_to_searches(self) -> Iterator[None]:
-        """What serves now finds nothing any more. Whoever restores sets a Serving of the new epoch inside."""
+    def new_epoch(self) -> Iterator[None]:
+        """From here on what serves now finds nothing, until a new Serving is set; undone where this fails."""
         self.epoch += 1
         try:
             yield

@@ -10,13 +10,15 @@ from pydantic_core import from_json
 
 from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.metadata import normalise_known
-from dermnote_contracts.problems import FieldError, InvalidRequest
+from dermnote_contracts.problems import InvalidRequest
 from dermnote_contracts.retrieval import Group, ItemId, Route
-from dermnote_retrieval.given import Vectors, read_vector
+from dermnote_retrieval.encoder.protocol import Vectors
+from dermnote_retrieval.given import read_vector
 from dermnote_retrieval.images import Decoder, Picture
 
 MAX_NOTE_CHARS = 20_000
 MAX_METADATA_VALUES = 256
+MAX_MODEL_CHARS = 200
 GivenVector = list[float] | str
 Note = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NOTE_CHARS)]
 
@@ -35,18 +37,23 @@ class Record:
     model_id: str | None = None
 
 
-class RecordFields(BaseModel):
-    """An item's fields that are not its image, as they arrive."""
+class OwnVectors(BaseModel):
+    """Vectors that an item brings, and the `model_id` of the model that made them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_vector: GivenVector | None = None
+    note_vector: GivenVector | None = None
+    model: Annotated[str, StringConstraints(max_length=MAX_MODEL_CHARS)] | None = None
+
+
+class RecordFields(OwnVectors):
+    """An item's fields that are not its image, as they arrive."""
 
     id: ItemId
     note: Note | None = None
     metadata: dict[str, Any] | None = None
     group: Group | None = None
-    image_vector: GivenVector | None = None
-    note_vector: GivenVector | None = None
-    model: str | None = None
 
 
 def make_record(fields: Mapping[str, Any], *, image: bytes | IO[bytes] | None, decoder: Decoder) -> Record:
@@ -57,7 +64,7 @@ def make_record(fields: Mapping[str, Any], *, image: bytes | IO[bytes] | None, d
     except ValidationError as wrong:
         raise InvalidRequest("see errors", errors=field_errors(wrong.errors())) from wrong
     _check_values(metadata)
-    for name, text in (("note", given.note), ("group", given.group)):
+    for name, text in (("note", given.note), ("group", given.group), ("model", given.model)):
         _check_text(text or "", at=name)
     note = given.note or None
     vectors = _given_vectors(given)
@@ -76,11 +83,13 @@ def make_record(fields: Mapping[str, Any], *, image: bytes | IO[bytes] | None, d
 
 
 def _given_vectors(given: RecordFields) -> dict[Route, Vectors]:
-    sources: dict[Route, GivenVector | None] = {"notes": given.note_vector, "images": given.image_vector}
-    names = {"notes": "note_vector", "images": "image_vector"}
-    vectors = {r: read_vector(value, at=names[r]) for r, value in sources.items() if value is not None}
+    vectors: dict[Route, Vectors] = {}
+    if given.note_vector is not None:
+        vectors["notes"] = read_vector(given.note_vector, at="note_vector")
+    if given.image_vector is not None:
+        vectors["images"] = read_vector(given.image_vector, at="image_vector")
     if vectors and given.model is None:
-        raise _refused("model", "must say which model made the vectors")
+        raise InvalidRequest.at("model", "must say which model made the vectors")
     return vectors
 
 
@@ -89,21 +98,21 @@ def parse_json(text: str | bytes, *, at: str) -> Any:
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError as wrong:
-        raise _refused(at, f"is not valid JSON: {wrong}") from wrong
+        raise InvalidRequest.at(at, f"is not valid JSON: {wrong}") from wrong
 
 
 def _check_values(metadata: Mapping[str, Any]) -> None:
     """Extra keys are kept as they are, as long as the store can hold and compare them."""
     for seen, (path, value) in enumerate(_unfold("metadata", metadata)):
         if seen >= MAX_METADATA_VALUES:
-            raise _refused("metadata", f"holds more than {MAX_METADATA_VALUES} values")
+            raise InvalidRequest.at("metadata", f"holds more than {MAX_METADATA_VALUES} values")
         _check_text(path, at="metadata")
         if isinstance(value, str):
             _check_text(value, at=path)
         elif isinstance(value, float) and not math.isfinite(value):
-            raise _refused(path, "numbers must be finite")
+            raise InvalidRequest.at(path, "numbers must be finite")
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise _refused(path, "numbers must fit 64 bits")
+            raise InvalidRequest.at(path, "numbers must fit 64 bits")
 
 
 def _unfold(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -120,10 +129,6 @@ def _check_text(text: str, *, at: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as wrong:
-        raise _refused(at.encode("ascii", "replace").decode(), "is not valid Unicode text") from wrong
+        raise InvalidRequest.at(at.encode("ascii", "replace").decode(), "is not valid Unicode text") from wrong
     if "\0" in text:
-        raise _refused(at.replace("\0", "?"), "must not hold a NUL character")
-
-
-def _refused(at: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{at}: {message}", errors=[FieldError(field=at, message=message)])
+        raise InvalidRequest.at(at.replace("\0", "?"), "must not hold a NUL character")

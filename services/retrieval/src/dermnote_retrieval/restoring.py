@@ -10,7 +10,6 @@ from dermnote_contracts.retrieval import Snapshot
 from dermnote_retrieval.activation import Activation
 from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
 from dermnote_retrieval.checkpoint import Checkpoint
-from dermnote_retrieval.encoder.batched import BatchedEncoder
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
 from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.store.snapshots import Snapshots
@@ -29,7 +28,6 @@ class Restoring:
         checkpoint: Checkpoint,
         activation: Activation,
         source: ModelSource,
-        encoder_threads: int,
         limits: Limits,
     ) -> None:
         self._catalogue = catalogue
@@ -37,7 +35,6 @@ class Restoring:
         self._checkpoint = checkpoint
         self._activation = activation
         self._source = source
-        self._threads = encoder_threads
         self._limits = limits
 
     def restore(self, name: str) -> Snapshot:
@@ -51,9 +48,10 @@ class Restoring:
         with self._activation.none_going_on():
             encoder = self._encoder(snapshot)
             catalogue = self._catalogue
-            with catalogue.items.database.write_lock, catalogue.closed_to_searches():
+            with catalogue.items.database.write_lock:
                 self._checkpoint.forget()  # before: change numbers go back, and it would seem to be of this store
-                self._snapshots.put_back(snapshot)
+                with catalogue.new_epoch():
+                    self._snapshots.put_back(snapshot)
                 catalogue.vectors.set_target(None)  # it may have been taken while the store moved to another model
                 indexes = build_indexes(catalogue.vectors, encoder.manifest, limits=self._limits)
                 before, catalogue.serving = catalogue.serving, Serving(encoder, indexes, catalogue.epoch)
@@ -72,8 +70,9 @@ class Restoring:
             raise Conflict("the snapshot does not say which model made its vectors")
         encoder = self._source.load(snapshot.model)
         if encoder.manifest.model_id != snapshot.model_id:
+            encoder.close()
             raise ModelMismatch(
                 f"the snapshot's vectors were made by {snapshot.model} ({snapshot.model_id}); "
                 f"the model folder now holds {encoder.manifest.model_id}"
             )
-        return BatchedEncoder(encoder, threads=self._threads)
+        return encoder

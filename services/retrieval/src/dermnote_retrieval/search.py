@@ -15,7 +15,7 @@ from dermnote_contracts.retrieval import Distinct, Exclude, Hit, Route, SearchRe
 from dermnote_retrieval.catalogue import Catalogue, Serving
 from dermnote_retrieval.duplicates import Kept, Look, fold, mark
 from dermnote_retrieval.encoder.protocol import Vectors, unit_rows
-from dermnote_retrieval.index.protocol import Found, Selection
+from dermnote_retrieval.index.results import Found, Selection
 from dermnote_retrieval.search_queue import Query, SearchQueue
 from dermnote_retrieval.selecting import Selecting
 from dermnote_retrieval.store.items import ItemStore, StoredItem

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dermnote_retrieval.batching import Batcher
-from dermnote_retrieval.index.protocol import Found, Selection, VectorIndex, Vectors
+from dermnote_retrieval.index.adaptive import AdaptiveIndex
+from dermnote_retrieval.index.results import Found, Selection, Vectors
 
 MOST = 64
 
@@ -15,7 +16,7 @@ MOST = 64
 class Query:
     """One vector [dim] for one index."""
 
-    index: VectorIndex
+    index: AdaptiveIndex
     vector: Vectors
     k: int
     among: Selection

@@ -8,7 +8,7 @@ from typing import Any
 
 from dermnote_contracts.retrieval import Exclude
 from dermnote_retrieval.filters import compile_filter
-from dermnote_retrieval.index.protocol import EVERYTHING, Numbers, Selection
+from dermnote_retrieval.index.results import EVERYTHING, Numbers, Selection
 from dermnote_retrieval.store.items import ItemStore
 
 # Filters that are remembered, and items that they let through in all (8 bytes each).

@@ -7,7 +7,7 @@ from dermnote_contracts.problems import ModelMismatch, UnknownModel
 from dermnote_retrieval.activation import Activation, Reembedder
 from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
 from dermnote_retrieval.checkpoint import Checkpoint
-from dermnote_retrieval.encoder.batched import BatchedEncoder
+from dermnote_retrieval.encoder.batched import BatchedModels
 from dermnote_retrieval.encoder.dummy import DummyModels
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
 from dermnote_retrieval.errors import StartRefused
@@ -65,7 +65,7 @@ class Service:
 
 def open_service(settings: Settings, *, source: ModelSource | None = None) -> Service:
     """Open the store, load the model, build the index; raises StartRefused, ModelMismatch or ModelRefused."""
-    source = source or model_source(settings)
+    source = BatchedModels(source or model_source(settings), threads=settings.encoder_threads)
     limits = Limits(settings.flat_vectors, settings.recall_goal, settings.search_threads)
     database = Database(settings.data_dir)
     try:
@@ -78,7 +78,7 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
     except BaseException:
         database.close()
         raise
-    activation = Activation(catalogue, source, encoder_threads=settings.encoder_threads, limits=limits)
+    activation = Activation(catalogue, source, limits=limits)
     snapshots = Snapshots(database, settings.snapshots_dir or settings.data_dir / "snapshots")
     return Service(
         settings=settings,
@@ -97,7 +97,6 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
             checkpoint=checkpoint,
             activation=activation,
             source=source,
-            encoder_threads=settings.encoder_threads,
             limits=limits,
         ),
     )
@@ -139,7 +138,7 @@ def _load_encoder(settings: Settings, source: ModelSource, vectors: VectorStore)
     active = vectors.model("active")
     name = settings.model or (active.name if active else source.default)
     try:
-        return BatchedEncoder(source.load(name), threads=settings.encoder_threads)
+        return source.load(name)
     except UnknownModel as wrong:
         raise StartRefused(
             f"no model {name} in {settings.models_dir}; "

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message
 
 from dermnote_contracts.asgi import field_errors
-from dermnote_contracts.problems import FieldError, InvalidRequest, TooLarge, UnsupportedMedia
+from dermnote_contracts.problems import InvalidRequest, TooLarge, UnsupportedMedia
 from dermnote_retrieval.service import Service
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -134,11 +134,11 @@ def _checked(form: FormData, *, known: tuple[str, ...], most_images: int, max_im
     images: list[IO[bytes]] = []
     for name, value in form.multi_items():
         if name != "image" and name not in known:
-            raise _refused("form", f"unknown field; known are image, {', '.join(known)}")
+            raise InvalidRequest.at("form", f"unknown field; known are image, {', '.join(known)}")
         if name in fields or (name == "image" and len(images) == most_images):
-            raise _refused(name, "given twice")
+            raise InvalidRequest.at(name, "given twice")
         if isinstance(value, UploadFile) != (name == "image"):
-            raise _refused(name, "must be a file" if name == "image" else "must be text, not a file")
+            raise InvalidRequest.at(name, "must be a file" if name == "image" else "must be text, not a file")
         if isinstance(value, UploadFile):
             images.append(_image_file(value, max_bytes=max_image_bytes))
         elif value.strip():
@@ -156,13 +156,9 @@ def _unicode(text: str, *, at: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as wrong:
-        raise _refused(at, "is not valid Unicode text") from wrong
+        raise InvalidRequest.at(at, "is not valid Unicode text") from wrong
     return text
 
 
 def _why(wrong: Exception) -> str:
     return str(wrong.detail) if isinstance(wrong, HTTPException) else "it is malformed"
-
-
-def _refused(at: str, message: str) -> InvalidRequest:
-    return InvalidRequest(f"{at}: {message}", errors=[FieldError(field=at, message=message)])

@@ -57,7 +57,9 @@ async def embed(request: Request, service: ServiceDep) -> EmbedResponse:
     """Vectors of images (form) or texts (JSON), in their order."""
     kind = media_type(request)
     if kind in FORM_TYPES:
-        async with read_form(request, known=("encoding",), service=service, most_images=MAX_EMBEDDED) as form:
+        async with read_form(
+            request, known=tuple(EmbedFields.model_fields), service=service, most_images=MAX_EMBEDDED
+        ) as form:
             return await _embed_images(form, service)
     if kind == "application/json":
         body = await read_body(request, max_bytes=service.settings.max_body_bytes)

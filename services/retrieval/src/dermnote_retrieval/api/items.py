@@ -12,7 +12,7 @@ from dermnote_contracts.retrieval import Item, ItemId, ItemPage, Route
 from dermnote_retrieval.api.body import BodyStream, ServiceDep, media_type, read_form
 from dermnote_retrieval.bulk import read_ndjson, read_tar
 from dermnote_retrieval.images import THUMBNAIL_TYPE
-from dermnote_retrieval.records import Record, make_record, parse_json
+from dermnote_retrieval.records import Record, RecordFields, make_record, parse_json
 from dermnote_retrieval.search import image_link
 from dermnote_retrieval.service import Service
 from dermnote_retrieval.store.items import StoredItem
@@ -20,7 +20,7 @@ from dermnote_retrieval.store.items import StoredItem
 router = APIRouter(tags=["items"])
 READERS = {"application/x-tar": read_tar, "application/x-ndjson": read_ndjson}
 SPOOL_BYTES = 1_000_000
-FIELDS = ("note", "metadata", "group", "image_vector", "note_vector", "model")
+FIELDS = tuple(name for name in RecordFields.model_fields if name != "id")
 
 ITEM_FORM: dict[str, Any] = {
     "requestBody": {

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from dermnote_contracts.retrieval import ActivateModel, IndexInfo, IndexRecall, ModelSummary, RouteInfo
 from dermnote_retrieval.api.body import ServiceDep, read_body, validated
-from dermnote_retrieval.index.protocol import Recall
+from dermnote_retrieval.index.results import Recall
 
 router = APIRouter(tags=["models"])
 ACTIVATE_BODY: dict[str, Any] = {

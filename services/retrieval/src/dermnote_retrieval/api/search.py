@@ -69,7 +69,7 @@ async def search(request: Request, service: ServiceDep) -> SearchResponse:
     """Ranked hits for an image (form), or for exactly one of text, vector and item_id (JSON)."""
     kind = media_type(request)
     if kind in FORM_TYPES:
-        async with read_form(request, known=("k", "via", "filter", "exclude", "distinct"), service=service) as form:
+        async with read_form(request, known=tuple(ImageSearchFields.model_fields), service=service) as form:
             return await _found(request, _image_job(form, service))
     if kind == "application/json":
         return await _found(request, await _json_job(request, service))

@@ -11,7 +11,7 @@ router = APIRouter(prefix="/index/snapshots", tags=["snapshots"])
 @router.post("", status_code=201)
 async def take_snapshot(service: ServiceDep) -> Snapshot:
     """Copy the store as it is at one moment; searches and writes go on."""
-    return await service.workers.run_bulk(service.snapshots.take)
+    return await service.workers.run(service.snapshots.take)
 
 
 @router.get("")
@@ -23,7 +23,7 @@ def list_snapshots(service: ServiceDep) -> list[Snapshot]:
 @router.post("/{snapshot_id}/restore")
 async def restore_snapshot(snapshot_id: ItemId, service: ServiceDep) -> Snapshot:
     """Go back to a snapshot: what was stored since is gone. Searches are 503 meanwhile, writes wait."""
-    return await service.workers.run_bulk(lambda: service.restoring.restore(snapshot_id))
+    return await service.workers.run(lambda: service.restoring.restore(snapshot_id))
 
 
 @router.delete("/{snapshot_id}", status_code=204)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dermnote_contracts.manifest import ModelManifest
 from dermnote_retrieval.batching import Batcher
-from dermnote_retrieval.encoder.protocol import Encoder, Vectors
+from dermnote_retrieval.encoder.protocol import Encoder, ModelSource, Vectors
 
 BATCH = 16
 
@@ -41,6 +41,31 @@ class BatchedEncoder:
         """End its threads once what waits is done."""
         self._images.close()
         self._texts.close()
+
+
+class BatchedModels:
+    """The models of another source, each loaded as a BatchedEncoder. `threads`: of each."""
+
+    def __init__(self, source: ModelSource, *, threads: int) -> None:
+        self._source = source
+        self._threads = threads
+
+    @property
+    def default(self) -> str:
+        """The source's own."""
+        return self._source.default
+
+    def manifests(self) -> list[ModelManifest]:
+        """Every model that can be loaded, sorted by name."""
+        return self._source.manifests()
+
+    def manifest(self, name: str) -> ModelManifest:
+        """Raises UnknownModel or ModelRefused."""
+        return self._source.manifest(name)
+
+    def load(self, name: str) -> Encoder:
+        """Raises UnknownModel or ModelRefused."""
+        return BatchedEncoder(self._source.load(name), threads=self._threads)
 
 
 def _rows(vectors: Sequence[Vectors], *, width: int) -> Vectors:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dermnote_retrieval.index.kernels import Lists, Mask, Shape, use_threads
+from dermnote_retrieval.index.kernels import Lists, Mask, use_threads
 from dermnote_retrieval.index.matrix import Matrix
-from dermnote_retrieval.index.protocol import EVERYTHING, Found, Numbers, Recall, Selection, Vectors
+from dermnote_retrieval.index.results import EVERYTHING, Found, Numbers, Recall, Selection, Vectors
 from dermnote_retrieval.index.rows import NOWHERE
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ RECALL_QUERIES = 256
 # Queries of one exact search while recall is measured: others wait for the lock that long, then for the pause.
 MEASURED_AT_ONCE = 8
 PAUSE_S = 0.001
+# Vectors that a list's centre is trained on.
 SAMPLE_A_LIST = 64
 # Vectors that are copied or added at a time while others wait for the lock.
 CHUNK = 8192
@@ -70,7 +71,7 @@ class Saved:
 
 
 class AdaptiveIndex:
-    """A VectorIndex. One lock for readers and writers: a batch of searches holds it for milliseconds."""
+    """For many threads. One lock for readers and writers: a batch of searches holds it for milliseconds."""
 
     def __init__(self, dim: int, limits: Limits) -> None:
         self.dim = dim
@@ -215,7 +216,7 @@ class AdaptiveIndex:
     def _filled(self, numbers: Numbers, *, stop: threading.Event) -> Lists | None:
         count = lists_for(len(numbers))
         drawn = np.random.default_rng(0).choice(numbers, min(len(numbers), count * SAMPLE_A_LIST), replace=False)
-        lists = Lists(Shape(self.dim, count), self._copied(drawn)[1])
+        lists = Lists(self._copied(drawn)[1], lists=count)
         for start in range(0, len(numbers), CHUNK):
             if stop.is_set():
                 return None

@@ -1,7 +1,6 @@
 """What FAISS computes: exact inner products over a matrix, inverted lists. The only file that imports faiss."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,13 +8,12 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from dermnote_retrieval.index.protocol import Numbers, Vectors
+from dermnote_retrieval.index.results import Numbers, Vectors
 
 Mask = npt.NDArray[np.bool_]
 Ranked = tuple[npt.NDArray[np.float32], Numbers]
 """(scores, ids), both [queries, k], best first; id -1 where there are fewer."""
 
-MOST_SAMPLE_A_LIST = 256
 TRAINING_ROUNDS = 8
 # The `type: ignore`s below: faiss's stubs describe its C++ methods, not the numpy ones that wrap them.
 
@@ -56,33 +54,25 @@ def _selector(allowed: Mask | None) -> tuple[npt.NDArray[np.uint8] | None, faiss
     return bits, faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
 
 
-@dataclass(frozen=True)
-class Shape:
-    """`lists`: into how many the vectors are parted."""
-
-    dim: int
-    lists: int
-
-
 class Lists:
     """Vectors in 8 bits a value, in inverted lists by the nearest of their centres. Ids are item numbers.
 
     Only candidates come from it: the caller ranks them by the exact vectors.
     """
 
-    def __init__(self, shape: Shape, sample: Vectors) -> None:
-        """`sample` [n, dim]: what the centres are trained on."""
-        coarse = faiss.IndexFlatIP(shape.dim)
+    def __init__(self, sample: Vectors, *, lists: int) -> None:
+        """`lists`: into how many the vectors are parted; `sample` [n, dim]: what their centres are trained on."""
+        dim = sample.shape[1]
+        coarse = faiss.IndexFlatIP(dim)
         self._faiss = faiss.IndexIVFScalarQuantizer(
-            coarse, shape.dim, shape.lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
+            coarse, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
         )
         self._alive: Any = coarse  # FAISS does not keep it alive
         self._faiss.cp.niter = TRAINING_ROUNDS
-        self._faiss.cp.max_points_per_centroid = MOST_SAMPLE_A_LIST
         self._faiss.cp.min_points_per_centroid = 1
         self._faiss.train(np.ascontiguousarray(sample, dtype=np.float32))
         self._faiss.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
-        self.lists = shape.lists
+        self.lists = lists
 
     def __len__(self) -> int:
         return int(self._faiss.ntotal)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dermnote_retrieval.index.kernels import Mask, exact
-from dermnote_retrieval.index.protocol import Found, Numbers, Selection, Vectors
+from dermnote_retrieval.index.results import Found, Numbers, Selection, Vectors
 from dermnote_retrieval.index.rows import NOWHERE, Rows
 
 FIRST_ROWS = 1024

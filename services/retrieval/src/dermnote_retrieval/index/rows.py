@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dermnote_retrieval.index.protocol import Numbers
+from dermnote_retrieval.index.results import Numbers
 
 NOWHERE = -1
 
