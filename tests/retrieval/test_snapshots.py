@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from dermnote_contracts.problems import UnknownSnapshot
 from dermnote_retrieval.store.snapshots import MANIFEST, STORE
 
 
@@ -151,13 +152,36 @@ def test_names_lead_nowhere_else(client: Any, name: str, tmp_path: Path) -> None
 
 
 def test_what_a_killed_process_left_is_swept_at_the_next_start(run: Any, tmp_path: Path) -> None:
-    left = tmp_path / "data" / "snapshots" / ".20261127T000000-aa"
-    left.mkdir(parents=True)
-    (left / STORE).write_bytes(b"half")
+    folder = tmp_path / "some one's folder"
+    left, others = folder / ".20261127T000000-0123abcd", folder / ".ssh"
+    for path in (left, others):
+        path.mkdir(parents=True)
+        (path / STORE).write_bytes(b"half")
 
-    with run() as client:
+    with run(snapshots_dir=folder) as client:
         assert client.get("/index/snapshots").json() == []
     assert not left.exists()
+    assert (others / STORE).read_bytes() == b"half"
+
+
+def test_one_that_is_deleted_while_it_is_put_back_is_unknown(client: Any, put: Any, tmp_path: Path) -> None:
+    put(client, "a", note="red")
+    service = client.app.state.service
+    taken = service.snapshots.take()
+    service.snapshots.delete(taken.id)
+
+    with pytest.raises(UnknownSnapshot), service.catalogue.new_epoch():
+        service.snapshots.put_back(taken)
+    assert found(client) == ["a"]
+
+
+def test_a_folder_with_odd_characters_holds_snapshots_too(run: Any, put: Any, tmp_path: Path) -> None:
+    with run(snapshots_dir=tmp_path / "50% of #1?") as client:
+        put(client, "a", note="red")
+        snapshot = take(client)
+        client.delete("/items/a")
+        assert restore(client, snapshot).status_code == 200
+        assert found(client) == ["a"]
 
 
 def test_it_is_of_one_moment_while_others_write_and_search(client: Any, put: Any) -> None:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import sqlite3
@@ -25,6 +26,8 @@ from dermnote_retrieval.store.items import ROUTES
 log = logging.getLogger(__name__)
 MANIFEST, STORE = "manifest.json", "store.sqlite3"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# What `take` calls a snapshot that is not whole yet, and `delete` one that is on its way out.
+HALF = re.compile(r"\.\d{8}T\d{6}-[0-9a-f]{8}")
 
 
 class Snapshots:
@@ -77,9 +80,16 @@ class Snapshots:
             raise SnapshotDamaged(f"{snapshot.id}/{STORE} is not what was written (sha256 differs)")
 
     def put_back(self, snapshot: Snapshot) -> None:
-        """Make the store what it was, all or nothing; raises InsufficientStorage. The caller holds the write lock."""
+        """Make the store what it was, all or nothing. The caller holds the write lock.
+
+        Raises InsufficientStorage, or UnknownSnapshot for one that was deleted meanwhile.
+        """
         source = self._folder / snapshot.id / STORE
-        with closing(sqlite3.connect(f"file:{source}?mode=ro&immutable=1", uri=True)) as connection:
+        try:
+            connection = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        except sqlite3.OperationalError as gone:
+            raise UnknownSnapshot() from gone
+        with closing(connection):
             self._database.become(connection)
 
     def delete(self, name: str) -> None:
@@ -87,13 +97,17 @@ class Snapshots:
         self.get(name)
         # Away at once: one that is half deleted must not be listed.
         going = self._folder / f".{name}"
-        (self._folder / name).rename(going)
+        try:
+            (self._folder / name).rename(going)
+        except FileNotFoundError as gone:  # somebody else deleted it just now
+            raise UnknownSnapshot() from gone
         shutil.rmtree(going)
 
     def sweep(self) -> None:
-        """Erase what a killed process left half made or half deleted."""
+        """Erase what a killed process left half made or half deleted, and nothing else that the folder may hold."""
         for path in self._folder.glob(".*"):
-            shutil.rmtree(path, ignore_errors=True)
+            if HALF.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _copy(self, making: Path, *, name: str, moment: datetime) -> Snapshot:
         store = making / STORE
