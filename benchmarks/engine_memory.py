@@ -40,7 +40,7 @@ class Point:
 
 
 def requests(*, short: bool) -> Iterator[CompletionRequest]:
-    """Notes of strategy G without end; `short`: of each the first sentence, whose grammar is its own too."""
+    """Notes of strategy G without end; `short`: of each the first sentence."""
     priors = load_priors()
     salt = FIRST_SALT
     while True:
@@ -89,7 +89,7 @@ def summary(points: Sequence[Point]) -> dict[str, float]:
 def counted(wanted: Iterable[CompletionRequest], grammars: set[int]) -> Iterator[CompletionRequest]:
     """The same requests, while `grammars` comes to hold a number for each different grammar."""
     for one in wanted:
-        grammars.add(hash(one.grammar))
+        grammars.add(hash(tuple(part.grammar for part in one.segments or ())))
         yield one
 
 

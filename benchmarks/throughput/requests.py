@@ -66,7 +66,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Mix:
-    """What the records of a batch hold."""
+    """What the records of a batch hold.
+
+    `diagnoses`: the eight classes by their frequency, or "all" that have a prior, each as likely as any other.
+    """
 
     diagnoses: Diagnoses = "common"
     facts: Facts = "all"
@@ -75,7 +78,6 @@ class Mix:
 def asked(count: int, *, strategy: Strategy, salt: int, priors: Priors, mix: Mix = Mix()) -> list[Asked]:
     """`count` requests with different facts; more begin with the same ones, another salt gives others.
 
-    `diagnoses`: the eight classes by their frequency, or "all" that have a prior, each as likely as any other.
     Raises ValueError for more requests than a salt has seeds for.
     """
     if count > SEEDS_A_SALT:

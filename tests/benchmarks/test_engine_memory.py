@@ -9,11 +9,12 @@ from dermnote_notegen.engine.model import GrammarRefused
 from dermnote_notegen.engine.scripted import ScriptedModel
 
 
-def test_every_request_is_asked_once_and_has_a_grammar_of_its_own() -> None:
+@pytest.mark.parametrize("short", [False, True])
+def test_every_request_is_asked_once_and_has_a_grammar_of_its_own(short: bool) -> None:
     model = ScriptedModel()
     grammars: set[int] = set()
 
-    points = list(curve(model, counted(islice(requests(short=False), 40), grammars), at_a_time=6, every=10))
+    points = list(curve(model, counted(islice(requests(short=short), 40), grammars), at_a_time=6, every=10))
 
     assert [point.answered for point in points] == [0, 10, 20, 30, 40]
     assert len(model.asked) == 40
