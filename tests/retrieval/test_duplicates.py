@@ -51,6 +51,19 @@ def test_marking_names_the_first_better_one() -> None:
     assert mark([]) == []
 
 
+@pytest.mark.parametrize(("one", "other", "alike"), [(0, 0b111111, True), (0, 0b1111111, False), (0, -1, False)])
+def test_pictures_with_near_vectors_are_alike_up_to_six_signs_the_first_sign_too(
+    one: int, other: int, alike: bool
+) -> None:
+    near = unit(1) + 0.3 * unit(2)
+    vectors = unit(1), near / np.linalg.norm(near)
+    assert 0.95 < float(vectors[0] @ vectors[1]) < 0.995
+
+    marks = mark([Look(None, one, vectors[0]), Look(None, other, vectors[1]), Look(None, -1, unit(5))])
+
+    assert marks == [None, 0 if alike else None, None]
+
+
 def test_notes_that_differ_in_case_and_space_only_are_one() -> None:
     assert note_digest("A lesion  of the back.") == note_digest("a LESION\nof the back. ")
     assert note_digest("A lesion of the back.") != note_digest("A lesion of the arm.")

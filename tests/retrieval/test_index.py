@@ -233,3 +233,15 @@ def test_an_empty_index_or_selection_finds_nothing() -> None:
     assert index.search(drawn(1), k=5) == empty
     index.replace(gone=[], numbers=[1], vectors=drawn(1))
     assert index.search(drawn(1), k=5, among=Selection(allowed=nobody)) == empty
+
+
+def test_vectors_are_looked_up_while_a_search_runs() -> None:
+    """Whoever marks near-duplicates must not wait for other queries' searches."""
+    index, vectors = AdaptiveIndex(DIM, SMALL), drawn(3)
+    index.replace(gone=[], numbers=[1, 2, 3], vectors=vectors)
+
+    with index._lock, ThreadPoolExecutor(1) as other:  # a search holds it
+        found = other.submit(index.vectors, [3, 9, 1]).result(10)
+
+    assert found[1] is None
+    assert [v.tolist() for v in found if v is not None] == [vectors[2].tolist(), vectors[0].tolist()]

@@ -58,18 +58,15 @@ def fold(ranked: Sequence[tuple[int, float]], keys: Mapping[int, Hashable], *, k
 
 def mark(looks: Sequence[Look]) -> list[int | None]:
     """For each, best first, the place of the first better one that says or shows the same; None where there is none."""
-    if not looks:
-        return []
-    alike = _same_notes(looks) | _like_pictures(looks)
-    earlier = np.tril(alike, k=-1)
-    first = earlier.argmax(axis=1)
-    return [int(place) if row[place] else None for row, place in zip(earlier, first, strict=True)]
-
-
-def _same_notes(looks: Sequence[Look]) -> npt.NDArray[np.bool_]:
-    notes = np.array([look.note or f"-{place}" for place, look in enumerate(looks)], dtype=object)
-    same: npt.NDArray[np.bool_] = (notes[:, None] == notes[None, :]).astype(bool)
-    return same
+    alike = _like_pictures(looks)
+    said: dict[str, int] = {}
+    marks: list[int | None] = []
+    for place, look in enumerate(looks):
+        better = np.flatnonzero(alike[place, :place])[:1].tolist()
+        if look.note is not None and said.setdefault(look.note, place) < place:
+            better.append(said[look.note])
+        marks.append(min(better, default=None))
+    return marks
 
 
 def _like_pictures(looks: Sequence[Look]) -> npt.NDArray[np.bool_]:
@@ -81,7 +78,8 @@ def _like_pictures(looks: Sequence[Look]) -> npt.NDArray[np.bool_]:
     cosines = vectors @ vectors.T
     signs = np.array([-1 if (s := looks[place].signs) is None else s for place in shown], dtype=np.int64)
     known = np.array([looks[place].signs is not None for place in shown])
-    differing = np.bitwise_count(signs[:, None] ^ signs[None, :])
+    # Unsigned: of a negative number NumPy counts the bits of its absolute value.
+    differing = np.bitwise_count((signs[:, None] ^ signs[None, :]).view(np.uint64))
     perceptual = (differing <= MOST_SIGNS) & known[:, None] & known[None, :]
     alike[np.ix_(shown, shown)] = (cosines >= NEAREST) | (perceptual & (cosines >= NEAR))
     return alike

@@ -18,7 +18,7 @@ from dermnote_retrieval.encoder.protocol import Vectors, unit_rows
 from dermnote_retrieval.index.results import Found, Selection
 from dermnote_retrieval.search_queue import Query, SearchQueue
 from dermnote_retrieval.selecting import Selecting
-from dermnote_retrieval.store.items import ItemStore, StoredItem
+from dermnote_retrieval.store.items import ItemStore
 from dermnote_retrieval.timing import Steps
 
 RANK_CONSTANT = 60
@@ -178,7 +178,8 @@ def _hits(items: ItemStore, serving: Serving, kept: Sequence[Kept], found: Mappi
     ranks = {route: {number: place for place, (number, _) in enumerate(r, start=1)} for route, r in found.items()}
     held = items.by_number([one.number for one in kept])
     present = [(held[one.number], one) for one in kept if one.number in held]
-    marks = mark([_look(item, serving) for item, _ in present])
+    pictures = serving.indexes["images"].vectors([item.number for item, _ in present])
+    marks = mark([Look(i.note_digest, i.signs, v) for (i, _), v in zip(present, pictures, strict=True)])
     return [
         Hit(
             id=item.id,
@@ -194,11 +195,6 @@ def _hits(items: ItemStore, serving: Serving, kept: Sequence[Kept], found: Mappi
         )
         for rank, ((item, one), better) in enumerate(zip(present, marks, strict=True), start=1)
     ]
-
-
-def _look(item: StoredItem, serving: Serving) -> Look:
-    vector = serving.indexes["images"].vector(item.number) if item.has_image else None
-    return Look(item.note_digest, item.signs, vector)
 
 
 def image_link(item_id: str) -> str:

@@ -71,13 +71,17 @@ class Saved:
 
 
 class AdaptiveIndex:
-    """For many threads. One lock for readers and writers: a batch of searches holds it for milliseconds."""
+    """For many threads. A batch of searches holds `_lock` for milliseconds, so who only looks vectors up takes `_edit`.
+
+    Writers take both, in this order.
+    """
 
     def __init__(self, dim: int, limits: Limits) -> None:
         self.dim = dim
         self._limits = limits
         self._matrix = Matrix(dim)
         self._lock = threading.Lock()
+        self._edit = threading.Lock()
         self._built: _Built | None = None
         self._changed: set[int] | None = None
 
@@ -103,12 +107,12 @@ class AdaptiveIndex:
 
     def reserve(self, count: int) -> None:
         """Room for so many vectors in all."""
-        with self._lock:
+        with self._lock, self._edit:
             self._matrix.reserve(count)
 
     def replace(self, *, gone: Sequence[int], numbers: Sequence[int], vectors: Vectors) -> None:
         """Take out `gone`, write `vectors` [n, dim] for `numbers`, in one step."""
-        with self._lock:
+        with self._lock, self._edit:
             if self._changed is not None:
                 self._changed.update(gone, numbers)
             if self._built is not None:
@@ -118,8 +122,12 @@ class AdaptiveIndex:
 
     def vector(self, number: int) -> Vectors | None:
         """A copy of an item's vector [dim], or None."""
-        with self._lock:
-            return self._matrix.vector(number)
+        return self.vectors([number])[0]
+
+    def vectors(self, numbers: Sequence[int]) -> list[Vectors | None]:
+        """Copies of items' vectors [dim], None for those that have none. Does not wait for searches."""
+        with self._edit:
+            return [self._matrix.vector(number) for number in numbers]
 
     def save(self, folder: Path) -> Saved:
         """Write it into a folder. The caller sees to it that nobody writes meanwhile; searches go on."""
@@ -224,8 +232,8 @@ class AdaptiveIndex:
         return lists
 
     def _copied(self, numbers: Numbers) -> tuple[Numbers, Vectors]:
-        """Those that are still held, with their vectors as they are now."""
-        with self._lock:
+        """Those that are still held, with their vectors as they are now. Does not wait for searches."""
+        with self._edit:
             held = numbers[self._matrix.rows.of(numbers) != NOWHERE]
             return held, self._matrix.of(held)
 
