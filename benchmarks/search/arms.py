@@ -187,16 +187,20 @@ def run_faiss(count: int, *, seconds: float) -> Arm:
     return arm
 
 
-def run_images(pictures: Sequence[bytes], *, folder: Path, models: Path, clients: Sequence[int], seconds: float) -> Arm:
+def run_images(
+    pictures: Sequence[bytes], *, runtime: str, folder: Path, models: Path, clients: Sequence[int], seconds: float
+) -> Arm:
     """Image queries through the `lite` towers, over these JPEG files' contents: what encoding together gives."""
-    arm = Arm("dermnote, lite", len(pictures))
-    with our_server(folder, ENCODER="openclip", MODEL="lite", MODELS_DIR=str(models)) as server:
+    arm = Arm(f"lite, {runtime}", len(pictures))
+    with our_server(folder, ENCODER=runtime, MODEL="lite", MODELS_DIR=str(models)) as server:
         with httpx.Client(base_url=server.url, timeout=120) as client:
             for number, picture in enumerate(pictures):
                 client.put(f"/items/i{number}", files={"image": picture}).raise_for_status()
         requests = [_form(picture, server.url) for picture in pictures]
         loads = [drive(server.url, requests, clients=number, seconds=seconds) for number in clients]
         arm.rows["image"] = [load.row() for load in loads]
+        alone = [json.loads(body)["timings_ms"]["encode"] for body in loads[0].bodies]
+        arm.figures["encode_p50_ms"] = float(statistics.median(alone))
         arm.figures["peak_mib"] = server.usage().peak_bytes / 2**20
     return arm
 

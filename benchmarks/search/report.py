@@ -1,6 +1,6 @@
 """From arms to ratios, a table and plots of cost over size. Values in, values out, but for the plot's file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.search.arms import Arm
 
-OURS, PEER, FAISS, LITE = "dermnote", "clip-retrieval", "faiss alone", "dermnote, lite"
+OURS, PEER, FAISS = "dermnote", "clip-retrieval", "faiss alone"
+ONNX, OPEN_CLIP = "lite, onnx", "lite, openclip"
 
 
 def table(arms: Sequence[Arm]) -> str:
@@ -42,11 +43,19 @@ def ratios(arms: Sequence[Arm]) -> dict[str, float]:
         for one, other in zip(small, large, strict=True):
             name = f"p99 with 1,000,000 vectors over that with 100,000, {one['clients']:.0f} clients"
             found[name] = other["p99_ms"] / one["p99_ms"]
-    for arm in arms:
-        if arm.name == LITE:
-            first, *_, last = arm.rows["image"]
-            name = f"image queries/s, {last['clients']:.0f} clients over one"
-            found[name] = last["queries_per_s"] / first["queries_per_s"]
+    return found | _image_ratios({arm.name: arm for arm in arms if arm.name in (ONNX, OPEN_CLIP)})
+
+
+def _image_ratios(arms: Mapping[str, Arm]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, arm in arms.items():
+        first, *_, last = arm.rows["image"]
+        found[f"image queries/s, {name}, {last['clients']:.0f} clients over one"] = (
+            last["queries_per_s"] / first["queries_per_s"]
+        )
+    if len(arms) == 2:
+        alone, beside = (arms[name].figures["encode_p50_ms"] for name in (ONNX, OPEN_CLIP))
+        found["p50 of encoding an image, ONNX over open_clip"] = alone / beside
     return found
 
 
@@ -63,7 +72,7 @@ def plot(arms: Sequence[Arm], path: Path) -> None:
     """Queries a second and p99 at the most clients, and memory, over the number of vectors."""
     figure = Figure(figsize=(12, 4), layout="constrained")
     speed, tail, memory = figure.subplots(1, 3)
-    kinds = {(arm.name, kind) for arm in arms if arm.name != LITE for kind in arm.rows}
+    kinds = {(arm.name, kind) for arm in arms if arm.name not in (ONNX, OPEN_CLIP) for kind in arm.rows}
     for name, kind in sorted(kinds):
         mine = sorted((arm for arm in arms if arm.name == name and kind in arm.rows), key=lambda arm: arm.vectors)
         sizes = [arm.vectors for arm in mine]

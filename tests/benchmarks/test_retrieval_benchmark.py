@@ -12,14 +12,15 @@ from benchmarks.search.arms import Arm
 from benchmarks.search.load import Load
 from benchmarks.search.report import plot, ratios, table
 from benchmarks.search.vectors import DIM, clustered, keeping, lines, metadata
+from tests.retrieval.graphs import write_folder
 
 
-def arm(name: str, vectors: int, *, queries: float, p99: float, kind: str = "vector") -> Arm:
+def arm(name: str, vectors: int, *, queries: float, p99: float, kind: str = "vector", **figures: float) -> Arm:
     rows = [
         {"clients": clients, "queries": 9, "failed": 0, "queries_per_s": queries * clients, "p50_ms": 1, "p99_ms": p99}
         for clients in (1, 32)
     ]
-    return Arm(name, vectors, {kind: rows}, {"peak_mib": 100.0})
+    return Arm(name, vectors, {kind: rows}, {"peak_mib": 100.0} | figures)
 
 
 def test_vectors_are_unit_clustered_and_the_same_each_time() -> None:
@@ -61,7 +62,8 @@ def test_ratios_are_of_the_same_size_and_clients(tmp_path: Path) -> None:
         arm("clip-retrieval", 100_000, queries=10, p99=100),
         arm("faiss alone", 100_000, queries=70, p99=20),
         arm("dermnote", 1_000_000, queries=20, p99=100),
-        arm("dermnote, lite", 64, queries=5, p99=9, kind="image"),
+        arm("lite, onnx", 64, queries=5, p99=9, kind="image", encode_p50_ms=20.0),
+        arm("lite, openclip", 64, queries=1, p99=9, kind="image", encode_p50_ms=80.0),
     ]
 
     found = ratios(arms)
@@ -71,9 +73,11 @@ def test_ratios_are_of_the_same_size_and_clients(tmp_path: Path) -> None:
         "p99 over clip-retrieval's, 100000 vectors, 32 clients": pytest.approx(0.4),
         "p99 with 1,000,000 vectors over that with 100,000, 1 clients": 2.5,
         "p99 with 1,000,000 vectors over that with 100,000, 32 clients": 2.5,
-        "image queries/s, 32 clients over one": 32,
+        "image queries/s, lite, onnx, 32 clients over one": 32,
+        "image queries/s, lite, openclip, 32 clients over one": 32,
+        "p50 of encoding an image, ONNX over open_clip": 0.25,
     }
-    assert table(arms).count("\n") == 10
+    assert table(arms).count("\n") == 12
     plot(arms, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
@@ -93,3 +97,14 @@ def test_ours_and_faiss_run_on_a_few_vectors() -> None:
     assert ours.figures["lists_built_s"] is None
     assert ours.figures["own_ms"] > 0
     assert [row["clients"] for row in alone.rows["vector"]] == [1, 32]
+
+
+def test_image_queries_go_through_a_model_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "lite")
+    asked = ["--clients", "1", "4", "--seconds", "0.3", "--sides", "images", "--runtimes", "onnx"]
+    (arm,) = measured(read_arguments([*asked, "--models", str(tmp_path)]))
+
+    assert arm.name == "lite, onnx"
+    assert [row["clients"] for row in arm.rows["image"]] == [1, 4]
+    assert all(row["failed"] == 0 and row["queries"] > 0 for row in arm.rows["image"])
+    assert arm.figures["encode_p50_ms"] > 0

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from dermnote_contracts.manifest import ModelManifest, Preprocessing
 from dermnote_contracts.problems import ModelRefused, UnknownModel
-from dermnote_retrieval.encoder.openclip import preprocess
+from dermnote_retrieval.encoder.inputs import preprocess
 from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.models import FolderModels
 from dermnote_retrieval.service import open_service
@@ -136,7 +136,7 @@ def changed(tiny: Path, tmp_path: Path) -> Callable[..., FolderModels]:
         change(folder)
         if remake:
             write_manifest(folder, **manifest)
-        return FolderModels(tmp_path / "models", torch_threads=2)
+        return FolderModels(tmp_path / "models", threads=2)
 
     return copied
 
@@ -161,7 +161,7 @@ def test_preprocessing_is_torchvisions_to_the_bit(interpolation: Any) -> None:
 def test_image_vectors_are_open_clips_through_the_head(tiny: Path) -> None:
     from safetensors.torch import load_file  # noqa: PLC0415
 
-    encoder = FolderModels(tiny.parent, torch_threads=2).load("tiny")
+    encoder = FolderModels(tiny.parent, threads=2).load("tiny")
     heads = load_file(tiny / "heads.safetensors")
     pixels = torch.stack([torch.from_numpy(preprocess(image, HOW)) for image in photographs()])
     with torch.inference_mode():
@@ -172,7 +172,7 @@ def test_image_vectors_are_open_clips_through_the_head(tiny: Path) -> None:
 
 
 def test_text_vectors_do_not_depend_on_their_company(tiny: Path) -> None:
-    encoder = FolderModels(tiny.parent, torch_threads=2).load("tiny")
+    encoder = FolderModels(tiny.parent, threads=2).load("tiny")
     texts = ["red", "a blue lesion of the back .", "", "unheard words", "a " * 50]
     together = encoder.encode_texts(texts)
 
@@ -183,7 +183,7 @@ def test_text_vectors_do_not_depend_on_their_company(tiny: Path) -> None:
 
 
 def test_texts_are_cut_at_the_manifests_length(tiny: Path) -> None:
-    encoder = FolderModels(tiny.parent, torch_threads=2).load("tiny")
+    encoder = FolderModels(tiny.parent, threads=2).load("tiny")
     ten = " ".join(["red", "blue"] * 5)  # with [CLS] and [SEP] 12 tokens, the most there can be
 
     assert np.array_equal(encoder.encode_texts([ten]), encoder.encode_texts([f"{ten} lesion back"]))
@@ -268,7 +268,7 @@ def test_folders_that_cannot_be_used_are_not_listed(changed: Callable[..., Folde
 @pytest.mark.parametrize("name", ["..", ".", "nobody", "tiny/../tiny"])
 def test_models_are_found_by_name_only(tiny: Path, name: str) -> None:
     with pytest.raises(UnknownModel):
-        FolderModels(tiny.parent, torch_threads=2).load(name)
+        FolderModels(tiny.parent, threads=2).load(name)
 
 
 def test_a_missing_lite_says_how_to_make_it(tmp_path: Path) -> None:

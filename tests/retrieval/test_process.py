@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ import httpx
 import pytest
 
 Start = Callable[[], "Server"]
+COMMAND = (sys.executable, "-m", "dermnote_retrieval.app")
 
 
 class Server:
     """dermnote-retrieval on a free port, its own process."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, command: Sequence[str] = COMMAND, **variables: str) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self.process = launch(RETRIEVAL_DATA_DIR=str(data_dir), RETRIEVAL_ENCODER="dummy", RETRIEVAL_PORT=str(port))
+        given = {"RETRIEVAL_DATA_DIR": str(data_dir), "RETRIEVAL_ENCODER": "dummy", "RETRIEVAL_PORT": str(port)}
+        self.process = launch(command, **given | variables)
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
@@ -45,10 +47,10 @@ class Server:
         self.process.communicate()
 
 
-def launch(**variables: str) -> "subprocess.Popen[str]":
+def launch(command: Sequence[str] = COMMAND, **variables: str) -> "subprocess.Popen[str]":
     clean = {k: v for k, v in os.environ.items() if not k.startswith("RETRIEVAL_") and k != "ALLOW_UNAUTHENTICATED"}
     return subprocess.Popen(
-        [sys.executable, "-m", "dermnote_retrieval.app"],
+        command,
         env=clean | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -24,6 +24,7 @@ def test_each_heavy_library_has_one_door() -> None:
         "rq": {"services/notegen/src/dermnote_notegen/queue.py"},
         "llama_cpp": {"services/notegen/src/dermnote_notegen/engine/llama.py"},
         "faiss": {"services/retrieval/src/dermnote_retrieval/index/kernels.py"},
+        "onnxruntime": {"services/retrieval/src/dermnote_retrieval/encoder/onnx.py"},
     }
 
     for library, expected in doors.items():

@@ -1,7 +1,8 @@
 """The manifest of a model folder: what the training client exports and the retrieval service loads.
 
 A folder of kind `openclip` holds `manifest.json`, `open_clip_config.json`, `open_clip_model.safetensors` (the towers,
-open_clip's own layout), `heads.safetensors` (the linear heads, if any) and the tokenizer's files.
+open_clip's own layout), `heads.safetensors` (the linear heads, if any), the tokenizer's files and, where they were
+exported too, the same towers with their heads as ONNX graphs. A folder of kind `onnx` holds graphs and tokenizer only.
 """
 
 from datetime import datetime
@@ -10,6 +11,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MANIFEST_NAME = "manifest.json"
+IMAGE_GRAPH, TEXT_GRAPH = "image.onnx", "text.onnx"
+# float32 [n, 3, image_size, image_size] and int64 [n, tokens] in, float32 [n, dim] out, before normalising.
+PIXELS, TOKENS = "pixels", "tokens"
+PADDING = "pad_token_id"
+"""Key in the text graph's metadata: the token that pads, which the graph pays no attention to."""
 Vector3 = tuple[float, float, float]
 
 
@@ -34,7 +40,7 @@ class ModelManifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    kind: Literal["openclip"] = "openclip"
+    kind: Literal["openclip", "onnx"] = "openclip"
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
     model_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
     aligned: bool

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -17,10 +17,14 @@ from dermnote_contracts.manifest import MANIFEST_NAME, ModelManifest, Preprocess
 from dermnote_train import __version__, towers
 from dermnote_train.atomic import replacing_folder
 from dermnote_train.model import EMBEDDING, LesionModel
+from dermnote_train.onnx_export import write_graphs
 from dermnote_train.towers import CONTEXT_TOKENS, TOKENIZER_FILES, Towers
 
 WEIGHTS, HEADS, CONFIG = "open_clip_model.safetensors", "heads.safetensors", "open_clip_config.json"
 LITE_IMAGE_SIZE = 224  # what EfficientNet-Lite0 was trained at
+
+Runtime = Literal["both", "onnx", "openclip"]
+"""What a folder can be served by: ONNX graphs, open_clip's own files, or either of them."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,18 @@ class _Shape:
     synthetic: bool = False
 
 
-def export_lite(models_dir: Path, *, name: str = "lite", image_size: int = LITE_IMAGE_SIZE) -> Path:
+def export_lite(
+    models_dir: Path, *, name: str = "lite", image_size: int = LITE_IMAGE_SIZE, runtime: Runtime = "both"
+) -> Path:
     """The pretrained towers as they are: vectors of 1280 (image) and 384 (text), not aligned. Returns the folder."""
     lite = towers.lite(image_size=image_size)
     shape = _Shape(aligned=False, image_dim=lite.image_features, text_dim=lite.text_features)
-    return _write(models_dir / name, lite, heads={}, shape=shape)
+    return _write(models_dir / name, lite, heads={}, shape=shape, runtime=runtime)
 
 
-def export_model(model: LesionModel, *, models_dir: Path, name: str, synthetic: bool = False) -> Path:
+def export_model(
+    model: LesionModel, *, models_dir: Path, name: str, synthetic: bool = False, runtime: Runtime = "both"
+) -> Path:
     """A trained model: its tuned towers, and per branch the two linear layers as one. Returns models_dir/name.
 
     Trained with notes, both vectors are 128 wide and aligned. Trained on images alone, the text vectors are the text
@@ -57,7 +65,7 @@ def export_model(model: LesionModel, *, models_dir: Path, name: str, synthetic: 
         synthetic=synthetic,
     )
     heads = {"image": folded(head.image, head.shared), "text": text}
-    return _write(models_dir / name, model.towers, heads=heads, shape=shape)
+    return _write(models_dir / name, model.towers, heads=heads, shape=shape, runtime=runtime)
 
 
 @torch.no_grad()
@@ -77,17 +85,46 @@ def _identity(width: int) -> nn.Linear:
     return same
 
 
-def _write(folder: Path, source: Towers, *, heads: Mapping[str, nn.Linear], shape: _Shape) -> Path:
+def _write(folder: Path, source: Towers, *, heads: Mapping[str, nn.Linear], shape: _Shape, runtime: Runtime) -> Path:
     with replacing_folder(folder) as fresh:
-        save_file(_state(source.clip), fresh / WEIGHTS)
-        if heads:
-            save_file(_state(nn.ModuleDict(dict(heads))), fresh / HEADS)
-        (fresh / CONFIG).write_text(_config(source), encoding="utf-8")
+        weights = _write_weights(fresh, source, heads=heads)
+        identity = _identity_of(weights, preprocessing=source.preprocessing)
+        if runtime == "onnx":
+            for name in weights:
+                (fresh / name).unlink()
+        else:
+            (fresh / CONFIG).write_text(_config(source), encoding="utf-8")
+        if runtime != "openclip":
+            write_graphs(fresh, source, heads=heads)
         for file in TOKENIZER_FILES:
             shutil.copyfile(source.tokenizer_folder / file, fresh / file)
-        manifest = _manifest(fresh, name=folder.name, preprocessing=source.preprocessing, shape=shape)
+        manifest = ModelManifest(
+            kind="onnx" if runtime == "onnx" else "openclip",
+            name=folder.name,
+            model_id=f"{folder.name}-{identity}",
+            aligned=shape.aligned,
+            image_dim=shape.image_dim,
+            text_dim=shape.text_dim,
+            context_tokens=CONTEXT_TOKENS,
+            preprocessing=source.preprocessing,
+            files={path.name: _sha256(path) for path in sorted(fresh.iterdir())},
+            classes=list(shape.classes),
+            synthetic_data=shape.synthetic,
+            created_at=datetime.now(UTC),
+            made_by=f"dermnote-train {__version__}",
+        )
         (fresh / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        for path in fresh.iterdir():
+            path.chmod(0o644)  # safetensors writes for the owner alone; the service may be another user
     return folder
+
+
+def _write_weights(folder: Path, source: Towers, *, heads: Mapping[str, nn.Linear]) -> dict[str, str]:
+    """Towers and heads as safetensors; returns the files' sha256."""
+    save_file(_state(source.clip), folder / WEIGHTS)
+    if heads:
+        save_file(_state(nn.ModuleDict(dict(heads))), folder / HEADS)
+    return {name: _sha256(folder / name) for name in (WEIGHTS, HEADS) if (folder / name).exists()}
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
@@ -109,27 +146,12 @@ def _config(source: Towers) -> str:
     return json.dumps(config, indent=2) + "\n"
 
 
-def _manifest(folder: Path, *, name: str, preprocessing: Preprocessing, shape: _Shape) -> ModelManifest:
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    return ModelManifest(
-        name=name,
-        model_id=f"{name}-{_identity_of(files, preprocessing=preprocessing)}",
-        aligned=shape.aligned,
-        image_dim=shape.image_dim,
-        text_dim=shape.text_dim,
-        context_tokens=CONTEXT_TOKENS,
-        preprocessing=preprocessing,
-        files=files,
-        classes=list(shape.classes),
-        synthetic_data=shape.synthetic,
-        created_at=datetime.now(UTC),
-        made_by=f"dermnote-train {__version__}",
-    )
+def _identity_of(weights: Mapping[str, str], *, preprocessing: Preprocessing) -> str:
+    """12 hex digits over the weights and the preprocessing: the same weights at another size give other vectors.
 
-
-def _identity_of(files: Mapping[str, str], *, preprocessing: Preprocessing) -> str:
-    """12 hex digits over the weights and the preprocessing: the same weights at another size give other vectors."""
-    parts = [files[name] for name in (WEIGHTS, HEADS) if name in files] + [preprocessing.model_dump_json()]
+    The runtime is no part of it: ONNX and open_clip give the same vectors, so that a store can be served by either.
+    """
+    parts = [*weights.values(), preprocessing.model_dump_json()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

@@ -54,6 +54,12 @@ class Towers(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1), persistent=False)
 
     @property
+    def pad_token_id(self) -> int:
+        """The token that pads; the text tower pays no attention to it."""
+        config: Any = self.clip.get_submodule("text").config
+        return int(config.pad_token_id)
+
+    @property
     def visual(self) -> nn.Module:
         """The image tower: float [n, 3, size, size] -> [n, image_features]."""
         return self.clip.get_submodule("visual")

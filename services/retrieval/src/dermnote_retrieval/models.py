@@ -3,13 +3,16 @@
 import hashlib
 import logging
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
-from dermnote_contracts.manifest import MANIFEST_NAME, ModelManifest
+from dermnote_contracts.manifest import IMAGE_GRAPH, MANIFEST_NAME, TEXT_GRAPH, ModelManifest
 from dermnote_contracts.problems import ModelRefused, UnknownModel
+from dermnote_retrieval.encoder import onnx
 from dermnote_retrieval.encoder.protocol import Encoder
 
+Runtime = Literal["auto", "onnx", "openclip"]
 log = logging.getLogger(__name__)
 
 
@@ -18,9 +21,11 @@ class FolderModels:
 
     default = "lite"
 
-    def __init__(self, models_dir: Path, *, torch_threads: int) -> None:
+    def __init__(self, models_dir: Path, *, threads: int, runtime: Runtime = "auto") -> None:
+        """`threads`: of one call. `runtime` auto: ONNX where the folder has graphs, else open_clip."""
         self._dir = models_dir
-        self._threads = torch_threads
+        self._threads = threads
+        self._runtime = runtime
 
     def manifests(self) -> list[ModelManifest]:
         """Every folder with a valid manifest; others are logged and passed over."""
@@ -48,17 +53,21 @@ class FolderModels:
         return manifest
 
     def load(self, name: str) -> Encoder:
-        # torch is an extra and takes seconds to import: only who loads a folder needs it.
+        """Raises UnknownModel or ModelRefused."""
+        manifest, folder = self.manifest(name), self._folder(name).resolve()
+        has_graphs = all(graph in manifest.files for graph in (IMAGE_GRAPH, TEXT_GRAPH))
+        if self._runtime == "onnx" or (self._runtime == "auto" and (has_graphs or manifest.kind == "onnx")):
+            _check_folder(folder, manifest, needed=onnx.NEEDED)
+            return onnx.OnnxEncoder(folder, manifest, threads=self._threads)
+        # torch is an extra and takes seconds to import: only who loads open_clip's own files needs it.
         try:
             from dermnote_retrieval.encoder import openclip  # noqa: PLC0415
         except ImportError as wrong:
-            raise ModelRefused(f"{name} needs {wrong.name}: install dermnote-retrieval[torch]") from wrong
-        manifest, folder = self.manifest(name), self._folder(name)
-        missing = [needed for needed in openclip.NEEDED if needed not in manifest.files]
-        if missing:
-            raise ModelRefused(f"{name}/{MANIFEST_NAME} does not list {', '.join(missing)}")
-        check_files(folder, manifest)
-        return openclip.OpenClipEncoder(folder.resolve(), manifest, threads=self._threads)
+            raise ModelRefused(
+                f"{name} needs {wrong.name}: export it with ONNX graphs, or install dermnote-retrieval[torch]"
+            ) from wrong
+        _check_folder(folder, manifest, needed=openclip.NEEDED)
+        return openclip.OpenClipEncoder(folder, manifest, threads=self._threads)
 
     def _folder(self, name: str) -> Path:
         folder = self._dir / name
@@ -66,6 +75,13 @@ class FolderModels:
             known = ", ".join(manifest.name for manifest in self.manifests()) or "none"
             raise UnknownModel(f"no model {name}; there are: {known}")
         return folder
+
+
+def _check_folder(folder: Path, manifest: ModelManifest, *, needed: tuple[str, ...]) -> None:
+    missing = [name for name in needed if name not in manifest.files]
+    if missing:
+        raise ModelRefused(f"{manifest.name}/{MANIFEST_NAME} does not list {', '.join(missing)}")
+    check_files(folder, manifest)
 
 
 def check_files(folder: Path, manifest: ModelManifest) -> None:

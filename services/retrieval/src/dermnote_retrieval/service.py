@@ -65,7 +65,7 @@ class Service:
 
 def open_service(settings: Settings, *, source: ModelSource | None = None) -> Service:
     """Open the store, load the model, build the index; raises StartRefused, ModelMismatch or ModelRefused."""
-    source = BatchedModels(source or model_source(settings), threads=settings.encoder_threads)
+    source = BatchedModels(source or model_source(settings), threads=settings.encoder_calls)
     limits = Limits(settings.flat_vectors, settings.recall_goal, settings.search_threads)
     database = Database(settings.data_dir)
     try:
@@ -131,7 +131,7 @@ def model_source(settings: Settings) -> ModelSource:
     """Where models come from: the package's dummies, or the model folder."""
     if settings.encoder == "dummy":
         return DummyModels()
-    return FolderModels(settings.models_dir, torch_threads=settings.torch_threads)
+    return FolderModels(settings.models_dir, threads=settings.encoder_threads, runtime=settings.encoder)
 
 
 def _load_encoder(settings: Settings, source: ModelSource, vectors: VectorStore) -> Encoder:

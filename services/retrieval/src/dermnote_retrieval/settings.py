@@ -28,7 +28,8 @@ class Settings(BaseSettings):
     snapshots_dir: Path | None = None
     """Where snapshots go; not set: a folder in the data folder."""
     models_dir: Path = Path(".dermnote/models")
-    encoder: Literal["openclip", "dummy"] = "openclip"
+    encoder: Literal["auto", "onnx", "openclip", "dummy"] = "auto"
+    """Runtime of the model folders; auto: ONNX where a folder has graphs, else open_clip."""
     model: ItemId | None = None
     """Name of the model to serve; not set: the one the store was made with, else the encoder's default."""
     reembed_at_start: bool = False
@@ -56,9 +57,10 @@ class Settings(BaseSettings):
     """Recall@10 against exact search that the lists must reach."""
     search_threads: int = Field(default_factory=_cores, ge=1, le=256)
     """Threads of one index search; the cores that the process may use where it is not set."""
-    encoder_threads: int = Field(default=1, ge=1, le=64)
-    """Encoder calls that run at a time; each uses torch_threads threads."""
-    torch_threads: int = Field(default=2, ge=1, le=256)
+    encoder_calls: int = Field(default=1, ge=1, le=64)
+    """Encoder calls that run at a time."""
+    encoder_threads: int = Field(default_factory=_cores, ge=1, le=256)
+    """Threads of one encoder call; the cores that the process may use where it is not set."""
 
     @model_validator(mode="after")
     def _loopback_only_without_auth(self) -> Self:

@@ -9,7 +9,7 @@ import typer
 from dermnote_train.checkpoint import load_checkpoint
 from dermnote_train.cli import screen
 from dermnote_train.errors import UserError
-from dermnote_train.export import export_lite, export_model
+from dermnote_train.export import Runtime, export_lite, export_model
 from dermnote_train.run_data import read_run_data
 from dermnote_train.settings import read_settings
 
@@ -22,18 +22,25 @@ def export(
     ],
     models_dir: Annotated[Path | None, typer.Option(help="Folder of models; DERMNOTE_MODELS_DIR by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; the run's or lite by default.")] = None,
+    runtime: Annotated[
+        Runtime, typer.Option(help="What the folder can be served by: ONNX graphs (no torch), open_clip, or both.")
+    ] = "both",
 ) -> None:
     """Write a model with its manifest, whole or not at all."""
     where = models_dir or read_settings().models_dir
     with screen.console().status("exporting"):
         if what == "lite":
-            folder = export_lite(where, name=_checked(name or "lite"))
+            folder = export_lite(where, name=_checked(name or "lite"), runtime=runtime)
         else:
             run = Path(what)
             data = read_run_data(run)
             model = load_checkpoint(run)
             folder = export_model(
-                model, models_dir=where, name=_checked(name or run.resolve().name), synthetic=data.synthetic
+                model,
+                models_dir=where,
+                name=_checked(name or run.resolve().name),
+                synthetic=data.synthetic,
+                runtime=runtime,
             )
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     screen.say(f"model: {folder} ({size / 1e6:.0f} MB)")

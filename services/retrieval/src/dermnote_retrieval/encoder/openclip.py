@@ -10,25 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everybody knows it by
 from open_clip.model import CustomTextCLIP
 from PIL import Image
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 
-from dermnote_contracts.manifest import ModelManifest, Preprocessing
+from dermnote_contracts.manifest import ModelManifest
 from dermnote_contracts.problems import ModelRefused
-from dermnote_retrieval.encoder.protocol import Vectors, unit_rows
+from dermnote_retrieval.encoder.inputs import TOKENIZER, TokenReader, pixels_of
+from dermnote_retrieval.encoder.protocol import Vectors, check_vectors, refusing, unit_rows
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 HEADS = "heads.safetensors"
-TOKENIZER = "tokenizer.json"
 TEXT_CONFIG = "config.json"
 NEEDED = (CONFIG, WEIGHTS, TOKENIZER, TEXT_CONFIG)
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 Head = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -40,30 +37,22 @@ class OpenClipEncoder:
         torch.set_num_threads(threads)
         self._manifest = manifest
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
+        with refusing(manifest):
             self._model = _build_model(folder).to(self._device).eval()
             self._heads = _load_heads(folder, manifest, device=self._device)
-            self._tokenizer = _load_tokenizer(folder, pad_id=self._pad_id, context_tokens=manifest.context_tokens)
-            self._check_widths()
-        except ModelRefused:
-            raise
-        except Exception as wrong:  # whatever open_clip, timm or transformers make of a foreign folder
-            reason = str(wrong).strip().splitlines() or [type(wrong).__name__]
-            raise ModelRefused(f"{manifest.name}: {reason[0]}") from wrong
+            pad_id = int(self._model.text.config.pad_token_id)
+            self._tokens = TokenReader(folder, pad_id=pad_id, context_tokens=manifest.context_tokens)
+            check_vectors(self)
 
     @property
     def manifest(self) -> ModelManifest:
         return self._manifest
 
-    @property
-    def _pad_id(self) -> int:
-        return int(self._model.text.config.pad_token_id)
-
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         if not images:
             return np.empty((0, self._manifest.image_dim), np.float32)
-        pixels = np.stack([preprocess(image, self._manifest.preprocessing) for image in images])
+        pixels = pixels_of(images, self._manifest.preprocessing)
         features = self._model.encode_image(torch.from_numpy(pixels).to(self._device))
         return self._vectors(features, head="image")
 
@@ -71,8 +60,7 @@ class OpenClipEncoder:
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         if not texts:
             return np.empty((0, self._manifest.text_dim), np.float32)
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        tokens = torch.tensor([row or [self._pad_id] for row in rows], dtype=torch.long, device=self._device)
+        tokens = torch.from_numpy(self._tokens(texts)).to(self._device)
         return self._vectors(self._model.encode_text(tokens), head="text")
 
     def close(self) -> None:
@@ -82,29 +70,6 @@ class OpenClipEncoder:
         if head in self._heads:
             features = F.linear(features, *self._heads[head])
         return unit_rows(features.float().cpu().numpy())
-
-    def _check_widths(self) -> None:
-        image = self.encode_images([Image.new("RGB", (64, 64), (200, 150, 120))])
-        text = self.encode_texts(["a lesion"])
-        if (image.shape[1], text.shape[1]) != (self._manifest.image_dim, self._manifest.text_dim):
-            raise ModelRefused(
-                f"{self._manifest.name}: gives vectors of {image.shape[1]} and {text.shape[1]}, "
-                f"the manifest says {self._manifest.image_dim} and {self._manifest.text_dim}"
-            )
-        if not (np.isfinite(image).all() and np.isfinite(text).all()):
-            raise ModelRefused(f"{self._manifest.name}: the weights give vectors that are not finite")
-
-
-def preprocess(image: Image.Image, how: Preprocessing) -> npt.NDArray[np.float32]:
-    """An RGB image as float32 [3, size, size]: shorter side to `image_size`, centre crop, 0..1, (x - mean) / std."""
-    size, (width, height) = how.image_size, image.size
-    short, long = min(width, height), max(width, height)
-    scaled = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
-    image = image.convert("RGB").resize(scaled, _RESAMPLING[how.interpolation])
-    left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
-    pixels = np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.float32) / 255
-    normal = (pixels - np.asarray(how.mean, np.float32)) / np.asarray(how.std, np.float32)
-    return np.ascontiguousarray(normal.transpose(2, 0, 1), dtype=np.float32)
 
 
 def _build_model(folder: Path) -> CustomTextCLIP:
@@ -135,10 +100,3 @@ def _load_heads(folder: Path, manifest: ModelManifest, *, device: torch.device) 
         for name in ("image", "text")
         if f"{name}.weight" in tensors
     }
-
-
-def _load_tokenizer(folder: Path, *, pad_id: int, context_tokens: int) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    tokenizer.enable_truncation(max_length=context_tokens)
-    tokenizer.enable_padding(pad_id=pad_id, pad_token=tokenizer.id_to_token(pad_id) or "[PAD]")
-    return tokenizer

@@ -1,6 +1,7 @@
 """What an encoder is, and what gives encoders by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dermnote_contracts.manifest import ModelManifest
+from dermnote_contracts.problems import ModelRefused
 
 Vectors = npt.NDArray[np.float32]
 
@@ -62,3 +64,29 @@ def unit_rows(rows: npt.NDArray[np.floating]) -> Vectors:
         scaled = wide / largest
         rows_of_length_one: Vectors = (scaled / np.linalg.norm(scaled, axis=1, keepdims=True)).astype(np.float32)
     return rows_of_length_one
+
+
+def check_vectors(encoder: Encoder) -> None:
+    """Encode an image and a text; raises ModelRefused where the vectors are not what the manifest says."""
+    image = encoder.encode_images([Image.new("RGB", (64, 64), (200, 150, 120))])
+    text = encoder.encode_texts(["a lesion"])
+    manifest = encoder.manifest
+    if (image.shape[1], text.shape[1]) != (manifest.image_dim, manifest.text_dim):
+        raise ModelRefused(
+            f"{manifest.name}: gives vectors of {image.shape[1]} and {text.shape[1]}, "
+            f"the manifest says {manifest.image_dim} and {manifest.text_dim}"
+        )
+    if not (np.isfinite(image).all() and np.isfinite(text).all()):
+        raise ModelRefused(f"{manifest.name}: the weights give vectors that are not finite")
+
+
+@contextmanager
+def refusing(manifest: ModelManifest) -> Iterator[None]:
+    """Whatever a library makes of a foreign folder, as ModelRefused in one line."""
+    try:
+        yield
+    except ModelRefused:
+        raise
+    except Exception as wrong:
+        reason = str(wrong).strip().splitlines() or [type(wrong).__name__]
+        raise ModelRefused(f"{manifest.name}: {reason[0]}") from wrong
