@@ -154,6 +154,18 @@ def test_what_is_stored_is_bounded() -> None:
     assert open_stored(store_form(decoded).image).size == (512, 171)
 
 
+def test_a_large_photo_is_decoded_smaller_and_looks_the_same() -> None:
+    smooth = noise((40, 30)).resize((4000, 3000), Image.Resampling.BICUBIC)
+    upload = encoded(smooth, "JPEG", quality=95, subsampling=0)
+
+    image = decode(upload, max_pixels=12_000_000, bound_px=512)
+
+    whole = Image.open(io.BytesIO(upload)).convert("RGB")
+    whole.thumbnail((512, 512), Image.Resampling.LANCZOS)
+    assert image.size == whole.size == (512, 384)
+    assert np.abs(np.asarray(image, np.int16) - np.asarray(whole, np.int16)).mean() < 1
+
+
 def test_an_image_of_one_pixel_can_be_stored_and_found(client: Any, put: Any, paint: Any) -> None:
     put(client, "dot", image=paint(size=(1, 1)))
     put(client, "line", image=paint(size=(3000, 1)))

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from dermnote_contracts.manifest import ModelManifest, Preprocessing
 from dermnote_contracts.problems import ModelRefused, UnknownModel
-from dermnote_retrieval.encoder.inputs import preprocess
+from dermnote_retrieval.encoder.inputs import fit, preprocess
 from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.models import FolderModels
 from dermnote_retrieval.service import open_service
@@ -156,6 +156,13 @@ def test_preprocessing_is_torchvisions_to_the_bit(interpolation: Any) -> None:
 
     for image in photographs():
         assert np.abs(preprocess(image, how) - reference(image).numpy()).max() < 1e-6
+
+
+def test_a_picture_that_its_caller_fitted_gives_the_same_pixels() -> None:
+    for image in photographs():
+        fitted = fit(image, HOW)
+        assert fitted.size == (SIZE, SIZE)
+        assert np.array_equal(preprocess(fitted, HOW), preprocess(image, HOW))
 
 
 def test_image_vectors_are_open_clips_through_the_head(tiny: Path) -> None:

@@ -36,6 +36,9 @@ class SlowFirst:
     def manifest(self) -> ModelManifest:
         return self._encoder.manifest
 
+    def fit(self, image: Image.Image) -> Image.Image:
+        return self._encoder.fit(image)
+
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         self.sizes.append(len(images))
         self.waits.set()

@@ -85,6 +85,7 @@ def decode(data: bytes, *, max_pixels: int, bound_px: int) -> Image.Image:
     try:
         _check(data, max_pixels=max_pixels)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.draft(None, (2 * bound_px, 2 * bound_px))  # a large JPEG is decoded smaller, which is much faster
             image.load()
             upright = _rgb(ImageOps.exif_transpose(image))
     except _DECODING_ERRORS as wrong:

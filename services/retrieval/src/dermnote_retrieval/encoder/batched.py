@@ -16,7 +16,7 @@ class BatchedEncoder:
     """An Encoder over another one. `threads`: calls of that one that run at a time."""
 
     def __init__(self, encoder: Encoder, *, threads: int) -> None:
-        self._manifest = encoder.manifest
+        self._encoder = encoder
         self._images: Batcher[Image.Image, Vectors] = Batcher(
             lambda images: list(encoder.encode_images(images)), most=BATCH, threads=threads, name="encode-images"
         )
@@ -27,15 +27,20 @@ class BatchedEncoder:
     @property
     def manifest(self) -> ModelManifest:
         """The encoder's own."""
-        return self._manifest
+        return self._encoder.manifest
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """The encoder's own."""
+        return self._encoder.fit(image)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         """RGB images to float32 unit rows [n, image_dim]."""
-        return _rows(self._images(images), width=self._manifest.image_dim)
+        fitted = [self.fit(image) for image in images]  # here, so that callers do it at the same time
+        return _rows(self._images(fitted), width=self._encoder.manifest.image_dim)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Texts to float32 unit rows [n, text_dim]."""
-        return _rows(self._texts(texts), width=self._manifest.text_dim)
+        return _rows(self._texts(texts), width=self._encoder.manifest.text_dim)
 
     def close(self) -> None:
         """End its threads once what waits is done."""

@@ -59,6 +59,10 @@ class DummyEncoder:
     def manifest(self) -> ModelManifest:
         return self._manifest
 
+    def fit(self, image: Image.Image) -> Image.Image:
+        """As it is."""
+        return image
+
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         rows = np.zeros((len(images), self._manifest.image_dim))
         for row, image in zip(rows, images, strict=True):

@@ -14,14 +14,19 @@ TOKENIZER = "tokenizer.json"
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def preprocess(image: Image.Image, how: Preprocessing) -> npt.NDArray[np.float32]:
-    """An RGB image as float32 [3, size, size]: shorter side to `image_size`, centre crop, 0..1, (x - mean) / std."""
+def fit(image: Image.Image, how: Preprocessing) -> Image.Image:
+    """An RGB image, shorter side to `image_size`, centre crop; one of that size stays as it is."""
     size, (width, height) = how.image_size, image.size
     short, long = min(width, height), max(width, height)
     scaled = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
     image = image.convert("RGB").resize(scaled, _RESAMPLING[how.interpolation])
     left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
-    pixels = np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.float32) / 255
+    return image.crop((left, top, left + size, top + size))
+
+
+def preprocess(image: Image.Image, how: Preprocessing) -> npt.NDArray[np.float32]:
+    """An RGB image as float32 [3, size, size]: fitted, 0..1, (x - mean) / std."""
+    pixels = np.asarray(fit(image, how), dtype=np.float32) / 255
     normal = (pixels - np.asarray(how.mean, np.float32)) / np.asarray(how.std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1), dtype=np.float32)
 

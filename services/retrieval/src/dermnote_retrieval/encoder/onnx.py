@@ -15,7 +15,7 @@ from PIL import Image
 
 from dermnote_contracts.manifest import IMAGE_GRAPH, PADDING, PIXELS, TEXT_GRAPH, TOKENS, ModelManifest
 from dermnote_contracts.problems import ModelRefused
-from dermnote_retrieval.encoder.inputs import TOKENIZER, TokenReader, pixels_of
+from dermnote_retrieval.encoder.inputs import TOKENIZER, TokenReader, fit, pixels_of
 from dermnote_retrieval.encoder.protocol import Vectors, check_vectors, refusing, unit_rows
 
 NEEDED = (IMAGE_GRAPH, TEXT_GRAPH, TOKENIZER)
@@ -36,6 +36,9 @@ class OnnxEncoder:
     @property
     def manifest(self) -> ModelManifest:
         return self._manifest
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        return fit(image, self._manifest.preprocessing)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         if not images:

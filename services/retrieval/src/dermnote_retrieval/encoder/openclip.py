@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from dermnote_contracts.manifest import ModelManifest
 from dermnote_contracts.problems import ModelRefused
-from dermnote_retrieval.encoder.inputs import TOKENIZER, TokenReader, pixels_of
+from dermnote_retrieval.encoder.inputs import TOKENIZER, TokenReader, fit, pixels_of
 from dermnote_retrieval.encoder.protocol import Vectors, check_vectors, refusing, unit_rows
 
 CONFIG = "open_clip_config.json"
@@ -47,6 +47,9 @@ class OpenClipEncoder:
     @property
     def manifest(self) -> ModelManifest:
         return self._manifest
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        return fit(image, self._manifest.preprocessing)
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:

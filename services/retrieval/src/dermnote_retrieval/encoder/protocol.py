@@ -22,6 +22,10 @@ class Encoder(Protocol):
         """Identity, widths and alignment."""
         ...
 
+    def fit(self, image: Image.Image) -> Image.Image:
+        """What a caller can do with a picture alone before it is encoded together with others: the same vector."""
+        ...
+
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         """RGB images to float32 unit rows [n, image_dim]."""
         ...
