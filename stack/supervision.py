@@ -17,7 +17,8 @@ from stack.layout import Layout
 
 BIN = Path(sys.executable).parent
 WORKER_STOP_S = 90
-STOP_S = WORKER_STOP_S + 30
+RETRIEVAL_STOP_S = 45  # its drain (RETRIEVAL_DRAIN_S) and its closing, 20 s each
+STOP_S = WORKER_STOP_S + RETRIEVAL_STOP_S + 30
 UP = ("RUNNING", "STARTING")
 
 
@@ -35,7 +36,7 @@ def programs(layout: Layout) -> list[Program]:
     served = [
         Program("notegen-worker", _command("dermnote-notegen-worker"), stop_s=WORKER_STOP_S),
         Program("notegen-api", _command("dermnote-notegen")),
-        Program("retrieval", _command("dermnote-retrieval")),
+        Program("retrieval", _command("dermnote-retrieval"), stop_s=RETRIEVAL_STOP_S),
     ]
     if layout.external_redis_url:
         return served

@@ -159,6 +159,7 @@ def test_a_store_of_the_schema_before_opens_and_is_upgraded(run: Any, put: Any, 
             "alter table items drop column changed",
             "alter table items drop column note_digest",
             "alter table items drop column signs",
+            "alter table items drop column digest",
             "delete from meta where key in ('changes', 'store_id')",
             "pragma user_version = 1",
         ):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -15,11 +16,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from dermnote_contracts.problems import InsufficientStorage
+from dermnote_contracts.retrieval import BulkOutcome
 from dermnote_train.cli import make_app
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.note_rows import read_notes, write_notes
 from tests.notegen.processes import free_port
-from tests.train.servers import Answer, NotesByHand, notes_by_hand, retrieval_service, valkey
+from tests.train.servers import Answer, NotesByHand, notes_by_hand, retrieval_service, told, valkey
 
 Dermnote = Callable[..., Result]
 DIAGNOSES = ("nevus", "melanoma", "basal cell carcinoma")
@@ -113,6 +116,12 @@ def refused(result: Result, *, code: int = 1) -> str:
     return lines[0]
 
 
+def cells(output: str) -> tuple[list[str], list[str]]:
+    """(the names, the values) of a table of one row."""
+    head, row = (line for line in output.splitlines() if line.startswith(("┃", "│")))
+    return re.findall(r"[\w/.]+", head), re.findall(r"[\w/.]+", row)
+
+
 # What the commands do.
 
 
@@ -123,6 +132,15 @@ def test_notes_are_written_indexed_and_found(served: Dermnote, services: Service
     assert len(read_notes(home / "notes" / "pictures" / "notes.parquet")) == 6
 
     assert "now holds 6 items" in went_well(served("index", pictures))
+    again = went_well(served("index", pictures))
+    assert dict(zip(*cells(again), strict=True)) | {"items/s": ""} == {
+        "items": "6",
+        "created": "0",
+        "updated": "0",
+        "unchanged": "6",
+        "failed": "0",
+        "items/s": "",
+    }
 
     found = went_well(served("search", pictures / "images" / "0.png", "-k", "2", "--dataset", "pictures"))
     assert "found by images" in found
@@ -132,6 +150,25 @@ def test_notes_are_written_indexed_and_found(served: Dermnote, services: Service
     )
     assert "pictures-0" not in others
     assert "nothing found" in went_well(served("search", pictures / "images" / "0.png", "--dataset", "other"))
+
+
+def test_an_index_run_that_a_full_disk_ends_says_how_far_it_came(
+    served: Dermnote, services: Services, pictures: Path
+) -> None:
+    with services.notes.working():
+        went_well(served("notes", pictures))
+    full = InsufficientStorage("nothing was stored").problem()
+    outcomes = [
+        BulkOutcome(id="pictures-0", status="created"),
+        BulkOutcome(id="pictures-1", status="unchanged"),
+        BulkOutcome(id="pictures-2", status="failed", error=full),
+    ]
+    body = "\n".join(outcome.model_dump_json(exclude_none=True) for outcome in outcomes).encode()
+    with told(Answer(body=b'{"status": "ok", "checks": {}}'), Answer(body=body)) as server:
+        result = served("index", pictures, RETRIEVAL_URL=server.url)
+
+    assert "2 of 6 items are stored: run the same again" in refused(result)
+    assert cells(result.stdout)[1][:5] == ["3", "1", "0", "1", "1"]
 
 
 def test_notes_that_failed_are_counted_and_the_next_run_asks_for_them(

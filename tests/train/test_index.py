@@ -1,6 +1,8 @@
 """Filling the index: one outcome an item, going on after an interruption, and searches that keep to their own run."""
 
+import io
 import json
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +11,14 @@ import pytest
 from PIL import Image
 
 from dermnote_contracts.metadata import LesionMetadata
+from dermnote_contracts.problems import DermnoteError, InsufficientStorage, Stopping
+from dermnote_contracts.retrieval import BulkOutcome
 from dermnote_train.errors import UserError
-from dermnote_train.index import SHARD, push, read_picture, search_like
+from dermnote_train.index import SHARD, IndexStopped, push, read_picture, search_like
 from dermnote_train.progress import Step
 from dermnote_train.records import LesionDataset, Record
 from dermnote_train.remote.retrieval import RetrievalService
-from tests.train.servers import Answer, retrieval_service, told
+from tests.train.servers import DROPPED, Answer, problem, retrieval_service, told
 
 Draw = Callable[..., LesionDataset]
 COLOURS = ("red", "green", "blue", "black")
@@ -103,7 +107,7 @@ def test_a_push_that_was_interrupted_is_made_whole_by_the_next(service: Retrieva
 
     run = push(service, dataset, records=dataset.records, notes={}, progress=steps.append)
 
-    assert (run.created, run.updated, dict(run.failed)) == (6, SHARD, {})
+    assert (run.created, run.unchanged, run.updated, dict(run.failed)) == (6, SHARD, 0, {})
     assert service.index_info().items == SHARD + 6
     assert [(step.done, step.total) for step in steps] == [(SHARD, SHARD + 6), (SHARD + 6, SHARD + 6)]
 
@@ -178,6 +182,67 @@ def test_an_outcome_that_was_not_told_is_an_error_and_not_a_success(draw: Draw) 
         pytest.raises(UserError, match="outcome of 1 of 3 items"),
     ):
         push(service, dataset, records=dataset.records, notes={})
+
+
+def outcomes(numbers: range, *, end: DermnoteError | None = None) -> Answer:
+    """A bulk load's answer: these were created, and the next one failed."""
+    told = [BulkOutcome(id=f"drawn-img-{number}", status="created") for number in numbers]
+    if end is not None:
+        told.append(BulkOutcome(id=f"drawn-img-{numbers.stop}", status="failed", error=end.problem()))
+    return Answer(body=b"".join(one.model_dump_json(exclude_none=True).encode() + b"\n" for one in told))
+
+
+def members(body: bytes) -> list[str]:
+    """The ids in a shard, in their order."""
+    with tarfile.open(fileobj=io.BytesIO(body)) as tar:
+        return list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames()))
+
+
+def test_a_service_that_stops_in_the_middle_gets_the_rest_again(draw: Draw) -> None:
+    dataset = draw(5)
+    stopping = outcomes(range(2), end=Stopping())
+    busy = problem(Stopping(), **{"Retry-After": "0"})
+    with told(stopping, busy, outcomes(range(2, 5))) as server, RetrievalService(server.url) as service:
+        run = push(service, dataset, records=dataset.records, notes={})
+
+        assert (run.created, dict(run.failed)) == (5, {})
+        first, *others = [members(asked.body) for asked in server.asked]
+    assert first == [f"drawn-img-{number}" for number in range(5)]
+    assert others == [first[2:], first[2:]]
+
+
+def test_a_service_that_never_goes_on_is_given_up(draw: Draw) -> None:
+    dataset = draw(3)
+    with (
+        told(outcomes(range(0), end=Stopping())) as server,
+        RetrievalService(server.url) as service,
+        pytest.raises(Stopping),
+    ):
+        push(service, dataset, records=dataset.records, notes={})
+    assert len(server.asked) == 2
+
+
+def test_a_full_disk_ends_the_push_and_says_how_much_is_stored(draw: Draw) -> None:
+    dataset = draw(SHARD + 5)
+    full = outcomes(range(SHARD, SHARD + 2), end=InsufficientStorage("nothing was stored"))
+    with (
+        told(outcomes(range(SHARD)), full) as server,
+        RetrievalService(server.url) as service,
+        pytest.raises(IndexStopped, match=f"The disk is full.*{SHARD + 2} of {SHARD + 5} items are stored") as stopped,
+    ):
+        push(service, dataset, records=dataset.records, notes={})
+    assert (stopped.value.run.created, len(stopped.value.run.failed)) == (SHARD + 2, 1)
+
+
+def test_a_service_that_is_gone_leaves_a_count_of_what_is_stored(draw: Draw) -> None:
+    dataset = draw(SHARD + 5)
+    with (
+        told(outcomes(range(SHARD)), DROPPED) as server,
+        RetrievalService(server.url, patience_s=0) as service,
+        pytest.raises(IndexStopped, match=f"cannot be reached.*{SHARD} of {SHARD + 5} items are stored") as stopped,
+    ):
+        push(service, dataset, records=dataset.records, notes={})
+    assert (stopped.value.run.created, dict(stopped.value.run.failed)) == (SHARD, {})
 
 
 def test_a_search_finds_its_own_run_and_never_its_own_patient(service: RetrievalService, draw: Draw) -> None:

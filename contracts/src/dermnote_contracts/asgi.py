@@ -1,6 +1,6 @@
 """What both services share at their HTTP border: one problem handler, request ids, the loopback guard.
 
-The only module here that needs FastAPI (extra `asgi`). It logs codes and paths, never bodies.
+Needs FastAPI (extra `asgi`); the door of a service that has keys is in guard.py. It logs codes and paths, never bodies.
 """
 
 import logging
@@ -36,6 +36,8 @@ MAX_FIELD_CHARS = 200
 def problem_response(error: DermnoteError) -> Response:
     """The answer for an error."""
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     body = error.problem().model_dump_json(exclude_none=True)
     return Response(body, status_code=error.status, media_type=PROBLEM_JSON, headers=headers)
 
@@ -74,7 +76,9 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def routing(_: Request, error: HTTPException) -> Response:
         kinds: dict[int, type[DermnoteError]] = {404: NotFound, 405: MethodNotAllowed}
         kind = kinds.get(error.status_code, InvalidRequest if error.status_code < 500 else InternalError)
-        return problem_response(kind(str(error.detail) if error.status_code < 500 else ""))
+        response = problem_response(kind(str(error.detail) if error.status_code < 500 else ""))
+        response.headers.update(error.headers or {})  # 405 must name the methods in Allow
+        return response
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, _: Exception) -> Response:

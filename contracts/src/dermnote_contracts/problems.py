@@ -5,8 +5,8 @@ DermnoteError
 │                       └─ ImageRefused, FilterRefused, ModelRefused
 ├── NotFound 404 ─ UnknownNote, UnknownBatch, UnknownPrior, UnknownItem, UnknownModel
 ├── Conflict 409 ─ EncoderNotAligned, ModelMismatch
-├── TooLarge 413, UnsupportedMedia 415, Forbidden 403, InsufficientStorage 507
-└── Unavailable 503 ─ QueueFull, EngineUnavailable, QueueUnavailable
+├── TooLarge 413, UnsupportedMedia 415, Unauthorized 401, Forbidden 403, TooManyRequests 429, InsufficientStorage 507
+└── Unavailable 503 ─ QueueFull, EngineUnavailable, QueueUnavailable, Stopping
 """
 
 from collections.abc import Sequence
@@ -99,6 +99,10 @@ class ModelRefused(InvalidRequest):
     code, title = "model-refused", "The model folder cannot be used"
 
 
+class Unauthorized(DermnoteError):
+    code, status, title = "unauthorized", 401, "The service asks for a key"
+
+
 class Forbidden(DermnoteError):
     code, status, title = "forbidden", 403, "The request is not allowed from there"
 
@@ -159,6 +163,10 @@ class UnsupportedMedia(DermnoteError):
     code, status, title = "unsupported-media-type", 415, "The content type is not supported here"
 
 
+class TooManyRequests(DermnoteError):
+    code, status, title = "too-many-requests", 429, "The key has used what it may use in a minute"
+
+
 class Unavailable(DermnoteError):
     code, status, title = "unavailable", 503, "The service cannot take the request now"
 
@@ -173,6 +181,10 @@ class QueueUnavailable(Unavailable):
 
 class EngineUnavailable(Unavailable):
     code, title = "engine-unavailable", "The language model's engine does not answer"
+
+
+class Stopping(Unavailable):
+    code, title = "stopping", "The service is stopping"
 
 
 class EngineRefused(DermnoteError):

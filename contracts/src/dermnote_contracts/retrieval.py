@@ -111,10 +111,13 @@ class ItemPage(BaseModel):
 
 
 class BulkOutcome(BaseModel):
-    """What became of one record of a bulk load; the answer is one of these a line, in the records' order."""
+    """What became of one record of a bulk load; the answer is one of these a line, in the records' order.
+
+    `unchanged`: the store held just that, so nothing was encoded or written.
+    """
 
     id: str
-    status: Literal["created", "updated", "failed"]
+    status: Literal["created", "updated", "unchanged", "failed"]
     error: Problem | None = None
 
 
@@ -127,22 +130,55 @@ class IndexRecall(BaseModel):
 
 
 class RouteInfo(BaseModel):
-    """One route's index: its kind, vector width, count and memory; `recall` is null where it is exact (flat)."""
+    """One route's index: its kind, vector width, count and memory; `recall` is null where it is exact (flat).
+
+    `building`: lists are being made beside it.
+    """
 
     kind: str
     dim: int
     vectors: int
     memory_mib: int = 0
     recall: IndexRecall | None = None
+    building: bool = False
+
+
+class StoreInfo(BaseModel):
+    """Bytes of the store's files, and those that are free on their disk."""
+
+    bytes: int
+    free_bytes: int
+
+
+class SnapshotsInfo(BaseModel):
+    """The snapshots that are kept, the bytes of their stores, and when the newest was taken."""
+
+    count: int
+    bytes: int
+    newest_at: AwareDatetime | None
+
+
+class Waiting(BaseModel):
+    """What waits for its turn: requests and bulk loads for a thread, images and texts for the encoder, searches."""
+
+    requests: int
+    loads: int
+    images: int
+    texts: int
+    searches: int
 
 
 class IndexInfo(BaseModel):
-    """Figures of the index as it serves now."""
+    """Figures of the index as it serves now. `checkpoint_behind`: writes that a start after a crash would replay."""
 
     items: int
     model: str
     aligned: bool
     routes: dict[Route, RouteInfo]
+    store: StoreInfo | None = None
+    checkpoint_behind: int = 0
+    snapshots: SnapshotsInfo | None = None
+    waiting: Waiting | None = None
 
 
 class Snapshot(BaseModel):

@@ -2,12 +2,15 @@
 
 import io
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from dermnote_contracts.problems import DermnoteError, InsufficientStorage, one_line
 from dermnote_contracts.retrieval import BulkOutcome, Exclude, SearchResponse, Via
 from dermnote_train.data.pictures import FORMATS
 from dermnote_train.errors import UserError
@@ -22,12 +25,28 @@ SUFFIX_OF = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 @dataclass(frozen=True)
 class IndexRun:
-    """What became of the items pushed. `failed`: item id -> reason."""
+    """What became of the items pushed. `unchanged`: they were there just so. `failed`: item id -> reason."""
 
     created: int
     updated: int
     failed: Mapping[str, str]
     seconds: float
+    unchanged: int = 0
+
+    @property
+    def stored(self) -> int:
+        """Items that the index holds now as they were pushed."""
+        return self.created + self.updated + self.unchanged
+
+
+class IndexStopped(UserError):
+    """Not everything was pushed; `run` is what was."""
+
+    def __init__(self, reason: str, *, run: IndexRun, total: int) -> None:
+        self.run = run
+        super().__init__(
+            f"{reason}; {run.stored} of {total} items are stored: run the same again, it goes on with the others"
+        )
 
 
 def item_id(dataset: str, image_id: str) -> str:
@@ -46,24 +65,23 @@ def push(
 ) -> IndexRun:
     """Store records with image, note (image_id -> text; may lack some), metadata and group, 64 a request.
 
-    `run`: a mark kept in the metadata, by which a search can be held to this run's items.
+    `run`: a mark kept in the metadata, by which a search can be held to this run's items. What the index holds just so
+    costs the service no encoding, so that a push may be repeated. Raises IndexStopped where it breaks off.
     """
     marks: dict[str, str] = {} if run is None else {"run": run}
     begun = time.monotonic()
     outcomes: list[BulkOutcome] = []
     for shard in _shards(records):
-        outcomes += service.bulk([_item(record, dataset, notes.get(record.image_id), marks=marks) for record in shard])
+        items = [_item(record, dataset, notes.get(record.image_id), marks=marks) for record in shard]
+        with _what_was_stored_is_told(outcomes, begun=begun, total=len(records)):
+            outcomes += service.bulk(items)
+            _check_room(outcomes)
         progress(Step("index", len(outcomes), len(records)))
     if len(outcomes) != len(records):
         raise UserError(
             f"the retrieval service told the outcome of {len(outcomes)} of {len(records)} items; see its log"
         )
-    return IndexRun(
-        created=sum(outcome.status == "created" for outcome in outcomes),
-        updated=sum(outcome.status == "updated" for outcome in outcomes),
-        failed={outcome.id: _reason(outcome) for outcome in outcomes if outcome.status == "failed"},
-        seconds=time.monotonic() - begun,
-    )
+    return _run(outcomes, begun=begun)
 
 
 def search_like(
@@ -87,6 +105,36 @@ def read_picture(path: Path) -> bytes:
         raise UserError(
             f"{path}: cannot be read ({wrong.strerror}); give the path of a JPEG, PNG or WebP image"
         ) from wrong
+
+
+def _run(outcomes: Sequence[BulkOutcome], *, begun: float) -> IndexRun:
+    count = Counter(outcome.status for outcome in outcomes)
+    return IndexRun(
+        created=count["created"],
+        updated=count["updated"],
+        unchanged=count["unchanged"],
+        failed={outcome.id: _reason(outcome) for outcome in outcomes if outcome.status == "failed"},
+        seconds=time.monotonic() - begun,
+    )
+
+
+@contextmanager
+def _what_was_stored_is_told(outcomes: Sequence[BulkOutcome], *, begun: float, total: int) -> Iterator[None]:
+    """Raise IndexStopped for what the service can't do now, once it has told any outcome."""
+    try:
+        yield
+    except (UserError, DermnoteError) as wrong:
+        if not outcomes:
+            raise
+        reason = one_line(wrong) if isinstance(wrong, DermnoteError) else str(wrong)
+        raise IndexStopped(reason, run=_run(outcomes, begun=begun), total=total) from wrong
+
+
+def _check_room(outcomes: Sequence[BulkOutcome]) -> None:
+    """Raise InsufficientStorage where the last outcome says so: what would follow finds no room either."""
+    last = outcomes[-1].error if outcomes else None
+    if last is not None and last.code == InsufficientStorage.code:
+        raise InsufficientStorage("make room where the retrieval service keeps its data")
 
 
 def _shards(records: Sequence[Record]) -> Iterator[Sequence[Record]]:

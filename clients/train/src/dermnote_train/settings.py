@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -13,6 +13,8 @@ class Settings(BaseSettings):
 
     notegen_url: str = "http://127.0.0.1:8001"
     retrieval_url: str = "http://127.0.0.1:8002"
+    notegen_api_key: SecretStr | None = None
+    retrieval_api_key: SecretStr | None = None
     dermnote_home: Path = Path(".dermnote")
     dermnote_models_dir: Path | None = Field(default=None, description="Model folders; DERMNOTE_HOME/models if unset")
 

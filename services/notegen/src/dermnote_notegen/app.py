@@ -5,14 +5,19 @@ from ipaddress import ip_address
 
 import uvicorn
 from asgi_correlation_id import CorrelationIdMiddleware
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.responses import PlainTextResponse
 from prometheus_fastapi_instrumentator import Instrumentator
 from redis import Redis
 
 from dermnote_contracts.asgi import BodyLimit, LoopbackGuard, install_problem_handlers
+from dermnote_contracts.guard import BEARER, KeyGuard
+from dermnote_contracts.keys import KeyFile, KeysInvalid
+from dermnote_contracts.openapi import complete_document
 from dermnote_notegen import __version__
 from dermnote_notegen.api import batches, catalogue, health, notes
 from dermnote_notegen.jobs import Jobs
+from dermnote_notegen.limits import spend_in
 from dermnote_notegen.priors import PriorsInvalid, load_priors
 from dermnote_notegen.settings import Settings
 
@@ -25,23 +30,37 @@ class UnsafeBinding(Exception):
 
 def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     """The note service's app. `redis` may be handed in; otherwise it is connected to lazily."""
-    if not settings.allow_unauthenticated and not is_loopback(settings.host):
+    keys = _open_keys(settings)
+    if keys is None and not settings.allow_unauthenticated and not is_loopback(settings.host):
         raise UnsafeBinding(
             f"NOTEGEN_HOST={settings.host} would serve notes without a key; "
-            "bind 127.0.0.1, or set ALLOW_UNAUTHENTICATED=1 if the network is trusted"
+            "set NOTEGEN_KEYS_FILE, bind 127.0.0.1, or set ALLOW_UNAUTHENTICATED=1 if the network is trusted"
         )
+    redis = redis or Redis.from_url(settings.redis_url)
     app = FastAPI(title="Dermnote note service", version=__version__, description=DESCRIPTION)
-    app.state.jobs = Jobs(redis or Redis.from_url(settings.redis_url), settings)
+    app.state.jobs = Jobs(redis, settings)
     app.state.priors = load_priors(settings.priors_dir)
     install_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    if not settings.allow_unauthenticated:
+    if keys is not None:
+        app.add_middleware(KeyGuard, keys=keys, spend=spend_in(redis))
+    elif not settings.allow_unauthenticated:
         app.add_middleware(LoopbackGuard)
     app.add_middleware(CorrelationIdMiddleware)
-    for router in (notes.router, batches.router, catalogue.router, health.router):
-        app.include_router(router)
-    Instrumentator(excluded_handlers=["/metrics", "/health/.*"]).instrument(app).expose(app)
+    for router in (notes.router, batches.router, catalogue.router):
+        app.include_router(router, dependencies=[Depends(BEARER)])
+    app.include_router(health.router)
+    instrumentator = Instrumentator(excluded_handlers=["/metrics", "/health/.*"]).instrument(app)
+    instrumentator.expose(app, response_class=PlainTextResponse, dependencies=[Depends(BEARER)])
+    complete_document(app)
     return app
+
+
+def _open_keys(settings: Settings) -> KeyFile | None:
+    try:
+        return None if settings.keys_file is None else KeyFile(settings.keys_file)
+    except KeysInvalid as invalid:
+        raise KeysInvalid(f"NOTEGEN_KEYS_FILE: {invalid}") from invalid
 
 
 def is_loopback(host: str) -> bool:
@@ -57,6 +76,6 @@ def main() -> None:
     settings = Settings()
     try:
         app = create_app(settings)
-    except (UnsafeBinding, PriorsInvalid) as error:
+    except (UnsafeBinding, KeysInvalid, PriorsInvalid) as error:
         sys.exit(f"dermnote-notegen: {error}")
     uvicorn.run(app, host=settings.host, port=settings.port)

@@ -35,7 +35,10 @@ def queue_errors() -> Iterator[None]:
 
 
 class Jobs:
-    """Everything that the API does with notes."""
+    """Everything that the API does with notes.
+
+    `owner` is the name of the caller's key: notes, batches and idempotency keys of another one are not there for it.
+    """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
@@ -44,22 +47,24 @@ class Jobs:
         self._max_waiting = settings.max_waiting
         self._ttl_s = settings.note_ttl_s
 
-    def submit(self, request: NoteRequest, *, idempotency_key: str | None = None) -> NoteJob:
+    def submit(self, request: NoteRequest, *, owner: str = "", idempotency_key: str | None = None) -> NoteJob:
         """Queue one note; with a key that was used before and the same body, the note of then."""
         note_facts(request)
-        submission = Submission([request], [uuid.uuid4().hex])
+        submission = Submission([request], [uuid.uuid4().hex], owner=owner)
         note_id = self._submit(submission, key=idempotency_key)
         with queue_errors():
-            return self._store.get(note_id)
+            return self._store.get(note_id, owner=owner)
 
-    def submit_batch(self, requests: Sequence[NoteRequest], *, idempotency_key: str | None = None) -> Batch:
+    def submit_batch(
+        self, requests: Sequence[NoteRequest], *, owner: str = "", idempotency_key: str | None = None
+    ) -> Batch:
         """Queue a batch whole or not at all."""
         for request in requests:
             note_facts(request)
         ids = [uuid.uuid4().hex for _ in requests]
-        batch_id = self._submit(Submission(requests, ids, uuid.uuid4().hex), key=idempotency_key)
+        batch_id = self._submit(Submission(requests, ids, uuid.uuid4().hex, owner), key=idempotency_key)
         with queue_errors():
-            return self._store.batch(batch_id)
+            return self._store.batch(batch_id, owner=owner)
 
     def _submit(self, submission: Submission, *, key: str | None) -> str:
         new_id = submission.batch_id or submission.note_ids[0]
@@ -74,7 +79,7 @@ class Jobs:
     def _transaction(self, submission: Submission, new_id: str, key: str | None) -> str:
         with self._redis.pipeline() as pipe:
             if key is not None:
-                stored_key = IDEMPOTENCY.format(_digest(key))
+                stored_key = IDEMPOTENCY.format(_digest(submission.owner, key) if submission.owner else _digest(key))
                 fingerprint = _digest(*(request.model_dump_json() for request in submission.requests))
                 pipe.watch(stored_key)  # type: ignore[no-untyped-call]
                 earlier = self._redis.get(stored_key)
@@ -92,38 +97,38 @@ class Jobs:
         if waiting + more > self._max_waiting:
             raise QueueFull(f"{waiting} notes are waiting, {self._max_waiting} at most", retry_after_s=60)
 
-    def get(self, note_id: str) -> NoteJob:
+    def get(self, note_id: str, *, owner: str = "") -> NoteJob:
         """The state of a note; raises UnknownNote."""
         with queue_errors():
-            return self._store.get(note_id)
+            return self._store.get(note_id, owner=owner)
 
-    def delete(self, note_id: str) -> NoteJob | None:
+    def delete(self, note_id: str, *, owner: str = "") -> NoteJob | None:
         """Cancel a note that has not ended (and return it), or erase one that has (None)."""
         with queue_errors():
-            job = self._store.get(note_id)
+            job = self._store.get(note_id, owner=owner)
             if job.status not in ENDED and self._store.cancel(note_id):
                 self._queue.drop(note_id)
-                return self._store.get(note_id)
+                return self._store.get(note_id, owner=owner)
             self._store.erase(note_id)
             return None
 
-    def batch(self, batch_id: str) -> Batch:
+    def batch(self, batch_id: str, *, owner: str = "") -> Batch:
         """How far a batch is; raises UnknownBatch."""
         with queue_errors():
-            return self._store.batch(batch_id)
+            return self._store.batch(batch_id, owner=owner)
 
-    def batch_notes(self, batch_id: str) -> list[NoteJob]:
+    def batch_notes(self, batch_id: str, *, owner: str = "") -> list[NoteJob]:
         """The ended jobs of a batch in order; raises UnknownBatch."""
         with queue_errors():
-            return self._store.ended_in_batch(batch_id)
+            return self._store.ended_in_batch(batch_id, owner=owner)
 
-    def cancel_batch(self, batch_id: str) -> Batch:
+    def cancel_batch(self, batch_id: str, *, owner: str = "") -> Batch:
         """Cancel what has not ended; raises UnknownBatch."""
         with queue_errors():
-            for note_id in self._store.batch_note_ids(batch_id):
+            for note_id in self._store.batch_note_ids(batch_id, owner=owner):
                 if self._store.cancel(note_id):
                     self._queue.drop(note_id)
-            return self._store.batch(batch_id)
+            return self._store.batch(batch_id, owner=owner)
 
     def model(self) -> ModelInfo | None:
         """The model that the workers reported last, or None when none did lately."""

@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NOTEGEN_", frozen=True, populate_by_name=True, extra="ignore")
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
+    keys_file: Path | None = None
     allow_unauthenticated: bool = Field(default=False, validation_alias="ALLOW_UNAUTHENTICATED")
     host: str = "127.0.0.1"
     port: int = Field(default=8001, ge=1, le=65535)

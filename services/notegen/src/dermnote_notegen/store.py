@@ -62,15 +62,22 @@ return 1
 
 @dataclass(frozen=True)
 class Submission:
-    """What one call of the API queues: its notes in order, with their ids, and a batch id if it is a batch."""
+    """What one call of the API queues: its notes in order, with their ids, and a batch id if it is a batch.
+
+    `owner`: the name of the key that asked; empty in a service without keys.
+    """
 
     requests: Sequence[NoteRequest]
     note_ids: Sequence[str]
     batch_id: str | None = None
+    owner: str = ""
 
 
 class NoteStore:
-    """Reads and writes note records. Every method is one round trip or one atomic step."""
+    """Reads and writes note records. Every method is one round trip or one atomic step.
+
+    What takes an `owner` knows the records of that owner alone: all others are as unknown as if they were not there.
+    """
 
     def __init__(self, redis: Redis, *, note_ttl_s: int) -> None:
         self._redis = redis
@@ -79,17 +86,18 @@ class NoteStore:
     def add(self, pipe: Pipeline, submission: Submission) -> None:
         """Queue the records' creation in a transaction that the caller executes together with the RQ jobs."""
         created_at = _now()
+        owner: dict[Any, Any] = {"owner": submission.owner} if submission.owner else {}
         for index, (note_id, request) in enumerate(zip(submission.note_ids, submission.requests, strict=True)):
             fields: dict[Any, Any] = {
                 "request": request.model_dump_json(),
                 "status": "queued",
                 "created_at": created_at,
-            }
+            } | owner
             if submission.batch_id is not None:
                 fields |= {"index": index, "batch": submission.batch_id}
             pipe.hset(NOTE.format(note_id), mapping=fields)
         if submission.batch_id is not None:
-            pipe.hset(BATCH.format(submission.batch_id), mapping={"created_at": created_at})
+            pipe.hset(BATCH.format(submission.batch_id), mapping={"created_at": created_at} | owner)
             pipe.rpush(BATCH_NOTES.format(submission.batch_id), *submission.note_ids)
 
     def request(self, note_id: str) -> NoteRequest | None:
@@ -97,17 +105,12 @@ class NoteStore:
         body = self._redis.hget(NOTE.format(note_id), "request")
         return None if body is None else NoteRequest.model_validate_json(body)
 
-    def get(self, note_id: str) -> NoteJob:
+    def get(self, note_id: str, *, owner: str = "") -> NoteJob:
         """The job as the API shows it; raises UnknownNote."""
-        return self.get_many([note_id])[0]
-
-    def get_many(self, note_ids: Sequence[str]) -> list[NoteJob]:
-        """Jobs in the order of their ids; raises UnknownNote for one that is gone."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for note_id in note_ids:
-                pipe.hgetall(NOTE.format(note_id))
-            records = pipe.execute()
-        return [_job(note_id, record) for note_id, record in zip(note_ids, records, strict=True)]
+        record = self._redis.hgetall(NOTE.format(note_id))
+        if not _owned(record, owner):
+            raise UnknownNote()
+        return _job(note_id, record)
 
     def start(self, note_id: str) -> bool:
         """Mark as running; False when it has already ended, or is gone."""
@@ -133,23 +136,25 @@ class NoteStore:
         key = NOTE.format(note_id)
         return bool(self._redis.eval(END_ONCE, 1, key, status, _now(), notes, error, self._note_ttl_s))
 
-    def batch_note_ids(self, batch_id: str) -> list[str]:
+    def batch_note_ids(self, batch_id: str, *, owner: str = "") -> list[str]:
         """The notes of a batch in their order; raises UnknownBatch."""
-        if not self._redis.exists(BATCH.format(batch_id)):
-            raise UnknownBatch()
+        self._require_batch(batch_id, owner)
         return [_text(note_id) for note_id in self._redis.lrange(BATCH_NOTES.format(batch_id), 0, -1)]
 
-    def batch(self, batch_id: str) -> Batch:
-        """How far a batch is. An erased or expired note counts as none; raises UnknownBatch."""
-        if not self._redis.exists(BATCH.format(batch_id)):
+    def _require_batch(self, batch_id: str, owner: str) -> None:
+        if not _owned(self._redis.hgetall(BATCH.format(batch_id)), owner):
             raise UnknownBatch()
+
+    def batch(self, batch_id: str, *, owner: str = "") -> Batch:
+        """How far a batch is. An erased or expired note counts as none; raises UnknownBatch."""
+        self._require_batch(batch_id, owner)
         total, *found = self._redis.eval(COUNT, 1, BATCH_NOTES.format(batch_id))
         statuses = (_text(status) for status in found[::2])
         return Batch(id=batch_id, total=total, counts=Counts(**dict(zip(statuses, found[1::2], strict=True))))
 
-    def ended_in_batch(self, batch_id: str) -> list[NoteJob]:
+    def ended_in_batch(self, batch_id: str, *, owner: str = "") -> list[NoteJob]:
         """The ended jobs of a batch, in order; raises UnknownBatch."""
-        note_ids = self.batch_note_ids(batch_id)
+        note_ids = self.batch_note_ids(batch_id, owner=owner)
         with self._redis.pipeline(transaction=False) as pipe:
             for note_id in note_ids:
                 pipe.hgetall(NOTE.format(note_id))
@@ -158,9 +163,11 @@ class NoteStore:
         return [job for job in jobs if job.status in ENDED]
 
 
+def _owned(record: dict[bytes, bytes], owner: str) -> bool:
+    return bool(record) and record.get(b"owner", b"") == owner.encode()
+
+
 def _job(note_id: str, record: dict[bytes, bytes]) -> NoteJob:
-    if not record:
-        raise UnknownNote()
     text = {name.decode(): value.decode() for name, value in record.items()}
     return NoteJob.model_validate(
         {

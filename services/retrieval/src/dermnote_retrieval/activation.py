@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from dermnote_contracts.problems import Conflict
+from dermnote_contracts.problems import Conflict, InsufficientStorage, Stopping
 from dermnote_contracts.retrieval import ModelSummary, Route
 from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource, Vectors
@@ -21,6 +21,8 @@ from dermnote_retrieval.store.vectors import ModelRef, NewVector, VectorStore
 
 log = logging.getLogger(__name__)
 BATCH = 64
+# For the batch that runs when the service closes; a slower one finds the store closed, and is made again.
+PATIENCE_S = 10.0
 
 
 class Reembedder:
@@ -128,23 +130,31 @@ class Activation:
         if self._work is not None:
             self._work.stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(PATIENCE_S)
 
     def _begin(self, target: ModelRef) -> None:
         self._catalogue.vectors.set_target(target)
         self._target = target
-        self._thread = threading.Thread(target=self._move, args=(target,), name="reembedding")
+        self._thread = threading.Thread(target=self._move, args=(target,), name="reembedding", daemon=True)
         self._thread.start()
 
     def _move(self, target: ModelRef) -> None:
         try:
             if not self._reembed(target):
                 return  # stopped: the target stays written down
+        except Stopping:
+            return  # closed meanwhile: as above
         except Exception:  # a thread's end: nobody above could be told
             log.exception("moving to model %s failed; %s goes on", target.name, self._catalogue.serving.model_id)
-            self._catalogue.vectors.set_target(None)
+            self._forget_target()
         with self._lock:
             self._target, self._work = None, None
+
+    def _forget_target(self) -> None:
+        try:
+            self._catalogue.vectors.set_target(None)
+        except InsufficientStorage:
+            log.warning("the disk is full: the move is tried again at the next start")
 
     def _reembed(self, target: ModelRef) -> bool:
         encoder = self._source.load(target.name)

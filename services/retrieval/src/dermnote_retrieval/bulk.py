@@ -12,8 +12,9 @@ from typing import IO, Any, cast
 from pydantic import ValidationError
 
 from dermnote_contracts.asgi import field_errors
-from dermnote_contracts.problems import DermnoteError, InvalidRequest, TooLarge
+from dermnote_contracts.problems import DermnoteError, InvalidRequest, Stopping, TooLarge
 from dermnote_retrieval.catalogue import Refused
+from dermnote_retrieval.draining import Draining
 from dermnote_retrieval.images import Decoder
 from dermnote_retrieval.records import OwnVectors, Record, make_record, parse_json
 
@@ -99,6 +100,15 @@ def read_ndjson(chunks: Iterable[bytes], *, decoder: Decoder) -> Iterator[Record
             yield _from_line(line, decoder=decoder)
     except DermnoteError as wrong:
         yield Refused("", wrong)
+
+
+def until_stopping(records: Iterable[Record | Refused], draining: Draining) -> Iterator[Record | Refused]:
+    """The records, until the process is to stop: the next one is refused, and it is the last. All before are kept."""
+    for record in records:
+        if draining.on:
+            yield Refused(record.id, Stopping("this record and what follows was not stored; send it again"))
+            return
+        yield record
 
 
 def _members(reader: _BoundedReader, *, max_image_bytes: int) -> Iterator[tuple[str, str, bytes | DermnoteError]]:

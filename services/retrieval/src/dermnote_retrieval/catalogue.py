@@ -3,15 +3,24 @@
 Holds what is served at this moment (an encoder and its two indexes); a swap replaces all of it at once.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
+from typing import Literal
 
 import numpy as np
 
 from dermnote_contracts.manifest import ModelManifest
-from dermnote_contracts.problems import DermnoteError, InvalidRequest, ModelMismatch, Unavailable, UnknownItem
+from dermnote_contracts.problems import (
+    DermnoteError,
+    InsufficientStorage,
+    InvalidRequest,
+    ModelMismatch,
+    Unavailable,
+    UnknownItem,
+)
 from dermnote_contracts.retrieval import BulkOutcome, Route
 from dermnote_retrieval.duplicates import note_digest
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
@@ -20,6 +29,9 @@ from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits
 from dermnote_retrieval.records import Record
 from dermnote_retrieval.store.items import ItemStore, NewItem, Written
 from dermnote_retrieval.store.vectors import VectorStore
+from dermnote_retrieval.work import Work
+
+Outcome = Literal["created", "updated", "unchanged"] | DermnoteError
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,9 @@ class Refused:
 class Catalogue:
     """The one writer of items."""
 
-    def __init__(self, *, items: ItemStore, vectors: VectorStore, serving: Serving) -> None:
+    def __init__(self, *, items: ItemStore, vectors: VectorStore, serving: Serving, work: Work | None = None) -> None:
         self.items = items
+        self.work = work or Work()
         self.vectors = vectors
         self.serving = serving
         self.state = 0
@@ -56,17 +69,27 @@ class Catalogue:
         self.epoch = serving.epoch
 
     def put(self, record: Record) -> bool:
-        """Store one item; True if it is new. Raises InvalidRequest when the encoder finds nothing in it."""
+        """Store one item; True if it is new. What is held already just so is neither encoded nor written again.
+
+        Raises InvalidRequest when the encoder finds nothing in it, InsufficientStorage when the disk is full.
+        """
         (outcome,) = self._write([record])
         if isinstance(outcome, DermnoteError):
             raise outcome
-        return outcome.created
+        return outcome == "created"
 
     def load(self, records: Iterable[Record | Refused], *, chunk: int) -> Iterator[BulkOutcome]:
-        """Store many, `chunk` at a time in one commit; one outcome a record, in their order."""
-        source = iter(records)
+        """Store many, `chunk` at a time in one commit; one outcome a record, in their order.
+
+        What comes after the disk is full is refused untried: encoding it would be in vain.
+        """
+        source, full = iter(records), False
         while part := list(islice(source, chunk)):
-            outcomes = iter(self._write([record for record in part if isinstance(record, Record)]))
+            new = [record for record in part if isinstance(record, Record)]
+            try:
+                outcomes = iter(_not_tried(new) if full else self._write(new))
+            except InsufficientStorage as wrong:
+                outcomes, full = repeat(wrong), True
             for record in part:
                 yield _outcome(record.id, record.error if isinstance(record, Refused) else next(outcomes))
 
@@ -101,22 +124,44 @@ class Catalogue:
             counts = self.vectors.counts(self.serving.model_id)
             return all(counts[route] == len(index) for route, index in self.serving.indexes.items())
 
-    def _write(self, records: Sequence[Record]) -> list[Written | DermnoteError]:
+    def _write(self, records: Sequence[Record]) -> list[Outcome]:
         """Encode outside the lock; when the encoder was swapped meanwhile, encode again."""
         while True:
             serving = self.serving
-            encoded = encode_records(serving.encoder, records)
+            held = self._held(serving, records)
+            new = [record for record in records if record.id not in held]
+            encoded = encode_records(serving.encoder, new)
             with self.items.database.write_lock:
                 if self.serving is serving:
-                    return self._commit(serving, records, encoded)
+                    written = iter(self._commit(serving, new, encoded))
+                    return ["unchanged" if record.id in held else next(written) for record in records]
+
+    def _held(self, serving: Serving, records: Sequence[Record]) -> set[str]:
+        """The ids of records that the store holds just so, with every vector that the served model would make."""
+        count = Counter(record.id for record in records)
+        once = {record.id: record for record in records if count[record.id] == 1}
+        found = self.items.with_digests({name: record.digest() for name, record in once.items()})
+        return {name for name, number in found.items() if self._has_vectors(serving, number, once[name])}
+
+    def _has_vectors(self, serving: Serving, number: int, record: Record) -> bool:
+        """Whether an item's vectors are those of the record; its own ones are replaced when the store moves."""
+        for route in record.routes():
+            vector = serving.indexes[route].vector(number)
+            own = record.vectors.get(route)
+            if vector is None or (own is not None and not np.array_equal(vector, own)):
+                return False
+        return True
 
     def _commit(
         self, serving: Serving, records: Sequence[Record], encoded: Sequence[Mapping[Route, Vectors] | DermnoteError]
-    ) -> list[Written | DermnoteError]:
+    ) -> list[Outcome]:
         new = [
             _new_item(record, made) for record, made in zip(records, encoded, strict=True) if isinstance(made, Mapping)
         ]
-        written = self.items.upsert(new, model_id=serving.model_id)
+        if not new:
+            return [made for made in encoded if isinstance(made, DermnoteError)]
+        with self.work.one("store", size=len(new)):
+            written = self.items.upsert(new, model_id=serving.model_id)
         # A record later in the chunk replaces an earlier one with the same id, so the last vectors count.
         latest = {done.number: item.vectors for done, item in zip(written, new, strict=True)}
         for route, index in serving.indexes.items():
@@ -125,7 +170,7 @@ class Catalogue:
             index.replace(gone=list(latest), numbers=list(rows), vectors=vectors)
         self.state += 1
         done = iter(written)
-        return [made if isinstance(made, DermnoteError) else next(done) for made in encoded]
+        return [made if isinstance(made, DermnoteError) else _status(next(done)) for made in encoded]
 
 
 def build_indexes(vectors: VectorStore, model: ModelManifest, *, limits: Limits) -> dict[Route, AdaptiveIndex]:
@@ -188,10 +233,19 @@ def _new_item(record: Record, vectors: Mapping[Route, Vectors]) -> NewItem:
         vectors=vectors,
         note_digest=note_digest(record.note) if record.note is not None else None,
         signs=record.picture.signs if record.picture else None,
+        digest=record.digest(),
     )
 
 
-def _outcome(item_id: str, result: Written | DermnoteError) -> BulkOutcome:
+def _not_tried(records: Sequence[Record]) -> list[Outcome]:
+    return [InsufficientStorage("it was full before this record, which was not tried") for _ in records]
+
+
+def _status(written: Written) -> Literal["created", "updated"]:
+    return "created" if written.created else "updated"
+
+
+def _outcome(item_id: str, result: Outcome) -> BulkOutcome:
     if isinstance(result, DermnoteError):
         return BulkOutcome(id=item_id, status="failed", error=result.problem())
-    return BulkOutcome(id=item_id, status="created" if result.created else "updated")
+    return BulkOutcome(id=item_id, status=result)

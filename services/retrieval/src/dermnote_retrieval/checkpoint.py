@@ -39,8 +39,8 @@ class Checkpoint:
         model, change = self._at or (None, 0)
         return self._items.changes() - (change if model == model_id else 0)
 
-    def save(self, indexes: Indexes, *, model_id: str) -> None:
-        """Write the indexes. The caller holds the write lock. A disk that can't take it costs the shortcut only."""
+    def save(self, indexes: Indexes, *, model_id: str) -> bool:
+        """Write the indexes; whether that could be done: else the one before stays. The caller holds the write lock."""
         making = self._folder.with_name(f".{self._folder.name}")
         change = self._items.changes()
         try:
@@ -62,8 +62,9 @@ class Checkpoint:
         except OSError as wrong:
             log.warning("no checkpoint of the index was written: %s", wrong)
             shutil.rmtree(making, ignore_errors=True)
-            return
+            return False
         self._at = (model_id, change)
+        return True
 
     def load(self, model: ModelManifest, *, limits: Limits) -> Indexes | None:
         """The indexes as they were written, brought up to date; None where they can't be had from here."""

@@ -1,5 +1,7 @@
 """What comes in for one item, validated and made ready: text checked, metadata normalised, the image decoded."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +37,24 @@ class Record:
     vectors: Mapping[Route, Vectors] = field(default_factory=dict)
     """Made elsewhere, each [dim] of length 1, by the model `model_id`."""
     model_id: str | None = None
+
+    def digest(self) -> str:
+        """Equal for records that hold the same."""
+        told = hashlib.sha256()
+        vectors = [(route, self.vectors[route].tobytes().hex()) for route in sorted(self.vectors)]
+        fields = [self.note, self.metadata, self.group, vectors, self.model_id if vectors else None]
+        told.update(json.dumps(fields, sort_keys=True).encode())
+        told.update(b"" if self.picture is None else self.picture.image)
+        return told.hexdigest()
+
+    def routes(self) -> set[Route]:
+        """By which it will be found."""
+        found = set(self.vectors)
+        if self.note is not None:
+            found.add("notes")
+        if self.picture is not None:
+            found.add("images")
+        return found
 
 
 class OwnVectors(BaseModel):

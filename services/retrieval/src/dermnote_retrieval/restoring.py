@@ -5,7 +5,7 @@ Searches are refused with 503 meanwhile: an old index over the new store would n
 
 import logging
 
-from dermnote_contracts.problems import Conflict, ModelMismatch
+from dermnote_contracts.problems import Conflict, InsufficientStorage, ModelMismatch
 from dermnote_contracts.retrieval import Snapshot
 from dermnote_retrieval.activation import Activation
 from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
@@ -52,7 +52,7 @@ class Restoring:
                 self._checkpoint.forget()  # before: change numbers go back, and it would seem to be of this store
                 with catalogue.new_epoch():
                     self._snapshots.put_back(snapshot)
-                catalogue.vectors.set_target(None)  # it may have been taken while the store moved to another model
+                self._forget_target()
                 indexes = build_indexes(catalogue.vectors, encoder.manifest, limits=self._limits)
                 before, catalogue.serving = catalogue.serving, Serving(encoder, indexes, catalogue.epoch)
                 catalogue.state += 1
@@ -60,6 +60,14 @@ class Restoring:
             before.encoder.close()
         log.info("restored snapshot %s: %d items", name, snapshot.items)
         return snapshot
+
+    def _forget_target(self) -> None:
+        """It may have been taken while the store moved to another model. The store is put back: this must not fail."""
+        try:
+            if self._catalogue.vectors.model("target") is not None:
+                self._catalogue.vectors.set_target(None)
+        except InsufficientStorage:
+            log.warning("the disk is full: the next start goes on with the move that the snapshot was taken in")
 
     def _encoder(self, snapshot: Snapshot) -> Encoder:
         """The encoder of the snapshot's model: the one that serves, or loaded anew."""

@@ -48,11 +48,15 @@ class Search:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._selecting = Selecting(catalogue.items, lambda: catalogue.state)
-        self._queue = SearchQueue()
+        self._queue = SearchQueue(catalogue.work)
 
     def close(self) -> None:
         """End the thread that searches."""
         self._queue.close()
+
+    def waiting(self) -> int:
+        """Queries that no search has taken yet."""
+        return self._queue.waiting()
 
     def by_image(self, image: Image.Image, scope: Scope, *, steps: Steps) -> SearchResponse:
         """Similar images, and notes if the encoder is aligned. `image`: RGB."""

@@ -8,6 +8,7 @@ import numpy as np
 from dermnote_retrieval.batching import Batcher
 from dermnote_retrieval.index.adaptive import AdaptiveIndex
 from dermnote_retrieval.index.results import Found, Selection, Vectors
+from dermnote_retrieval.work import Work
 
 MOST = 64
 
@@ -25,8 +26,9 @@ class Query:
 class SearchQueue:
     """One thread in which all searches run, whoever asks."""
 
-    def __init__(self) -> None:
-        self._batcher: Batcher[Query, Found] = Batcher(_search, most=MOST, name="search")
+    def __init__(self, work: Work | None = None) -> None:
+        measured = (work or Work()).timed("search", _search)
+        self._batcher: Batcher[Query, Found] = Batcher(measured, most=MOST, name="search")
 
     def __call__(self, queries: Sequence[Query]) -> list[Found]:
         """What each of one caller's queries finds."""

@@ -22,6 +22,7 @@ from dermnote_retrieval.store.items import ItemStore
 from dermnote_retrieval.store.snapshots import Snapshots
 from dermnote_retrieval.store.vectors import ModelRef, VectorStore
 from dermnote_retrieval.upkeep import Upkeep
+from dermnote_retrieval.work import Work
 from dermnote_retrieval.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class Service:
 
 def open_service(settings: Settings, *, source: ModelSource | None = None) -> Service:
     """Open the store, load the model, build the index; raises StartRefused, ModelMismatch or ModelRefused."""
-    source = BatchedModels(source or model_source(settings), threads=settings.encoder_calls)
+    work = Work()
+    source = BatchedModels(source or model_source(settings), threads=settings.encoder_calls, work=work)
     limits = Limits(settings.flat_vectors, settings.recall_goal, settings.search_threads)
     database = Database(settings.data_dir)
     try:
@@ -73,7 +75,7 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
         encoder = _load_encoder(settings, source, vectors)
         _fit_store(settings, items, vectors, encoder)
         checkpoint = Checkpoint(settings.data_dir / "index", items=items, vectors=vectors)
-        catalogue = _open_catalogue(items, vectors, encoder, checkpoint=checkpoint, limits=limits)
+        catalogue = _open_catalogue(items, vectors, encoder, checkpoint=checkpoint, limits=limits, work=work)
         _check(catalogue, settings)
     except BaseException:
         database.close()
@@ -103,18 +105,18 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
 
 
 def _open_catalogue(
-    items: ItemStore, vectors: VectorStore, encoder: Encoder, *, checkpoint: Checkpoint, limits: Limits
+    items: ItemStore, vectors: VectorStore, encoder: Encoder, *, checkpoint: Checkpoint, limits: Limits, work: Work
 ) -> Catalogue:
     """The indexes from the checkpoint where it leads to what the store holds, else from the store."""
     indexes = checkpoint.load(encoder.manifest, limits=limits)
     if indexes is not None:
-        catalogue = Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes))
+        catalogue = Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes), work=work)
         if catalogue.consistent():
             return catalogue
         log.warning("the checkpoint of the index does not lead to what the store holds; it is made from the store")
         checkpoint.forget()
     indexes = build_indexes(vectors, encoder.manifest, limits=limits)
-    return Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes))
+    return Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes), work=work)
 
 
 def _check(catalogue: Catalogue, settings: Settings) -> None:

@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """Name of the model to serve; not set: the one the store was made with, else the encoder's default."""
     reembed_at_start: bool = False
     """Re-embed the whole store before serving when another model made its vectors; not set: refuse to start."""
+    keys_file: Path | None = None
+    """File of API keys; not set: no keys, and loopback only."""
     allow_unauthenticated: bool = Field(
         default=False, validation_alias=AliasChoices("allow_unauthenticated", "ALLOW_UNAUTHENTICATED")
     )
@@ -62,12 +64,16 @@ class Settings(BaseSettings):
     encoder_threads: int = Field(default_factory=_cores, ge=1, le=256)
     """Threads of one encoder call; the cores that the process may use where it is not set."""
 
+    drain_s: float = Field(default=20, ge=0, le=3600)
+    """How long what runs may go on once the process is told to stop."""
+
     @model_validator(mode="after")
     def _loopback_only_without_auth(self) -> Self:
-        if self.host not in LOOPBACK and not self.allow_unauthenticated:
+        if self.host not in LOOPBACK and self.keys_file is None and not self.allow_unauthenticated:
             raise ValueError(
                 f"host {self.host} can be reached from other machines, and no authentication is configured: "
-                "listen on 127.0.0.1, or set ALLOW_UNAUTHENTICATED=1 if something in front keeps strangers out"
+                "set RETRIEVAL_KEYS_FILE, listen on 127.0.0.1, or set ALLOW_UNAUTHENTICATED=1 if something in front "
+                "keeps strangers out"
             )
         return self
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 
 from dermnote_retrieval.catalogue import Catalogue
 from dermnote_retrieval.checkpoint import Checkpoint
@@ -10,6 +11,10 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 # Writes (a chunk of a bulk load is one) that a start after a crash replays, at most.
 WRITES_A_CHECKPOINT = 2000
+# After a checkpoint that found no room.
+TRY_AGAIN_S = 60.0
+# For the thread when the service closes.
+PATIENCE_S = 2.0
 
 
 class Upkeep:
@@ -21,17 +26,23 @@ class Upkeep:
         self._every_s = look_every_s
         self._stop = threading.Event()
         self._looking = threading.Lock()
+        self._next_try = 0.0
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
     def start(self) -> None:
         """Begin to look."""
         self._thread.start()
 
-    def close(self) -> None:
-        """End the thread; a build that goes on is dropped."""
+    @property
+    def busy(self) -> bool:
+        """Whether the thread still goes on, as after a close that a build in FAISS outlasted."""
+        return self._thread.is_alive()
+
+    def close(self, *, patience_s: float = PATIENCE_S) -> None:
+        """End the thread. A build is dropped: one that does not end in `patience_s` goes on in memory, for nobody."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(patience_s)
 
     def look(self) -> None:
         """Do what is to be done now; one caller at a time."""
@@ -42,10 +53,13 @@ class Upkeep:
         for index in self._catalogue.serving.indexes.values():
             if not index.shrink() and index.outgrown:
                 index.build(stop=self._stop)
+        if self._stop.is_set() or time.monotonic() < self._next_try:
+            return
         if self._checkpoint.behind(self._catalogue.serving.model_id) >= WRITES_A_CHECKPOINT:
             with self._catalogue.items.database.write_lock:
                 serving = self._catalogue.serving
-                self._checkpoint.save(serving.indexes, model_id=serving.model_id)
+                if not self._checkpoint.save(serving.indexes, model_id=serving.model_id):
+                    self._next_try = time.monotonic() + TRY_AGAIN_S
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):

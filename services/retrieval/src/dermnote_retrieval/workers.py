@@ -22,6 +22,10 @@ class Workers:
         """Requests that wait for a thread."""
         return self._requests.statistics().tasks_waiting
 
+    def waiting_loads(self) -> int:
+        """Bulk loads that wait for a thread."""
+        return self._bulk.statistics().tasks_waiting
+
     async def run(self, work: Callable[[], T]) -> T:
         """The result of one request's work."""
         return await self._run(work, self._requests)

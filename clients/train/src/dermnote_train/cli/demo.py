@@ -47,7 +47,10 @@ def demo(
         compare=compare,
         via=via,
     )
-    with NoteService(settings.notegen_url) as notes, RetrievalService(settings.retrieval_url) as retrieval:
+    with (
+        NoteService(settings.notegen_url, key=settings.notegen_api_key) as notes,
+        RetrievalService(settings.retrieval_url, key=settings.retrieval_api_key) as retrieval,
+    ):
         notes.require_ready()
         retrieval.require_ready()
         with screen.bars() as progress:

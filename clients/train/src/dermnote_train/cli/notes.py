@@ -31,7 +31,7 @@ def notes(
     settings = read_settings()
     choice = options.DataChoice(folder, classes, labels, limit, seed, leaky_fields)
     plan = NotesPlan(strategy=strategy, seed=seed, batch_size=batch_size, open_batches=open_batches)
-    with NoteService(settings.notegen_url) as service, screen.bars() as progress:
+    with NoteService(settings.notegen_url, key=settings.notegen_api_key) as service, screen.bars() as progress:
         service.require_ready()
         dataset = options.read_dataset(choice, progress=progress)
         where = out or settings.dermnote_home / "notes" / dataset.name

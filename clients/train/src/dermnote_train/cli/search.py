@@ -27,7 +27,8 @@ def search(
     fault = header_fault(image) or decode_fault(image)
     if fault:
         raise UserError(f"{image.parent}: {fault}")
-    with RetrievalService(read_settings().retrieval_url) as service:
+    settings = read_settings()
+    with RetrievalService(settings.retrieval_url, key=settings.retrieval_api_key) as service:
         service.require_ready()
         answer = service.search_image(
             content,

@@ -5,10 +5,10 @@ from typing import Any, Self, TypeVar
 
 import httpx
 import stamina
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from dermnote_contracts.notes import Health
-from dermnote_contracts.problems import error_from_problem
+from dermnote_contracts.problems import Unauthorized, error_from_problem
 from dermnote_train.errors import UserError
 
 BUSY = (429, 503)
@@ -31,19 +31,31 @@ class _Busy(Exception):
 
 
 class Session:
-    """A connection to one service. `patience_s`: how long connection errors, 429 and 503 are tried again; `variable`:
-    the setting that holds the URL.
+    """A connection to one service. `patience_s`: how long connection errors, 429 and 503 are tried again; `variable`
+    and `key_variable`: the settings that hold the URL and the API key. `key`: sent with every request; never shown.
 
     Only requests that may safely arrive twice go through it: reads, upserts, and posts with an Idempotency-Key.
     """
 
-    def __init__(self, base_url: str, *, service: str, variable: str, patience_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        service: str,
+        variable: str,
+        key_variable: str,
+        key: SecretStr | None = None,
+        patience_s: float = 60.0,
+    ) -> None:
         self.service = service
         self.variable = variable
+        self.key_variable = key_variable
         self.base_url = base_url.rstrip("/")
         self.patience_s = patience_s
         try:
-            self._client = httpx.Client(base_url=self.base_url, follow_redirects=False, trust_env=False)
+            self._client = httpx.Client(
+                base_url=self.base_url, headers=self._authorization(key), follow_redirects=False, trust_env=False
+            )
         except (httpx.InvalidURL, ValueError) as wrong:
             raise self._unreachable(httpx.InvalidURL(str(wrong)), "", 0) from wrong
 
@@ -78,6 +90,12 @@ class Session:
             raise self._unreachable(wrong, f"{method} {path}", timeout_s) from wrong
         return self._checked(response, f"{method} {path}")
 
+    def _authorization(self, key: SecretStr | None) -> dict[str, str]:
+        told = "" if key is None else key.get_secret_value().strip()
+        if not (told.isascii() and all("!" <= sign <= "~" for sign in told)):
+            raise UserError(f"{self.key_variable} holds signs that no key has; copy the key anew")
+        return {"Authorization": f"Bearer {told}"} if told else {}
+
     def _unreachable(self, error: Exception, call: str, timeout_s: float) -> UserError:
         where = f"the {self.service} at {self.base_url}"
         if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
@@ -101,6 +119,8 @@ class Session:
                 f"{self.service}?"
             )
         error = error_from_problem(body, status=response.status_code)
+        if isinstance(error, Unauthorized):
+            error = Unauthorized(f"{error.detail}; set {self.key_variable} to a key of the {self.service}")
         error.retry_after_s = _seconds(response.headers.get("Retry-After"))
         raise error
 

@@ -4,6 +4,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Self
 
+from pydantic import SecretStr
+
 from dermnote_contracts.notes import (
     Batch,
     BatchRequest,
@@ -20,8 +22,15 @@ from dermnote_train.remote.http import Session
 class NoteService:
     """Notes over HTTP. Every method may raise DermnoteError, as the service did, or UserError when it is down."""
 
-    def __init__(self, url: str, *, patience_s: float = 60.0) -> None:
-        self._session = Session(url, service="note service", variable="NOTEGEN_URL", patience_s=patience_s)
+    def __init__(self, url: str, *, key: SecretStr | None = None, patience_s: float = 60.0) -> None:
+        self._session = Session(
+            url,
+            service="note service",
+            variable="NOTEGEN_URL",
+            key_variable="NOTEGEN_API_KEY",
+            key=key,
+            patience_s=patience_s,
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 from urllib.parse import quote
 
+from pydantic import SecretStr
+
 from dermnote_contracts.notes import Health
+from dermnote_contracts.problems import Stopping
 from dermnote_contracts.retrieval import (
     ActivateModel,
     BulkOutcome,
@@ -30,8 +33,15 @@ from dermnote_train.remote.shards import NewItem, tar_of
 class RetrievalService:
     """The index over HTTP. Every method may raise DermnoteError, as the service did, or UserError when it is down."""
 
-    def __init__(self, url: str, *, patience_s: float = 60.0) -> None:
-        self._session = Session(url, service="retrieval service", variable="RETRIEVAL_URL", patience_s=patience_s)
+    def __init__(self, url: str, *, key: SecretStr | None = None, patience_s: float = 60.0) -> None:
+        self._session = Session(
+            url,
+            service="retrieval service",
+            variable="RETRIEVAL_URL",
+            key_variable="RETRIEVAL_API_KEY",
+            key=key,
+            patience_s=patience_s,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -48,7 +58,24 @@ class RetrievalService:
         return self._session.parse(Item, response.content)
 
     def bulk(self, items: Sequence[NewItem]) -> list[BulkOutcome]:
-        """Store or replace many items; one outcome an item, in their order."""
+        """Store or replace many items; one outcome an item, in their order.
+
+        A service that stops in the middle is waited for, and gets what it had not taken again. Raises Stopping where it
+        takes nothing twice in a row.
+        """
+        outcomes: list[BulkOutcome] = []
+        vain = 0
+        while True:
+            answered = self._bulk(items[len(outcomes) :])
+            stopping = answered[-1].error if answered else None
+            if stopping is None or stopping.code != Stopping.code:
+                return outcomes + answered
+            outcomes += answered[:-1]
+            vain = 0 if len(answered) > 1 else vain + 1
+            if vain == 2:
+                raise Stopping(stopping.detail)
+
+    def _bulk(self, items: Sequence[NewItem]) -> list[BulkOutcome]:
         response = self._session.request(
             "POST",
             "/items/bulk",

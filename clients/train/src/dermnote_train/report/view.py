@@ -243,7 +243,7 @@ def settings(result: DemoResult) -> list[tuple[str, str]]:
     sha = f", sha256 {language.sha256[:12]}" if language.sha256 else ""
     prompts = ", ".join(sorted({row.prompt_version for row in result.notes.rows}))
     schedule = f"{config.image_size} px, at most {config.epochs} epochs, batch {config.batch_size}, seed {config.seed}"
-    stored = result.index.created + result.index.updated
+    stored = result.index.stored
     return [
         ("Data", f"{result.dataset.name}, {result.dataset.licence}, classes {', '.join(result.dataset.classes)}"),
         ("Notes", f"strategy {plan.strategy}, prompt {prompts}, {language.name}{sha}, engine {language.engine}"),

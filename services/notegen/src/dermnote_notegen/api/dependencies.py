@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from dermnote_contracts.guard import Caller, caller_of
 from dermnote_contracts.problems import InvalidRequest
 from dermnote_notegen.jobs import Jobs
 from dermnote_notegen.priors import Priors
@@ -38,6 +39,7 @@ def get_priors(request: Request) -> Priors:
 
 
 PriorsHere = Annotated[Priors, Depends(get_priors)]
+CallerHere = Annotated[Caller, Depends(caller_of)]
 JobsHere = Annotated[Jobs, Depends(get_jobs)]
 WaitS = Annotated[int, Depends(preferred_wait_s)]
 IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]

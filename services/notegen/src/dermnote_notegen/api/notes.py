@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from dermnote_contracts.notes import ENDED, NoteJob, NoteRequest
 from dermnote_notegen import preview
-from dermnote_notegen.api.dependencies import IdempotencyKey, JobsHere, PriorsHere, WaitS
+from dermnote_notegen.api.dependencies import CallerHere, IdempotencyKey, JobsHere, PriorsHere, WaitS
 from dermnote_notegen.jobs import Jobs
 
 router = APIRouter(tags=["notes"])
@@ -22,11 +22,12 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 
 @router.post("/notes", responses=ACCEPTED)
 async def create_note(
-    body: NoteRequest, response: Response, jobs: JobsHere, wait_s: WaitS, key: IdempotencyKey
+    body: NoteRequest, *, response: Response, jobs: JobsHere, caller: CallerHere, wait_s: WaitS, key: IdempotencyKey
 ) -> NoteJob:
     """Queue one note. With `Prefer: wait=N` the answer waits up to N seconds for it."""
-    job = await run_in_threadpool(jobs.submit, body, idempotency_key=key)
-    job = await _wait(jobs, job, wait_s)
+    await caller.charge(body.options.n)
+    job = await run_in_threadpool(jobs.submit, body, owner=caller.name, idempotency_key=key)
+    job = await _wait(jobs, job, wait_s, owner=caller.name)
     response.headers["Location"] = f"/notes/{job.id}"
     if wait_s:
         response.headers["Preference-Applied"] = f"wait={wait_s}"
@@ -41,23 +42,23 @@ def preview_note(body: NoteRequest, priors: PriorsHere) -> preview.Preview:
 
 
 @router.get("/notes/{note_id}")
-def get_note(note_id: str, jobs: JobsHere) -> NoteJob:
+def get_note(note_id: str, jobs: JobsHere, caller: CallerHere) -> NoteJob:
     """State and, once finished, the note."""
-    return jobs.get(note_id)
+    return jobs.get(note_id, owner=caller.name)
 
 
 @router.delete("/notes/{note_id}", responses={200: {"model": NoteJob}, 204: {"description": "Erased"}})
-def delete_note(note_id: str, jobs: JobsHere) -> Response:
+def delete_note(note_id: str, jobs: JobsHere, caller: CallerHere) -> Response:
     """Cancel a note that has not ended (200), or erase one that has (204)."""
-    job = jobs.delete(note_id)
+    job = jobs.delete(note_id, owner=caller.name)
     if job is None:
         return Response(status_code=204)
     return Response(job.model_dump_json(), media_type="application/json")
 
 
-async def _wait(jobs: Jobs, job: NoteJob, wait_s: int) -> NoteJob:
+async def _wait(jobs: Jobs, job: NoteJob, wait_s: int, *, owner: str) -> NoteJob:
     ends = time.monotonic() + wait_s
     while job.status not in ENDED and time.monotonic() < ends:
         await asyncio.sleep(POLL_S)
-        job = await run_in_threadpool(jobs.get, job.id)
+        job = await run_in_threadpool(jobs.get, job.id, owner=owner)
     return job

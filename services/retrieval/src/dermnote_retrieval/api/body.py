@@ -3,19 +3,23 @@
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
 from typing import IO, Annotated, TypeVar
 
-from anyio import from_thread
+from anyio import from_thread, move_on_after
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import Message
+from starlette.types import Message, Receive
 
 from dermnote_contracts.asgi import field_errors
-from dermnote_contracts.problems import InvalidRequest, TooLarge, UnsupportedMedia
+from dermnote_contracts.problems import InsufficientStorage, InvalidRequest, TooLarge, UnsupportedMedia
+from dermnote_retrieval.draining import Draining
 from dermnote_retrieval.service import Service
+from dermnote_retrieval.store.disk import full_disk_told
 
 Model = TypeVar("Model", bound=BaseModel)
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -58,9 +62,14 @@ async def read_form(
     settings = service.settings
     bounded = _bounded(request, max_bytes=most_images * settings.max_upload_bytes + settings.max_body_bytes)
     try:
-        form = await bounded.form(max_files=most_images, max_fields=16, max_part_size=settings.max_body_bytes)
+        with full_disk_told("an upload finds no room in the temporary folder", at=Path(gettempdir())):
+            form = await bounded.form(max_files=most_images, max_fields=16, max_part_size=settings.max_body_bytes)
     except (FormParserError, HTTPException) as wrong:
         raise InvalidRequest(f"the form cannot be read: {_why(wrong)}") from wrong
+    except InsufficientStorage:
+        async for _ in bounded.stream():  # the client writes on, and then reads why
+            pass
+        raise
     try:
         yield _checked(form, known=known, most_images=most_images, max_image_bytes=settings.max_upload_bytes)
     finally:
@@ -81,21 +90,32 @@ def validated(validate: Callable[[], Model]) -> Model:
 
 
 class BodyStream:
-    """A body's chunks for a thread that Workers runs; the client is read only as fast as the thread asks."""
+    """A body's chunks for a thread that Workers runs; the client is read only as fast as the thread asks.
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    With `draining` the thread is told by Stopping when the process is to stop, even while it waits for the client.
+    """
+
+    def __init__(self, request: Request, *, draining: Draining | None = None) -> None:
+        self._receive = request.receive
+        self._draining = draining
         self._more = True
 
     def __iter__(self) -> Iterator[bytes]:
-        while (chunk := from_thread.run(self.next_chunk)) is not None:
+        while (chunk := from_thread.run(self._next_while_serving)) is not None:
             yield chunk
+
+    async def _next_while_serving(self) -> bytes | None:
+        draining = self._draining
+        return await self._next(self._receive if draining is None else lambda: draining.receive(self._receive))
 
     async def next_chunk(self) -> bytes | None:
         """The next bytes, None at the end; raises InvalidRequest when the client goes away."""
+        return await self._next(self._receive)
+
+    async def _next(self, receive: Receive) -> bytes | None:
         if not self._more:
             return None
-        message = await self._request.receive()
+        message = await receive()
         if message["type"] == "http.disconnect":
             self._more = False
             raise InvalidRequest("the stream ended early")
@@ -103,11 +123,12 @@ class BodyStream:
         chunk: bytes = message.get("body", b"")
         return chunk
 
-    async def discard(self, *, max_bytes: int) -> None:
+    async def discard(self, *, max_bytes: int, for_s: float | None = None) -> None:
         """Read on and keep nothing, so that a client which writes first gets to see why it was refused."""
         seen = 0
-        while seen < max_bytes and (chunk := await self.next_chunk()) is not None:
-            seen += len(chunk)
+        with move_on_after(for_s):
+            while seen < max_bytes and (chunk := await self.next_chunk()) is not None:
+                seen += len(chunk)
 
 
 def _bounded(request: Request, *, max_bytes: int) -> Request:

@@ -7,6 +7,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
+from dermnote_contracts.openapi import body_schema
 from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
 from dermnote_contracts.retrieval import MAX_EMBEDDED, EmbedRequest, EmbedResponse, Encoding
 from dermnote_retrieval.api.body import FORM_TYPES, Form, ServiceDep, media_type, read_body, read_form, validated
@@ -30,7 +31,7 @@ EMBED_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": EmbedRequest.model_json_schema()},
+            "application/json": {"schema": body_schema(EmbedRequest)},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",

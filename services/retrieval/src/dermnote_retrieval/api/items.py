@@ -1,25 +1,33 @@
 """Items: put, read, delete, list, thumbnail, and many at once."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.background import BackgroundTask
 from starlette.responses import StreamingResponse
 
-from dermnote_contracts.problems import DermnoteError, NotFound, UnknownItem, UnsupportedMedia
+from dermnote_contracts.problems import NotFound, UnknownItem, UnsupportedMedia
 from dermnote_contracts.retrieval import Item, ItemId, ItemPage, Route
 from dermnote_retrieval.api.body import BodyStream, ServiceDep, media_type, read_form
-from dermnote_retrieval.bulk import read_ndjson, read_tar
+from dermnote_retrieval.bulk import read_ndjson, read_tar, until_stopping
+from dermnote_retrieval.catalogue import Refused
+from dermnote_retrieval.draining import Draining
 from dermnote_retrieval.images import THUMBNAIL_TYPE
 from dermnote_retrieval.records import Record, RecordFields, make_record, parse_json
 from dermnote_retrieval.search import image_link
 from dermnote_retrieval.service import Service
+from dermnote_retrieval.store.disk import full_disk_told
 from dermnote_retrieval.store.items import StoredItem
 
 router = APIRouter(tags=["items"])
 READERS = {"application/x-tar": read_tar, "application/x-ndjson": read_ndjson}
 SPOOL_BYTES = 1_000_000
+# How long a client that writes on is read once the outcomes are known.
+LINGER_S = 5.0
 FIELDS = tuple(name for name in RecordFields.model_fields if name != "id")
 
 ITEM_FORM: dict[str, Any] = {
@@ -49,6 +57,12 @@ BULK_BODY: dict[str, Any] = {
         "content": {name: {"schema": {"type": "string", "format": "binary"}} for name in READERS},
     }
 }
+BULK_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "One BulkOutcome a line",
+        "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+    }
+}
 
 
 @router.put("/items/{item_id}", responses={201: {"model": Item}}, openapi_extra=ITEM_FORM)
@@ -71,30 +85,41 @@ async def put_item(item_id: ItemId, request: Request, response: Response, servic
     return _of_record(record)
 
 
-@router.post("/items/bulk", openapi_extra=BULK_BODY, response_class=Response)
+@router.post("/items/bulk", openapi_extra=BULK_BODY, response_class=Response, responses=BULK_ANSWER)
 async def load_items(request: Request, service: ServiceDep) -> Response:
-    """Store many items from a WebDataset tar or from NDJSON; answers one BulkOutcome a line, in the records' order."""
+    """Store many items from a WebDataset tar or from NDJSON; answers one BulkOutcome a line, in the records' order.
+
+    May be sent again: what is held just so is `unchanged`. While the service stops, a load ends with an outcome of the
+    code `stopping`: that record and what follows was not stored.
+    """
     kind = media_type(request)
     if kind not in READERS:
         raise UnsupportedMedia(f"send {' or '.join(READERS)}")
-    stream = BodyStream(request)
-    records = READERS[kind](stream, decoder=service.decoder)
-
-    # The answer waits until the request is read: a client that only writes would block both sides.
-    answer: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - closed after sending
-
-    def work() -> None:
-        for outcome in service.catalogue.load(records, chunk=service.settings.bulk_chunk_items):
-            answer.write(outcome.model_dump_json(exclude_none=True).encode() + b"\n")
-        answer.seek(0)
-
+    draining: Draining = request.app.state.draining
+    stream = BodyStream(request, draining=draining)
+    records = until_stopping(READERS[kind](stream, decoder=service.decoder), draining)
     try:
-        await service.workers.run_bulk(work)
-    except DermnoteError:
-        answer.close()
-        await stream.discard(max_bytes=service.settings.max_upload_bytes)
-        raise
+        answer = await service.workers.run_bulk(lambda: _loaded(records, service))
+    finally:
+        await stream.discard(max_bytes=service.settings.max_upload_bytes, for_s=LINGER_S)
     return StreamingResponse(answer, media_type="application/x-ndjson", background=BackgroundTask(answer.close))
+
+
+def _loaded(records: Iterator[Record | Refused], service: Service) -> IO[bytes]:
+    """The outcomes, in a file: they are sent once the request is read, or a client that only writes would block."""
+    outcomes: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - closed after sending
+    try:
+        with full_disk_told(
+            "the outcomes find no room; sent again, what was stored is unchanged", at=Path(tempfile.gettempdir())
+        ):
+            for outcome in service.catalogue.load(records, chunk=service.settings.bulk_chunk_items):
+                outcomes.write(outcome.model_dump_json(exclude_none=True).encode() + b"\n")
+            outcomes.seek(0)
+    except BaseException:
+        with suppress(OSError):  # what it still holds finds no room either
+            outcomes.close()
+        raise
+    return outcomes
 
 
 @router.get("/items")

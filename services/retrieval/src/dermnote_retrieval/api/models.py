@@ -4,38 +4,21 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from dermnote_contracts.retrieval import ActivateModel, IndexInfo, IndexRecall, ModelSummary, RouteInfo
+from dermnote_contracts.openapi import body_schema
+from dermnote_contracts.retrieval import ActivateModel, IndexInfo, ModelSummary
 from dermnote_retrieval.api.body import ServiceDep, read_body, validated
-from dermnote_retrieval.index.results import Recall
+from dermnote_retrieval.figures import index_info
 
 router = APIRouter(tags=["models"])
 ACTIVATE_BODY: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": ActivateModel.model_json_schema()}}}
+    "requestBody": {"required": True, "content": {"application/json": {"schema": body_schema(ActivateModel)}}}
 }
 
 
 @router.get("/index")
 def get_index(service: ServiceDep) -> IndexInfo:
-    """Figures of the index as it serves now."""
-    serving = service.catalogue.serving
-    routes = {
-        route: RouteInfo(
-            kind=index.kind,
-            dim=index.dim,
-            vectors=len(index),
-            memory_mib=index.bytes_ >> 20,
-            recall=_recall(index.recall),
-        )
-        for route, index in serving.indexes.items()
-    }
-    manifest = serving.encoder.manifest
-    return IndexInfo(items=service.items.count(), model=manifest.model_id, aligned=manifest.aligned, routes=routes)
-
-
-def _recall(measured: Recall | None) -> IndexRecall | None:
-    if measured is None:
-        return None
-    return IndexRecall(k=measured.k, queries=measured.queries, value=measured.value)
+    """Figures of the index, the store and the queues as they are now."""
+    return index_info(service)
 
 
 @router.get("/models")

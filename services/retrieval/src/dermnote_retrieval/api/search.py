@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from dermnote_contracts.openapi import body_schema
 from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
 from dermnote_contracts.retrieval import MAX_K, Distinct, Exclude, SearchRequest, SearchResponse, Via
 from dermnote_retrieval.api.body import (
@@ -44,7 +45,7 @@ SEARCH_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": SearchRequest.model_json_schema()},
+            "application/json": {"schema": body_schema(SearchRequest)},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",

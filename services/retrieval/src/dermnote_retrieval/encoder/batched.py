@@ -8,6 +8,7 @@ from PIL import Image
 from dermnote_contracts.manifest import ModelManifest
 from dermnote_retrieval.batching import Batcher
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource, Vectors
+from dermnote_retrieval.work import Work
 
 BATCH = 16
 
@@ -15,13 +16,15 @@ BATCH = 16
 class BatchedEncoder:
     """An Encoder over another one. `threads`: calls of that one that run at a time."""
 
-    def __init__(self, encoder: Encoder, *, threads: int) -> None:
+    def __init__(self, encoder: Encoder, *, threads: int, work: Work) -> None:
         self._encoder = encoder
+        encode_images = work.timed("encode-images", encoder.encode_images)
+        encode_texts = work.timed("encode-texts", encoder.encode_texts)
         self._images: Batcher[Image.Image, Vectors] = Batcher(
-            lambda images: list(encoder.encode_images(images)), most=BATCH, threads=threads, name="encode-images"
+            lambda images: list(encode_images(images)), most=BATCH, threads=threads, name="encode-images"
         )
         self._texts: Batcher[str, Vectors] = Batcher(
-            lambda texts: list(encoder.encode_texts(texts)), most=BATCH, threads=threads, name="encode-texts"
+            lambda texts: list(encode_texts(texts)), most=BATCH, threads=threads, name="encode-texts"
         )
 
     @property
@@ -42,6 +45,10 @@ class BatchedEncoder:
         """Texts to float32 unit rows [n, text_dim]."""
         return _rows(self._texts(texts), width=self._encoder.manifest.text_dim)
 
+    def waiting(self) -> tuple[int, int]:
+        """(images, texts) that no call has taken yet."""
+        return self._images.waiting(), self._texts.waiting()
+
     def close(self) -> None:
         """End its threads once what waits is done."""
         self._images.close()
@@ -51,9 +58,10 @@ class BatchedEncoder:
 class BatchedModels:
     """The models of another source, each loaded as a BatchedEncoder. `threads`: of each."""
 
-    def __init__(self, source: ModelSource, *, threads: int) -> None:
+    def __init__(self, source: ModelSource, *, threads: int, work: Work) -> None:
         self._source = source
         self._threads = threads
+        self._work = work
 
     @property
     def default(self) -> str:
@@ -70,7 +78,7 @@ class BatchedModels:
 
     def load(self, name: str) -> Encoder:
         """Raises UnknownModel or ModelRefused."""
-        return BatchedEncoder(self._source.load(name), threads=self._threads)
+        return BatchedEncoder(self._source.load(name), threads=self._threads, work=self._work)
 
 
 def _rows(vectors: Sequence[Vectors], *, width: int) -> Vectors:

@@ -97,6 +97,11 @@ class AdaptiveIndex:
         return None if built is None else built.recall
 
     @property
+    def building(self) -> bool:
+        """Whether lists are being built beside it now."""
+        return self._changed is not None
+
+    @property
     def bytes_(self) -> int:
         """Memory of vectors, numbers and lists."""
         built = self._built
@@ -212,9 +217,11 @@ class AdaptiveIndex:
             lists = self._filled(numbers, stop=stop)
             if lists is None:
                 return False
+            with self._lock:  # before it is measured: what is not in the lists can't be found by them
+                self._catch_up(lists)
             probes, recall = self._tuned(lists, numbers)
             with self._lock:
-                self._catch_up(lists, np.fromiter(self._changed, np.int64))
+                self._catch_up(lists)
                 self._built = _Built(lists, probes, recall, size=len(self))
         finally:
             self._changed = None
@@ -237,8 +244,10 @@ class AdaptiveIndex:
             held = numbers[self._matrix.rows.of(numbers) != NOWHERE]
             return held, self._matrix.of(held)
 
-    def _catch_up(self, lists: Lists, changed: Numbers) -> None:
+    def _catch_up(self, lists: Lists) -> None:
         """What changed while the lists were filled may be in them as it was: out with it, then in as it is."""
+        changed = np.fromiter(self._changed or (), np.int64)
+        self._changed = set()
         lists.remove(changed)
         held = changed[self._matrix.rows.of(changed) != NOWHERE]
         lists.add(held, self._matrix.of(held))

@@ -93,8 +93,11 @@ class Lists:
             self._faiss.remove_ids(faiss.IDSelectorArray(len(gone), faiss.swig_ptr(gone)))
 
     def save(self, path: Path) -> None:
-        """Write them to a file."""
-        faiss.write_index(self._faiss, str(path))
+        """Write them to a file; raises OSError, as where the disk is full."""
+        try:
+            faiss.write_index(self._faiss, str(path))
+        except RuntimeError as wrong:
+            raise OSError(f"{path} was not written: {wrong}") from wrong
 
     @classmethod
     def load(cls, path: Path) -> "Lists":

@@ -9,19 +9,20 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from dermnote_contracts.problems import Conflict, InsufficientStorage
+from dermnote_contracts.problems import Conflict, DermnoteError, InsufficientStorage, Stopping
 from dermnote_retrieval.errors import StartRefused
+from dermnote_retrieval.store.disk import full_disk_told
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 create table items (
     number integer primary key autoincrement, id text not null unique, note text, metadata text not null, grp text,
     version integer not null, has_image integer not null, updated_at text not null, changed integer not null,
-    note_digest text, signs integer
+    note_digest text, signs integer, digest text
 ) strict;
 create index items_by_group on items (grp) where grp is not null;
 create index items_by_change on items (changed);
@@ -53,8 +54,19 @@ alter table items add column signs integer;
 create index items_by_change on items (changed);
 create table erased (number integer primary key, changed integer not null) strict;
 create index erased_by_change on erased (changed);
-"""
+""",
+    2: "alter table items add column digest text",
 }
+# temp_store: nothing of a query in the temporary folder. journal_size_limit: bytes that a large write leaves of its
+# log.
+PRAGMAS = (
+    "synchronous = full",
+    "foreign_keys = on",
+    "secure_delete = on",
+    "busy_timeout = 5000",
+    "temp_store = memory",
+    "journal_size_limit = 67108864",
+)
 
 
 class Database:
@@ -63,36 +75,39 @@ class Database:
     def __init__(self, folder: Path) -> None:
         self.write_lock = threading.RLock()
         self._guard = _lock_folder(folder)
+        self._folder = folder
         self._path = folder / "store.sqlite3"
         self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        self._closed = False
         try:
-            self._writer = self._connect()
-            self._create()
+            with full_disk_told(f"{self._path} cannot be opened; free some space and start again", at=folder):
+                self._writer = self._connect()
+                self._create()
         except sqlite3.DatabaseError as wrong:
             self._guard.close()
             raise StartRefused(f"{self._path} cannot be opened as a store ({wrong}); restore it or move it") from wrong
-        except StartRefused:
+        except DermnoteError:
             self._guard.close()
             raise
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, on disk when it ends. Raises InsufficientStorage when the disk is full."""
-        with self.write_lock:
+        with self.write_lock, full_disk_told("nothing of this request was stored", at=self._folder):
+            self._check_open()
             try:
                 self._writer.execute("begin immediate")
                 yield self._writer
                 self._writer.execute("commit")
-            except BaseException as wrong:
+            except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("rollback")
-                if isinstance(wrong, sqlite3.OperationalError) and wrong.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                    raise InsufficientStorage("nothing of this request was stored") from wrong
                 raise
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection for reading, of the last committed state at each statement."""
+        self._check_open()
         try:
             connection = self._readers.get_nowait()
         except queue.Empty:
@@ -101,6 +116,8 @@ class Database:
             yield connection
         finally:
             self._readers.put(connection)
+            if self._closed:
+                self._close_readers()
 
     def become(self, other: sqlite3.Connection) -> None:
         """Replace everything by what another database holds, in one transaction.
@@ -111,25 +128,46 @@ class Database:
         if version != SCHEMA_VERSION:
             raise Conflict(f"it has schema {version}, this version reads {SCHEMA_VERSION}")
         with self.write_lock:
+            self._check_open()
+            self._empty_log()  # so that all of it can go, should what follows fail
             try:
-                other.backup(self._writer)
-            except sqlite3.OperationalError as wrong:
-                if wrong.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                    raise InsufficientStorage("the store is as it was") from wrong
+                with full_disk_told("the store is as it was", at=self._folder):
+                    other.backup(self._writer)
+            except InsufficientStorage:
+                self._empty_log()
                 raise
 
+    def size(self) -> int:
+        """Bytes of its files on disk."""
+        files = [self._path, *(self._path.with_name(f"{self._path.name}-{kind}") for kind in ("wal", "shm"))]
+        return sum(file.stat().st_size for file in files if file.exists())
+
     def close(self) -> None:
-        """Close every connection and let another process in."""
-        while not self._readers.empty():
-            self._readers.get_nowait().close()
+        """Close every connection and let another process in. Who comes later gets Stopping."""
+        self._closed = True
+        self._close_readers()
         with self.write_lock:
             self._writer.close()
         self._guard.close()
 
+    def _close_readers(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._readers.get_nowait().close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Stopping(retry_after_s=1)
+
+    def _empty_log(self) -> None:
+        """Give back the write-ahead log's room where that can be had now: it only ever grows otherwise."""
+        with suppress(sqlite3.OperationalError):
+            self._writer.execute("pragma wal_checkpoint(truncate)")
+
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
         connection.execute("pragma journal_mode = wal")
-        for pragma in ("synchronous = full", "foreign_keys = on", "secure_delete = on", "busy_timeout = 5000"):
+        for pragma in PRAGMAS:
             connection.execute(f"pragma {pragma}")
         return connection
 

@@ -35,6 +35,8 @@ class NewItem:
     vectors: Mapping[Route, Vectors]
     note_digest: str | None = None
     signs: int | None = None
+    digest: str | None = None
+    """Of all that came in for it."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,15 @@ class ItemStore:
         with self.database.reading() as connection:
             return dict(connection.execute(sql, (json.dumps(list(numbers)),)).fetchall())
 
+    def with_digests(self, digests: Mapping[str, str]) -> dict[str, int]:
+        """Of ids and digests (Record.digest) those items that are held just so: id -> number."""
+        sql = (
+            "select items.id, number from json_each(?) as asked join items on items.id = asked.key "
+            "where items.digest = asked.value"
+        )
+        with self.database.reading() as connection:
+            return dict(connection.execute(sql, (json.dumps(digests),)).fetchall())
+
     def count(self) -> int:
         with self.database.reading() as connection:
             return int(connection.execute("select count(*) from items").fetchone()[0])
@@ -206,11 +217,13 @@ def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str, cha
         change,
         item.note_digest,
         item.signs,
+        item.digest,
     )
     if held is None:
         sql = (
-            "insert into items (note, metadata, grp, has_image, updated_at, changed, note_digest, signs, id, version) "
-            "values (?, ?, ?, ?, ?, ?, ?, ?, ?, 1) returning number"
+            "insert into items "
+            "(note, metadata, grp, has_image, updated_at, changed, note_digest, signs, digest, id, version) "
+            "values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1) returning number"
         )
         (number,) = connection.execute(sql, (*values, item.id)).fetchone()
     else:
@@ -219,7 +232,7 @@ def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str, cha
             connection.execute(f"delete from {table} where item = ?", (number,))  # noqa: S608 - names from above
         connection.execute(
             "update items set note = ?, metadata = ?, grp = ?, has_image = ?, updated_at = ?, changed = ?, "
-            "note_digest = ?, signs = ?, version = version + 1 where number = ?",
+            "note_digest = ?, signs = ?, digest = ?, version = version + 1 where number = ?",
             (*values, number),
         )
     _write_parts(connection, number, item, model_id=model_id)

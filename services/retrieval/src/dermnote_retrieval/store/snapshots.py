@@ -3,7 +3,6 @@
 A copy is whole or absent: it is made under another name and renamed when its manifest is written.
 """
 
-import errno
 import hashlib
 import logging
 import os
@@ -11,21 +10,20 @@ import re
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from dermnote_contracts.problems import InsufficientStorage, SnapshotDamaged, UnknownSnapshot
+from dermnote_contracts.problems import SnapshotDamaged, UnknownSnapshot
 from dermnote_contracts.retrieval import Snapshot
 from dermnote_retrieval.store.database import Database
+from dermnote_retrieval.store.disk import full_disk_told
 from dermnote_retrieval.store.items import ROUTES
 
 log = logging.getLogger(__name__)
 MANIFEST, STORE = "manifest.json", "store.sqlite3"
-FULL = (errno.ENOSPC, errno.EDQUOT)
 # What `take` calls a snapshot that is not whole yet, and `delete` one that is on its way out.
 HALF = re.compile(r"\.\d{8}T\d{6}-[0-9a-f]{8}")
 
@@ -43,7 +41,7 @@ class Snapshots:
         name = f"{moment:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         making = self._folder / f".{name}"
         try:
-            with _full_disk_is_told():
+            with full_disk_told("no snapshot was kept", at=self._folder):
                 making.mkdir(parents=True)
                 snapshot = self._copy(making, name=name, moment=moment)
                 _write(making / MANIFEST, snapshot.model_dump_json(indent=1).encode())
@@ -145,20 +143,6 @@ def _figures(copy: sqlite3.Connection) -> tuple[int, dict[str, str], dict[str, i
     sql = "select route, count(*) from vectors where model_id = ? group by route"
     counts = dict(copy.execute(sql, (meta.get("active_model_id"),)).fetchall())
     return int(copy.execute("select count(*) from items").fetchone()[0]), meta, counts
-
-
-@contextmanager
-def _full_disk_is_told() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as wrong:
-        if wrong.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            raise InsufficientStorage("no snapshot was kept") from wrong
-        raise
-    except OSError as wrong:
-        if wrong.errno in FULL:
-            raise InsufficientStorage("no snapshot was kept") from wrong
-        raise
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,42 @@
+"""The real service in a process of its own, whose encoder waits at a gate: a file that the test makes."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from dermnote_contracts.manifest import ModelManifest
+from dermnote_retrieval.app import create_app, serve
+from dermnote_retrieval.encoder.dummy import DummyEncoder, DummyModels
+from dermnote_retrieval.encoder.protocol import Encoder, Vectors
+from dermnote_retrieval.service import open_service
+from dermnote_retrieval.settings import read_settings
+
+GATE = "DERMNOTE_TEST_GATE"
+"""A folder: `arrived` appears in it with the first text, which waits until there is `open`."""
+
+
+class GatedEncoder(DummyEncoder):
+    """Encodes no text before the gate is open."""
+
+    def __init__(self, manifest: ModelManifest, gate: Path) -> None:
+        super().__init__(manifest)
+        self._gate = gate
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        (self._gate / "arrived").touch()
+        while not (self._gate / "open").exists():
+            time.sleep(0.01)
+        return super().encode_texts(texts)
+
+
+class GatedModels(DummyModels):
+    """The dummies behind a gate."""
+
+    def load(self, name: str) -> Encoder:
+        return GatedEncoder(self.manifest(name), Path(os.environ[GATE]))
+
+
+if __name__ == "__main__":
+    settings = read_settings()
+    serve(create_app(settings, service=open_service(settings, source=GatedModels())), settings)
