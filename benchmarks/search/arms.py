@@ -95,11 +95,11 @@ def _hits(load: Load, count: int, spec: Mapping[str, Any] | None) -> dict[str, f
 
 
 def _own_ms(load: Load) -> float:
-    """The service's own share of a query: all of a client's time but encoding and FAISS, median over some answers."""
+    """The service's own share of a query: a client's time without encoding and FAISS, median of the last answers."""
     timings = [json.loads(body)["timings_ms"] for body in load.bodies]
     own = [
         seconds * 1000 - told.get("encode", 0.0) - told["search"]
-        for seconds, told in zip(load.seconds, timings, strict=False)
+        for seconds, told in zip(load.seconds[-len(timings) :], timings, strict=True)
     ]
     return float(statistics.median(own))
 

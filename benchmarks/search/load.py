@@ -17,7 +17,10 @@ TIMEOUT_S = 120.0
 
 @dataclass
 class Load:
-    """What came of it. `seconds`: each answered request's, from the first byte sent to the last received."""
+    """What came of it. `seconds`: each answered request's, from the first byte sent to the last received.
+
+    `bodies`: of the last answers, when everything has long been warm.
+    """
 
     clients: int
     wall_s: float = 0.0
@@ -63,8 +66,8 @@ async def _drive(url: str, requests: Iterator[bytes], load: Load, *, seconds: fl
             status, body = await asyncio.wait_for(line.ask(request), TIMEOUT_S)
             if status == 200:
                 load.seconds.append(time.perf_counter() - sent)
-                if len(load.bodies) < kept:
-                    load.bodies.append(body)
+                load.bodies.append(body)
+                del load.bodies[:-kept]
             else:
                 load.failed += 1
         line.close()

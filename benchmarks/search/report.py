@@ -69,7 +69,9 @@ def _last(arms: Sequence[Arm], name: str, vectors: int, kind: str) -> dict[str, 
 
 
 def plot(arms: Sequence[Arm], path: Path) -> None:
-    """Queries a second and p99 at the most clients, and memory, over the number of vectors."""
+    """Queries a second and p99 at the most clients, and memory, over the number of vectors; nothing without sizes."""
+    if not any(arm.name in (OURS, PEER, FAISS) for arm in arms):
+        return
     figure = Figure(figsize=(12, 4), layout="constrained")
     speed, tail, memory = figure.subplots(1, 3)
     kinds = {(arm.name, kind) for arm in arms if arm.name not in (ONNX, OPEN_CLIP) for kind in arm.rows}

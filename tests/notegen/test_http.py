@@ -51,6 +51,40 @@ def test_prefer_wait_answers_the_finished_note(running: NoteService) -> None:
     assert [note["text"][fact["start"] : fact["end"]] for fact in note["facts"]] == ["melanoma"]
 
 
+def events(lines: Any) -> list[tuple[str, dict[str, Any]]]:
+    """(event's name, its data) of a stream of server-sent events."""
+    text = "".join(f"{line}\n" for line in lines)
+    blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.split("\n\n") if block.strip()]
+    return [(block["event"], json.loads(block["data"])) for block in blocks if "event" in block]
+
+
+def test_events_tell_every_status_until_the_note_is_there(running: NoteService) -> None:
+    note_id = httpx.post(f"{running.url}/notes", json=BODY).json()["id"]
+
+    with httpx.stream("GET", f"{running.url}/notes/{note_id}/events", timeout=40) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        told = events(answer.iter_lines())
+
+    names = [name for name, _ in told]
+    assert names == [name for name in ("queued", "running", "finished") if name in names]
+    assert names[-1] == "finished"
+    assert all(job["id"] == note_id and job["status"] == name for name, job in told)
+    assert told[-1][1] == httpx.get(f"{running.url}/notes/{note_id}").json()
+
+
+def test_events_of_a_note_that_has_ended_are_one(client: TestClient) -> None:
+    note_id = client.post("/notes", json=BODY).json()["id"]
+    client.delete(f"/notes/{note_id}")
+
+    assert [name for name, _ in events(client.get(f"/notes/{note_id}/events").text.splitlines())] == ["cancelled"]
+
+
+def test_events_of_an_unknown_note_are_404(client: TestClient) -> None:
+    answer = client.get(f"/notes/{'0' * 32}/events")
+
+    assert (answer.status_code, code(answer)) == (404, "unknown-note")
+
+
 def test_the_facts_are_gone_from_redis_once_a_note_has_ended_and_never_in_rq(running: NoteService) -> None:
     body = {"metadata": {"age": 61, "site": "genital", "diagnosis": "mel"}, "strategy": "M"}
     httpx.post(f"{running.url}/notes", json=body, headers={"Prefer": "wait=30"}, timeout=40)

@@ -4,7 +4,7 @@ The record is the truth about a note; RQ only says who should work on it next. E
 the first caller wins, so a note ends exactly once however often its job runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -107,7 +107,7 @@ class NoteStore:
 
     def get(self, note_id: str, *, owner: str = "") -> NoteJob:
         """The job as the API shows it; raises UnknownNote."""
-        record = self._redis.hgetall(NOTE.format(note_id))
+        record = _decoded(self._redis.hgetall(NOTE.format(note_id)))
         if not _owned(record, owner):
             raise UnknownNote()
         return _job(note_id, record)
@@ -142,7 +142,7 @@ class NoteStore:
         return [_text(note_id) for note_id in self._redis.lrange(BATCH_NOTES.format(batch_id), 0, -1)]
 
     def _require_batch(self, batch_id: str, owner: str) -> None:
-        if not _owned(self._redis.hgetall(BATCH.format(batch_id)), owner):
+        if not _owned(_decoded(self._redis.hgetall(BATCH.format(batch_id))), owner):
             raise UnknownBatch()
 
     def batch(self, batch_id: str, *, owner: str = "") -> Batch:
@@ -159,16 +159,19 @@ class NoteStore:
             for note_id in note_ids:
                 pipe.hgetall(NOTE.format(note_id))
             records = zip(note_ids, pipe.execute(), strict=True)
-        jobs = [_job(note_id, record) for note_id, record in records if record]
+        jobs = [_job(note_id, _decoded(record)) for note_id, record in records if record]
         return [job for job in jobs if job.status in ENDED]
 
 
-def _owned(record: dict[bytes, bytes], owner: str) -> bool:
-    return bool(record) and record.get(b"owner", b"") == owner.encode()
+def _decoded(record: Mapping[bytes | str, bytes | str]) -> dict[str, str]:
+    return {_text(name): _text(value) for name, value in record.items()}
 
 
-def _job(note_id: str, record: dict[bytes, bytes]) -> NoteJob:
-    text = {name.decode(): value.decode() for name, value in record.items()}
+def _owned(record: dict[str, str], owner: str) -> bool:
+    return bool(record) and record.get("owner", "") == owner
+
+
+def _job(note_id: str, text: dict[str, str]) -> NoteJob:
     return NoteJob.model_validate(
         {
             "id": note_id,

@@ -58,14 +58,15 @@ def fold(ranked: Sequence[tuple[int, float]], keys: Mapping[int, Hashable], *, k
 
 def mark(looks: Sequence[Look]) -> list[int | None]:
     """For each, best first, the place of the first better one that says or shows the same; None where there is none."""
-    alike = _like_pictures(looks)
+    if not looks:
+        return []
+    # Each is like itself, so the first that is alike is a better one, or none.
+    first = (_like_pictures(looks) | np.eye(len(looks), dtype=bool)).argmax(axis=1).tolist()
     said: dict[str, int] = {}
     marks: list[int | None] = []
     for place, look in enumerate(looks):
-        better = np.flatnonzero(alike[place, :place])[:1].tolist()
-        if look.note is not None and said.setdefault(look.note, place) < place:
-            better.append(said[look.note])
-        marks.append(min(better, default=None))
+        better = first[place] if look.note is None else min(first[place], said.setdefault(look.note, place))
+        marks.append(better if better < place else None)
     return marks
 
 

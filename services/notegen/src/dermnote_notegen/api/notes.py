@@ -2,12 +2,16 @@
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import suppress
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from dermnote_contracts.notes import ENDED, NoteJob, NoteRequest
+from dermnote_contracts.problems import DermnoteError
 from dermnote_notegen import preview
 from dermnote_notegen.api.dependencies import CallerHere, IdempotencyKey, JobsHere, PriorsHere, WaitS
 from dermnote_notegen.jobs import Jobs
@@ -47,6 +51,22 @@ def get_note(note_id: str, jobs: JobsHere, caller: CallerHere) -> NoteJob:
     return jobs.get(note_id, owner=caller.name)
 
 
+def _found(note_id: str, jobs: JobsHere, caller: CallerHere) -> NoteJob:
+    return jobs.get(note_id, owner=caller.name)
+
+
+@router.get("/notes/{note_id}/events", response_class=EventSourceResponse)
+async def note_events(
+    job: Annotated[NoteJob, Depends(_found)], jobs: JobsHere, caller: CallerHere
+) -> AsyncIterable[ServerSentEvent]:
+    """Server-sent events: the job as it is, and again whenever its status changes, until it has ended.
+
+    An event is named by the status; its data are the NoteJob. The stream ends early where the note is erased.
+    """
+    async for state in _states(jobs, job, owner=caller.name):
+        yield ServerSentEvent(event=state.status, data=state.model_dump(mode="json"))
+
+
 @router.delete("/notes/{note_id}", responses={200: {"model": NoteJob}, 204: {"description": "Erased"}})
 def delete_note(note_id: str, jobs: JobsHere, caller: CallerHere) -> Response:
     """Cancel a note that has not ended (200), or erase one that has (204)."""
@@ -54,6 +74,20 @@ def delete_note(note_id: str, jobs: JobsHere, caller: CallerHere) -> Response:
     if job is None:
         return Response(status_code=204)
     return Response(job.model_dump_json(), media_type="application/json")
+
+
+async def _states(jobs: Jobs, job: NoteJob, *, owner: str) -> AsyncIterator[NoteJob]:
+    """The job each time its status is another one, until it has ended."""
+    told = ""
+    with suppress(DermnoteError):  # erased meanwhile, or Redis is gone: the answer has begun, it can only end
+        while True:
+            if job.status != told:
+                told = job.status
+                yield job
+            if job.status in ENDED:
+                return
+            await asyncio.sleep(POLL_S)
+            job = await run_in_threadpool(jobs.get, job.id, owner=owner)
 
 
 async def _wait(jobs: Jobs, job: NoteJob, wait_s: int, *, owner: str) -> NoteJob:

@@ -38,7 +38,7 @@ class Form:
         return self.images[0] if self.images else None
 
 
-def the_service(request: Request) -> Service:
+async def the_service(request: Request) -> Service:  # async: FastAPI would give it a thread for each request
     """The service of the app that the request came to."""
     service: Service = request.app.state.service
     return service

@@ -26,6 +26,7 @@ from dermnote_retrieval.store.items import StoredItem
 router = APIRouter(tags=["items"])
 READERS = {"application/x-tar": read_tar, "application/x-ndjson": read_ndjson}
 SPOOL_BYTES = 1_000_000
+BLOCK_BYTES = 65_536
 # How long a client that writes on is read once the outcomes are known.
 LINGER_S = 5.0
 FIELDS = tuple(name for name in RecordFields.model_fields if name != "id")
@@ -102,7 +103,8 @@ async def load_items(request: Request, service: ServiceDep) -> Response:
         answer = await service.workers.run_bulk(lambda: _loaded(records, service))
     finally:
         await stream.discard(max_bytes=service.settings.max_upload_bytes, for_s=LINGER_S)
-    return StreamingResponse(answer, media_type="application/x-ndjson", background=BackgroundTask(answer.close))
+    blocks = iter(lambda: answer.read(BLOCK_BYTES), b"")
+    return StreamingResponse(blocks, media_type="application/x-ndjson", background=BackgroundTask(answer.close))
 
 
 def _loaded(records: Iterator[Record | Refused], service: Service) -> IO[bytes]:

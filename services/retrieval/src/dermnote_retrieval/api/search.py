@@ -16,7 +16,6 @@ from dermnote_retrieval.api.body import (
     media_type,
     read_body,
     read_form,
-    the_service,
     validated,
 )
 from dermnote_retrieval.metrics import Metrics
@@ -71,14 +70,14 @@ async def search(request: Request, service: ServiceDep) -> SearchResponse:
     kind = media_type(request)
     if kind in FORM_TYPES:
         async with read_form(request, known=tuple(ImageSearchFields.model_fields), service=service) as form:
-            return await _found(request, _image_job(form, service))
+            return await _found(request, _image_job(form, service), service)
     if kind == "application/json":
-        return await _found(request, await _json_job(request, service))
+        return await _found(request, await _json_job(request, service), service)
     raise UnsupportedMedia("send multipart/form-data with an image, or application/json")
 
 
-async def _found(request: Request, job: Job) -> SearchResponse:
-    service, steps = the_service(request), Steps()
+async def _found(request: Request, job: Job, service: Service) -> SearchResponse:
+    steps = Steps()
     found = await service.workers.run(lambda: job(steps))
     metrics: Metrics = request.app.state.metrics
     metrics.observe_search(found.timings_ms)

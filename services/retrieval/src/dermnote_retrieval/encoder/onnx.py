@@ -5,6 +5,7 @@ vector = normalise(graph(x)). The text graph's metadata name the token that pads
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from dermnote_retrieval.encoder.inputs import TOKENIZER, TokenReader, fit, pixel
 from dermnote_retrieval.encoder.protocol import Vectors, check_vectors, refusing, unit_rows
 
 NEEDED = (IMAGE_GRAPH, TEXT_GRAPH, TOKENIZER)
-_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+CUDA = "CUDAExecutionProvider"
+_PROVIDERS = (CUDA, "CPUExecutionProvider")
 
 
 class OnnxEncoder:
@@ -27,8 +29,10 @@ class OnnxEncoder:
 
     def __init__(self, folder: Path, manifest: ModelManifest, *, threads: int) -> None:
         self._manifest = manifest
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="onnx")
         with refusing(manifest):
             self._image = _session(folder / IMAGE_GRAPH, threads=threads)
+            self._each = _session(folder / IMAGE_GRAPH, threads=1) if threads > 1 else self._image
             self._text = _session(folder / TEXT_GRAPH, threads=threads)
             self._tokens = TokenReader(folder, pad_id=_pad_id(self._text), context_tokens=manifest.context_tokens)
             check_vectors(self)
@@ -43,7 +47,12 @@ class OnnxEncoder:
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         if not images:
             return np.empty((0, self._manifest.image_dim), np.float32)
-        return _vectors(self._image, {PIXELS: pixels_of(images, self._manifest.preprocessing)})
+        pixels = pixels_of(images, self._manifest.preprocessing)
+        if len(images) == 1 or CUDA in self._image.get_providers():
+            return _vectors(self._image, {PIXELS: pixels})
+        # A picture's activations fit into a core's cache and a batch's don't: each picture has a core to itself.
+        rows = self._pool.map(lambda one: _vectors(self._each, {PIXELS: one[None]}), pixels)
+        return np.concatenate(list(rows))
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         if not texts:
@@ -51,7 +60,7 @@ class OnnxEncoder:
         return _vectors(self._text, {TOKENS: self._tokens(texts)})
 
     def close(self) -> None:
-        """Nothing to let go of: the graphs go with the object."""
+        """Nothing to let go of: graphs and threads go with the object."""
 
 
 def _session(path: Path, *, threads: int) -> onnxruntime.InferenceSession:

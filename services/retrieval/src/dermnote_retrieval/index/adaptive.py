@@ -132,7 +132,7 @@ class AdaptiveIndex:
     def vectors(self, numbers: Sequence[int]) -> list[Vectors | None]:
         """Copies of items' vectors [dim], None for those that have none. Does not wait for searches."""
         with self._edit:
-            return [self._matrix.vector(number) for number in numbers]
+            return self._matrix.vectors_of(numbers)
 
     def save(self, folder: Path) -> Saved:
         """Write it into a folder. The caller sees to it that nobody writes meanwhile; searches go on."""

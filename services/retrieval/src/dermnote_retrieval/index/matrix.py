@@ -7,6 +7,7 @@ import numpy as np
 from dermnote_retrieval.index.kernels import Mask, exact
 from dermnote_retrieval.index.results import Found, Numbers, Selection, Vectors
 from dermnote_retrieval.index.rows import NOWHERE, Rows
+from dermnote_retrieval.index.scan import is_for_scan, scanned
 
 FIRST_ROWS = 1024
 
@@ -65,10 +66,11 @@ class Matrix:
         self._block[len(self) : end] = vectors
         self.rows.append(numbers)
 
-    def vector(self, number: int) -> Vectors | None:
-        """A copy of one vector [dim], or None."""
-        row = int(self.rows.of([number])[0])
-        return None if row == NOWHERE else self._block[row].copy()
+    def vectors_of(self, numbers: Sequence[int]) -> list[Vectors | None]:
+        """Copies of vectors [dim], None for numbers that are not held."""
+        rows = self.rows.of(numbers)
+        copies = iter(self._block[rows[rows != NOWHERE]])
+        return [None if row == NOWHERE else next(copies) for row in rows.tolist()]
 
     def of(self, numbers: Sequence[int] | Numbers) -> Vectors:
         """Copies [n, dim] of the vectors of numbers that are held."""
@@ -93,10 +95,12 @@ class Matrix:
 
     def search(self, vectors: Vectors, *, k: int, allowed: Mask | None) -> list[Found]:
         """Exact: the `k` nearest rows of each of `vectors` [q, dim] among the allowed."""
-        k = min(k, len(self) if allowed is None else int(np.count_nonzero(allowed)))
+        left = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        k = min(k, left)
         if k == 0:
             return [[] for _ in vectors]
-        scores, rows = exact(vectors, self.vectors, k=k, allowed=allowed)
+        one_go = is_for_scan(queries=len(vectors), rows=len(self), left=left)
+        scores, rows = (scanned if one_go else exact)(vectors, self.vectors, k=k, allowed=allowed)
         return [self._found(r, s) for r, s in zip(rows, scores, strict=True)]
 
     def ranked(self, vector: Vectors, numbers: Numbers, *, k: int) -> Found:
