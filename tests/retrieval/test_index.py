@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits, lists_for
+from dermnote_retrieval.index.kernels import exact
 from dermnote_retrieval.index.results import Found, Numbers, Selection, Vectors
 from dermnote_retrieval.index.rows import NOWHERE, Rows
+from dermnote_retrieval.index.scan import is_for_scan, scanned
 
 DIM = 12
 SMALL = Limits(flat_vectors=400, recall_goal=0.95)
@@ -127,6 +129,43 @@ def test_a_filtered_search_through_lists_finds_k_whenever_there_are_k(
     for query in drawn(8, seed=3):
         allowed = set(draw.choice(sorted(held), max(1, int(kept * len(held))), replace=False).tolist())
         check(index, held, query, k=k, allowed=allowed | {10**7})
+
+
+@given(
+    rows=st.integers(1, 300),
+    queries=st.integers(1, 9),
+    kept=st.floats(0.05, 1),
+    k=st.integers(1, 40),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_matrix_product_finds_what_faiss_finds(rows: int, queries: int, kept: float, k: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    matrix = draw.standard_normal((rows, 16)).astype(np.float32)
+    asked = draw.standard_normal((queries, 16)).astype(np.float32)
+    allowed = draw.random(rows) < kept
+    allowed[draw.integers(rows)] = True
+    k = min(k, int(allowed.sum()))
+
+    ours, theirs = (search(asked, matrix, k=k, allowed=allowed) for search in (scanned, exact))
+
+    assert np.array_equal(ours[1], theirs[1])
+    assert np.allclose(ours[0], theirs[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("queries", "rows", "left", "scan"),
+    [
+        (1, 1000, 1000, True),
+        (2, 1000, 1000, False),
+        (1, 1000, 500, False),
+        (4, 1000, 500, True),
+        (4, 1000, 10, False),
+        (64, 1_000_000, 900_000, False),
+    ],
+)
+def test_what_goes_through_a_matrix_product(queries: int, rows: int, left: int, *, scan: bool) -> None:
+    assert is_for_scan(queries=queries, rows=rows, left=left) == scan
 
 
 def test_what_is_barred_is_never_found(large: tuple[AdaptiveIndex, dict[int, Vectors]]) -> None:
