@@ -158,6 +158,7 @@ def test_a_matrix_product_finds_what_faiss_finds(rows: int, queries: int, kept: 
     [
         (1, 1000, 1000, True),
         (2, 1000, 1000, False),
+        (4, 1000, 1000, True),
         (1, 1000, 500, False),
         (4, 1000, 500, True),
         (4, 1000, 10, False),

@@ -1,4 +1,4 @@
-"""Exact search as one matrix product and a partition: what NumPy's BLAS does faster than FAISS's kernels."""
+"""Exact search as one matrix product and a partition: where NumPy's BLAS is faster than FAISS's kernels."""
 
 import numpy as np
 
@@ -10,12 +10,14 @@ MANY, LOOSE, MOST_SCORES = 4, 8, 16_000_000
 
 
 def is_for_scan(*, queries: int, rows: int, left: int) -> bool:
-    """Where it is faster: a single query, which FAISS gives one thread, or many with a loose filter.
+    """Where it is faster: a single query of everything, which FAISS gives one thread, and many of most rows.
 
-    FAISS takes the queries of a filtered search one after the other, and looks at each row for each.
+    FAISS takes the queries of a filtered search one after the other. Without a filter it multiplies block by block, and
+    where other work keeps the cores busy its threads wait for each other at each block: alone it is as fast, then it
+    takes four times as long.
     """
-    if left == rows:
-        return queries == 1
+    if queries == 1:
+        return left == rows
     return queries >= MANY and left * LOOSE >= rows and queries * rows <= MOST_SCORES
 
 
