@@ -39,4 +39,4 @@ class GatedModels(DummyModels):
 
 if __name__ == "__main__":
     settings = read_settings()
-    serve(create_app(settings, service=open_service(settings, source=GatedModels())), settings)
+    serve(create_app(settings, service=open_service(settings, source=GatedModels())), settings, closing_s=3)

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dermnote_contracts.problems import InsufficientStorage
+from dermnote_retrieval.store.disk import full_disk_told
 from tests.retrieval.test_process import COMMAND, Server, launch
 
 MIB = 1 << 20
@@ -312,6 +315,17 @@ def test_an_upload_that_finds_no_room_in_the_temporary_folder_is_507(
         again = client.post("/items/bulk", content=lines, headers=NDJSON).text
         assert again.count("unchanged") > 4_000
         assert again.count("unchanged") + again.count("created") == 8_000
+
+
+def test_an_error_that_a_broken_disk_gives_too_is_one_of_a_full_disk_only_where_it_is_full(disk: SmallDisk) -> None:
+    """As with a quota, of which SQLite says no more than that it could not write."""
+    wrong = sqlite3.OperationalError("disk I/O error")
+    wrong.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    with pytest.raises(sqlite3.OperationalError, match="I/O"), full_disk_told("nothing stored", at=disk.inside):
+        raise wrong
+    disk.fill()
+    with pytest.raises(InsufficientStorage, match="nothing stored"), full_disk_told("nothing stored", at=disk.inside):
+        raise wrong
 
 
 def stopped(server: Server) -> tuple[int, str]:

@@ -153,8 +153,8 @@ class Activation:
     def _forget_target(self) -> None:
         try:
             self._catalogue.vectors.set_target(None)
-        except InsufficientStorage:
-            log.warning("the disk is full: the move is tried again at the next start")
+        except (InsufficientStorage, Stopping) as wrong:
+            log.warning("the move is tried again at the next start: %s", wrong)
 
     def _reembed(self, target: ModelRef) -> bool:
         encoder = self._source.load(target.name)

@@ -19,7 +19,7 @@ from dermnote_contracts.problems import DermnoteError, one_line
 from dermnote_contracts.retrieval import ActivateModel, BulkOutcome, EmbedRequest, SearchRequest
 from dermnote_retrieval import __version__
 from dermnote_retrieval.api import embed, health, items, models, search, snapshots
-from dermnote_retrieval.draining import Draining, DrainingServer, RefuseWhileDraining, end_at_once
+from dermnote_retrieval.draining import CLOSING_S, Draining, DrainingServer, RefuseWhileDraining, end_at_once
 from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.figures import index_info
 from dermnote_retrieval.metrics import Metrics
@@ -98,13 +98,13 @@ def main() -> None:
     serve(app, settings)
 
 
-def serve(app: FastAPI, settings: Settings) -> None:
-    """Serve an app of create_app until told to stop, then drain and close."""
+def serve(app: FastAPI, settings: Settings, *, closing_s: float = CLOSING_S) -> None:
+    """Serve an app of create_app until told to stop, then drain, and close in `closing_s`."""
     # No access log: ids in paths are the users' own and may name patients.
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, access_log=False, timeout_graceful_shutdown=AFTER_DRAIN_S
     )
-    DrainingServer(config, draining=app.state.draining, drain_s=settings.drain_s).run()
+    DrainingServer(config, draining=app.state.draining, drain_s=settings.drain_s, closing_s=closing_s).run()
     if app.state.service.upkeep.busy:  # in FAISS, which must not be unloaded under it
         end_at_once(0)
 

@@ -21,7 +21,7 @@ RETRY_AFTER_S = 5
 # How often a request that waits for its body looks whether it should end.
 LOOK_EVERY_S = 0.2
 # For what is left once the drain is over: an encoder call that cannot be ended, the index's checkpoint.
-CLOSING_S = 10
+CLOSING_S = 20.0
 OPEN_MEANWHILE = ("/health/", "/metrics")
 
 
@@ -83,13 +83,14 @@ class RefuseWhileDraining:
 class DrainingServer(uvicorn.Server):
     """uvicorn's server, whose first signal begins the drain: it stops when nothing runs, at the latest in `drain_s`.
 
-    A second signal ends the drain at once.
+    A second signal ends the drain at once. What is not closed `closing_s` after the drain is left as it is.
     """
 
-    def __init__(self, config: uvicorn.Config, *, draining: Draining, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, *, draining: Draining, drain_s: float, closing_s: float) -> None:
         super().__init__(config)
         self._draining = draining
         self._drain_s = drain_s
+        self._closing_s = closing_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as uvicorn calls it
         """Begin, or, told again, stop."""
@@ -97,7 +98,7 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
             return
         self._draining.begin()
-        end = threading.Timer(self._drain_s + CLOSING_S, _give_up)
+        end = threading.Timer(self._drain_s + self._closing_s, _give_up)
         end.daemon = True
         end.start()
 
