@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits, lists_for
 from dermnote_retrieval.index.kernels import exact
 from dermnote_retrieval.index.results import Found, Numbers, Selection, Vectors
 from dermnote_retrieval.index.rows import NOWHERE, Rows
-from dermnote_retrieval.index.scan import is_for_scan, scanned
+from dermnote_retrieval.index.scan import is_for_scan, scanned, use_threads
 
 DIM = 12
 SMALL = Limits(flat_vectors=400, recall_goal=0.95)
@@ -151,6 +152,15 @@ def test_a_matrix_product_finds_what_faiss_finds(rows: int, queries: int, kept: 
 
     assert np.array_equal(ours[1], theirs[1])
     assert np.allclose(ours[0], theirs[0], atol=1e-4)
+
+
+def test_the_threads_of_a_matrix_product_are_those_of_the_setting() -> None:
+    before = threadpoolctl.threadpool_info()
+    try:
+        use_threads(1)
+        assert {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"} == {1}
+    finally:
+        use_threads(max(pool["num_threads"] for pool in before if pool["user_api"] == "blas"))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
 """The open_clip encoder from a real, tiny model folder, against open_clip and torchvision asked directly."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from dermnote_contracts.manifest import ModelManifest, Preprocessing
+from dermnote_contracts.manifest import Preprocessing
 from dermnote_contracts.problems import ModelRefused, UnknownModel
 from dermnote_retrieval.encoder.inputs import fit, preprocess
 from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.models import FolderModels
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
+from tests.retrieval import graphs
 
 SIZE, DIM = 64, 24
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "blue", "lesion", "of", "the", "back", "##s", "."]
@@ -73,24 +72,8 @@ def tiny_model(folder: Path) -> CustomTextCLIP:
 
 
 def write_manifest(folder: Path, **changes: Any) -> None:
-    files = {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.iterdir()
-        if path.name != "manifest.json"
-    }
-    given = {
-        "name": folder.name,
-        "model_id": "tiny-1",
-        "aligned": True,
-        "image_dim": DIM,
-        "text_dim": DIM,
-        "context_tokens": 12,
-        "preprocessing": HOW,
-        "files": files,
-        "created_at": datetime.now(UTC),
-        "made_by": "test",
-    }
-    (folder / "manifest.json").write_text(ModelManifest(**(given | changes)).model_dump_json())
+    given = {"kind": "openclip", "model_id": "tiny-1", "image_dim": DIM, "text_dim": DIM, "preprocessing": HOW}
+    graphs.write_manifest(folder, **(given | changes))
 
 
 @pytest.fixture(scope="module")

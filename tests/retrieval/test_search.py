@@ -1,5 +1,6 @@
 """Search through the HTTP door: routes, alignment, exclusion, fusion."""
 
+import json
 from typing import Any
 
 import pytest
@@ -196,3 +197,30 @@ def test_scores_are_cosines_of_exact_search(client: Any, fill: Any) -> None:
     assert hits[0]["score"] == pytest.approx(1)
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert hits[1]["score"] == pytest.approx(6 / 7, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        'quotes " and \\ and \x01\x1f\x7f',
+        "line\nends\r\nand\ttabs",
+        "\u2028 \ufeff \U0001f52c \ud7ff combining e\u0301",
+        "]]}} [1, null] 'or 1=1",
+        "long " * 2000 + "end",
+    ],
+)
+def test_hits_hold_what_the_item_holds_whatever_its_text(client: Any, note: str) -> None:
+    metadata = {"site_note": note, "big": 2**53 + 1, "small": 1.5e-300, "nothing": None, "nested": {"a": [True, -0.5]}}
+    line = {"id": "odd", "note": f"lesion {note}", "metadata": metadata, "group": note[:100]}
+    answer = client.post(
+        "/items/bulk", content=json.dumps(line).encode(), headers={"Content-Type": "application/x-ndjson"}
+    )
+    assert json.loads(answer.text)["status"] == "created", answer.text
+
+    item = client.get("/items/odd").json()
+    (hit,) = client.post("/search", json={"text": "lesion", "via": "notes"}).json()["hits"]
+
+    assert {name: hit[name] for name in ("note", "metadata", "group")} == {
+        name: item[name] for name in ("note", "metadata", "group")
+    }
+    assert hit["note"] == line["note"]

@@ -26,7 +26,6 @@ from dermnote_retrieval.metrics import Metrics
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings, read_settings
 
-SWITCH_S = 0.00025
 # What still runs once the drain is over is cut off.
 AFTER_DRAIN_S = 1
 DESCRIPTION = "Items in, ranked hits out. Errors are application/problem+json with a stable code."
@@ -93,8 +92,6 @@ def main() -> None:
     except DermnoteError as wrong:
         print(f"dermnote-retrieval: {one_line(wrong)}", file=sys.stderr)
         sys.exit(2)
-    # Threads hand the interpreter on twenty times as often as by default: each step of a request waits for it.
-    sys.setswitchinterval(SWITCH_S)
     serve(app, settings)
 
 

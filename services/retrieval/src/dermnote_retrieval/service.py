@@ -13,6 +13,7 @@ from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
 from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.images import Decoder, ImageLimits
 from dermnote_retrieval.index.adaptive import Limits
+from dermnote_retrieval.index.scan import use_threads
 from dermnote_retrieval.models import FolderModels
 from dermnote_retrieval.restoring import Restoring
 from dermnote_retrieval.search import Search
@@ -69,6 +70,7 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
     work = Work()
     source = BatchedModels(source or model_source(settings), threads=settings.encoder_calls, work=work)
     limits = Limits(settings.flat_vectors, settings.recall_goal, settings.search_threads)
+    use_threads(settings.search_threads)
     database = Database(settings.data_dir)
     try:
         items, vectors = ItemStore(database), VectorStore(database)

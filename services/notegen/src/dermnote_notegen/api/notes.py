@@ -45,20 +45,21 @@ def preview_note(body: NoteRequest, priors: PriorsHere) -> preview.Preview:
     return preview.preview(body, priors=priors)
 
 
+def _asked_for(note_id: str, jobs: JobsHere, caller: CallerHere) -> NoteJob:
+    return jobs.get(note_id, owner=caller.name)
+
+
+JobHere = Annotated[NoteJob, Depends(_asked_for)]
+
+
 @router.get("/notes/{note_id}")
-def get_note(note_id: str, jobs: JobsHere, caller: CallerHere) -> NoteJob:
+def get_note(job: JobHere) -> NoteJob:
     """State and, once finished, the note."""
-    return jobs.get(note_id, owner=caller.name)
-
-
-def _found(note_id: str, jobs: JobsHere, caller: CallerHere) -> NoteJob:
-    return jobs.get(note_id, owner=caller.name)
+    return job
 
 
 @router.get("/notes/{note_id}/events", response_class=EventSourceResponse)
-async def note_events(
-    job: Annotated[NoteJob, Depends(_found)], jobs: JobsHere, caller: CallerHere
-) -> AsyncIterable[ServerSentEvent]:
+async def note_events(job: JobHere, jobs: JobsHere, caller: CallerHere) -> AsyncIterable[ServerSentEvent]:
     """Server-sent events: the job as it is, and again whenever its status changes, until it has ended.
 
     An event is named by the status; its data are the NoteJob. The stream ends early where the note is erased.

@@ -1,5 +1,6 @@
-"""What both encoders feed their towers with: pixels and tokens, made without torch."""
+"""What the encoders of model folders share: pixels and tokens, made without torch, and rows made to unit vectors."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy.typing as npt
 from PIL import Image
 from tokenizers import Tokenizer
 
-from dermnote_contracts.manifest import Preprocessing
+from dermnote_contracts.manifest import ModelManifest, Preprocessing
+from dermnote_retrieval.encoder.protocol import Vectors, unit_rows
 
 TOKENIZER = "tokenizer.json"
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -31,11 +33,6 @@ def preprocess(image: Image.Image, how: Preprocessing) -> npt.NDArray[np.float32
     return np.ascontiguousarray(normal.transpose(2, 0, 1), dtype=np.float32)
 
 
-def pixels_of(images: Sequence[Image.Image], how: Preprocessing) -> npt.NDArray[np.float32]:
-    """n RGB images, n > 0, as float32 [n, 3, size, size]."""
-    return np.stack([preprocess(image, how) for image in images])
-
-
 class TokenReader:
     """Texts to token ids, cut at `context_tokens`, padded to the longest with `pad_id`."""
 
@@ -49,3 +46,46 @@ class TokenReader:
         """n texts, n > 0, as int64 [n, tokens]."""
         rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
         return np.array([row or [self._pad_id] for row in rows], dtype=np.int64)
+
+
+class FolderEncoder(ABC):
+    """An Encoder of a model folder; what computes the rows is a subclass's."""
+
+    _tokens: TokenReader
+
+    def __init__(self, manifest: ModelManifest) -> None:
+        self._manifest = manifest
+
+    @property
+    def manifest(self) -> ModelManifest:
+        """As it lies in the folder."""
+        return self._manifest
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """Scaled and cropped."""
+        return fit(image, self._manifest.preprocessing)
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+        """RGB images to float32 unit rows [n, image_dim]."""
+        if not images:
+            return np.empty((0, self._manifest.image_dim), np.float32)
+        return unit_rows(
+            self._image_rows(np.stack([preprocess(each, self._manifest.preprocessing) for each in images]))
+        )
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Texts to float32 unit rows [n, text_dim]."""
+        if not texts:
+            return np.empty((0, self._manifest.text_dim), np.float32)
+        return unit_rows(self._text_rows(self._tokens(texts)))
+
+    def close(self) -> None:  # noqa: B027 - for both there is nothing to do
+        """Nothing to let go of: all goes with the object."""
+
+    @abstractmethod
+    def _image_rows(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """float32 [n, 3, size, size], n > 0, to [n, image_dim]."""
+
+    @abstractmethod
+    def _text_rows(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """int64 [n, tokens], n > 0, to [n, text_dim]."""

@@ -4,7 +4,7 @@ A folder holds manifest.json, image.onnx, text.onnx and tokenizer.json. Heads ar
 vector = normalise(graph(x)). The text graph's metadata name the token that pads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from PIL import Image
 
 from dermnote_contracts.manifest import IMAGE_GRAPH, PADDING, PIXELS, TEXT_GRAPH, TOKENS, ModelManifest
 from dermnote_contracts.problems import ModelRefused
-from dermnote_retrieval.encoder.inputs import TOKENIZER, TokenReader, fit, pixels_of
-from dermnote_retrieval.encoder.protocol import Vectors, check_vectors, refusing, unit_rows
+from dermnote_retrieval.encoder.inputs import TOKENIZER, FolderEncoder, TokenReader
+from dermnote_retrieval.encoder.protocol import check_vectors, refusing
 
 NEEDED = (IMAGE_GRAPH, TEXT_GRAPH, TOKENIZER)
+Rows = npt.NDArray[np.float32]
 CUDA = "CUDAExecutionProvider"
 _PROVIDERS = (CUDA, "CPUExecutionProvider")
 
 
-class OnnxEncoder:
+class OnnxEncoder(FolderEncoder):
     """Two graphs and a tokenizer: all from one folder that was checked against its manifest."""
 
     def __init__(self, folder: Path, manifest: ModelManifest, *, threads: int) -> None:
-        self._manifest = manifest
+        super().__init__(manifest)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="onnx")
         with refusing(manifest):
             self._image = _session(folder / IMAGE_GRAPH, threads=threads)
@@ -37,30 +37,14 @@ class OnnxEncoder:
             self._tokens = TokenReader(folder, pad_id=_pad_id(self._text), context_tokens=manifest.context_tokens)
             check_vectors(self)
 
-    @property
-    def manifest(self) -> ModelManifest:
-        return self._manifest
-
-    def fit(self, image: Image.Image) -> Image.Image:
-        return fit(image, self._manifest.preprocessing)
-
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
-        if not images:
-            return np.empty((0, self._manifest.image_dim), np.float32)
-        pixels = pixels_of(images, self._manifest.preprocessing)
-        if len(images) == 1 or CUDA in self._image.get_providers():
-            return _vectors(self._image, {PIXELS: pixels})
+    def _image_rows(self, pixels: Rows) -> Rows:
+        if len(pixels) == 1 or CUDA in self._image.get_providers():
+            return _run(self._image, {PIXELS: pixels})
         # A picture's activations fit into a core's cache and a batch's don't: each picture has a core to itself.
-        rows = self._pool.map(lambda one: _vectors(self._each, {PIXELS: one[None]}), pixels)
-        return np.concatenate(list(rows))
+        return np.concatenate(list(self._pool.map(lambda one: _run(self._each, {PIXELS: one[None]}), pixels)))
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        if not texts:
-            return np.empty((0, self._manifest.text_dim), np.float32)
-        return _vectors(self._text, {TOKENS: self._tokens(texts)})
-
-    def close(self) -> None:
-        """Nothing to let go of: graphs and threads go with the object."""
+    def _text_rows(self, tokens: npt.NDArray[np.int64]) -> Rows:
+        return _run(self._text, {TOKENS: tokens})
 
 
 def _session(path: Path, *, threads: int) -> onnxruntime.InferenceSession:
@@ -80,6 +64,7 @@ def _pad_id(session: onnxruntime.InferenceSession) -> int:
     return int(named[PADDING])
 
 
-def _vectors(session: onnxruntime.InferenceSession, feed: Mapping[str, npt.NDArray[Any]]) -> Vectors:
+def _run(session: onnxruntime.InferenceSession, feed: Mapping[str, npt.NDArray[Any]]) -> Rows:
+    rows: Rows
     (rows,) = session.run(None, dict(feed))
-    return unit_rows(rows)
+    return rows

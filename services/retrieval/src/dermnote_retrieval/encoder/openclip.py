@@ -5,21 +5,21 @@ text tower, and heads.safetensors where linear heads follow the towers. vector =
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that everybody knows it by
 from open_clip.model import CustomTextCLIP
-from PIL import Image
 from safetensors.torch import load_file
 
 from dermnote_contracts.manifest import ModelManifest
 from dermnote_contracts.problems import ModelRefused
-from dermnote_retrieval.encoder.inputs import TOKENIZER, TokenReader, fit, pixels_of
-from dermnote_retrieval.encoder.protocol import Vectors, check_vectors, refusing, unit_rows
+from dermnote_retrieval.encoder.inputs import TOKENIZER, FolderEncoder, TokenReader
+from dermnote_retrieval.encoder.protocol import check_vectors, refusing
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -30,12 +30,12 @@ NEEDED = (CONFIG, WEIGHTS, TOKENIZER, TEXT_CONFIG)
 Head = tuple[torch.Tensor, torch.Tensor | None]
 
 
-class OpenClipEncoder:
+class OpenClipEncoder(FolderEncoder):
     """Two towers, optional linear heads, a tokenizer: all from one folder that was checked against its manifest."""
 
     def __init__(self, folder: Path, manifest: ModelManifest, *, threads: int) -> None:
+        super().__init__(manifest)
         torch.set_num_threads(threads)
-        self._manifest = manifest
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with refusing(manifest):
             self._model = _build_model(folder).to(self._device).eval()
@@ -44,35 +44,19 @@ class OpenClipEncoder:
             self._tokens = TokenReader(folder, pad_id=pad_id, context_tokens=manifest.context_tokens)
             check_vectors(self)
 
-    @property
-    def manifest(self) -> ModelManifest:
-        return self._manifest
-
-    def fit(self, image: Image.Image) -> Image.Image:
-        return fit(image, self._manifest.preprocessing)
+    @torch.inference_mode()
+    def _image_rows(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return self._rows(self._model.encode_image(torch.from_numpy(pixels).to(self._device)), head="image")
 
     @torch.inference_mode()
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
-        if not images:
-            return np.empty((0, self._manifest.image_dim), np.float32)
-        pixels = pixels_of(images, self._manifest.preprocessing)
-        features = self._model.encode_image(torch.from_numpy(pixels).to(self._device))
-        return self._vectors(features, head="image")
+    def _text_rows(self, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        return self._rows(self._model.encode_text(torch.from_numpy(tokens).to(self._device)), head="text")
 
-    @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        if not texts:
-            return np.empty((0, self._manifest.text_dim), np.float32)
-        tokens = torch.from_numpy(self._tokens(texts)).to(self._device)
-        return self._vectors(self._model.encode_text(tokens), head="text")
-
-    def close(self) -> None:
-        """Nothing to let go of: the weights go with the object."""
-
-    def _vectors(self, features: torch.Tensor, *, head: str) -> Vectors:
+    def _rows(self, features: torch.Tensor, *, head: str) -> npt.NDArray[np.float32]:
         if head in self._heads:
             features = F.linear(features, *self._heads[head])
-        return unit_rows(features.float().cpu().numpy())
+        rows: npt.NDArray[np.float32] = features.float().cpu().numpy()
+        return rows
 
 
 def _build_model(folder: Path) -> CustomTextCLIP:

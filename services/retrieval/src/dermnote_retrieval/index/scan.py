@@ -1,12 +1,18 @@
 """Exact search as one matrix product and a partition: where NumPy's BLAS is faster than FAISS's kernels."""
 
 import numpy as np
+import threadpoolctl
 
 from dermnote_retrieval.index.kernels import Mask, Ranked
 from dermnote_retrieval.index.results import Vectors
 
 # From so many queries on, with a filter that keeps one row in so many or more, for so many scores at most (of 4 bytes).
 MANY, LOOSE, MOST_SCORES = 4, 8, 16_000_000
+
+
+def use_threads(threads: int) -> None:
+    """How many threads the process' BLAS libraries use at most, whoever calls."""
+    threadpoolctl.threadpool_limits(threads, user_api="blas")
 
 
 def is_for_scan(*, queries: int, rows: int, left: int) -> bool:

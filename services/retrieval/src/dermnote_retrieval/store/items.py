@@ -16,6 +16,8 @@ from dermnote_retrieval.store.facts import SqlValue, facts
 
 Vectors = npt.NDArray[np.float32]
 ROUTES: tuple[Route, ...] = ("notes", "images")
+# SQLite makes no text of over a billion bytes, and an item may have some millions.
+ITEMS_A_ROW = 32
 _COLUMNS = (
     "number, id, note, metadata, grp, version, has_image, note_digest, signs, "
     "(select group_concat(distinct route) from vectors where item = number)"
@@ -103,14 +105,18 @@ class ItemStore:
 
     def by_number(self, numbers: Sequence[int]) -> dict[int, StoredItem]:
         """The items that still exist, by number."""
-        # All in one row: each step of a statement lets go of the interpreter, and under load it is long in coming back.
+        # Many in one row: each step of a statement lets go of the interpreter, and under load is long in coming back.
         sql = (
             f"select json_group_array(json_array({_COLUMNS})) from items "  # noqa: S608
             "where number in (select value from json_each(?))"
         )
+        found: dict[int, StoredItem] = {}
         with self.database.reading() as connection:
-            ((rows,),) = connection.execute(sql, (json.dumps(list(numbers)),)).fetchall()
-        return {row[0]: _item(row) for row in json.loads(rows)}
+            for start in range(0, len(numbers), ITEMS_A_ROW):
+                part = json.dumps(list(numbers[start : start + ITEMS_A_ROW]))
+                ((rows,),) = connection.execute(sql, (part,)).fetchall()
+                found |= {row[0]: _item(row) for row in json.loads(rows)}
+        return found
 
     def page(self, *, after: str, limit: int) -> list[StoredItem]:
         """Up to `limit` items with ids after `after`, in id order."""
