@@ -46,8 +46,11 @@ def gate(tmp_path: Path) -> Path:
 
 
 def wait_for(path: Path) -> None:
-    while not path.exists():
+    for _ in range(6000):
+        if path.exists():
+            return
         threading.Event().wait(0.01)
+    raise AssertionError(f"{path.name} never came")
 
 
 def tell_to_stop(server: Server) -> None:
