@@ -5,14 +5,18 @@ Written down to the bytes: on two cores a comfortable client would take more tim
 
 import asyncio
 import itertools
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 from urllib.parse import urlsplit
 
 import numpy as np
+import uvloop
 
 TIMEOUT_S = 120.0
+_LENGTH = re.compile(rb"content-length: *(\d+)")
 
 
 @dataclass
@@ -50,7 +54,7 @@ def post(path: str, body: bytes, *, kind: str = "application/json", host: str) -
 def drive(url: str, requests: Sequence[bytes], *, clients: int, seconds: float, kept: int = 50) -> Load:
     """Ask for so long, with requests in turns; the last answers are waited for. `kept`: bodies to look into."""
     load = Load(clients)
-    asyncio.run(_drive(url, itertools.cycle(requests), load, seconds=seconds, kept=kept))
+    uvloop.run(_drive(url, itertools.cycle(requests), load, seconds=seconds, kept=kept))
     return load
 
 
@@ -60,43 +64,78 @@ async def _drive(url: str, requests: Iterator[bytes], load: Load, *, seconds: fl
     ends = begun + seconds
 
     async def client() -> None:
-        line = _Line(str(parts.hostname), int(parts.port or 80))
+        line: _Line | None = None
         while time.perf_counter() < ends:
             request, sent = next(requests), time.perf_counter()
-            status, body = await asyncio.wait_for(line.ask(request), TIMEOUT_S)
-            if status == 200:
+            line = line or await _Line.open(str(parts.hostname), int(parts.port or 80))
+            answer = await line.ask(request)
+            if answer.status == 200:
                 load.seconds.append(time.perf_counter() - sent)
-                load.bodies.append(body)
+                load.bodies.append(answer.body)
                 del load.bodies[:-kept]
             else:
                 load.failed += 1
-        line.close()
+            if answer.closes:
+                line.close()
+                line = None
+        if line:
+            line.close()
 
-    await asyncio.gather(*(client() for _ in range(load.clients)))
+    await asyncio.wait_for(asyncio.gather(*(client() for _ in range(load.clients))), seconds + TIMEOUT_S)
     load.wall_s = time.perf_counter() - begun
 
 
-class _Line:
-    """One client's connection; a server that closes after an answer gets a new one."""
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    body: bytes
+    closes: bool
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host, self._port = host, port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, request: bytes) -> tuple[int, bytes]:
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(self._host, self._port, limit=1 << 24)
-        reader, writer = self._streams
-        writer.write(request)
-        await writer.drain()
-        status, *fields = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().splitlines()
-        headers = dict(name.split(": ", 1) for name in fields if ": " in name)
-        body = await reader.readexactly(int(headers["content-length"]))
-        if headers.get("connection") == "close" or status.startswith("http/1.0"):
-            self.close()
-        return int(status.split()[1]), body
+class _Line(asyncio.Protocol):
+    """One client's connection, for one request at a time."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport
+        self._seen = bytearray()
+        self._answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def open(cls, host: str, port: int) -> "_Line":
+        """A new connection."""
+        _, line = await asyncio.get_running_loop().create_connection(cls, host, port)
+        return line
+
+    async def ask(self, request: bytes) -> _Answer:
+        """Send a whole request and wait for its answer. Raises ConnectionError where the server goes away."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
 
     def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+        """Hang up."""
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._seen += data
+        head_ends = self._seen.find(b"\r\n\r\n")
+        if head_ends < 0:
+            return
+        head = bytes(self._seen[:head_ends]).lower()
+        length = _LENGTH.search(head)
+        if length is None:
+            self._answer.set_exception(ConnectionError(f"an answer without a length: {head!r}"))
+            return
+        ends = head_ends + 4 + int(length[1])
+        if len(self._seen) >= ends:
+            closes = b"connection: close" in head or head.startswith(b"http/1.0")
+            status, body = int(head.split(b" ", 2)[1]), bytes(self._seen[head_ends + 4 : ends])
+            del self._seen[:ends]
+            self._answer.set_result(_Answer(status, body, closes))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(exc or ConnectionError("the server hung up"))
