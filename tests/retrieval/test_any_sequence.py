@@ -1,5 +1,6 @@
 """Any sequence of writes, searches, snapshots, restores and restarts beside a dict and a numpy scan."""
 
+import asyncio
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from dermnote_contracts.problems import UnknownItem
 from dermnote_contracts.retrieval import Exclude, Route
+from dermnote_retrieval.answering import Scope
 from dermnote_retrieval.given import Vectors
 from dermnote_retrieval.records import Record
-from dermnote_retrieval.search import Scope
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings
 from dermnote_retrieval.timing import Steps
@@ -140,7 +141,8 @@ class AnySequence(RuleBasedStateMachine):
     @rule(asked=SEARCHES)
     def search(self, asked: Asked) -> None:
         query = drawn(asked.seed)
-        hits = self.service.search.by_vector(query.tolist(), asked.scope, steps=Steps()).hits
+        search = self.service.search
+        hits = asyncio.run(search.answer(search.by_vector(query.tolist(), asked.scope, steps=Steps()))).hits
 
         allowed = {name: item for name, item in self.held.items() if asked.allows(name, item)}
         cosines = {name: float(item.vectors[asked.via] @ query) for name, item in allowed.items()}

@@ -1,8 +1,11 @@
 """Searches and encodings that arrive together share calls, and what a filter let through is forgotten at a write."""
 
+import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +15,14 @@ from PIL import Image
 from dermnote_contracts.manifest import ModelManifest
 from dermnote_contracts.problems import FilterRefused
 from dermnote_contracts.retrieval import Exclude
+from dermnote_retrieval.answering import Scope
 from dermnote_retrieval.encoder.dummy import DummyModels
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits
 from dermnote_retrieval.index.results import EVERYTHING, Found, Selection
-from dermnote_retrieval.search_queue import Query, SearchQueue
+from dermnote_retrieval.index.together import Query, search_together
 from dermnote_retrieval.selecting import Selecting
+from dermnote_retrieval.timing import Steps
 
 WAIT_S = 10
 CLIENTS = 12
@@ -84,12 +89,12 @@ def test_images_that_are_asked_for_at_a_time_are_encoded_together(run: Any, pain
     assert encoder.sizes == [1, CLIENTS - 1]
 
 
-class Counted(AdaptiveIndex):
+class Gated(AdaptiveIndex):
     """An index that notes its calls; the first waits until it is told to go on."""
 
     def __init__(self, vectors: Vectors) -> None:
         super().__init__(vectors.shape[1], Limits())
-        self.replace(gone=[], numbers=list(range(len(vectors))), vectors=vectors)
+        self.replace(gone=[], numbers=list(range(1, len(vectors) + 1)), vectors=vectors)
         self.calls: list[tuple[int, int]] = []
         self.waits = threading.Event()
         self.go_on = threading.Event()
@@ -103,27 +108,91 @@ class Counted(AdaptiveIndex):
 
 def test_searches_with_the_same_selection_go_to_the_index_in_one_call_and_each_gets_its_own_k() -> None:
     vectors = np.eye(8, dtype=np.float32)
-    index, queue, half = Counted(vectors), SearchQueue(), Selection(allowed=np.arange(4, 8))
-    with ThreadPoolExecutor(8) as pool:
+    index, half = Gated(vectors), Selection(allowed=np.arange(5, 9))
+    index.go_on.set()
 
-        def ask(place: int, k: int, among: Selection) -> list[int]:
-            (found,) = queue([Query(index, vectors[place], k, among)])
-            return [found[0][0], len(found)]
+    found = search_together(
+        [
+            *(Query(index, vectors[place], place + 1, Selection()) for place in (1, 2, 3)),
+            *(Query(index, vectors[place], 2, half) for place in (4, 5)),
+        ]
+    )
 
-        first = pool.submit(ask, 0, 1, EVERYTHING)
-        assert index.waits.wait(WAIT_S)
-        everything = [pool.submit(ask, place, place + 1, Selection()) for place in (1, 2, 3)]
-        filtered = [pool.submit(ask, place, 2, half) for place in (4, 5)]
-        while queue.waiting() < 5:
-            pass
-        index.go_on.set()
+    assert [(one[0][0], len(one)) for one in found] == [(2, 2), (3, 3), (4, 4), (5, 2), (6, 2)]
+    assert index.calls == [(3, 4), (2, 2)]
 
-        assert first.result(WAIT_S) == [0, 1]
-        assert [one.result(WAIT_S) for one in everything] == [[1, 2], [2, 3], [3, 4]]
-        assert [one.result(WAIT_S) for one in filtered] == [[4, 2], [5, 2]]
-    assert index.calls[0] == (1, 1)
-    assert sorted(index.calls[1:]) == [(2, 2), (3, 4)]
-    queue.close()
+
+@pytest.fixture
+def gated(serve: Any, put: Any) -> Any:
+    """A client of a service whose first search of notes waits; it has the notes of eight items."""
+    client = serve(max_waiting=3)
+    for place in range(1, 9):
+        put(client, f"i{place}", note=f"lesion {place}")
+    catalogue = client.app.state.service.catalogue
+    index = Gated(np.eye(8, catalogue.serving.indexes["notes"].dim, dtype=np.float32))
+    catalogue.serving = replace(catalogue.serving, indexes={**catalogue.serving.indexes, "notes": index})
+    client.index = index
+    yield client
+    index.go_on.set()
+
+
+def ask(client: Any, place: int) -> Any:
+    vector = client.index.vector(place).tolist()
+    return client.post("/search", json={"vector": vector, "via": "notes", "k": 1})
+
+
+def waiting_for(search: Any, count: int) -> None:
+    ends = time.monotonic() + WAIT_S
+    while search.waiting() != count:
+        assert time.monotonic() < ends
+        time.sleep(0.001)
+
+
+def test_questions_that_come_while_one_is_answered_are_answered_together_and_more_than_may_wait_are_refused(
+    gated: Any,
+) -> None:
+    search = gated.app.state.service.search
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(ask, gated, 1)
+        assert gated.index.waits.wait(WAIT_S)
+        others = [pool.submit(ask, gated, place) for place in (2, 3, 4)]
+        waiting_for(search, 3)
+
+        refused = ask(gated, 5)
+        gated.index.go_on.set()
+
+        answers = [one.result(WAIT_S).json() for one in (first, *others)]
+    assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "unavailable", "1")
+    assert [[hit["id"] for hit in answer["hits"]] for answer in answers] == [["i1"], ["i2"], ["i3"], ["i4"]]
+    assert gated.index.calls == [(1, 1), (3, 1)]
+
+
+def test_who_turns_away_before_his_turn_is_passed_over_and_the_others_are_answered(gated: Any) -> None:
+    search = gated.app.state.service.search
+
+    async def some_turn_away() -> list[Any]:
+        def asked(place: int) -> asyncio.Task[Any]:
+            vector = gated.index.vector(place).tolist()
+            return asyncio.ensure_future(
+                search.answer(search.by_vector(vector, Scope(k=1, via="notes"), steps=Steps()))
+            )
+
+        first = asked(1)
+        await asyncio.to_thread(gated.index.waits.wait, WAIT_S)
+        others = [asked(place) for place in (2, 3, 4)]
+        await asyncio.to_thread(waiting_for, search, 3)
+        first.cancel()  # its search has begun, and is thrown away
+        others[1].cancel()
+        await asyncio.sleep(0)
+        gated.index.go_on.set()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    came = asyncio.run(some_turn_away())
+
+    assert [isinstance(one, asyncio.CancelledError) for one in came] == [True, False, True, False]
+    assert [one.hits[0].id for one in (came[1], came[3])] == ["i2", "i4"]
+    assert gated.index.calls == [(1, 1), (2, 1)]
+    assert ask(gated, 5).status_code == 200
 
 
 def test_what_a_filter_lets_through_is_kept_until_the_next_write(client: Any, put: Any) -> None:

@@ -1,5 +1,6 @@
 """The app and its entry point: parts from service.py, routes from api/, one problem handler from the contracts."""
 
+import gc
 import logging
 import sys
 import warnings
@@ -97,6 +98,9 @@ def main() -> None:
 
 def serve(app: FastAPI, settings: Settings, *, closing_s: float = CLOSING_S) -> None:
     """Serve an app of create_app until told to stop, then drain, and close in `closing_s`."""
+    # What is loaded by now stays: without this each full collection walks through all of it, and every request waits.
+    gc.collect()
+    gc.freeze()
     # No access log: ids in paths are the users' own and may name patients.
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, access_log=False, timeout_graceful_shutdown=AFTER_DRAIN_S

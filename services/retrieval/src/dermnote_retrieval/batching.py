@@ -7,7 +7,7 @@ more than the batch that runs.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -52,7 +52,7 @@ class Batcher(Generic[In, Out]):
                 self._callers.append(inputs)
                 self._changed.notify()
         if closed:
-            self._answer(list(inputs))
+            self._answer(_wanted(inputs))
         return answers
 
     def __call__(self, values: Sequence[In]) -> list[Out]:
@@ -80,16 +80,24 @@ class Batcher(Generic[In, Out]):
         """What goes together next, one input of each caller in turn; nothing once it is closed and all is taken."""
         batch: list[_Input[In, Out]] = []
         with self._changed:
-            while not self._callers and not self._closing:
-                self._changed.wait()
-            while self._callers and len(batch) < self._most:
-                caller = self._callers.popleft()
-                batch.append(caller.popleft())
-                if caller:
-                    self._callers.append(caller)
+            while not batch:
+                while not self._callers and not self._closing:
+                    self._changed.wait()
+                if not self._callers:
+                    return []
+                batch = _wanted(self._taken())
             if self._callers:
                 self._changed.notify()  # another thread can take those
         return batch
+
+    def _taken(self) -> list[_Input[In, Out]]:
+        taken: list[_Input[In, Out]] = []
+        while self._callers and len(taken) < self._most:
+            caller = self._callers.popleft()
+            taken.append(caller.popleft())
+            if caller:
+                self._callers.append(caller)
+        return taken
 
     def _answer(self, batch: Sequence[_Input[In, Out]]) -> None:
         try:
@@ -104,3 +112,8 @@ class Batcher(Generic[In, Out]):
             return
         for one, output in answered:
             one.answer.set_result(output)
+
+
+def _wanted(inputs: Iterable[_Input[In, Out]]) -> list[_Input[In, Out]]:
+    """Those whose callers still wait; from here on they cannot turn away."""
+    return [one for one in inputs if one.answer.set_running_or_notify_cancel()]

@@ -58,10 +58,7 @@ def fold(ranked: Sequence[tuple[int, float]], keys: Mapping[int, Hashable], *, k
 
 def mark(looks: Sequence[Look]) -> list[int | None]:
     """For each, best first, the place of the first better one that says or shows the same; None where there is none."""
-    if not looks:
-        return []
-    # Each is like itself, so the first that is alike is a better one, or none.
-    first = (_like_pictures(looks) | np.eye(len(looks), dtype=bool)).argmax(axis=1).tolist()
+    first = _first_like(looks)
     said: dict[str, int] = {}
     marks: list[int | None] = []
     for place, look in enumerate(looks):
@@ -70,17 +67,25 @@ def mark(looks: Sequence[Look]) -> list[int | None]:
     return marks
 
 
-def _like_pictures(looks: Sequence[Look]) -> npt.NDArray[np.bool_]:
-    alike = np.zeros((len(looks), len(looks)), bool)
-    shown = [place for place, look in enumerate(looks) if look.vector is not None]
+def _first_like(looks: Sequence[Look]) -> list[int]:
+    """For each the place of the first whose picture is like its own, which may be itself."""
+    first = list(range(len(looks)))
+    shown = [place for place in first if looks[place].vector is not None]
     if len(shown) < 2:
-        return alike
-    vectors = np.stack([vector for look in looks if (vector := look.vector) is not None])
+        return first
+    vectors = np.array([looks[place].vector for place in shown])
     cosines = vectors @ vectors.T
+    near = cosines >= NEAR
+    np.fill_diagonal(near, val=True)
+    if np.count_nonzero(near) == len(shown):  # most often: each is near itself only
+        return first
     signs = np.array([-1 if (s := looks[place].signs) is None else s for place in shown], dtype=np.int64)
     known = np.array([looks[place].signs is not None for place in shown])
     # Unsigned: of a negative number NumPy counts the bits of its absolute value.
     differing = np.bitwise_count((signs[:, None] ^ signs[None, :]).view(np.uint64))
     perceptual = (differing <= MOST_SIGNS) & known[:, None] & known[None, :]
-    alike[np.ix_(shown, shown)] = (cosines >= NEAREST) | (perceptual & (cosines >= NEAR))
-    return alike
+    alike = (cosines >= NEAREST) | (perceptual & near)
+    np.fill_diagonal(alike, val=True)
+    for place, better in zip(shown, alike.argmax(axis=1).tolist(), strict=True):
+        first[place] = shown[better]
+    return first

@@ -90,7 +90,7 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
         workers=Workers(threads=settings.workers, bulk_threads=BULK_THREADS, max_waiting=settings.max_waiting),
         items=items,
         catalogue=catalogue,
-        search=Search(catalogue),
+        search=Search(catalogue, max_waiting=settings.max_waiting),
         activation=activation,
         upkeep=Upkeep(catalogue, checkpoint),
         checkpoint=checkpoint,

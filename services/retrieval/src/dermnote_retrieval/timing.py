@@ -3,6 +3,9 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
+
+Step = Literal["decode", "encode", "filter", "search", "fetch"]
 
 
 class Steps:
@@ -13,12 +16,16 @@ class Steps:
         self.ms: dict[str, float] = {}
 
     @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: Step) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.ms[name] = self.ms.get(name, 0.0) + _ms_since(start)
+            self.ended(name, since=start)
+
+    def ended(self, name: Step, *, since: float) -> None:
+        """A step that began at `since` (time.perf_counter) is over."""
+        self.ms[name] = self.ms.get(name, 0.0) + _ms_since(since)
 
     @property
     def total_ms(self) -> float:

@@ -12,16 +12,16 @@ from starlette.responses import StreamingResponse
 
 from dermnote_contracts.problems import NotFound, UnknownItem, UnsupportedMedia
 from dermnote_contracts.retrieval import Item, ItemId, ItemPage, Route
+from dermnote_retrieval.answering import image_link
 from dermnote_retrieval.api.body import BodyStream, ServiceDep, media_type, read_form
 from dermnote_retrieval.bulk import read_ndjson, read_tar, until_stopping
 from dermnote_retrieval.catalogue import Refused
 from dermnote_retrieval.draining import Draining
 from dermnote_retrieval.images import THUMBNAIL_TYPE
 from dermnote_retrieval.records import Record, RecordFields, make_record, parse_json
-from dermnote_retrieval.search import image_link
 from dermnote_retrieval.service import Service
 from dermnote_retrieval.store.disk import full_disk_told
-from dermnote_retrieval.store.items import StoredItem
+from dermnote_retrieval.store.items import ListedItem
 
 router = APIRouter(tags=["items"])
 READERS = {"application/x-tar": read_tar, "application/x-ndjson": read_ndjson}
@@ -134,14 +134,17 @@ def list_items(
     found = service.items.page(after=cursor or "", limit=limit + 1)
     more = len(found) > limit
     return ItemPage(
-        items=[_of_stored(item) for item in found[:limit]], next_cursor=found[limit - 1].id if more else None
+        items=[_of_stored(one) for one in found[:limit]], next_cursor=found[limit - 1].item.id if more else None
     )
 
 
 @router.get("/items/{item_id}")
 def get_item(item_id: ItemId, service: ServiceDep) -> Item:
     """An item without its vectors."""
-    return _of_stored(_existing(service, item_id))
+    found = service.items.listed(item_id)
+    if found is None:
+        raise UnknownItem()
+    return _of_stored(found)
 
 
 @router.delete("/items/{item_id}", status_code=204)
@@ -153,28 +156,24 @@ def delete_item(item_id: ItemId, service: ServiceDep) -> None:
 @router.get("/items/{item_id}/image", response_class=Response, responses={200: {"content": {THUMBNAIL_TYPE: {}}}})
 def get_image(item_id: ItemId, service: ServiceDep) -> Response:
     """The item's thumbnail, at most 160 pixels wide and high."""
-    thumbnail = service.items.thumbnail(_existing(service, item_id).id)
+    if service.items.get(item_id) is None:
+        raise UnknownItem()
+    thumbnail = service.items.thumbnail(item_id)
     if thumbnail is None:
         raise NotFound("the item has no image")
     headers = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
     return Response(thumbnail, media_type=THUMBNAIL_TYPE, headers=headers)
 
 
-def _existing(service: Service, item_id: str) -> StoredItem:
-    item = service.items.get(item_id)
-    if item is None:
-        raise UnknownItem()
-    return item
-
-
-def _of_stored(item: StoredItem) -> Item:
+def _of_stored(listed: ListedItem) -> Item:
+    item = listed.item
     return Item(
         id=item.id,
         note=item.note,
         metadata=item.metadata,
         group=item.group,
         image=image_link(item.id) if item.has_image else None,
-        routes=item.routes,
+        routes=listed.routes,
     )
 
 

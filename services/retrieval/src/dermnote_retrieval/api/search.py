@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dermnote_contracts.openapi import body_schema
 from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
 from dermnote_contracts.retrieval import MAX_K, Distinct, Exclude, SearchRequest, SearchResponse, Via
+from dermnote_retrieval.answering import Question, Scope
 from dermnote_retrieval.api.body import (
     FORM_TYPES,
     Form,
@@ -20,12 +21,10 @@ from dermnote_retrieval.api.body import (
 )
 from dermnote_retrieval.metrics import Metrics
 from dermnote_retrieval.records import parse_json
-from dermnote_retrieval.search import Scope
 from dermnote_retrieval.service import Service
 from dermnote_retrieval.timing import Steps
 
 router = APIRouter(tags=["search"])
-Job = Callable[[Steps], SearchResponse]
 
 
 class ImageSearchFields(BaseModel):
@@ -70,21 +69,18 @@ async def search(request: Request, service: ServiceDep) -> SearchResponse:
     kind = media_type(request)
     if kind in FORM_TYPES:
         async with read_form(request, known=tuple(ImageSearchFields.model_fields), service=service) as form:
-            return await _found(request, _image_job(form, service), service)
-    if kind == "application/json":
-        return await _found(request, await _json_job(request, service), service)
-    raise UnsupportedMedia("send multipart/form-data with an image, or application/json")
-
-
-async def _found(request: Request, job: Job, service: Service) -> SearchResponse:
-    steps = Steps()
-    found = await service.workers.run(lambda: job(steps))
+            found = await _by_image(form, service)
+    elif kind == "application/json":
+        body = await read_body(request, max_bytes=service.settings.max_body_bytes)
+        found = await _by_json(validated(lambda: SearchRequest.model_validate_json(body)), service)
+    else:
+        raise UnsupportedMedia("send multipart/form-data with an image, or application/json")
     metrics: Metrics = request.app.state.metrics
     metrics.observe_search(found.timings_ms)
     return found
 
 
-def _image_job(form: Form, service: Service) -> Job:
+async def _by_image(form: Form, service: Service) -> SearchResponse:
     image = form.image
     if image is None:
         raise InvalidRequest("the form has no file named image")
@@ -92,32 +88,31 @@ def _image_job(form: Form, service: Service) -> Job:
     for name in ("filter", "exclude"):
         if name in values:
             values[name] = parse_json(values[name], at=name)
-    fields = validated(lambda: ImageSearchFields.model_validate(values))
-    scope = _scope(fields)
+    scope = _scope(validated(lambda: ImageSearchFields.model_validate(values)))
+    steps = Steps()
 
-    def job(steps: Steps) -> SearchResponse:
+    def question() -> Question:
         with steps.step("decode"):
             picture = service.decoder.decode(image)
         return service.search.by_image(picture, scope, steps=steps)
 
-    return job
+    return await service.search.answer(await service.workers.run(question))
+
+
+async def _by_json(asked: SearchRequest, service: Service) -> SearchResponse:
+    search, scope, steps = service.search, _scope(asked), Steps()
+    ways: list[Callable[[], Question]] = []
+    if (text := asked.text) is not None:
+        ways.append(lambda: search.by_text(text, scope, steps=steps))
+    if (vector := asked.vector) is not None:
+        ways.append(lambda: search.by_vector(vector, scope, steps=steps))
+    if (item_id := asked.item_id) is not None:
+        ways.append(lambda: search.by_item(item_id, scope, steps=steps))
+    if len(ways) != 1:
+        raise InvalidRequest("give exactly one of text, vector and item_id (an image goes in a form)")
+    at_once = vector is not None and scope.everything  # nothing to wait for, so it needs no thread
+    return await search.answer(ways[0]() if at_once else await service.workers.run(ways[0]))
 
 
 def _scope(asked: ImageSearchFields | SearchRequest) -> Scope:
     return Scope(k=asked.k, via=asked.via, filter=asked.filter, exclude=asked.exclude, distinct=asked.distinct)
-
-
-async def _json_job(request: Request, service: Service) -> Job:
-    body = await read_body(request, max_bytes=service.settings.max_body_bytes)
-    asked = validated(lambda: SearchRequest.model_validate_json(body))
-    scope = _scope(asked)
-    jobs: list[Job] = []
-    if (text := asked.text) is not None:
-        jobs.append(lambda steps: service.search.by_text(text, scope, steps=steps))
-    if (vector := asked.vector) is not None:
-        jobs.append(lambda steps: service.search.by_vector(vector, scope, steps=steps))
-    if (item_id := asked.item_id) is not None:
-        jobs.append(lambda steps: service.search.by_item(item_id, scope, steps=steps))
-    if len(jobs) != 1:
-        raise InvalidRequest("give exactly one of text, vector and item_id (an image goes in a form)")
-    return jobs[0]

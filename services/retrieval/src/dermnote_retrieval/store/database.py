@@ -4,10 +4,10 @@ synchronous=FULL: a transaction that ended survives kill -9 and power loss.
 """
 
 import fcntl
-import queue
 import sqlite3
 import threading
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,7 +77,7 @@ class Database:
         self._guard = _lock_folder(folder)
         self._folder = folder
         self._path = folder / "store.sqlite3"
-        self._readers: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        self._readers: deque[sqlite3.Connection] = deque()
         self._closed = False
         try:
             with full_disk_told(f"{self._path} cannot be opened; free some space and start again", at=folder):
@@ -109,13 +109,13 @@ class Database:
         """A connection for reading, of the last committed state at each statement."""
         self._check_open()
         try:
-            connection = self._readers.get_nowait()
-        except queue.Empty:
+            connection = self._readers.pop()
+        except IndexError:
             connection = self._connect()
         try:
             yield connection
         finally:
-            self._readers.put(connection)
+            self._readers.append(connection)
             if self._closed:
                 self._close_readers()
 
@@ -151,9 +151,9 @@ class Database:
         self._guard.close()
 
     def _close_readers(self) -> None:
-        with suppress(queue.Empty):
+        with suppress(IndexError):
             while True:
-                self._readers.get_nowait().close()
+                self._readers.pop().close()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,8 @@ Vectors = npt.NDArray[np.float32]
 ROUTES: tuple[Route, ...] = ("notes", "images")
 # SQLite makes no text of over a billion bytes, and an item may have some millions.
 ITEMS_A_ROW = 32
-_COLUMNS = (
-    "number, id, note, metadata, grp, version, has_image, note_digest, signs, "
-    "(select group_concat(distinct route) from vectors where item = number)"
-)
+_COLUMNS = "number, id, note, metadata, grp, version, has_image, note_digest, signs"
+_LISTED = "(select group_concat(distinct route) from vectors where item = number), " + _COLUMNS  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,7 @@ class NewItem:
     """Of all that came in for it."""
 
 
-@dataclass(frozen=True)
-class StoredItem:
+class StoredItem(NamedTuple):
     """An item as it is held. `number` is its key in the index; `version` changes with every write.
 
     `note_digest` and `signs` tell notes that are equal and pictures that are alike.
@@ -57,8 +54,14 @@ class StoredItem:
     has_image: bool
     note_digest: str | None
     signs: int | None
+
+
+@dataclass(frozen=True)
+class ListedItem:
+    """An item, and the routes by which it can be found."""
+
+    item: StoredItem
     routes: list[Route]
-    """By which it can be found."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +121,17 @@ class ItemStore:
                 found |= {row[0]: _item(row) for row in json.loads(rows)}
         return found
 
-    def page(self, *, after: str, limit: int) -> list[StoredItem]:
-        """Up to `limit` items with ids after `after`, in id order."""
-        sql = f"select {_COLUMNS} from items where id > ? order by id limit ?"  # noqa: S608
+    def listed(self, item_id: str) -> ListedItem | None:
+        sql = f"select {_LISTED} from items where id = ?"  # noqa: S608
         with self.database.reading() as connection:
-            return [_item(row) for row in connection.execute(sql, (after, limit)).fetchall()]
+            row = connection.execute(sql, (item_id,)).fetchone()
+        return None if row is None else _listed(row)
+
+    def page(self, *, after: str, limit: int) -> list[ListedItem]:
+        """Up to `limit` items with ids after `after`, in id order."""
+        sql = f"select {_LISTED} from items where id > ? order by id limit ?"  # noqa: S608
+        with self.database.reading() as connection:
+            return [_listed(row) for row in connection.execute(sql, (after, limit)).fetchall()]
 
     def thumbnail(self, item_id: str) -> bytes | None:
         sql = "select thumbnail from pictures join items on item = number where id = ?"
@@ -198,11 +207,13 @@ def _numbers(rows: sqlite3.Cursor) -> npt.NDArray[np.int64]:
 
 
 def _item(row: Sequence[Any]) -> StoredItem:
-    number, item_id, note, metadata, group, version, has_image, digest, signs, held = row
-    routes = [route for route in ROUTES if route in (held or "").split(",")]
-    return StoredItem(
-        number, item_id, note, json.loads(metadata), group, version, bool(has_image), digest, signs, routes
-    )
+    number, item_id, note, metadata, group, version, has_image, digest, signs = row
+    return StoredItem(number, item_id, note, json.loads(metadata), group, version, bool(has_image), digest, signs)
+
+
+def _listed(row: Sequence[Any]) -> ListedItem:
+    held = (row[0] or "").split(",")
+    return ListedItem(_item(row[1:]), [route for route in ROUTES if route in held])
 
 
 def _changes(connection: sqlite3.Connection) -> int:

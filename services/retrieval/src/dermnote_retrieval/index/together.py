@@ -1,16 +1,12 @@
-"""Searches that arrive together go to the index together: those with the same selection in one call."""
+"""Searches that came together: those of one index with the same selection are one call of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dermnote_retrieval.batching import Batcher
 from dermnote_retrieval.index.adaptive import AdaptiveIndex
 from dermnote_retrieval.index.results import Found, Selection, Vectors
-from dermnote_retrieval.work import Work
-
-MOST = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,27 +19,8 @@ class Query:
     among: Selection
 
 
-class SearchQueue:
-    """One thread in which all searches run, whoever asks."""
-
-    def __init__(self, work: Work | None = None) -> None:
-        measured = (work or Work()).timed("search", _search)
-        self._batcher: Batcher[Query, Found] = Batcher(measured, most=MOST, name="search")
-
-    def __call__(self, queries: Sequence[Query]) -> list[Found]:
-        """What each of one caller's queries finds."""
-        return self._batcher(queries)
-
-    def waiting(self) -> int:
-        """Queries that no batch has taken yet."""
-        return self._batcher.waiting()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._batcher.close()
-
-
-def _search(queries: Sequence[Query]) -> list[Found]:
+def search_together(queries: Sequence[Query]) -> list[Found]:
+    """What each of them finds, in their order."""
     found: list[Found] = [[] for _ in queries]
     alike: dict[tuple[int, int], list[int]] = {}
     for place, query in enumerate(queries):
