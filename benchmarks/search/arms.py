@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.peers.clip_retrieval import python_of
 from benchmarks.peers.process import ServerProcess, free_port, server_process
@@ -73,9 +74,10 @@ def run_ours(count: int, *, folder: Path, clients: Sequence[int], seconds: float
         arm.figures["index"] = httpx.get(f"{server.url}/index").json()["routes"]["images"]
         for kind, spec in FILTERS.items():
             requests = [_body(row, spec, server.url) for row in queries()]
+            if kind == "vector":
+                arm.figures |= _own_shares(server, requests, seconds=seconds)
             loads = [drive(server.url, requests, clients=number, seconds=seconds) for number in clients]
             arm.rows[kind] = [load.row() | _hits(load, count, spec) for load in loads]
-            arm.figures.setdefault("own_ms", _own_ms(loads[0]))
         arm.figures["peak_mib"] = server.usage().peak_bytes / 2**20
     return arm
 
@@ -94,14 +96,36 @@ def _hits(load: Load, count: int, spec: Mapping[str, Any] | None) -> dict[str, f
     return {"fewest_hits": fewest, "hits_to_find": min(K, there)}
 
 
-def _own_ms(load: Load) -> float:
-    """The service's own share of a query: a client's time without encoding and FAISS, median of the last answers."""
+def _own_shares(server: ServerProcess, requests: Sequence[bytes], *, seconds: float) -> dict[str, float]:
+    """What one query at a time takes beside encoding and search, in milliseconds.
+
+    `own_ms`: a client's time, median of the last answers. `own_inside_ms`: from the first line of the service's app to
+    its last, as /metrics tells; a mean, which is what sums and counts give.
+    """
+    before = _sums(server)
+    load = drive(server.url, requests, clients=1, seconds=seconds)
+    spent = {name: value - before.get(name, 0.0) for name, value in _sums(server).items()}
     timings = [json.loads(body)["timings_ms"] for body in load.bodies]
     own = [
-        seconds * 1000 - told.get("encode", 0.0) - told["search"]
-        for seconds, told in zip(load.seconds[-len(timings) :], timings, strict=True)
+        taken * 1000 - told.get("encode", 0.0) - told["search"]
+        for taken, told in zip(load.seconds[-len(timings) :], timings, strict=True)
     ]
-    return float(statistics.median(own))
+    inside = spent["requests"] - spent.get("encode", 0.0) - spent["search"]
+    return {"own_ms": float(statistics.median(own)), "own_inside_ms": inside / spent["count"] * 1000}
+
+
+def _sums(server: ServerProcess) -> dict[str, float]:
+    """Seconds of all searches so far: of the whole `requests`, of each step by its name; and their `count`."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(httpx.get(f"{server.url}/metrics").text):
+        for sample in family.samples:
+            if sample.name == "dermnote_retrieval_search_step_seconds_sum":
+                found[sample.labels["step"]] = sample.value
+            elif sample.labels.get("handler") == "/search":
+                part = {"_sum": "requests", "_count": "count"}.get(sample.name[sample.name.rfind("_") :])
+                if part and "duration_seconds" in sample.name:
+                    found[part] = sample.value
+    return found
 
 
 def load_ours(server: ServerProcess, count: int) -> float:

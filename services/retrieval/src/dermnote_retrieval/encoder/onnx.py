@@ -29,7 +29,8 @@ class OnnxEncoder(FolderEncoder):
 
     def __init__(self, folder: Path, manifest: ModelManifest, *, threads: int) -> None:
         super().__init__(manifest)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="onnx")
+        # With one thread a call each goes through its pictures by itself, beside the other calls.
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="onnx") if threads > 1 else None
         with refusing(manifest):
             self._image = _session(folder / IMAGE_GRAPH, threads=threads)
             self._each = _session(folder / IMAGE_GRAPH, threads=1) if threads > 1 else self._image
@@ -41,7 +42,8 @@ class OnnxEncoder(FolderEncoder):
         if len(pixels) == 1 or CUDA in self._image.get_providers():
             return _run(self._image, {PIXELS: pixels})
         # A picture's activations fit into a core's cache and a batch's don't: each picture has a core to itself.
-        return np.concatenate(list(self._pool.map(lambda one: _run(self._each, {PIXELS: one[None]}), pixels)))
+        spread = map if self._pool is None else self._pool.map
+        return np.concatenate(list(spread(lambda one: _run(self._each, {PIXELS: one[None]}), pixels)))
 
     def _text_rows(self, tokens: npt.NDArray[np.int64]) -> Rows:
         return _run(self._text, {TOKENS: tokens})
