@@ -48,11 +48,11 @@ class Settings(BaseSettings):
     bulk_chunk_items: int = Field(default=64, ge=1, le=1024)
     """Records of a bulk load that are committed together."""
     workers: int = Field(default=32, ge=1, le=256)
-    """Requests worked on at a time. Most of them wait for a shared encoder call or search."""
+    """Requests worked on at a time. Most of them wait for a shared encoder call."""
     decoders: int = Field(default_factory=_cores, ge=1, le=64)
     """Images decoded at a time; the cores that the process may use where it is not set."""
     max_waiting: int = Field(default=128, ge=1)
-    """Requests that may wait for a worker; more are refused with 503."""
+    """Requests that may wait for a worker, and as many for a search; more are refused with 503."""
     flat_vectors: int = Field(default=200_000, ge=1)
     """Vectors of a route that are searched exactly; beyond them inverted lists are built."""
     recall_goal: float = Field(default=0.97, ge=0.5, le=1)
