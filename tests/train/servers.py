@@ -167,7 +167,7 @@ class Door:
 class NotesByHand:
     """The real note service over a real Valkey, but in place of its worker the test writes notes, when it says so.
 
-    `failing`: ages whose notes fail.
+    `failing`: ages whose notes fail. `asked`: the requests that were worked on.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -175,6 +175,7 @@ class NotesByHand:
         self.settings = NotegenSettings(note_ttl_s=3600)
         self.door = Door(notegen_app.create_app(self.settings, redis=redis))
         self.failing: set[int | float | None] = set()
+        self.asked: list[NoteRequest] = []
         self.url = ""
         self._store = NoteStore(redis, note_ttl_s=3600)
         self.load(SCRIPTED)
@@ -199,6 +200,7 @@ class NotesByHand:
     def _write(self, note_id: str) -> None:
         request = self._store.request(note_id)
         assert request is not None
+        self.asked.append(request)
         self._store.start(note_id)
         if request.metadata.age in self.failing:
             reason = Problem(title="No note", status=500, code="no-note", detail="the ink is dry")

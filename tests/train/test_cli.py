@@ -214,6 +214,31 @@ def test_data_sets_are_drawn_inspected_checked_and_split(dermnote: Dermnote, tmp
     assert "HAM10000" in went_well(dermnote("datasets", "list"))
 
 
+def test_findings_are_measured_shown_and_said_in_notes(
+    served: Dermnote, services: Services, drawn: Path, home: Path, tmp_path: Path
+) -> None:
+    told = went_well(served("findings", drawn, "--limit", "10", "--sheet", tmp_path / "sheet.png"))
+    measured = home / "findings" / "drawn.csv"
+    assert f"findings: {measured}" in told
+    assert "a lesion was found" in told
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+
+    services.notes.asked.clear()
+    with services.notes.working():
+        went_well(served("notes", drawn, "--limit", "10", "--findings", measured))
+    with measured.open() as file:
+        rows = list(csv.DictReader(file))
+    said = sorted((one.metadata.findings.asymmetry or "") for one in services.notes.asked)
+    assert said == sorted(row["asymmetry"] for row in rows)
+    assert any(said)
+
+
+def test_notes_with_findings_of_other_images_are_refused(served: Dermnote, drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "findings.csv").write_text("image_id,asymmetry,border,colours\nother,,,\n")
+    line = refused(served("notes", drawn, "--limit", "10", "--findings", tmp_path / "findings.csv"))
+    assert "no findings for 10 images" in line
+
+
 def test_a_broken_picture_is_found_by_check_and_refused_by_the_others(
     dermnote: Dermnote, pictures: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from dermnote_contracts.problems import DermnoteError, one_line
-from dermnote_train.cli import datasets, demo, evaluate, export, index, notes, search, train
+from dermnote_train.cli import datasets, demo, evaluate, export, findings, index, notes, search, train
 from dermnote_train.errors import UserError
 
 
@@ -39,6 +39,7 @@ def make_app() -> typer.Typer:
     """The command line's parser with all its commands."""
     app = typer.Typer(name="dermnote", cls=_OneLineErrors, no_args_is_help=True, add_completion=False)
     app.add_typer(datasets.app, name="datasets", help="Data sets: list, inspect, check, draw, split.")
+    app.command("findings")(findings.findings)
     app.command("notes")(notes.notes)
     app.command("train")(train.train)
     app.command("evaluate")(evaluate.evaluate)

@@ -1,11 +1,13 @@
 """dermnote notes: a data set's notes over HTTP."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dermnote_train.cli import options, screen
+from dermnote_train.findings.table import with_findings
 from dermnote_train.note_rows import NoteRow
 from dermnote_train.notes import NotesPlan, NotesRun, write_dataset_notes
 from dermnote_train.remote.notegen import NoteService
@@ -24,6 +26,7 @@ def notes(
     limit: options.Limit = None,
     seed: options.Seed = 0,
     leaky_fields: options.Leaky = False,
+    findings: Annotated[Path | None, typer.Option(help="CSV of dermnote findings, to be said in the notes.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Notes a request.")] = 64,
     open_batches: Annotated[int, typer.Option(min=1, max=64, help="Batches that the service holds at a time.")] = 4,
 ) -> None:
@@ -34,6 +37,8 @@ def notes(
     with NoteService(settings.notegen_url, key=settings.notegen_api_key) as service, screen.bars() as progress:
         service.require_ready()
         dataset = options.read_dataset(choice, progress=progress)
+        if findings is not None:
+            dataset = replace(dataset, records=with_findings(dataset.records, findings))
         where = out or settings.dermnote_home / "notes" / dataset.name
         run = write_dataset_notes(service, dataset, plan=plan, out=where, progress=progress)
     show_notes(run)

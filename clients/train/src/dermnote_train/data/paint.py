@@ -21,7 +21,7 @@ def rgb(text: str) -> Colour:
 
 def noise(rng: np.random.Generator, size: int, *, grain: float) -> Floats:
     """Smooth noise of mean 0 and deviation 1; `grain` in pixels."""
-    field = gaussian(rng.standard_normal((size, size)), sigma=grain, mode="wrap")  # type: ignore[no-untyped-call]
+    field = gaussian(rng.standard_normal((size, size)), sigma=grain, mode="wrap")
     return np.asarray((field - field.mean()) / field.std(), dtype=np.float64)
 
 

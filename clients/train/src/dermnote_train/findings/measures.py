@@ -1,0 +1,166 @@
+"""Measures of a lesion's area, and the terms of the closed vocabulary that they stand for.
+
+The thresholds are ours. They were chosen on drawn shapes of known properties and by looking at pictures with their
+outlines; no class label took part.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage import measure, transform
+
+from dermnote_contracts.metadata import Findings
+from dermnote_train.findings.area import Bools, Floats, Lesion
+
+COLOURS = ("white", "red", "light brown", "dark brown", "blue-gray", "black")
+CANVAS = 129
+"""Side of the square on which a lesion is folded; odd, so that it has a middle."""
+FOLDED = 48.0
+"""Radius in it of a disc of the lesion's area."""
+SHAPE_LIMIT, COLOUR_LIMIT = 0.18, 9.0
+"""An axis is asymmetric from here on: share of the area that has no mirror image; mean CIE76 to the mirror image."""
+SECTORS = 8
+SHARP_WIDTH = 0.16
+"""A sector's border is sharp where colour falls from three quarters to one quarter within this share of the radius."""
+SHARP_FROM, INDISTINCT_TO = 6, 2
+"""Sharp sectors of eight."""
+LEAST_FALL = 5.0
+"""CIE76 that the inside must be further from the skin than the outside for a sector to have a sharp border."""
+WHOLE = 0.12
+"""Share of the outline on the picture's edge up to which shape and border are measured."""
+REACH = 0.35
+"""How far to both sides of the outline is looked, as a share of the radius."""
+LEAST_SHARE = 0.06
+"""Of the lesion's area that a colour must have."""
+SKIN_COLOURED = 6.0
+"""CIE76 from the skin below which a pixel of the area has the skin's colour, and no other."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """`shape` and `colour` asymmetry, each the larger of two axes; None where the picture cuts the lesion off.
+
+    `sharp_sectors` of eight, None likewise; `colours`: share of the lesion by term, of all terms; `area`: share of the
+    picture that is lesion.
+    """
+
+    area: float
+    shape: float | None
+    colour: float | None
+    sharp_sectors: int | None
+    colours: dict[str, float]
+
+    def findings(self) -> Findings:
+        """In the closed vocabulary; what could not be measured is not given."""
+        asymmetry = border = None
+        if self.shape is not None and self.colour is not None:
+            asymmetric = self.shape > SHAPE_LIMIT or self.colour > COLOUR_LIMIT
+            asymmetry = "asymmetric" if asymmetric else "symmetric"
+        if self.sharp_sectors is not None:
+            sharp, indistinct = self.sharp_sectors >= SHARP_FROM, self.sharp_sectors <= INDISTINCT_TO
+            border = "sharp" if sharp else "indistinct" if indistinct else "mixed"
+        colours = [name for name, share in self.colours.items() if share >= LEAST_SHARE]
+        return Findings(asymmetry=asymmetry, border=border, colours=colours or None)
+
+
+def measure_lesion(lesion: Lesion) -> Measures:
+    """All of them."""
+    whole = lesion.cut <= WHOLE
+    shape, colour = asymmetry(lesion) if whole else (None, None)
+    return Measures(
+        area=float(lesion.area.sum() / lesion.seen.sum()),
+        shape=shape,
+        colour=colour,
+        sharp_sectors=sharp_sectors(lesion) if whole else None,
+        colours=colour_shares(lesion),
+    )
+
+
+def asymmetry(lesion: Lesion) -> tuple[float, float]:
+    """(shape, colour) of the less symmetric of the two principal axes.
+
+    Shape: 1 - intersection over union of the area with its mirror image. Colour: mean CIE76 between pixels and their
+    mirror images, where both are lesion; after smoothing, so that dots and network don't count.
+    """
+    area, lab = _upright(lesion)
+    shape, colour = [], []
+    for axis in (0, 1):
+        mirrored = np.flip(area, axis)
+        both = area & mirrored
+        shape.append(1 - both.sum() / (area | mirrored).sum())
+        apart = np.linalg.norm(lab - np.flip(lab, axis), axis=2)
+        colour.append(float(apart[both].mean()) if both.any() else 0.0)
+    return float(max(shape)), max(colour)
+
+
+def _upright(lesion: Lesion) -> tuple[Bools, Floats]:
+    """Area and smoothed colours on a square, the area's middle in its middle and the long axis upright."""
+    (region,) = measure.regionprops(lesion.area.astype(np.uint8))
+    row, column = region.centroid
+    middle = CANVAS // 2
+    to_picture = (
+        transform.AffineTransform(translation=(-middle, -middle))
+        + transform.AffineTransform(scale=lesion.radius / FOLDED, rotation=-region.orientation)
+        + transform.AffineTransform(translation=(column, row))
+    )
+    shape = (CANVAS, CANVAS)
+    area = transform.warp(lesion.area.astype(float), to_picture, output_shape=shape, order=1) > 0.5
+    smooth = ndimage.gaussian_filter(lesion.lab, (lesion.radius / 8, lesion.radius / 8, 0))
+    return area, transform.warp(smooth, to_picture, output_shape=shape, order=1, mode="edge")
+
+
+def sharp_sectors(lesion: Lesion) -> int:
+    """How many of eight sectors around the middle have a sharp border (Stolz's B counts the same eight)."""
+    away = ndimage.distance_transform_edt(~lesion.area) - ndimage.distance_transform_edt(lesion.area)
+    outline = max(measure.find_contours(lesion.area.astype(float), 0.5), key=len)
+    normal = np.stack([ndimage.map_coordinates(slope, outline.T, order=1) for slope in np.gradient(_smoothed(away))])
+    normal /= np.maximum(np.linalg.norm(normal, axis=0), 1e-6)
+    steps = np.linspace(-REACH, REACH, 57) * lesion.radius
+    places = outline.T[:, :, None] + normal[:, :, None] * steps
+    profiles = ndimage.map_coordinates(lesion.distance, places, order=1, mode="nearest")
+    row, column = ndimage.center_of_mass(lesion.area)
+    angles = np.arctan2(outline[:, 0] - row, outline[:, 1] - column)
+    sector = ((angles + np.pi) / (2 * np.pi) * SECTORS).astype(int) % SECTORS
+    fields = [profiles[sector == number].mean(axis=0) for number in range(SECTORS) if (sector == number).any()]
+    return sum(_width(profile) <= SHARP_WIDTH for profile in fields)
+
+
+def _smoothed(field: Floats) -> Floats:
+    smooth: Floats = ndimage.gaussian_filter(field, 2)
+    return smooth
+
+
+def _width(profile: Floats) -> float:
+    """Share of the radius over which a profile, inside to outside, falls from 3/4 to 1/4 of its height."""
+    quarter = len(profile) // 4
+    inside, outside = profile[:quarter].mean(), profile[-quarter:].mean()
+    if inside - outside < LEAST_FALL:
+        return np.inf  # hardly a border at all
+    level = (profile - outside) / (inside - outside)
+    first_low = int(np.argmax(level < 0.25))
+    last_high = int(np.flatnonzero(level[: max(first_low, 1)] > 0.75)[-1]) if (level[:first_low] > 0.75).any() else 0
+    return (first_low - last_high) / (len(profile) - 1) * 2 * REACH
+
+
+def colour_shares(lesion: Lesion) -> dict[str, float]:
+    """Share of the area that has each colour of the closed vocabulary; skin-coloured pixels have none."""
+    lab = lesion.lab[lesion.area]
+    light, red, yellow = lab.T
+    chroma, hue = np.hypot(red, yellow), np.degrees(np.arctan2(yellow, red))
+    apart = np.linalg.norm(lab - lesion.skin, axis=1) > SKIN_COLOURED
+    rules = {
+        "white": (light > lesion.skin[0] + 3) & (chroma < 14),
+        "black": (light < 18) & (chroma < 20),
+        "blue-gray": (yellow < 5) & ((red < 14) | (yellow < 0) & (chroma < 25)) & (light < 65),
+        "red": (hue < 36) & (chroma > 18) & (light > 30),
+        "dark brown": light < 42,
+        "light brown": light >= 42,
+    }
+    left = apart.copy()
+    shares: dict[str, float] = {}
+    for name, rule in rules.items():
+        taken = left & rule
+        shares[name] = float(taken.mean())
+        left &= ~taken
+    return {name: shares[name] for name in COLOURS}
