@@ -13,7 +13,7 @@ from tests.e2e.conftest import Stack, wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.gguf]
 # So many that most are not written yet when the first has ended, on any machine: far more than the engine has slots.
-NOTES = 150
+NOTES = 64
 POLL_S = 0.02
 
 
