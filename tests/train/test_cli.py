@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from dermnote_contracts.problems import InsufficientStorage
 from dermnote_contracts.retrieval import BulkOutcome
 from dermnote_train.cli import make_app
+from dermnote_train.data.adapters import load_dataset
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.note_rows import read_notes, write_notes
 from tests.notegen.processes import free_port
@@ -212,6 +213,51 @@ def test_data_sets_are_drawn_inspected_checked_and_split(dermnote: Dermnote, tmp
     went_well(dermnote("datasets", "split", folder, "--out", tmp_path / "split.csv"))
     assert len((tmp_path / "split.csv").read_text().splitlines()) == 41
     assert "HAM10000" in went_well(dermnote("datasets", "list"))
+
+
+def test_a_picture_on_both_sides_of_a_split_is_a_failure_of_leakage(
+    dermnote: Dermnote, drawn: Path, tmp_path: Path
+) -> None:
+    folder, split, out = tmp_path / "data", tmp_path / "split.csv", tmp_path / "leaks.json"
+    shutil.copytree(drawn, folder)
+    went_well(dermnote("datasets", "split", folder, "--out", split))
+    told = went_well(dermnote("datasets", "leakage", folder, "--split", split, "--out", out))
+    assert "Pictures that are there twice: 0 pairs" in told
+    assert "groups in more than one part" in told
+    assert json.loads(out.read_text())["twins"] == []
+
+    with split.open(newline="") as file:
+        parts = {row["image_id"]: row["part"] for row in csv.DictReader(file)}
+    trained, tested = (next(name for name, part in parts.items() if part == wanted) for wanted in ("train", "test"))
+    shutil.copy(folder / "images" / f"{trained}.jpg", folder / "images" / f"{tested}.jpg")
+    crossed = dermnote("datasets", "leakage", folder, "--split", split, "--out", out)
+    assert crossed.exit_code == 1
+    assert f"of these, in more than one part of {split}: 1 pairs" in crossed.stdout
+    (pair,) = json.loads(out.read_text())["twins_across"]
+    assert {pair["first"]["image_id"], pair["second"]["image_id"]} == {trained, tested}
+
+    both = dermnote("datasets", "leakage", folder, "--against", drawn)
+    assert both.exit_code == 1
+    assert "that are in drawn as well: 40 pairs" in both.stdout
+
+
+def test_what_tells_the_class_by_being_there_is_shown_and_left_out(
+    dermnote: Dermnote, drawn: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(drawn, folder)
+    with (folder / "metadata.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["itch"] = "yes" if row["diagnosis"] in ("melanoma", "basal cell carcinoma") else ""
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    told = went_well(dermnote("datasets", "inspect", folder))
+    assert "left out, since being filled tells the class (--leaky-fields keeps them): symptoms.itch" in told
+    assert all(record.metadata.symptoms.itch is None for record in load_dataset(folder).records)
+    assert any(record.metadata.symptoms.itch for record in load_dataset(folder, leaky_fields=True).records)
 
 
 def test_findings_are_measured_shown_and_said_in_notes(

@@ -1,6 +1,7 @@
-"""dermnote datasets: list, inspect, check, draw, split."""
+"""dermnote datasets: list, inspect, check, leakage, draw, split."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -8,14 +9,17 @@ import typer
 
 from dermnote_contracts.metadata import walk
 from dermnote_train.cli import options, screen
-from dermnote_train.data.adapters import Reading, read_folder
+from dermnote_train.data.adapters import Reading, dataset_of, load_dataset, read_folder
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.data.labels import PAPER5
 from dermnote_train.data.layouts import HAM10000, PAD_UFES_20
-from dermnote_train.data.pictures import undecodable
-from dermnote_train.data.splits import split_dataset, write_split
+from dermnote_train.data.leaks import find_leaks, write_leaks
+from dermnote_train.data.pictures import refuse_undecodable, undecodable
+from dermnote_train.data.splits import read_split, split_dataset, write_split
+from dermnote_train.data.twins import Twins
 
 app = typer.Typer(no_args_is_help=True)
+SHOWN = 20
 
 
 @app.command("list")
@@ -51,6 +55,7 @@ def inspect(folder: options.Folder, labels: options.Labels = None, leaky_fields:
         [(name, count, groups[name], "yes" if name in PAPER5 else "no") for name, count in classes.most_common()],
     )
     screen.show_table("Fields", ("field", "filled"), _filled(reading))
+    show_presences(reading)
     screen.say(f"groups by: {reading.group_column or 'image (no column group, patient_id or lesion_id)'}")
     screen.say(f"labels file: {reading.labels or 'none'}")
     screen.say(f"columns not used: {', '.join(reading.unused_columns) or 'none'}")
@@ -79,6 +84,88 @@ def check(folder: options.Folder, labels: options.Labels = None) -> None:
     )
     if problems:
         raise typer.Exit(1)
+
+
+def show_presences(reading: Reading) -> None:
+    """What being filled, and not being filled, says of the class."""
+    classes = sorted({record.label for record in reading.records})
+    if reading.presences:
+        screen.show_table(
+            "Fields that are filled in some rows only: share filled, by class",
+            ("field", "all", *classes, "Cramer's V", "tells the class"),
+            [
+                (
+                    one.path,
+                    *(f"{share:.0%}" for share in (one.filled, *(one.by_class[name] for name in classes))),
+                    f"{one.cramers_v:.2f}",
+                    "YES" if one.tells else "no",
+                )
+                for one in sorted(reading.presences, key=lambda one: -one.cramers_v)
+            ],
+        )
+    if reading.left_out:
+        screen.say(
+            f"left out, since being filled tells the class (--leaky-fields keeps them): {', '.join(reading.left_out)}"
+        )
+
+
+@app.command()
+def leakage(
+    folder: options.Folder,
+    *,
+    against: Annotated[Path | None, typer.Option(help="Another data set, that is to be tested on.")] = None,
+    split_file: Annotated[Path | None, typer.Option("--split", help="CSV of dermnote datasets split.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON to write: everything that was found.")] = None,
+    classes: options.Classes = "paper5",
+    labels: options.Labels = None,
+) -> None:
+    """What would let a model cheat: facts that tell the class by being there, and pictures that are there twice.
+
+    Exit code 1 if a group or a picture is on both sides of the split, or in both data sets.
+    """
+    reading = read_folder(folder, labels=labels, leaky_fields=True)
+    dataset = dataset_of(reading, classes=classes)
+    other = None if against is None else load_dataset(against, classes=classes, leaky_fields=True)
+    parts = None if split_file is None else read_split(split_file, dataset)
+    with screen.bars() as progress:
+        refuse_undecodable(dataset.records, progress=progress)
+        report = find_leaks(reading.presences, dataset.records, split=parts, other=other, progress=progress)
+    show_presences(reading)
+    show_twins("Pictures that are there twice", report.twins)
+    if parts is not None:
+        screen.say(f"groups in more than one part of {split_file}: {', '.join(report.groups_across) or 'none'}")
+        show_twins(f"of these, in more than one part of {split_file}", report.twins_across)
+    if other is not None:
+        show_twins(f"Pictures of {dataset.name} that are in {other.name} as well", report.twins_with_other)
+    if out is not None:
+        write_leaks(out, report)
+        screen.say(f"report: {out}")
+    if report.crossed:
+        raise typer.Exit(1)
+
+
+def show_twins(title: str, found: Sequence[Twins]) -> None:
+    """Pairs of pictures; the first twenty."""
+    other_group = sum(pair.first.group != pair.second.group for pair in found)
+    other_class = sum(pair.first.label != pair.second.label for pair in found)
+    screen.say(f"{title}: {len(found)} pairs, {other_group} in different groups, {other_class} of different classes")
+    if found:
+        screen.show_table(
+            "The first of them" if len(found) > SHOWN else "They are",
+            ("image", "class", "image", "class", "same group", "correlation", "turned"),
+            [
+                (
+                    pair.first.image_id,
+                    pair.first.label,
+                    pair.second.image_id,
+                    pair.second.label,
+                    "yes" if pair.first.group == pair.second.group else "NO",
+                    f"{pair.correlation:.3f}",
+                    "yes" if pair.turned else "no",
+                )
+                for pair in found[:SHOWN]
+            ],
+        )
 
 
 @app.command()

@@ -25,6 +25,7 @@ from dermnote_train.data.labels import (
 )
 from dermnote_train.data.layouts import Layout, layout_of
 from dermnote_train.data.pictures import ImageFolder, header_fault, without_suffix
+from dermnote_train.data.presence import Presence, presences, without
 from dermnote_train.data.selection import balanced_part
 from dermnote_train.data.tables import Row, Table, find_table, read_table
 from dermnote_train.errors import UserError
@@ -49,6 +50,10 @@ class Reading:
     group_column: str | None
     labels: Path | None
     unused_columns: tuple[str, ...]
+    presences: tuple[Presence, ...] = ()
+    """Of the facts that some records have and some have not, before any was left out."""
+    left_out: tuple[str, ...] = ()
+    """Facts, by their path, that the records don't have because being filled tells the class."""
 
 
 def load_dataset(
@@ -63,7 +68,8 @@ def load_dataset(
     """The usable records of a folder. Any fault in any row is a UserError that counts them all.
 
     `labels`: a labels file; one found in or beside the folder is taken by default. `limit`: a part balanced over
-    the classes, drawn with `seed` by whole groups. `leaky_fields`: keep facts that are filled by diagnosis.
+    the classes, drawn with `seed` by whole groups. `leaky_fields`: keep facts whose presence tells the class, which are
+    those that the layout knows of and those that presence.py finds.
     """
     reading = read_folder(folder, labels=labels, leaky_fields=leaky_fields)
     if reading.faults:
@@ -96,6 +102,8 @@ def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool 
         layout, name=name, columns=table.columns, images=ImageFolder(folder), labels=given, leaky_fields=leaky_fields
     )
     records, faults = reader.read_all(table)
+    found = presences(records)
+    left_out = () if leaky_fields else tuple(one.path for one in found if one.tells)
     synthetic = _says_synthetic(table)
     used = {*layout.facts.values(), *layout.image, *layout.group, "synthetic"}
     return Reading(
@@ -103,13 +111,19 @@ def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool 
         title="drawn by a program" if synthetic else layout.title,
         licence=DRAWN_LICENCE if synthetic else layout.licence,
         table=table.path,
-        records=records,
+        records=without(records, left_out),
         faults=faults,
         synthetic=synthetic,
         group_column=reader.group_column,
         labels=labels if given else None,
         unused_columns=tuple(column for column in table.columns if column not in used),
+        presences=found,
+        left_out=left_out if leaky_fields else tuple(sorted({*left_out, *layout.leaky, *_sizes(layout)})),
     )
+
+
+def _sizes(layout: Layout) -> tuple[str, ...]:
+    return (SIZE,) if layout.leaky_sizes else ()
 
 
 def read_metadata(path: Path, *, leaky_fields: bool = False) -> tuple[LesionMetadata, ...]:

@@ -1,0 +1,79 @@
+"""Facts whose mere presence tells the class: values in, values out.
+
+PAD-UFES-20 records sex, skin type and size for every cancer and for few benign lesions, so a note that leaves the sex
+out says "benign". A model learns that at once, and learns nothing else.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import chi2_contingency
+
+from dermnote_contracts.metadata import LesionMetadata, walk
+from dermnote_train.records import Record
+
+LEAST_V = 0.25
+"""Cramer's V from which the presence of a field is taken to tell the class: between a small and a medium effect for
+the usual numbers of classes (Cohen 1988)."""
+MOST_P = 0.001
+"""Of a chi-squared test, divided by the number of fields that are looked at."""
+
+
+@dataclass(frozen=True)
+class Presence:
+    """How often a field is filled: `filled` in all, `by_class`, and how far that tells the class.
+
+    `cramers_v`: 0 (not at all) to 1; `p_value`: of the chi-squared test of independence; `tells`: both beyond their
+    limits.
+    """
+
+    path: str
+    filled: float
+    by_class: Mapping[str, float]
+    cramers_v: float
+    p_value: float
+    tells: bool
+
+
+def presences(records: Sequence[Record]) -> tuple[Presence, ...]:
+    """Every field that some records have and some have not, by its dotted path ("symptoms.itch")."""
+    labels = np.array([record.label for record in records])
+    classes = sorted(set(labels.tolist()))
+    given = [{path for path, _ in walk(record.metadata.given())} for record in records]
+    paths = [path for path in sorted(set().union(*given)) if not all(path in one for one in given)]
+    return tuple(
+        _presence(path, np.array([path in one for one in given]), labels, classes=classes, fields=len(paths))
+        for path in paths
+    )
+
+
+def _presence(
+    path: str, has: NDArray[np.bool_], labels: NDArray[np.str_], *, classes: Sequence[str], fields: int
+) -> Presence:
+    counts = np.array([[np.sum(has & (labels == name)), np.sum(~has & (labels == name))] for name in classes])
+    v, p_value = 0.0, 1.0
+    if len(classes) > 1:
+        test = chi2_contingency(counts, correction=False)
+        v, p_value = float(np.sqrt(test.statistic / len(has))), float(test.pvalue)
+    by_class = {name: float(row[0] / row.sum()) for name, row in zip(classes, counts, strict=True)}
+    return Presence(path, float(has.mean()), by_class, v, p_value, tells=v >= LEAST_V and p_value < MOST_P / fields)
+
+
+def without(records: Sequence[Record], paths: Sequence[str]) -> tuple[Record, ...]:
+    """The records with these facts taken out of their metadata."""
+    return tuple(replace(record, metadata=_without(record.metadata, paths)) for record in records)
+
+
+def _without(metadata: LesionMetadata, paths: Sequence[str]) -> LesionMetadata:
+    update: dict[str, Any] = {}
+    for path in paths:
+        head, _, name = path.partition(".")
+        if name:
+            group = update.get(head) or getattr(metadata, head)
+            update[head] = group.model_copy(update={name: None})
+        else:
+            update[head] = None
+    return metadata.model_copy(update=update)
