@@ -38,7 +38,7 @@ class _OneLineErrors(TyperGroup):
 def make_app() -> typer.Typer:
     """The command line's parser with all its commands."""
     app = typer.Typer(name="dermnote", cls=_OneLineErrors, no_args_is_help=True, add_completion=False)
-    app.add_typer(datasets.app, name="datasets", help="Data sets: list, inspect, check, draw, split.")
+    app.add_typer(datasets.app, name="datasets", help="Data sets: list, fetch, inspect, check, leakage, draw, split.")
     app.command("findings")(findings.findings)
     app.command("notes")(notes.notes)
     app.command("train")(train.train)

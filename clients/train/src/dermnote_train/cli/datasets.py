@@ -1,4 +1,4 @@
-"""dermnote datasets: list, inspect, check, leakage, draw, split."""
+"""dermnote datasets: list, fetch, inspect, check, leakage, draw, split."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,9 +11,11 @@ from dermnote_contracts.metadata import walk
 from dermnote_train.cli import options, screen
 from dermnote_train.data.adapters import Reading, dataset_of, load_dataset, read_folder
 from dermnote_train.data.draw import draw_dataset
+from dermnote_train.data.isic import fetch
 from dermnote_train.data.labels import PAPER5
-from dermnote_train.data.layouts import HAM10000, PAD_UFES_20
+from dermnote_train.data.layouts import ISIC_2019, LAYOUTS
 from dermnote_train.data.leaks import find_leaks, write_leaks
+from dermnote_train.data.mapping import FILE
 from dermnote_train.data.pictures import refuse_undecodable, undecodable
 from dermnote_train.data.splits import read_split, split_dataset, write_split
 from dermnote_train.data.twins import Twins
@@ -29,8 +31,23 @@ def list_layouts() -> None:
         "Data sets that dermnote reads",
         ("name", "what", "recognised by", "groups", "licence"),
         [
-            (HAM10000.name, HAM10000.title, "column dx", "lesion_id", HAM10000.licence),
-            (PAD_UFES_20.name, PAD_UFES_20.title, "column diagnostic", "patient_id", PAD_UFES_20.licence),
+            *(
+                (
+                    layout.name,
+                    layout.title,
+                    "two CSVs, *Metadata and *GroundTruth" if layout is ISIC_2019 else _columns(layout.recognised_by),
+                    " or ".join(layout.group) or "none",
+                    layout.licence,
+                )
+                for layout in LAYOUTS
+            ),
+            (
+                "(its own name)",
+                "any other CSV + images",
+                f"{FILE} beside it (docs/data.md)",
+                "as it says",
+                "as it says",
+            ),
             (
                 "(folder name)",
                 "plain CSV + images/",
@@ -41,6 +58,10 @@ def list_layouts() -> None:
             ("drawn", "procedurally drawn lesions, SYNTHETIC", "dermnote datasets draw", "patient_id", "CC0-1.0"),
         ],
     )
+
+
+def _columns(names: Sequence[str]) -> str:
+    return f"column{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 @app.command()
@@ -56,6 +77,8 @@ def inspect(folder: options.Folder, labels: options.Labels = None, leaky_fields:
     )
     screen.show_table("Fields", ("field", "filled"), _filled(reading))
     show_presences(reading)
+    for why, count in reading.passed_over.items():
+        screen.say(f"passed over: {count} rows, {why}")
     screen.say(f"groups by: {reading.group_column or 'image (no column group, patient_id or lesion_id)'}")
     screen.say(f"labels file: {reading.labels or 'none'}")
     screen.say(f"columns not used: {', '.join(reading.unused_columns) or 'none'}")
@@ -107,6 +130,19 @@ def show_presences(reading: Reading) -> None:
         screen.say(
             f"left out, since being filled tells the class (--leaky-fields keeps them): {', '.join(reading.left_out)}"
         )
+
+
+@app.command("fetch")
+def fetch_images(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where images and metadata.csv go.")],
+    *,
+    collection: Annotated[list[int] | None, typer.Option(help="Id of `isic collection list`; may be repeated.")] = None,
+    search: Annotated[str | None, typer.Option(help='As isic-cli takes it: diagnosis_3:"Nevus" AND sex:male')] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Images at most; 0 for all.")] = 0,
+) -> None:
+    """Download images with their metadata from the ISIC Archive, through its own tool (pip install isic-cli)."""
+    fetch(folder, collections=collection or (), search=search, limit=limit)
+    screen.say(f"in {folder}; look at it with: dermnote datasets inspect {folder}")
 
 
 @app.command()

@@ -4,14 +4,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from dermnote_contracts.metadata import LesionMetadata
-from dermnote_contracts.vocabulary import is_not_given
+from dermnote_contracts.vocabulary import UnknownTerm, is_not_given, vocabularies
 from dermnote_train.data.faults import Fault, faults_error
 from dermnote_train.data.labels import (
     DIAGNOSIS_OF,
@@ -24,10 +24,11 @@ from dermnote_train.data.labels import (
     read_labels,
 )
 from dermnote_train.data.layouts import Layout, layout_of
+from dermnote_train.data.mapping import chosen_layout
 from dermnote_train.data.pictures import ImageFolder, header_fault, without_suffix
 from dermnote_train.data.presence import Presence, presences, without
 from dermnote_train.data.selection import balanced_part
-from dermnote_train.data.tables import Row, Table, find_table, read_table
+from dermnote_train.data.tables import Row, Table, folder_table, read_table
 from dermnote_train.errors import UserError
 from dermnote_train.records import LesionDataset, Record
 
@@ -52,6 +53,8 @@ class Reading:
     unused_columns: tuple[str, ...]
     presences: tuple[Presence, ...] = ()
     """Of the facts that some records have and some have not, before any was left out."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """Rows that were not read, by the reason: of a data set that has more than lesions with a diagnosis."""
     left_out: tuple[str, ...] = ()
     """Facts, by their path, that the records don't have because being filled tells the class."""
 
@@ -93,19 +96,19 @@ def dataset_of(reading: Reading, *, classes: ClassSet, limit: int | None = None,
 
 def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool = False) -> Reading:
     """Read and validate every row. Raises UserError where there is nothing to read rows from."""
-    table = read_table(find_table(folder))
-    layout = layout_of(table.path, table.columns)
+    table = folder_table(folder)
+    layout = chosen_layout(folder, table)
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", layout.name).strip("_") or "dataset"
     labels = labels or find_labels(folder)
     given = read_labels(labels, source=name) if labels else {}
     reader = _RowReader(
         layout, name=name, columns=table.columns, images=ImageFolder(folder), labels=given, leaky_fields=leaky_fields
     )
-    records, faults = reader.read_all(table)
+    records, faults, passed_over = reader.read_all(table)
     found = presences(records)
     left_out = () if leaky_fields else tuple(one.path for one in found if one.tells)
     synthetic = _says_synthetic(table)
-    used = {*layout.facts.values(), *layout.image, *layout.group, "synthetic"}
+    used = {*layout.facts.values(), *layout.image, *layout.group, *layout.diagnoses, *layout.passes_over, "synthetic"}
     return Reading(
         name=name,
         title="drawn by a program" if synthetic else layout.title,
@@ -114,10 +117,11 @@ def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool 
         records=without(records, left_out),
         faults=faults,
         synthetic=synthetic,
-        group_column=reader.group_column,
+        group_column=" or ".join(reader.group_columns) or None,
         labels=labels if given else None,
         unused_columns=tuple(column for column in table.columns if column not in used),
         presences=found,
+        passed_over=passed_over,
         left_out=left_out if leaky_fields else tuple(sorted({*left_out, *layout.leaky, *_sizes(layout)})),
     )
 
@@ -168,16 +172,22 @@ class _RowReader:
         self.images = images
         self.labels = labels
         self.image_column = next(name for name in layout.image if name in columns)
-        self.group_column = next((name for name in layout.group if name in columns), None)
+        self.group_columns = tuple(name for name in layout.group if name in columns)
+        self.diagnoses = tuple(name for name in layout.diagnoses if name in columns) or (layout.diagnosis,)
+        self.layout = layout
         self.facts = {**layout.facts, **(layout.leaky if leaky_fields else {})}
         self.sizes = layout.leaky_sizes if leaky_fields else ()
         self.diagnosis = layout.diagnosis
 
-    def read_all(self, table: Table) -> tuple[tuple[Record, ...], tuple[Fault, ...]]:
+    def read_all(self, table: Table) -> tuple[tuple[Record, ...], tuple[Fault, ...], Mapping[str, int]]:
         records: dict[str, Record] = {}
         first: dict[str, int] = {}
         faults: list[Fault] = []
+        passed_over: Counter[str] = Counter()
         for row in table.rows:
+            if why := self._passes_over(row):
+                passed_over[why] += 1
+                continue
             found = self.read(row)
             if isinstance(found, Record) and found.image_id in first:
                 found = [Fault(row.number, self.image_column, f"same image as row {first[found.image_id]}; remove one")]
@@ -186,17 +196,37 @@ class _RowReader:
                 first[found.image_id] = row.number
             else:
                 faults += found
-        return tuple(records.values()), tuple(faults)
+        return tuple(records.values()), tuple(faults), passed_over
+
+    def _passes_over(self, row: Row) -> str | None:
+        """Why a row of a data set that has more than labelled lesions is not read; None if it is."""
+        for column, cells in self.layout.passes_over.items():
+            if row.cells.get(column) in cells:
+                return f"{column} is {row.cells[column]}"
+        if not self.layout.partly_labelled or row.ragged:
+            return None
+        terms = self._terms(row)
+        if not terms:
+            return "no diagnosis"
+        return None if any(map(_known, terms)) else "a diagnosis that is no skin lesion known here"
+
+    def _terms(self, row: Row) -> list[str]:
+        """A row's diagnoses in the vocabulary's spelling, the most exact first."""
+        cells = [row.cells.get(column, "") for column in self.diagnoses]
+        return [self._spelled("diagnosis", cell) for cell in cells if not is_not_given(cell)]
+
+    def _spelled(self, path: str, cell: str) -> str:
+        return self.layout.spelled.get(path, {}).get(cell, cell)
 
     def read(self, row: Row) -> Record | list[Fault]:
         if row.ragged:
             return [Fault(row.number, "row", "more or fewer cells than the header has columns; check its separators")]
         path = self._image(row)
         metadata = self.metadata(row)
-        group = row.cells.get(self.group_column, "") if self.group_column else ""
+        group = next((cell for name in self.group_columns if (cell := row.cells.get(name, ""))), "")
         faults = [*([path] if isinstance(path, Fault) else []), *(metadata if isinstance(metadata, list) else [])]
-        if self.group_column and not group:
-            faults.append(Fault(row.number, self.group_column, "is empty; splits go by it, so every row needs one"))
+        if self.group_columns and not group and not self.layout.loose_groups:
+            faults.append(Fault(row.number, self.group_columns[0], "is empty; splits go by it, so every row needs one"))
         if faults or isinstance(path, Fault) or isinstance(metadata, list) or metadata.diagnosis is None:
             return faults
         image_id = re.sub(r"[^A-Za-z0-9_-]", "_", without_suffix(Path(row.cells[self.image_column]).as_posix()))
@@ -214,7 +244,7 @@ class _RowReader:
         return path if fault is None else Fault(row.number, self.image_column, fault)
 
     def metadata(self, row: Row) -> LesionMetadata | list[Fault]:
-        if is_not_given(row.cells[self.diagnosis]):
+        if not self._terms(row):
             return [Fault(row.number, self.diagnosis, "is empty; every row needs a diagnosis")]
         try:
             return LesionMetadata.model_validate(self._facts(row))
@@ -226,8 +256,10 @@ class _RowReader:
         for path, column in self.facts.items():
             *parents, name = path.split(".")
             place = facts.setdefault(parents[0], {}) if parents else facts
-            cell = row.cells.get(column, "")
+            cell = self._spelled(path, row.cells.get(column, ""))
             place[name] = LIST_BREAK.split(cell) if name in ("colours", "structures") else cell
+        terms = self._terms(row)
+        facts["diagnosis"] = next(filter(_known, terms), terms[0])
         if self.sizes:
             cell = row.cells.get(self._widest(row), "")
             facts[SIZE] = cell if _diameter(cell) else None
@@ -254,6 +286,13 @@ class _RowReader:
             return [Fault(row.number, self.diagnosis, f"is {record.label}, but the labels file says {label.code}")]
         diagnosis = record.metadata.model_copy(update={"diagnosis": DIAGNOSIS_OF[label.code]})
         return replace(record, group=label.group, label=label.code, metadata=diagnosis)
+
+
+def _known(diagnosis: str) -> bool:
+    try:
+        return vocabularies()["diagnosis"].normalise(diagnosis) is not None
+    except UnknownTerm:
+        return False
 
 
 def _diameter(cell: str) -> float:

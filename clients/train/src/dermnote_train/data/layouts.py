@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dermnote_contracts.metadata import Findings, LesionMetadata, Symptoms
+from dermnote_train.data.tables import ONE_HOT_DIAGNOSIS
 from dermnote_train.errors import UserError
 
 
@@ -13,7 +14,12 @@ class Layout:
     """Where a CSV keeps things. `facts`: metadata path -> column. `leaky` and `leaky_sizes`: facts that are filled
     by diagnosis, so that their mere presence tells it; left out unless asked for.
 
-    `image`, `group`: candidates, the first that the header has is used. `needs`: columns that must be there.
+    `image`: candidates, the first that the header has is used. `group`: candidates, the first that a row has filled;
+    a row without any is its own group where `loose_groups`. `needs`: columns that must be there.
+
+    `diagnoses`: columns of the diagnosis, the most exact first; the first whose term is known counts. `spelled`: terms
+    of a fact that the data set spells in its own way. `passes_over`: cells, by column, whose rows are not read;
+    `partly_labelled`: neither are rows without a diagnosis, or with one that is no skin lesion's.
     """
 
     name: str
@@ -25,6 +31,13 @@ class Layout:
     needs: tuple[str, ...] = ()
     leaky: Mapping[str, str] = field(default_factory=dict)
     leaky_sizes: tuple[str, ...] = ()
+    diagnoses: tuple[str, ...] = ()
+    spelled: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    passes_over: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    partly_labelled: bool = False
+    loose_groups: bool = False
+    recognised_by: tuple[str, ...] = ()
+    """Columns that no other layout has all of."""
 
     @property
     def diagnosis(self) -> str:
@@ -42,6 +55,7 @@ HAM10000 = Layout(
     group=("lesion_id",),
     needs=("lesion_id", "dx", "age", "sex", "localization"),
     facts={"diagnosis": "dx", "age": "age", "sex": "sex", "site": "localization"},
+    recognised_by=("dx",),
 )
 
 PAD_UFES_20 = Layout(
@@ -54,17 +68,95 @@ PAD_UFES_20 = Layout(
     facts={"diagnosis": "diagnostic", "age": "age", "site": "region"} | {f"symptoms.{name}": name for name in SYMPTOMS},
     leaky={"sex": "gender", "fitzpatrick_skin_type": "fitspatrick"},
     leaky_sizes=("diameter_1", "diameter_2"),
+    recognised_by=("diagnostic",),
 )
+
+BCN20000 = Layout(
+    name="bcn20000",
+    title="BCN20000 (dermoscopy, Barcelona)",
+    licence="CC BY-NC 4.0",
+    image=("bcn_filename",),
+    group=("lesion_id",),
+    needs=("lesion_id", "diagnosis"),
+    facts={"diagnosis": "diagnosis", "age": "age_approx", "sex": "sex", "site": "anatom_site_general"},
+    partly_labelled=True,  # its test part comes without diagnoses
+    loose_groups=True,
+    recognised_by=("bcn_filename",),
+)
+
+ISIC_ARCHIVE = Layout(
+    name="isic",
+    title="ISIC Archive (metadata.csv of isic-cli)",
+    licence="as each image's copyright_license says",
+    image=("isic_id",),
+    group=("patient_id", "lesion_id"),
+    facts={
+        "diagnosis": "diagnosis",
+        "age": "age_approx",
+        "sex": "sex",
+        "site": "anatom_site_general",
+        "benign_malignant": "benign_malignant",
+        "image_type": "image_type",
+        "fitzpatrick_skin_type": "fitzpatrick_skin_type",
+        "clin_size_long_diam_mm": "clin_size_long_diam_mm",
+        "personal_hx_mm": "personal_hx_mm",
+        "family_hx_mm": "family_hx_mm",
+    },
+    diagnoses=("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis"),
+    spelled={"diagnosis": {"Melanoma Invasive": "melanoma", "Nevus, NOS": "nevus"}},
+    partly_labelled=True,
+    loose_groups=True,
+    recognised_by=("isic_id",),
+)
+
+ISIC_2019 = Layout(
+    name="isic2019",
+    title="ISIC 2019 challenge (ground truth and metadata)",
+    licence="CC BY-NC 4.0",
+    image=("image",),
+    group=("lesion_id",),
+    facts={
+        "diagnosis": ONE_HOT_DIAGNOSIS,
+        "age": "age_approx",
+        "sex": "sex",
+        "site": "anatom_site_general",
+    },
+    partly_labelled=True,  # UNK
+    loose_groups=True,
+    recognised_by=(ONE_HOT_DIAGNOSIS,),
+)
+
+DERM7PT = Layout(
+    name="derm7pt",
+    title="Derm7pt (seven-point checklist, dermoscopy)",
+    licence="as its authors' terms say",
+    image=("derm",),
+    group=("case_num",),
+    needs=("case_num", "diagnosis"),
+    facts={"diagnosis": "diagnosis", "sex": "sex", "site": "location"},
+    recognised_by=("derm", "seven_point_score"),
+)
+
+FITZPATRICK17K = Layout(
+    name="fitzpatrick17k",
+    title="Fitzpatrick17k (photographs)",
+    licence="CC BY-NC-SA 3.0",
+    image=("md5hash",),
+    group=(),
+    needs=("label", "fitzpatrick_scale"),
+    facts={"diagnosis": "label", "fitzpatrick_skin_type": "fitzpatrick_scale"},
+    passes_over={"qc": frozenset({"3 Wrongly labelled"})},
+    partly_labelled=True,  # most of its conditions are no lesions
+    recognised_by=("md5hash",),
+)
+
+LAYOUTS = (HAM10000, PAD_UFES_20, BCN20000, ISIC_ARCHIVE, ISIC_2019, DERM7PT, FITZPATRICK17K)
 
 
 def layout_of(table: Path, columns: tuple[str, ...]) -> Layout:
     """The layout of a header. Raises UserError that names the columns that lack."""
-    if "dx" in columns:
-        layout = HAM10000
-    elif "diagnostic" in columns:
-        layout = PAD_UFES_20
-    else:
-        layout = _plain(table, columns)
+    known = (layout for layout in LAYOUTS if all(name in columns for name in layout.recognised_by))
+    layout = next(known, None) or _plain(table, columns)
     lacking = [name for name in layout.needs if name not in columns]
     if not any(name in columns for name in layout.image):
         lacking.insert(0, " or ".join(layout.image))

@@ -3,12 +3,14 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dermnote_train.errors import UserError
 
 FIRST_ROW = 2  # the header is row 1, as a spreadsheet counts
+ONE_HOT_DIAGNOSIS = "diagnosis (ground truth)"
+"""Column of a joined table: the class that an ISIC challenge's ground truth has at 1."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class Table:
 
 
 def find_table(folder: Path) -> Path:
-    """`metadata.csv`, or the only CSV of the folder. Raises UserError."""
+    """`metadata.csv`, or Derm7pt's `meta/meta.csv`, or the only CSV of the folder. Raises UserError."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder with metadata.csv and images/")
-    if (folder / "metadata.csv").is_file():
-        return folder / "metadata.csv"
+    for name in ("metadata.csv", "meta/meta.csv"):
+        if (folder / name).is_file():
+            return folder / name
     found = sorted(path for path in folder.glob("*.csv") if not path.name.startswith("labels"))
     if len(found) == 1:
         return found[0]
@@ -44,6 +47,38 @@ def find_table(folder: Path) -> Path:
         raise UserError(f"{folder}: no CSV here; it needs metadata.csv with a column image, and images/")
     names = ", ".join(path.name for path in found[:4])
     raise UserError(f"{folder}: {len(found)} CSV files ({names}); name the right one metadata.csv")
+
+
+def folder_table(folder: Path) -> Table:
+    """The table of a folder. An ISIC challenge's metadata and its one-hot ground truth beside it are joined.
+
+    Raises UserError.
+    """
+    truths = sorted(folder.glob("*GroundTruth.csv")) if folder.is_dir() else []
+    metadata = sorted(folder.glob("*Metadata.csv")) if truths else []
+    if len(truths) == len(metadata) == 1 and not (folder / "metadata.csv").is_file():
+        return _joined(read_table(metadata[0]), read_table(truths[0]))
+    return read_table(find_table(folder))
+
+
+def _joined(metadata: Table, truth: Table) -> Table:
+    """The metadata with a column for the class; an image that is not in the truth has an empty cell there."""
+    if "image" not in metadata.columns or "image" not in truth.columns:
+        raise UserError(f"{metadata.path}: it and {truth.path.name} need a column image, by which they are joined")
+    classes = {row.cells.get("image", ""): _hot(truth, row) for row in truth.rows}
+    rows = tuple(
+        replace(row, cells={**row.cells, ONE_HOT_DIAGNOSIS: classes.get(row.cells.get("image", ""), "")})
+        for row in metadata.rows
+    )
+    return Table(metadata.path, (*metadata.columns, ONE_HOT_DIAGNOSIS), rows)
+
+
+def _hot(truth: Table, row: Row) -> str:
+    """The class at 1; nothing where that is UNK."""
+    hot = [name for name, cell in row.cells.items() if name != "image" and cell in ("1", "1.0")]
+    if len(hot) != 1 or row.ragged:
+        raise UserError(f"{truth.path}: row {row.number}: one class must be 1 and the others 0")
+    return "" if hot[0] == "UNK" else hot[0]
 
 
 def read_table(path: Path) -> Table:

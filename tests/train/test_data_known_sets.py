@@ -1,0 +1,257 @@
+"""The public data sets beside HAM10000 and PAD-UFES-20, as their files are laid out, and columns.toml for any other.
+
+The rows are made up; columns, spellings and folders are those of the data sets.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dermnote_train.data.adapters import Reading, load_dataset, read_folder
+from dermnote_train.errors import UserError
+
+Cells = dict[str, str]
+
+
+def write(path: Path, rows: Sequence[Cells]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 9), (200, 150, 120)).save(path)
+
+
+def read(folder: Path) -> Reading:
+    reading = read_folder(folder)
+    assert reading.faults == ()
+    return reading
+
+
+def told(reading: Reading) -> list[tuple[str, str, str]]:
+    """(image, group, class) of every record."""
+    return [(record.image_id, record.group, record.label) for record in reading.records]
+
+
+# BCN20000
+
+
+def test_bcn20000_is_read_and_its_test_part_passed_over(tmp_path: Path) -> None:
+    row = {"bcn_filename": "BCN_1.jpg", "age_approx": "55.0", "anatom_site_general": "anterior torso"}
+    row |= {"diagnosis": "MEL", "lesion_id": "BCN_0003884", "capture_date": "2012-05-16", "sex": "male"}
+    write(
+        tmp_path / "bcn20000_metadata.csv",
+        [
+            row,
+            row | {"bcn_filename": "BCN_2.jpg", "lesion_id": ""},
+            row | {"bcn_filename": "BCN_3.jpg", "diagnosis": ""},
+        ],
+    )
+    draw(*(tmp_path / "BCN_20k_train" / f"BCN_{number}.jpg" for number in (1, 2, 3)))
+    reading = read(tmp_path)
+    assert reading.name == "bcn20000"
+    assert told(reading) == [
+        ("BCN_1", "bcn20000:BCN_0003884", "MEL"),
+        ("BCN_2", "bcn20000:BCN_2", "MEL"),
+    ]
+    assert reading.passed_over == {"no diagnosis": 1}
+    facts = {"age": 55, "sex": "male", "site": "anterior torso", "diagnosis": "melanoma"}
+    assert reading.records[0].metadata.given() == facts
+    assert reading.unused_columns == ("capture_date",)
+
+
+# The ISIC Archive
+
+
+def isic(number: int, **cells: str) -> Cells:
+    row = dict.fromkeys(("diagnosis_1", "diagnosis_2", "diagnosis_3", "diagnosis_4", "diagnosis_5", "patient_id"), "")
+    row |= {"isic_id": f"ISIC_{number:07}", "attribution": "a hospital", "copyright_license": "CC-BY"}
+    row |= {"age_approx": "60", "sex": "female", "anatom_site_general": "head/neck", "image_type": "dermoscopic"}
+    return row | {"lesion_id": f"IL_{number}", "clin_size_long_diam_mm": "4.5"} | cells
+
+
+def test_the_archive_s_most_exact_known_diagnosis_counts(tmp_path: Path) -> None:
+    deep = {"diagnosis_1": "Malignant", "diagnosis_2": "Malignant melanocytic proliferations (Melanoma)"}
+    rows = [
+        isic(1, **deep, diagnosis_3="Melanoma Invasive", diagnosis_4="Melanoma Invasive, Nodular"),
+        isic(2, diagnosis_1="Benign", diagnosis_2="Benign epidermal proliferations", diagnosis_3="Solar lentigo"),
+        isic(3, **deep, diagnosis_3="Melanoma in situ", patient_id="IP_7"),
+        isic(4, diagnosis_1="Benign", diagnosis_3="Something that nobody named"),
+        isic(5),
+        isic(6, **deep, diagnosis_3="Melanoma Invasive"),
+    ]
+    write(tmp_path / "metadata.csv", rows)
+    draw(*(tmp_path / f"{row['isic_id']}.jpg" for row in rows))
+    reading = read(tmp_path)
+    assert [(record.metadata.diagnosis, record.group) for record in reading.records] == [
+        ("nodular melanoma", "isic:IL_1"),
+        ("solar lentigo", "isic:IL_2"),
+        ("melanoma in situ", "isic:IP_7"),
+        ("melanoma", "isic:IL_6"),
+    ]
+    assert reading.passed_over == {"a diagnosis that is no skin lesion known here": 1, "no diagnosis": 1}
+    assert reading.records[0].metadata.given() == {
+        "age": 60,
+        "sex": "female",
+        "site": "head and neck",
+        "diagnosis": "nodular melanoma",
+        "image_type": "dermoscopic",
+        "clin_size_long_diam_mm": 4.5,
+    }
+
+
+# ISIC 2019
+
+CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
+
+
+def challenge(folder: Path, labels: Sequence[str]) -> Path:
+    names = [f"ISIC_{number:07}" for number in range(len(labels))]
+    facts = {"age_approx": "40.0", "anatom_site_general": "palms/soles", "lesion_id": "", "sex": "male"}
+    write(folder / "ISIC_2019_Training_Metadata.csv", [{"image": name} | facts for name in names])
+    truth = [
+        {"image": name} | {column: "1.0" if column == label else "0.0" for column in CLASSES}
+        for name, label in zip(names, labels, strict=True)
+    ]
+    write(folder / "ISIC_2019_Training_GroundTruth.csv", truth)
+    draw(*(folder / "ISIC_2019_Training_Input" / f"{name}.jpg" for name in names))
+    return folder
+
+
+def test_a_challenge_s_two_tables_are_one(tmp_path: Path) -> None:
+    reading = read(challenge(tmp_path, CLASSES))
+    assert reading.name == "isic2019"
+    assert [record.label for record in reading.records] == ["MEL", "NEV", "BCC", "ACK", "BEK", "DF", "VASC", "SCC"]
+    assert reading.passed_over == {"no diagnosis": 1}
+    assert reading.records[0].metadata.given() == {
+        "age": 40,
+        "sex": "male",
+        "site": "palms and soles",
+        "diagnosis": "melanoma",
+    }
+    assert len({record.group for record in reading.records}) == 8
+
+
+@pytest.mark.parametrize("hot", ["", "MEL NV"])
+def test_a_truth_that_is_none_is_named(tmp_path: Path, hot: str) -> None:
+    challenge(tmp_path, ["NV", "MEL"])
+    path = tmp_path / "ISIC_2019_Training_GroundTruth.csv"
+    lines = path.read_text().splitlines()
+    cells = ",".join("1.0" if column in hot.split() else "0.0" for column in CLASSES)
+    path.write_text("\n".join([*lines[:2], f"ISIC_0000001,{cells}"]) + "\n")
+    with pytest.raises(UserError, match=r"GroundTruth\.csv: row 3: one class must be 1"):
+        read_folder(tmp_path)
+
+
+# Derm7pt
+
+
+def test_derm7pt_is_read_where_its_archive_puts_it(tmp_path: Path) -> None:
+    row = {"case_num": "1", "diagnosis": "melanoma (in situ)", "seven_point_score": "3", "location": "lower limbs"}
+    row |= {"sex": "female", "clinic": "NEL/Nel025.jpg", "derm": "NEL/Nel026.jpg", "elevation": "flat"}
+    other = row | {"case_num": "2", "diagnosis": "clark nevus", "derm": "FAL/Fal003.jpg", "location": "genital areas"}
+    write(tmp_path / "meta" / "meta.csv", [row, other])
+    draw(tmp_path / "images" / "NEL" / "Nel026.jpg", tmp_path / "images" / "FAL" / "Fal003.jpg")
+    reading = read(tmp_path)
+    assert told(reading) == [("NEL_Nel026", "derm7pt:1", "MEL"), ("FAL_Fal003", "derm7pt:2", "NEV")]
+    facts = {"sex": "female", "site": "lower extremity", "diagnosis": "melanoma in situ"}
+    assert reading.records[0].metadata.given() == facts
+
+
+# Fitzpatrick17k
+
+
+def test_fitzpatrick17k_without_what_is_no_lesion_and_what_is_wrongly_labelled(tmp_path: Path) -> None:
+    row = {"md5hash": "a1", "fitzpatrick_scale": "5", "fitzpatrick_centaur": "4", "label": "basal cell carcinoma"}
+    row |= {"nine_partition_label": "malignant epidermal", "three_partition_label": "malignant", "qc": "", "url": ""}
+    rows = [
+        row,
+        row | {"md5hash": "a2", "fitzpatrick_scale": "-1", "label": "malignant melanoma"},
+        row | {"md5hash": "a3", "qc": "3 Wrongly labelled"},
+        row | {"md5hash": "a4", "label": "a label that nobody knows"},
+    ]
+    write(tmp_path / "fitzpatrick17k.csv", rows)
+    draw(*(tmp_path / "images" / f"{row['md5hash']}.jpg" for row in rows))
+    reading = read(tmp_path)
+    assert told(reading) == [("a1", "fitzpatrick17k:a1", "BCC"), ("a2", "fitzpatrick17k:a2", "MEL")]
+    assert [record.metadata.fitzpatrick_skin_type for record in reading.records] == ["V", None]
+    assert sorted(reading.passed_over.values()) == [1, 1]
+    assert "qc is 3 Wrongly labelled" in reading.passed_over
+
+
+# columns.toml
+
+MAPPING = """
+name = "clinic"
+image = "Datei"
+group = ["Patient"]
+partly_labelled = true
+
+[facts]
+diagnosis = "Diagnose"
+age = "Alter"
+"symptoms.itch" = "Juckreiz"
+
+[spelled.diagnosis]
+MM = "melanoma"
+Muttermal = "nevus"
+
+[spelled."symptoms.itch"]
+ja = "yes"
+nein = "no"
+
+[passes_over]
+Bemerkung = ["unscharf"]
+"""
+
+
+def clinic(folder: Path, mapping: str = MAPPING) -> Path:
+    row = {"Datei": "1.jpg", "Patient": "p1", "Diagnose": "MM", "Alter": "70", "Juckreiz": "ja", "Bemerkung": ""}
+    rows = [
+        row,
+        row | {"Datei": "2.jpg", "Diagnose": "Muttermal", "Juckreiz": "nein"},
+        row | {"Datei": "3.jpg", "Bemerkung": "unscharf"},
+        row | {"Datei": "4.jpg", "Diagnose": "Sonnenbrand"},
+    ]
+    write(folder / "metadata.csv", rows)
+    draw(*(folder / "images" / row["Datei"] for row in rows))
+    (folder / "columns.toml").write_text(mapping, "utf-8")
+    return folder
+
+
+def test_columns_of_one_s_own_are_mapped(tmp_path: Path) -> None:
+    reading = read(clinic(tmp_path))
+    assert (reading.name, told(reading)) == ("clinic", [("1", "clinic:p1", "MEL"), ("2", "clinic:p1", "NEV")])
+    assert [record.metadata.symptoms.itch for record in reading.records] == ["yes", "no"]
+    assert sum(reading.passed_over.values()) == 2
+
+
+def test_without_partly_labelled_an_unknown_diagnosis_is_a_fault(tmp_path: Path) -> None:
+    folder = clinic(tmp_path, MAPPING.replace("partly_labelled = true", ""))
+    with pytest.raises(UserError, match="row 5, Diagnose: not a known diagnosis"):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('age = "Alter"', 'agee = "Alter"', "agee: no such fact"),
+        ('age = "Alter"', 'age = "Alterr"', "has no column Alterr"),
+        ('diagnosis = "Diagnose"', "", "facts needs the column of the diagnosis"),
+        ('image = "Datei"', "", "image: Field required"),
+        ('name = "clinic"', 'name = "clinic', "no TOML that can be read"),
+        ('name = "clinic"', 'nmae = "clinic"', "nmae: Extra inputs are not permitted"),
+    ],
+)
+def test_a_mapping_that_is_wrong_says_where(tmp_path: Path, old: str, new: str, why: str) -> None:
+    with pytest.raises(UserError, match=why) as refused:
+        read_folder(clinic(tmp_path, MAPPING.replace(old, new)))
+    assert "columns.toml" in str(refused.value)
