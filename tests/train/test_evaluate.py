@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from dermnote_contracts.metadata import LesionMetadata
 from dermnote_train.checkpoint import build_model
 from dermnote_train.config import TrainConfig
 from dermnote_train.errors import UserError
@@ -50,6 +51,32 @@ def test_a_model_that_learned_beats_chance(trained: LesionModel, toy_split: Spli
         assert by_class.queries == by_instance.pool == by_instance.distinct_notes == 9
         assert by_instance.recall_at[10].value == 1
         assert set(by_class.precision_at) == {1, 5, 10}
+
+
+def test_probabilities_of_a_model_that_learned_order_and_mean_what_they_say(
+    trained: LesionModel, fresh: LesionModel, toy_split: Split
+) -> None:
+    learned = evaluate(trained, records=toy_split.test, resamples=50).classification
+    guessing = evaluate(fresh, records=toy_split.test, resamples=50).classification
+    assert learned.auroc_macro.value > 0.9 > guessing.auroc_macro.value
+    for scores in (learned, guessing):
+        assert 0 <= scores.calibration_error.low <= scores.calibration_error.value <= 1
+
+
+def test_subgroups_have_their_own_figures(fresh: LesionModel, toy_records: ToyRecords) -> None:
+    records = [
+        replace(record, metadata=LesionMetadata(sex="male" if place % 2 else "female", age=40))
+        for place, record in enumerate(toy_records(14))
+    ]
+    found = evaluate(fresh, records=records, resamples=50)
+    assert [(one.field, one.value, one.n, one.classes) for one in found.subgroups] == [
+        ("sex", "female", 21, 3),
+        ("sex", "male", 21, 3),
+        ("age", "30 to 49", 42, 3),
+    ]
+    (everybody,) = (one for one in found.subgroups if one.field == "age")
+    assert everybody.balanced_accuracy.value == found.classification.balanced_accuracy.value
+    assert everybody.chance == pytest.approx(1 / 3)
 
 
 def test_the_own_group_is_no_answer(fresh: LesionModel, toy_records: ToyRecords) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
+from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.functional.retrieval import retrieval_average_precision, retrieval_precision
 
 from dermnote_train import metrics
@@ -29,6 +30,53 @@ def test_balanced_accuracy_and_f1_are_sklearns(pairs: list[tuple[int, int]]) -> 
         assert metrics.balanced_accuracy(labels, predicted) == pytest.approx(balanced_accuracy_score(labels, predicted))
     sklearns = f1_score(labels, predicted, labels=present, average="macro", zero_division=0)
     assert metrics.f1_macro(labels, predicted) == pytest.approx(sklearns)
+
+
+PROBABILITIES = st.lists(
+    st.tuples(st.integers(0, 3), st.lists(st.integers(0, 20), min_size=4, max_size=4).filter(any)),
+    min_size=2,
+    max_size=40,
+)
+
+
+def _columns(drawn: list[tuple[int, list[int]]]) -> tuple[np.ndarray, np.ndarray]:
+    labels, weights = (np.array(column) for column in zip(*drawn, strict=True))
+    return labels, weights / weights.sum(axis=1, keepdims=True)
+
+
+@given(PROBABILITIES)
+def test_auroc_is_sklearn_s_with_ties_and_without_classes_that_say_nothing(drawn: list[tuple[int, list[int]]]) -> None:
+    labels, probabilities = _columns(drawn)
+    found = metrics.auroc_macro(labels, probabilities)
+    present = np.unique(labels)
+    if len(present) < 2:
+        assert np.isnan(found)
+        return
+    expected = np.mean([roc_auc_score(labels == name, probabilities[:, name]) for name in present])
+    assert found == pytest.approx(expected)
+
+
+def test_auroc_by_hand() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    # Of the four pairs of a 0 and a 1 the first column orders three.
+    assert metrics.auroc_macro(np.array([0, 0, 1, 1]), probabilities) == pytest.approx(0.75)
+
+
+@given(PROBABILITIES)
+def test_the_calibration_error_is_torchmetrics(drawn: list[tuple[int, list[int]]]) -> None:
+    labels, probabilities = _columns(drawn)
+    probabilities = probabilities * 0.999 + 0.00025  # off the bins' borders, where rounding decides
+    theirs = multiclass_calibration_error(
+        torch.from_numpy(probabilities).double(), torch.from_numpy(labels), num_classes=4, n_bins=15, norm="l1"
+    )
+    assert metrics.calibration_error(labels, probabilities) == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_the_calibration_error_by_hand() -> None:
+    # Two bins: at .9 one of two is right (|.5 - .9|), at .6 both are (|1 - .6|).
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])
+    assert metrics.calibration_error(np.array([0, 1, 1, 1]), probabilities) == pytest.approx(0.4)
+    assert metrics.calibration_error(np.array([0, 1]), np.array([[1.0, 0.0], [0.0, 1.0]])) == 0
 
 
 def test_confusion_counts_true_by_predicted() -> None:

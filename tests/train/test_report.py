@@ -26,6 +26,7 @@ from dermnote_train.evaluation import (
     InstanceRetrieval,
     Interval,
     Retrieval,
+    Subgroup,
 )
 from dermnote_train.index import IndexRun
 from dermnote_train.model import LesionModel
@@ -75,9 +76,12 @@ EVALUATION = Evaluation(
         f1_micro=0.733,
         f1_weighted=0.744,
         kappa_linear=0.455,
+        auroc_macro=interval(0.766),
+        calibration_error=interval(0.177),
         chance=0.499,
         confusion=((2, 0), (1, 1)),
     ),
+    subgroups=(Subgroup("fitzpatrick_skin_type", "IV", 31, 29, 2, interval(0.677), 0.488),),
     image_to_note=RETRIEVAL,
     note_to_image=RETRIEVAL,
     images_per_s=10,
@@ -296,6 +300,9 @@ def test_every_figure_stands_beside_its_interval_and_chance(make: Make) -> None:
     assert row("Balanced accuracy") == "Balanced accuracy .711 .588 – .834 .499"
     assert row("F1 macro") == "F1 macro .722 .599 – .845"
     assert row("Kappa, linear weights") == "Kappa, linear weights .455 .000"
+    assert row("AUROC macro") == "AUROC macro .766 .643 – .889 .500"
+    assert row("Calibration error") == "Calibration error .177 .054 – .300"
+    assert row("fitzpatrick skin type") == "fitzpatrick skin type IV 31 2 .677 .554 to .800 .488"
     assert row("P@5") == "P@5 .622 .499 – .745 .511"
     assert row("mAP") == "mAP .644 .521 – .767 .522"
     assert row("R@10") == "R@10 .277 .154 – .400 .151"

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from sklearn.metrics import cohen_kappa_score, f1_score
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softmax
 
 from dermnote_train import images
 from dermnote_train.errors import UserError
@@ -19,12 +19,15 @@ from dermnote_train.evaluation import (
     InstanceRetrieval,
     Interval,
     Retrieval,
+    Subgroup,
 )
 from dermnote_train.metrics import (
     Floats,
     Ints,
+    auroc_macro,
     balanced_accuracy,
     bootstrap,
+    calibration_error,
     class_level,
     confusion_matrix,
     f1_macro,
@@ -34,6 +37,7 @@ from dermnote_train.model import LesionModel
 from dermnote_train.predict import classify, read
 from dermnote_train.progress import Report, silent
 from dermnote_train.records import Record
+from dermnote_train.subgroups import subgroups
 
 KS = (1, 5, 10)
 FEWEST_FOR_RETRIEVAL = 2
@@ -63,6 +67,7 @@ def evaluate(
     draws = _Resampling(resamples=resamples, seed=seed)
     labels = np.array([model.classes.index(record.label) for record in records])
     groups = [record.group for record in records]
+    probabilities: Floats = softmax(seen.logits.double(), dim=1).numpy()
     directions: dict[str, Retrieval | None] = dict.fromkeys(("image_to_note", "note_to_image"))
     noted = [row for row, record in enumerate(records) if notes and notes.get(record.image_id, "").strip()]
     if notes and model.with_notes and len(noted) >= FEWEST_FOR_RETRIEVAL:
@@ -77,9 +82,8 @@ def evaluate(
         n=len(records),
         groups=len(set(groups)),
         classes=model.classes,
-        classification=_classification(
-            labels, seen.logits.argmax(dim=1).numpy(), groups=groups, classes=len(model.classes), draws=draws
-        ),
+        classification=_classification(labels, probabilities, groups=groups, draws=draws),
+        subgroups=_subgroups(records, labels, probabilities.argmax(axis=1), draws=draws),
         images_per_s=rate,
         **directions,
     )
@@ -126,12 +130,16 @@ def _refuse_unknown(records: Sequence[Record], *, classes: Sequence[str]) -> Non
 
 
 def _classification(
-    labels: Ints, predicted: Ints, *, groups: Sequence[str], classes: int, draws: _Resampling
+    labels: Ints, probabilities: Floats, *, groups: Sequence[str], draws: _Resampling
 ) -> Classification:
-    counts = confusion_matrix(labels, predicted, classes=classes)
+    predicted = probabilities.argmax(axis=1)
+    counts = confusion_matrix(labels, predicted, classes=probabilities.shape[1])
 
     def f1(average: Literal["micro", "weighted"]) -> float:
         return float(f1_score(labels, predicted, average=average, zero_division=0))
+
+    def interval(statistic: Callable[[Ints, Floats], float]) -> Interval:
+        return draws.interval(lambda rows: statistic(labels[rows], probabilities[rows]), groups=groups)
 
     return Classification(
         balanced_accuracy=draws.interval(lambda rows: balanced_accuracy(labels[rows], predicted[rows]), groups=groups),
@@ -139,9 +147,27 @@ def _classification(
         f1_micro=f1("micro"),
         f1_weighted=f1("weighted"),
         kappa_linear=_kappa(labels, predicted),
+        auroc_macro=interval(auroc_macro),
+        calibration_error=interval(calibration_error),
         chance=1 / len(np.unique(labels)),
         confusion=tuple(tuple(int(count) for count in row) for row in counts),
     )
+
+
+def _subgroups(records: Sequence[Record], labels: Ints, predicted: Ints, *, draws: _Resampling) -> tuple[Subgroup, ...]:
+    found = []
+    for (field, value), rows in subgroups(records).items():
+        own, guessed, groups = labels[rows], predicted[rows], [records[row].group for row in rows]
+        present = len(np.unique(own))
+        if present < 2:
+            continue  # of one class alone there is nothing to tell apart
+
+        def accuracy(drawn: Ints, own: Ints = own, guessed: Ints = guessed) -> float:
+            return balanced_accuracy(own[drawn], guessed[drawn])
+
+        figure = draws.interval(accuracy, groups=groups)
+        found.append(Subgroup(field, value, len(rows), len(set(groups)), present, figure, 1 / present))
+    return tuple(found)
 
 
 def _kappa(labels: Ints, predicted: Ints) -> float:

@@ -19,7 +19,7 @@ class Classification:
     """Classification by the picture alone. `confusion[true][predicted]` counts images, in the order of `classes`.
 
     `chance`: the balanced accuracy of guessing, 1 / (classes present among the records). Macro means are over the
-    classes present.
+    classes present. `auroc_macro`: one class against the rest; `calibration_error`: of the predicted class, 15 bins.
     """
 
     balanced_accuracy: Interval
@@ -27,8 +27,26 @@ class Classification:
     f1_micro: float
     f1_weighted: float
     kappa_linear: float
+    auroc_macro: Interval
+    calibration_error: Interval
     chance: float
     confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """Classification of the records that have one value of one fact: `field` "age", `value` "50 to 69".
+
+    `classes`: that are present among them; `chance` is 1 / their number.
+    """
+
+    field: str
+    value: str
+    n: int
+    groups: int
+    classes: int
+    balanced_accuracy: Interval
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,7 @@ class Evaluation:
     groups: int
     classes: tuple[str, ...]
     classification: Classification
+    subgroups: tuple[Subgroup, ...]
     image_to_note: Retrieval | None
     note_to_image: Retrieval | None
     images_per_s: float

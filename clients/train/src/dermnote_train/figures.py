@@ -30,6 +30,35 @@ def classification(found: Evaluation) -> list[Figure]:
         Figure("F1 micro", number(scores.f1_micro), "", ""),
         Figure("F1 weighted", number(scores.f1_weighted), "", ""),
         Figure("kappa (linear weights)", number(scores.kappa_linear), "", number(0.0)),
+        _interval("AUROC macro (one against the rest)", scores.auroc_macro, chance=0.5),
+        _interval("calibration error (ECE, 15 bins)", scores.calibration_error),
+    ]
+
+
+@dataclass(frozen=True)
+class SubgroupRow:
+    """A subgroup beside its size; `figure` is its balanced accuracy."""
+
+    field: str
+    value: str
+    images: int
+    groups: int
+    classes: int
+    figure: Figure
+
+
+def subgroup_rows(found: Evaluation) -> list[SubgroupRow]:
+    """Balanced accuracy by sex, age, skin type and site, where there are enough records."""
+    return [
+        SubgroupRow(
+            one.field.replace("_", " "),
+            one.value,
+            one.n,
+            one.groups,
+            one.classes,
+            _interval("balanced accuracy", one.balanced_accuracy, chance=one.chance),
+        )
+        for one in found.subgroups
     ]
 
 

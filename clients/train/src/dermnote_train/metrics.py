@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -30,6 +31,34 @@ def f1_macro(labels: Ints, predicted: Ints) -> float:
     right = np.bincount(labels[labels == predicted], minlength=len(true))
     present = true > 0
     return float(np.mean(2 * right[present] / (true + guessed)[present]))
+
+
+def auroc_macro(labels: Ints, probabilities: Floats) -> float:
+    """Mean area under the ROC curve, one class against the rest, over the classes that some records have and some not.
+
+    probabilities: [n, classes]. NaN where there is no such class.
+    """
+    ranks = rankdata(probabilities, axis=0)
+    areas = []
+    for name in np.unique(labels):
+        own = labels == name
+        positives, negatives = int(own.sum()), int((~own).sum())
+        if negatives:
+            wins = ranks[own, name].sum() - positives * (positives + 1) / 2
+            areas.append(wins / (positives * negatives))
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def calibration_error(labels: Ints, probabilities: Floats, *, bins: int = 15) -> float:
+    """Expected calibration error of the predicted class (Guo et al. 2017): `bins` of equal width by confidence.
+
+    probabilities: [n, classes]. The mean distance between a bin's accuracy and its mean confidence, weighted by size.
+    """
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
 
 
 def bootstrap(

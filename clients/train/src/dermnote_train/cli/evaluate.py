@@ -11,7 +11,7 @@ from dermnote_train.checkpoint import load_checkpoint
 from dermnote_train.cli import options, screen
 from dermnote_train.errors import UserError
 from dermnote_train.evaluate import evaluate as evaluate_model
-from dermnote_train.figures import headline
+from dermnote_train.figures import headline, subgroup_rows
 from dermnote_train.note_rows import read_notes
 from dermnote_train.run_data import read_run_data, run_split
 from dermnote_train.settings import read_settings
@@ -46,6 +46,18 @@ def evaluate(
         ("figure", "value", "95 % interval", "chance"),
         [(row.name, row.value, row.interval, row.chance) for row in headline(found)],
     )
+    if found.subgroups:
+        screen.show_table(
+            "By subgroup: balanced accuracy",
+            ("fact", "value", "images", "groups", "classes", "accuracy", "95 % interval", "chance"),
+            [
+                (
+                    *(row.field, row.value, row.images, row.groups, row.classes),
+                    *(row.figure.value, row.figure.interval, row.figure.chance),
+                )
+                for row in subgroup_rows(found)
+            ],
+        )
     path = run / f"evaluation-{dataset.name}.json"
     with replacing(path) as partial:
         partial.write_text(

@@ -8,6 +8,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 
 from dermnote_train.atomic import replacing
 from dermnote_train.demo import DemoResult
+from dermnote_train.figures import subgroup_rows
 from dermnote_train.report import view
 
 TEMPLATES = ("report.html.j2", "style.css", "parts.html.j2")
@@ -37,6 +38,7 @@ def render(result: DemoResult, *, made_at: datetime) -> str:
         data=view.data_table(result),
         curves=view.curves(result),
         arms=[(arm, view.classification_bars(arm), view.confusion(arm)) for arm in result.arms],
+        subgroups=subgroup_rows(result.model.evaluation),
         retrieval=view.retrieval_bars(result.model.evaluation),
         queries=view.queries(result),
         settings=view.settings(result),

@@ -158,6 +158,8 @@ def classification_bars(arm: Arm) -> list[Bar]:
         bar("F1 micro", _point(scores.f1_micro)),
         bar("F1 weighted", _point(scores.f1_weighted)),
         bar("Kappa, linear weights", _point(scores.kappa_linear), chance=0.0),
+        bar("AUROC macro", scores.auroc_macro, chance=0.5),
+        bar("Calibration error", scores.calibration_error),
     ]
 
 
