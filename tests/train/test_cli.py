@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from dermnote_contracts.problems import InsufficientStorage
 from dermnote_contracts.retrieval import BulkOutcome
+from dermnote_train.blinding import BLINDED
 from dermnote_train.cli import make_app
 from dermnote_train.data.adapters import load_dataset
 from dermnote_train.data.draw import draw_dataset
@@ -277,6 +278,17 @@ def test_findings_are_measured_shown_and_said_in_notes(
     said = sorted((one.metadata.findings.asymmetry or "") for one in services.notes.asked)
     assert said == sorted(row["asymmetry"] for row in rows)
     assert any(said)
+
+
+def test_blinded_notes_are_asked_for_without_the_diagnosis_and_kept_apart(
+    served: Dermnote, services: Services, pictures: Path, home: Path
+) -> None:
+    services.notes.asked.clear()
+    with services.notes.working():
+        told = went_well(served("notes", pictures, "--blinded"))
+    assert str(home / "notes" / "pictures-blinded" / "notes.parquet") in told
+    assert len(services.notes.asked) == 6
+    assert all(one.include == BLINDED for one in services.notes.asked)
 
 
 def test_notes_with_findings_of_other_images_are_refused(served: Dermnote, drawn: Path, tmp_path: Path) -> None:

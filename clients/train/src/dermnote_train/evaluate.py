@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, softmax
 
 from dermnote_train import images
+from dermnote_train.blinding import refuse_named
 from dermnote_train.errors import UserError
 from dermnote_train.evaluation import (
     Classification,
@@ -48,6 +49,7 @@ def evaluate(
     *,
     records: Sequence[Record],
     notes: Mapping[str, str] | None = None,
+    blinded: Mapping[str, str] | None = None,
     resamples: int = 1000,
     seed: int = 0,
     progress: Report = silent,
@@ -55,8 +57,10 @@ def evaluate(
     """Classify `records` from their pictures and, with notes, search notes by picture and pictures by note.
 
     records: held-out ones (split.test, or another data set's). notes: image_id -> note; records without a note take no
-    part in retrieval, and a model trained without notes has no retrieval. `resamples`: for the bootstrap intervals.
-    Raises UserError for no records, a label that the model was not trained on, an image that can't be read.
+    part in retrieval, and a model trained without notes has no retrieval. blinded: image_id -> note made without the
+    diagnosis, for every record: classified by itself and with the picture. `resamples`: for the bootstrap intervals.
+    Raises UserError for no records, a label that the model was not trained on, an image that can't be read, and for
+    blinded notes that are not there, name a diagnosis, or meet a model that was trained without notes.
     """
     _refuse_unknown(records, classes=model.classes)
     pixels = images.decode(records, preprocessing=model.towers.preprocessing, progress=progress)
@@ -67,7 +71,11 @@ def evaluate(
     draws = _Resampling(resamples=resamples, seed=seed)
     labels = np.array([model.classes.index(record.label) for record in records])
     groups = [record.group for record in records]
-    probabilities: Floats = softmax(seen.logits.double(), dim=1).numpy()
+
+    def by(logits: Tensor) -> Classification:
+        return _classification(labels, _probabilities(logits), groups=groups, draws=draws)
+
+    told = None if blinded is None else read(model, _blinded_texts(records, blinded, model=model), progress=progress)
     directions: dict[str, Retrieval | None] = dict.fromkeys(("image_to_note", "note_to_image"))
     noted = [row for row, record in enumerate(records) if notes and notes.get(record.image_id, "").strip()]
     if notes and model.with_notes and len(noted) >= FEWEST_FOR_RETRIEVAL:
@@ -82,11 +90,31 @@ def evaluate(
         n=len(records),
         groups=len(set(groups)),
         classes=model.classes,
-        classification=_classification(labels, probabilities, groups=groups, draws=draws),
-        subgroups=_subgroups(records, labels, probabilities.argmax(axis=1), draws=draws),
+        classification=by(seen.logits),
+        subgroups=_subgroups(records, labels, seen.logits.argmax(dim=1).numpy(), draws=draws),
         images_per_s=rate,
+        blinded_note=None if told is None else by(told.logits),
+        image_and_blinded_note=None if told is None else by((seen.logits + told.logits) / 2),
         **directions,
     )
+
+
+def _probabilities(logits: Tensor) -> Floats:
+    probabilities: Floats = softmax(logits.double(), dim=1).numpy()
+    return probabilities
+
+
+def _blinded_texts(records: Sequence[Record], blinded: Mapping[str, str], *, model: LesionModel) -> list[str]:
+    if not model.with_notes:
+        raise UserError("the model was trained without notes, so it can't read any; train one with notes")
+    lacking = [record.image_id for record in records if not blinded.get(record.image_id, "").strip()]
+    if lacking:
+        raise UserError(
+            f"no blinded note for {len(lacking)} images (first {lacking[0]}); make them with: "
+            "dermnote notes FOLDER --blinded"
+        )
+    refuse_named({record.image_id: blinded[record.image_id] for record in records}, source="the blinded notes")
+    return [blinded[record.image_id] for record in records]
 
 
 @dataclass(frozen=True)

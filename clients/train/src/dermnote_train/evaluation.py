@@ -89,7 +89,11 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures of one model on one set of records. The retrieval parts are None where there are no notes."""
+    """All figures of one model on one set of records. The retrieval parts are None where there are no notes.
+
+    `blinded_note`, `image_and_blinded_note`: classification by a note that was made without the diagnosis, and by the
+    mean of its logits and the picture's; None where there are no such notes.
+    """
 
     n: int
     groups: int
@@ -99,6 +103,8 @@ class Evaluation:
     image_to_note: Retrieval | None
     note_to_image: Retrieval | None
     images_per_s: float
+    blinded_note: Classification | None = None
+    image_and_blinded_note: Classification | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values: NaN becomes null, number keys become text, tuples become lists."""

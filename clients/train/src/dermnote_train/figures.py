@@ -1,9 +1,9 @@
 """The figures that the command line and the report show, named, rounded and set beside chance. Values in, text out."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dermnote_train.evaluation import Evaluation, Interval, Retrieval
+from dermnote_train.evaluation import Classification, Evaluation, Interval, Retrieval
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,16 @@ class Figure:
 
 def headline(found: Evaluation) -> list[Figure]:
     """Classification, then cross-modal retrieval at both levels where there is any."""
-    return [*classification(found), *retrieval(found)]
+    rows = classification(found.classification)
+    inputs = (("blinded note", found.blinded_note), ("picture + blinded note", found.image_and_blinded_note))
+    for name, scores in inputs:
+        if scores is not None:
+            rows += [replace(row, name=f"{name}: {row.name}") for row in classification(scores)]
+    return rows + retrieval(found)
 
 
-def classification(found: Evaluation) -> list[Figure]:
-    """Classification by the picture alone."""
-    scores = found.classification
+def classification(scores: Classification) -> list[Figure]:
+    """Classification from one kind of input."""
     return [
         _interval("balanced accuracy", scores.balanced_accuracy, chance=scores.chance),
         _interval("F1 macro", scores.f1_macro),

@@ -20,7 +20,11 @@ from dermnote_train.settings import read_settings
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of dermnote train.")],
     folder: options.Folder,
+    *,
     notes: Annotated[Path | None, typer.Option(help="notes.parquet; DERMNOTE_HOME/notes/NAME by default.")] = None,
+    blinded: Annotated[
+        Path | None, typer.Option(help="notes.parquet of dermnote notes --blinded: classify by note and picture too.")
+    ] = None,
     labels: options.Labels = None,
     seed: options.Seed = 0,
 ) -> None:
@@ -39,10 +43,13 @@ def evaluate(
             raise UserError(f"{source}: no such notes file; make one with: dermnote notes {folder}")
         texts = {row.image_id: row.text for row in read_notes(source)} if source.is_file() else None
         model = load_checkpoint(run, split=split)
-        found = evaluate_model(model, records=records, notes=texts, seed=seed, progress=progress)
+        without_diagnosis = None if blinded is None else {row.image_id: row.text for row in read_notes(blinded)}
+        found = evaluate_model(
+            model, records=records, notes=texts, blinded=without_diagnosis, seed=seed, progress=progress
+        )
     what = "held-out test part" if own else "another data set"
     screen.show_table(
-        f"{dataset.name} ({what}): {found.n} images, {found.groups} groups, tested on pictures alone",
+        f"{dataset.name} ({what}): {found.n} images, {found.groups} groups, by picture alone where no note is named",
         ("figure", "value", "95 % interval", "chance"),
         [(row.name, row.value, row.interval, row.chance) for row in headline(found)],
     )

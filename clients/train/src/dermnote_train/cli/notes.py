@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dermnote_contracts.notes import ALL_TOPICS
+from dermnote_train.blinding import BLINDED
 from dermnote_train.cli import options, screen
 from dermnote_train.findings.table import with_findings
 from dermnote_train.note_rows import NoteRow
@@ -18,7 +20,7 @@ def notes(
     folder: options.Folder,
     *,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for notes.parquet; DERMNOTE_HOME/notes/NAME by default.")
+        Path | None, typer.Option(help="Folder for notes.parquet; DERMNOTE_HOME/notes/NAME (NAME-blinded) by default.")
     ] = None,
     strategy: options.StrategyOption = "G",
     classes: options.Classes = "paper5",
@@ -27,19 +29,29 @@ def notes(
     seed: options.Seed = 0,
     leaky_fields: options.Leaky = False,
     findings: Annotated[Path | None, typer.Option(help="CSV of dermnote findings, to be said in the notes.")] = None,
+    blinded: Annotated[
+        bool,
+        typer.Option("--blinded", help="Without the diagnosis: what may be said of a picture before there is one."),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Notes a request.")] = 64,
     open_batches: Annotated[int, typer.Option(min=1, max=64, help="Batches that the service holds at a time.")] = 4,
 ) -> None:
     """Have notes written for every image; run it again and it goes on where it stopped."""
     settings = read_settings()
     choice = options.DataChoice(folder, classes, labels, limit, seed, leaky_fields)
-    plan = NotesPlan(strategy=strategy, seed=seed, batch_size=batch_size, open_batches=open_batches)
+    plan = NotesPlan(
+        strategy=strategy,
+        include=BLINDED if blinded else ALL_TOPICS,
+        seed=seed,
+        batch_size=batch_size,
+        open_batches=open_batches,
+    )
     with NoteService(settings.notegen_url, key=settings.notegen_api_key) as service, screen.bars() as progress:
         service.require_ready()
         dataset = options.read_dataset(choice, progress=progress)
         if findings is not None:
             dataset = replace(dataset, records=with_findings(dataset.records, findings))
-        where = out or settings.dermnote_home / "notes" / dataset.name
+        where = out or settings.dermnote_home / "notes" / (dataset.name + ("-blinded" if blinded else ""))
         run = write_dataset_notes(service, dataset, plan=plan, out=where, progress=progress)
     show_notes(run)
     screen.say(f"notes: {run.path}")
