@@ -187,6 +187,18 @@ def test_fitzpatrick17k_without_what_is_no_lesion_and_what_is_wrongly_labelled(t
     assert "qc is 3 Wrongly labelled" in reading.passed_over
 
 
+# Plain CSV
+
+
+def test_a_plain_csv_s_rows_go_by_one_column_alone(tmp_path: Path) -> None:
+    """A patient that is missing in one row must not be split off by the lesion."""
+    row = {"image": "1.jpg", "diagnosis": "nevus", "patient_id": "p1", "lesion_id": "l1"}
+    write(tmp_path / "metadata.csv", [row, row | {"image": "2.jpg", "patient_id": ""}])
+    draw(tmp_path / "images" / "1.jpg", tmp_path / "images" / "2.jpg")
+    with pytest.raises(UserError, match="row 3, patient_id: is empty"):
+        load_dataset(tmp_path)
+
+
 # columns.toml
 
 MAPPING = """

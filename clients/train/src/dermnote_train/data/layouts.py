@@ -181,7 +181,7 @@ def _plain(table: Path, columns: tuple[str, ...]) -> Layout:
         title="plain CSV and image folder",
         licence="as stated by its owner",
         image=("image", "image_id", "img_id", "filename"),
-        group=("group", "patient_id", "lesion_id"),
+        group=tuple(name for name in ("group", "patient_id", "lesion_id") if name in columns)[:1],
         needs=(diagnosis,),
         facts=facts | {"diagnosis": diagnosis},
     )
