@@ -1,7 +1,7 @@
 """Measures of a lesion's area, and the terms of the closed vocabulary that they stand for.
 
-The thresholds are ours. They were chosen on drawn shapes of known properties and by looking at pictures with their
-outlines; no class label took part.
+The thresholds are ours. They were chosen on drawn shapes of known properties and by looking at real pictures with their
+outlines, some 200 of HAM10000 and PAD-UFES-20; what is measured knows no class label.
 """
 
 from dataclasses import dataclass
