@@ -45,8 +45,8 @@ def told(reading: Reading) -> list[tuple[str, str, str]]:
 
 
 def test_bcn20000_is_read_and_its_test_part_passed_over(tmp_path: Path) -> None:
-    row = {"bcn_filename": "BCN_1.jpg", "age_approx": "55.0", "anatom_site_general": "anterior torso"}
-    row |= {"diagnosis": "MEL", "lesion_id": "BCN_0003884", "capture_date": "2012-05-16", "sex": "male"}
+    row = {"bcn_filename": "BCN_1.jpg", "age_approx": "35.0", "anatom_site_general": "lateral torso"}
+    row |= {"diagnosis": "MEL", "lesion_id": "BCN_L1", "capture_date": "2020-01-01", "sex": "male"}
     write(
         tmp_path / "bcn20000_metadata.csv",
         [
@@ -59,11 +59,11 @@ def test_bcn20000_is_read_and_its_test_part_passed_over(tmp_path: Path) -> None:
     reading = read(tmp_path)
     assert reading.name == "bcn20000"
     assert told(reading) == [
-        ("BCN_1", "bcn20000:BCN_0003884", "MEL"),
+        ("BCN_1", "bcn20000:BCN_L1", "MEL"),
         ("BCN_2", "bcn20000:BCN_2", "MEL"),
     ]
     assert reading.passed_over == {"no diagnosis": 1}
-    facts = {"age": 55, "sex": "male", "site": "anterior torso", "diagnosis": "melanoma"}
+    facts = {"age": 35, "sex": "male", "site": "lateral torso", "diagnosis": "melanoma"}
     assert reading.records[0].metadata.given() == facts
     assert reading.unused_columns == ("capture_date",)
 
@@ -156,12 +156,12 @@ def test_a_truth_that_is_none_is_named(tmp_path: Path, hot: str) -> None:
 
 def test_derm7pt_is_read_where_its_archive_puts_it(tmp_path: Path) -> None:
     row = {"case_num": "1", "diagnosis": "melanoma (in situ)", "seven_point_score": "3", "location": "lower limbs"}
-    row |= {"sex": "female", "clinic": "NEL/Nel025.jpg", "derm": "NEL/Nel026.jpg", "elevation": "flat"}
-    other = row | {"case_num": "2", "diagnosis": "clark nevus", "derm": "FAL/Fal003.jpg", "location": "genital areas"}
+    row |= {"sex": "female", "clinic": "AAA/Aaa01.jpg", "derm": "AAA/Aaa02.jpg", "elevation": "flat"}
+    other = row | {"case_num": "2", "diagnosis": "clark nevus", "derm": "BBB/Bbb01.jpg", "location": "genital areas"}
     write(tmp_path / "meta" / "meta.csv", [row, other])
-    draw(tmp_path / "images" / "NEL" / "Nel026.jpg", tmp_path / "images" / "FAL" / "Fal003.jpg")
+    draw(tmp_path / "images" / "AAA" / "Aaa02.jpg", tmp_path / "images" / "BBB" / "Bbb01.jpg")
     reading = read(tmp_path)
-    assert told(reading) == [("NEL_Nel026", "derm7pt:1", "MEL"), ("FAL_Fal003", "derm7pt:2", "NEV")]
+    assert told(reading) == [("AAA_Aaa02", "derm7pt:1", "MEL"), ("BBB_Bbb01", "derm7pt:2", "NEV")]
     facts = {"sex": "female", "site": "lower extremity", "diagnosis": "melanoma in situ"}
     assert reading.records[0].metadata.given() == facts
 
@@ -197,6 +197,13 @@ def test_a_plain_csv_s_rows_go_by_one_column_alone(tmp_path: Path) -> None:
     draw(tmp_path / "images" / "1.jpg", tmp_path / "images" / "2.jpg")
     with pytest.raises(UserError, match="row 3, patient_id: is empty"):
         load_dataset(tmp_path)
+
+
+def test_a_plain_csv_with_an_archive_s_id_beside_it_stays_plain(tmp_path: Path) -> None:
+    row = {"image": "1.jpg", "diagnosis": "nevus", "isic_id": "ISIC_0", "derm": "", "seven_point_score": ""}
+    write(tmp_path / "metadata.csv", [row])
+    draw(tmp_path / "images" / "1.jpg")
+    assert [record.image_id for record in read(tmp_path).records] == ["1"]
 
 
 # columns.toml

@@ -63,6 +63,7 @@ def evaluate(
     blinded notes that are not there, name a diagnosis, or meet a model that was trained without notes.
     """
     _refuse_unknown(records, classes=model.classes)
+    texts = None if blinded is None else _blinded_texts(records, blinded, model=model)
     pixels = images.decode(records, preprocessing=model.towers.preprocessing, progress=progress)
     started = time.perf_counter()
     seen = classify(model, pixels, progress=progress)
@@ -75,13 +76,13 @@ def evaluate(
     def by(logits: Tensor) -> Classification:
         return _classification(labels, _probabilities(logits), groups=groups, draws=draws)
 
-    told = None if blinded is None else read(model, _blinded_texts(records, blinded, model=model), progress=progress)
+    told = None if texts is None else read(model, texts, progress=progress)
     directions: dict[str, Retrieval | None] = dict.fromkeys(("image_to_note", "note_to_image"))
     noted = [row for row, record in enumerate(records) if notes and notes.get(record.image_id, "").strip()]
     if notes and model.with_notes and len(noted) >= FEWEST_FOR_RETRIEVAL:
-        texts = [notes[records[row].image_id] for row in noted]
-        cosines = _cosines(seen.embedding[noted], read(model, texts, progress=progress).embedding)
-        pool = _Pool(labels=labels[noted], groups=[groups[row] for row in noted], distinct_notes=len(set(texts)))
+        said = [notes[records[row].image_id] for row in noted]
+        cosines = _cosines(seen.embedding[noted], read(model, said, progress=progress).embedding)
+        pool = _Pool(labels=labels[noted], groups=[groups[row] for row in noted], distinct_notes=len(set(said)))
         directions = {
             "image_to_note": _retrieval(cosines, pool=pool, draws=draws),
             "note_to_image": _retrieval(cosines.T, pool=pool, draws=draws),

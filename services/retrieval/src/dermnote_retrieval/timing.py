@@ -25,7 +25,7 @@ class Steps:
 
     def ended(self, name: Step, *, since: float) -> None:
         """A step that began at `since` (time.perf_counter) is over."""
-        self.ms[name] = self.ms.get(name, 0.0) + _ms_since(since)
+        self.ms[name] = _ms_since(since)
 
     @property
     def total_ms(self) -> float:

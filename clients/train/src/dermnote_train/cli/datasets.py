@@ -164,7 +164,7 @@ def leakage(
     other = None if against is None else load_dataset(against, classes=classes, leaky_fields=True)
     parts = None if split_file is None else read_split(split_file, dataset)
     with screen.bars() as progress:
-        refuse_undecodable(dataset.records, progress=progress)
+        refuse_undecodable((*dataset.records, *(other.records if other else ())), progress=progress)
         report = find_leaks(reading.presences, dataset.records, split=parts, other=other, progress=progress)
     show_presences(reading)
     show_twins("Pictures that are there twice", report.twins)

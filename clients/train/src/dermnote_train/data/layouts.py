@@ -8,6 +8,8 @@ from dermnote_contracts.metadata import Findings, LesionMetadata, Symptoms
 from dermnote_train.data.tables import ONE_HOT_DIAGNOSIS
 from dermnote_train.errors import UserError
 
+SIZE = "clin_size_long_diam_mm"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -43,6 +45,11 @@ class Layout:
     def diagnosis(self) -> str:
         """The column of the diagnosis."""
         return self.facts["diagnosis"]
+
+    def leaky_paths(self, columns: tuple[str, ...]) -> tuple[str, ...]:
+        """The facts that a header has and that are known to be filled by diagnosis."""
+        sizes = (SIZE,) if any(name in columns for name in self.leaky_sizes) else ()
+        return (*(path for path, column in self.leaky.items() if column in columns), *sizes)
 
 
 SYMPTOMS = tuple(Symptoms.model_fields)
@@ -155,8 +162,10 @@ LAYOUTS = (HAM10000, PAD_UFES_20, BCN20000, ISIC_ARCHIVE, ISIC_2019, DERM7PT, FI
 
 def layout_of(table: Path, columns: tuple[str, ...]) -> Layout:
     """The layout of a header. Raises UserError that names the columns that lack."""
+    plain = {"image", "diagnosis"} <= set(columns)  # and isic_id or the like beside them is a column of its owner's
     known = (layout for layout in LAYOUTS if all(name in columns for name in layout.recognised_by))
-    layout = next(known, None) or _plain(table, columns)
+    layout = next((one for one in known if not (plain and one.diagnosis == "diagnosis")), None)
+    layout = layout or _plain(table, columns)
     lacking = [name for name in layout.needs if name not in columns]
     if not any(name in columns for name in layout.image):
         lacking.insert(0, " or ".join(layout.image))

@@ -16,8 +16,8 @@ from dermnote_contracts.metadata import LesionMetadata, walk
 from dermnote_train.records import Record
 
 LEAST_V = 0.25
-"""Cramer's V from which the presence of a field is taken to tell the class: between a small and a medium effect for
-the usual numbers of classes (Cohen 1988)."""
+"""Cramer's V from which the presence of a field is taken to tell the class: between a small association (.1) and a
+medium one (.3; Cohen 1988)."""
 MOST_P = 0.001
 """Of a chi-squared test, divided by the number of fields that are looked at."""
 

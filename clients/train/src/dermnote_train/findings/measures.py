@@ -11,9 +11,10 @@ from scipy import ndimage
 from skimage import measure, transform
 
 from dermnote_contracts.metadata import Findings
+from dermnote_contracts.vocabulary import vocabularies
 from dermnote_train.findings.area import Bools, Floats, Lesion
 
-COLOURS = ("white", "red", "light brown", "dark brown", "blue-gray", "black")
+COLOURS = vocabularies()["colours"].terms
 CANVAS = 129
 """Side of the square on which a lesion is folded; odd, so that it has a middle."""
 FOLDED = 48.0
