@@ -18,6 +18,7 @@ from dermnote_notegen.engine.constrained import Vocabulary
 from dermnote_notegen.engine.context import ContextBroken, PoolFull, Row
 from dermnote_notegen.engine.model import ModelNotFound
 from dermnote_notegen.engine.pace import Pace
+from dermnote_notegen.engine.repacking import repacking_works
 from dermnote_notegen.engine.sampling import Logits
 
 log = logging.getLogger(__name__)
@@ -81,14 +82,16 @@ def on_gpu(asked: int | None) -> int:
 class Weights:
     """A loaded GGUF. Raises ModelNotFound for a file that llama.cpp can't load.
 
-    `gpu_layers`: how many layers a GPU takes, as `on_gpu` says it; by default all where there is one.
+    `gpu_layers`: how many layers a GPU takes, as `on_gpu` says it; by default all where there is one. `repacked`:
+    whether ggml may rewrite them for this CPU, by default where that is known to work (repacking.py).
     """
 
-    def __init__(self, path: Path, *, gpu_layers: int | None = None) -> None:
+    def __init__(self, path: Path, *, gpu_layers: int | None = None, repacked: bool | None = None) -> None:
         _begin()
         self.gpu_layers = on_gpu(gpu_layers)
         settings = llama_cpp.llama_model_default_params()
         settings.n_gpu_layers = self.gpu_layers
+        settings.use_extra_bufts = repacking_works(path) if repacked is None else repacked
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
         if not self.model:
             raise ModelNotFound(f"{path} is no GGUF that this llama.cpp can load")
