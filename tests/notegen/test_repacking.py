@@ -52,6 +52,6 @@ def test_a_cpu_with_tiles_is_tried_once_with_the_real_weights(monkeypatch):
 
 def test_weights_that_end_the_trial_are_loaded_without(monkeypatch, caplog):
     monkeypatch.setattr(repacking, "cpu_flags", lambda: frozenset({"amx_int8"}))
-    monkeypatch.setattr(repacking, "survives", lambda command: False)
+    monkeypatch.setattr(repacking, "survives", lambda _: False)
     assert not repacking_works(Path("weights.gguf"))
     assert "computes without them" in caplog.text

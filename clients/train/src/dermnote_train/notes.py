@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dermnote_contracts.notes import ALL_TOPICS, NoteJob, NoteOptions, NoteRequest, Strategy, Topic
+from dermnote_contracts.notes import ALL_TOPICS, NoteJob, NoteOptions, NoteRequest, OnUnfaithful, Strategy, Topic
 from dermnote_train.errors import UserError
 from dermnote_train.note_rows import Journal, NoteRow, row_of, write_notes
 from dermnote_train.progress import Report, Step, silent
@@ -20,11 +20,15 @@ STALLED_AFTER_S = 600.0
 
 @dataclass(frozen=True)
 class NotesPlan:
-    """What to ask for. `seed` and the image's id give each note its own seed, so that a run can be repeated."""
+    """What to ask for. `seed` and the image's id give each note its own seed, so that a run can be repeated.
+
+    `on_unfaithful`: "keep" takes texts as the language model wrote them, whatever the verifier says.
+    """
 
     strategy: Strategy = "G"
     include: frozenset[Topic] = ALL_TOPICS
     seed: int = 0
+    on_unfaithful: OnUnfaithful = "retry"
     batch_size: int = 64
     open_batches: int = 4
 
@@ -123,7 +127,7 @@ def _wanted(record: Record, plan: NotesPlan, *, writer: str) -> _Wanted:
         metadata=record.metadata,
         strategy=plan.strategy,
         include=plan.include,
-        options=NoteOptions(seed=int.from_bytes(digest[:4]) % 2**31),
+        options=NoteOptions(seed=int.from_bytes(digest[:4]) % 2**31, on_unfaithful=plan.on_unfaithful),
     )
     content = f"{record.image_id}\n{writer}\n{_canonical(request)}"
     return _Wanted(record, request, hashlib.sha256(content.encode()).hexdigest())

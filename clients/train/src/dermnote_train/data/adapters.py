@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,6 +114,22 @@ def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool 
         presences=found,
         passed_over=passed_over,
         left_out=() if leaky_fields else tuple(sorted({*left_out, *layout.leaky_paths(table.columns)})),
+    )
+
+
+def matching_images(folder: Path, *, where: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """The ids of the pictures whose rows have one of the given cells in each given column. Raises UserError."""
+    table = folder_table(folder)
+    if unknown := sorted(set(where) - set(table.columns)):
+        raise UserError(f"{table.path}: no column {', '.join(unknown)}; it has {', '.join(table.columns)}")
+    layout = chosen_layout(folder, table)
+    reader = RowReader(
+        layout, name=layout.name, columns=table.columns, images=ImageFolder(folder), labels={}, leaky_fields=False
+    )
+    return frozenset(
+        reader.image_id(row)
+        for row in table.rows
+        if all(row.cells.get(column) in cells for column, cells in where.items())
     )
 
 

@@ -96,9 +96,13 @@ class RowReader:
             faults.append(Fault(row.number, self.group_columns[0], "is empty; splits go by it, so every row needs one"))
         if faults or isinstance(path, Fault) or isinstance(metadata, list) or metadata.diagnosis is None:
             return faults
-        image_id = re.sub(r"[^A-Za-z0-9_-]", "_", without_suffix(Path(row.cells[self.image_column]).as_posix()))
+        image_id = self.image_id(row)
         record = Record(image_id, path, f"{self.name}:{group or image_id}", class_of(metadata.diagnosis), metadata)
         return self._labelled(record, row)
+
+    def image_id(self, row: Row) -> str:
+        """The id of a row's picture: the name in its cell, without what a file name may not hold."""
+        return re.sub(r"[^A-Za-z0-9_-]", "_", without_suffix(Path(row.cells[self.image_column]).as_posix()))
 
     def _image(self, row: Row) -> Path | Fault:
         name = row.cells[self.image_column]

@@ -5,7 +5,7 @@ process (ggml-org/llama.cpp #20824). Nothing can catch that, so an engine would 
 """
 
 import logging
-import subprocess  # noqa: S404 (our own module, with the path of the weights)
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
