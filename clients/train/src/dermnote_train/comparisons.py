@@ -1,15 +1,16 @@
-"""Is one arm better than another? Paired over the same images and seeds, and corrected for the number of questions."""
+"""Is one arm better than another? Paired over the same images and seeds, and corrected for the number of questions.
 
-from collections.abc import Callable, Sequence
+A figure here is a mean of one value an image: within each stratum, then over the strata, then over seeds. Right or
+wrong by class is balanced accuracy; average precision without strata is mAP.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dermnote_train.evaluation import Interval
 from dermnote_train.metrics import Floats, Ints
-
-Statistic = Callable[[Ints, Ints], float]
-"""(labels [n], predictions [n]) -> a figure."""
 
 
 @dataclass(frozen=True)
@@ -23,42 +24,84 @@ class Difference:
     p_value: float
 
 
-def paired_difference(
-    statistic: Statistic,
-    labels: Ints,
-    first: Ints,
-    second: Ints,
-    *,
-    groups: Sequence[str],
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Difference:
-    """The difference `statistic(first) - statistic(second)`, over seeds and groups at once.
+@dataclass(frozen=True)
+class Resampling:
+    """Whole groups and seeds drawn with replacement, the same draws for all that is compared.
 
-    first, second: predictions [seeds, n], row s of both from the same split, seed and images. Each resample draws whole
-    groups and seeds with replacement, the same for both arms, so that what is common to them cancels out.
+    groups [n]: the group of each image; strata [n]: its class, or None for one stratum. `resamples` draws by `seed`.
     """
-    if first.shape != second.shape or first.shape[1:] != labels.shape:
-        raise ValueError(f"predictions {first.shape} and {second.shape} do not pair up for {labels.shape} labels")
-    _, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
-    rows_of = [np.flatnonzero(group_of_row == group) for group in range(int(group_of_row.max()) + 1)]
-    rng = np.random.default_rng(seed)
 
-    def difference(rows: Ints, seeds: Sequence[int]) -> float:
-        own = labels[rows]
-        return float(np.mean([statistic(own, first[s][rows]) - statistic(own, second[s][rows]) for s in seeds]))
+    groups: Sequence[str]
+    strata: Ints | None = None
+    resamples: int = 2000
+    seed: int = 0
 
-    drawn = []
-    for _ in range(resamples):
-        rows = np.concatenate([rows_of[group] for group in rng.integers(0, len(rows_of), len(rows_of))])
-        drawn.append(difference(rows, rng.integers(0, len(first), len(first)).tolist()))
-    figures = np.array(drawn)
-    value = difference(np.arange(len(labels)), range(len(first)))
-    low, high = np.percentile(figures, [2.5, 97.5])
-    return Difference(Interval(value, float(low), float(high)), _p_value(figures))
+    def interval(self, values: Floats) -> Interval:
+        """The figure of values [seeds, n] with its 95 % interval; NaN: an image that a seed did not test."""
+        drawn = self._over_seeds(self._figures(values, self._weights()), len(values))
+        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        return Interval(self.figure(values), float(low), float(high))
+
+    def figure(self, values: Floats) -> float:
+        """The figure of values [seeds, n] as they are."""
+        every = np.ones((1, len(self.groups)))
+        return float(self._figures(values, every).mean())
+
+    def difference(self, first: Floats, second: Floats) -> Difference:
+        """figure(first) - figure(second). Row s of both: the same split, seed and images.
+
+        What is common to the arms cancels out, since both are drawn alike. Raises ValueError if they don't pair up.
+        """
+        if first.shape != second.shape or first.shape[1:] != (len(self.groups),):
+            raise ValueError(f"values {first.shape} and {second.shape} do not pair up for {len(self.groups)} images")
+        if not np.array_equal(np.isnan(first), np.isnan(second)):
+            raise ValueError("the two do not pair up: they were tested on different images")
+        weights = self._weights()
+        gained = self._figures(first, weights) - self._figures(second, weights)
+        drawn = self._over_seeds(gained, len(first))
+        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        value = self.figure(first) - self.figure(second)
+        return Difference(Interval(value, float(low), float(high)), _p_value(drawn))
+
+    def _weights(self) -> Floats:
+        """How often each image is drawn, [resamples, n]."""
+        _, group_of = np.unique(np.asarray(self.groups), return_inverse=True)
+        count = int(group_of.max()) + 1
+        rng = np.random.default_rng(self.seed)
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=self.resamples)
+        weights: Floats = drawn[:, group_of].astype(np.float64)
+        return weights
+
+    def _figures(self, values: Floats, weights: Floats) -> Floats:
+        """[resamples, seeds]: each seed's figure with each row of weights; NaN where none of its images is drawn."""
+        strata = np.zeros(len(self.groups), dtype=np.int64) if self.strata is None else self.strata
+        tested = ~np.isnan(values)
+        means = []
+        for stratum in np.unique(strata):
+            own = tested * (strata == stratum)
+            with np.errstate(invalid="ignore"):
+                means.append((weights @ (np.nan_to_num(values) * own).T) / (weights @ own.T.astype(np.float64)))
+        stacked = np.stack(means)
+        known = ~np.isnan(stacked)
+        counts = known.sum(axis=0)
+        sums = np.where(known, stacked, 0.0).sum(axis=0)
+        figures: Floats = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        return figures
+
+    def _over_seeds(self, figures: Floats, seeds: int) -> Floats:
+        """[resamples]: the mean over seeds drawn with replacement."""
+        rng = np.random.default_rng([self.seed, 1])
+        drawn = rng.integers(0, seeds, (len(figures), seeds))
+        picked = np.take_along_axis(figures, drawn, axis=1)
+        known = ~np.isnan(picked)
+        counts = known.sum(axis=1)
+        sums = np.where(known, picked, 0.0).sum(axis=1)
+        means: Floats = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+        return means
 
 
 def _p_value(figures: Floats) -> float:
+    figures = figures[~np.isnan(figures)]
     below, above = int((figures <= 0).sum()), int((figures >= 0).sum())
     return min(1.0, 2 * (min(below, above) + 1) / (len(figures) + 1))
 

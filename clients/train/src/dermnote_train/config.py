@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 class LossWeights(BaseModel):
     """Weights of the loss terms (losses.py); the defaults are those of arXiv 2511.21827.
 
-    `info_nce` is the paper's alternative to `nt_xent`; there its weight is 0.25.
+    `info_nce` is the paper's alternative to `nt_xent`; there its weight is 0.25. `fused_ce` is not the paper's: the
+    cross-entropy of the mean of both branches' logits, for models that are to be given a note as well.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -19,6 +20,7 @@ class LossWeights(BaseModel):
     l1: float = Field(default=1.0, ge=0)
     nt_xent: float = Field(default=0.5, ge=0)
     info_nce: float = Field(default=0.0, ge=0)
+    fused_ce: float = Field(default=0.0, ge=0)
     temperature: float = Field(default=0.07, gt=0)
 
 

@@ -20,6 +20,7 @@ class LossTerms:
     l1: Tensor
     nt_xent: Tensor
     info_nce: Tensor
+    fused_ce: Tensor
     total: Tensor
 
 
@@ -29,6 +30,7 @@ def image_text_loss(image: Branch, text: Branch, labels: Tensor, *, weights: Los
     terms = {
         "image_ce": functional.cross_entropy(image.logits, labels),
         "text_ce": functional.cross_entropy(text.logits, labels),
+        "fused_ce": functional.cross_entropy((image.logits + text.logits) / 2, labels) if weights.fused_ce else None,
         "cosine": cosine_distance(*pairs),
         "l1": functional.l1_loss(*pairs),
         "nt_xent": supervised_nt_xent(*pairs, labels, temperature=weights.temperature) if weights.nt_xent else None,
@@ -79,5 +81,5 @@ def _cosines(image: Tensor, text: Tensor) -> Tensor:
 def _summed(terms: dict[str, Tensor | None], *, weights: LossWeights, zero: Tensor) -> LossTerms:
     known = {name: term for name, term in terms.items() if term is not None}
     total = sum((getattr(weights, name) * term for name, term in known.items()), start=zero)
-    names = ("image_ce", "text_ce", "cosine", "l1", "nt_xent", "info_nce")
+    names = ("image_ce", "text_ce", "cosine", "l1", "nt_xent", "info_nce", "fused_ce")
     return LossTerms(**{name: known.get(name, zero) for name in names}, total=total)

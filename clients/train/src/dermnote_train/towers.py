@@ -71,7 +71,8 @@ class Towers(nn.Module):
 
     def image_features_of(self, pixels: Tensor) -> Tensor:
         """uint8 [n, 3, size, size] -> [n, image_features]."""
-        features: Tensor = self.visual((pixels.float() / 255 - self.mean) / self.std)
+        scaled = (pixels.float() / 255 - self.mean) / self.std
+        features: Tensor = self.visual(scaled.contiguous(memory_format=torch.channels_last))
         return features
 
     @torch.inference_mode()

@@ -45,6 +45,7 @@ class EpochRow:
     l1: float
     nt_xent: float
     info_nce: float
+    fused_ce: float
     val_ce: float
     val_balanced_accuracy: float
     images_per_s: float

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from dermnote_contracts.problems import DermnoteError, one_line
-from dermnote_train.cli import datasets, demo, evaluate, export, findings, index, notes, search, train
+from dermnote_train.cli import datasets, demo, evaluate, export, findings, index, notes, search, study, train
 from dermnote_train.errors import UserError
 
 
@@ -46,6 +46,7 @@ def make_app() -> typer.Typer:
     app.command("export")(export.export)
     app.command("index")(index.index)
     app.command("search")(search.search)
+    app.command("study")(study.study)
     app.command("demo")(demo.demo)
     return app
 

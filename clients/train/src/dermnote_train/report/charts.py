@@ -36,6 +36,46 @@ class Curve:
     kept: int
 
 
+@dataclass(frozen=True)
+class Gain:
+    """One row of a forest plot: a difference with its interval; `sure`: it holds after correction."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    sure: bool
+
+
+def forest(title: str, gains: Sequence[Gain], *, unit: str) -> str:
+    """Differences around zero, one a row, from the top, as an SVG data URI; what is sure is filled."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 0.9 + 0.24 * len(gains)), layout="constrained")
+        axes = figure.subplots()
+        for row, gain in enumerate(gains):
+            hue = HUES[0] if gain.value >= 0 else HUES[1]
+            axes.plot([gain.low, gain.high], [row, row], color=hue, linewidth=1.6, solid_capstyle="butt")
+            face = hue if gain.sure else "white"
+            axes.plot([gain.value], [row], "o", color=hue, markersize=5.5, markerfacecolor=face)
+        axes.axvline(0, color="#8a9499", linewidth=0.9)
+        axes.set_yticks(range(len(gains)), [gain.name for gain in gains])
+        axes.set_ylim(len(gains) - 0.4, -0.6)
+        axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
+        axes.set_xlabel(unit)
+        axes.grid(axis="x", color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        return _as_svg(figure)
+
+
+def _as_svg(figure: Figure) -> str:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None})
+    return data_uri(stream.getvalue(), "image/svg+xml")
+
+
 def chart(title: str, curves: Sequence[Curve], *, floor: float | None = None, unit_range: bool = False) -> str:
     """Curves over epochs as an SVG data URI. `floor`: a dashed line for chance; `unit_range`: the axis shows 0 to 1."""
     with rc_context(STYLE):
@@ -47,9 +87,7 @@ def chart(title: str, curves: Sequence[Curve], *, floor: float | None = None, un
             axes.axhline(floor, color="#8a9499", linewidth=0.9, linestyle=(0, (4, 3)))
             axes.annotate("chance", (1, floor), xytext=(0, 3), textcoords="offset points", fontsize=8, color="#6a757a")
         _tidy(axes, title, unit_range=unit_range, named=len(curves) > 1)
-        stream = io.BytesIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return data_uri(stream.getvalue(), "image/svg+xml")
+        return _as_svg(figure)
 
 
 def _draw(axes: Axes, curve: Curve, hue: str) -> None:

@@ -1,0 +1,123 @@
+"""dermnote study: the experiment of arXiv 2511.21827, and whether it holds."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dermnote_train.cli import options, screen
+from dermnote_train.data.adapters import read_folder
+from dermnote_train.figures import number
+from dermnote_train.remote.notegen import NoteService
+from dermnote_train.report.study import write_study_report
+from dermnote_train.settings import read_settings
+from dermnote_train.study.figures import Compared, Place, StudyFigures, study_figures
+from dermnote_train.study.plan import Mode, StudyPlan, plan_of, read_plan
+from dermnote_train.study.predictions import read_cell
+from dermnote_train.study.runner import CELLS, StudyState, cell_paths, run_study
+from dermnote_train.study.samples import drawn_samples
+from dermnote_train.study.sheets import write_sheets
+
+SHOWN = 12
+
+
+def study(
+    data: Annotated[Path, typer.Argument(help="A data folder to train on, or a plan (TOML; docs/study/README.md).")],
+    *,
+    away: Annotated[list[Path] | None, typer.Option(help="Another data folder: tested on, and trained on too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the study; DERMNOTE_HOME/study by default.")] = None,
+    grid: Annotated[Literal["frozen", "tuned", "all"], typer.Option(help="Which grid's cells to make.")] = "all",
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Seeds of the grids, instead of the plan's.")
+    ] = None,
+    mode: Annotated[
+        Mode | None, typer.Option(help="paper: splits by image and pools with the training notes, as the authors did.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Begin no cell after so long; run it again and it goes on.")
+    ] = None,
+    limit: options.Limit = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="A report without any picture, row or note of the data.")
+    ] = False,
+) -> None:
+    """Do notes help, by how much, and is it true? All arms, cell by cell; run it again and it goes on."""
+    settings = read_settings()
+    plan = _adjusted(_plan(data, tuple(away or ())), grid=grid, seeds=seeds, mode=mode, limit=limit)
+    where = out or settings.dermnote_home / "study"
+    begun = time.monotonic()
+    with NoteService(settings.notegen_url, key=settings.notegen_api_key) as service, screen.bars() as progress:
+        service.require_ready()
+        state = run_study(
+            plan,
+            service=service,
+            out=where,
+            progress=progress,
+            enough=lambda: minutes is not None and time.monotonic() - begun > 60 * minutes,
+        )
+        samples = drawn_samples(
+            service, state, folder=where / "drawn", out=where / "notes" / "drawn", progress=progress
+        )
+        model = service.model()
+    cells = [read_cell(where / CELLS / path) for path in cell_paths(state)]
+    figures = study_figures(
+        cells,
+        pools={name: domain.records for name, domain in state.data.domains.items()},
+        resamples=plan.resamples,
+    )
+    write_sheets(where, figures)
+    report = write_study_report(
+        where / "report.html", state, figures, cells=cells, samples=samples, model=model, public=public
+    )
+    show_study(state, figures)
+    screen.say(f"report: {report}")
+    if state.left:
+        screen.say(f"{state.left} cells are still to be made; run the same command again to go on")
+
+
+def _plan(data: Path, away: tuple[Path, ...]) -> StudyPlan:
+    if data.suffix == ".toml":
+        if away:
+            raise typer.BadParameter("a plan says itself what is tested on; leave --away out")
+        return read_plan(data)
+    return plan_of(data, away, names={folder: read_folder(folder).name for folder in (data, *away)})
+
+
+def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | None, limit: int | None) -> StudyPlan:
+    changes: dict[str, object] = {}
+    grids = {"frozen": plan.frozen, "tuned": plan.tuned}
+    for name, one in grids.items():
+        if one is not None and grid not in (name, "all"):
+            changes[name] = None
+        elif one is not None and seeds is not None:
+            changes[name] = one.model_copy(update={"seeds": seeds})
+    if grid != "all" and grids[grid] is None:
+        raise typer.BadParameter(f"the plan has no {grid} grid")
+    changes |= {name: value for name, value in (("mode", mode), ("limit", limit)) if value is not None}
+    return plan.model_copy(update=changes)
+
+
+def show_study(state: StudyState, figures: StudyFigures) -> None:
+    """The differences that matter most: of each family at each place, the arm that gained most."""
+    best: dict[tuple[Place, str], Compared] = {}
+    for one in figures.compared:
+        key = (one.place, one.family)
+        if key not in best or one.difference.interval.value > best[key].difference.interval.value:
+            best[key] = one
+    screen.show_table(
+        f"The best arm of each question ({len(state.done)} cells, {figures.opened} configurations opened)",
+        ("trained on", "tested on", "question", "arm", "gain", "95 % interval", "p (Holm)"),
+        [
+            (
+                f"{one.place.route} ({one.place.grid})",
+                one.place.pool,
+                one.family,
+                one.arm,
+                f"{one.difference.interval.value:+.3f}",
+                f"{one.difference.interval.low:+.3f} to {one.difference.interval.high:+.3f}",
+                number(one.adjusted),
+            )
+            for one in best.values()
+        ],
+    )

@@ -1,0 +1,56 @@
+"""The study's page: the template filled, written whole or not at all."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import DictLoader, Environment, StrictUndefined
+
+from dermnote_contracts.notes import ModelInfo
+from dermnote_train.atomic import replacing
+from dermnote_train.report import study_view
+from dermnote_train.study.arms import ARMS
+from dermnote_train.study.figures import StudyFigures
+from dermnote_train.study.predictions import CellOutputs
+from dermnote_train.study.runner import StudyState
+from dermnote_train.study.samples import Sample
+
+TEMPLATES = ("study.html.j2", "style.css", "parts.html.j2")
+
+
+def write_study_report(
+    path: Path,
+    state: StudyState,
+    figures: StudyFigures,
+    *,
+    cells: Sequence[CellOutputs],
+    samples: Sequence[Sample],
+    model: ModelInfo,
+    public: bool,
+) -> Path:
+    """Write the report as one self-contained HTML file; returns its path. `public`: with nothing of the data itself."""
+    here = files(__package__)
+    sources = {name: (here / name).read_text("utf-8") for name in TEMPLATES}
+    environment = Environment(
+        loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    html = environment.get_template("study.html.j2").render(
+        state=state,
+        figures=figures,
+        made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        arms={name: ARMS[name].says for name in state.plan.arms()},
+        answers=study_view.answers(figures),
+        places=study_view.places(figures),
+        fidelity=study_view.fidelity(state),
+        data=study_view.data_rows(state),
+        leakage=study_view.leakage(state),
+        samples=study_view.samples(samples),
+        found=[] if public else study_view.found_notes(state, cells),
+        settings=study_view.settings(state, figures, model),
+        choices=study_view.choices(cells),
+        public=public,
+    )
+    with replacing(path) as partial:
+        partial.write_text(html, "utf-8")
+    return path

@@ -1,0 +1,37 @@
+"""Which facts a study's notes may state: those that every data set fills, so that no note tells where it is from."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dermnote_contracts.metadata import walk
+from dermnote_train.data.presence import without
+from dermnote_train.records import LesionDataset, Record
+
+LEAST_FILLED = 0.5
+ALWAYS = ("diagnosis",)
+FINDINGS = "findings"
+
+
+def common_facts(datasets: Sequence[LesionDataset]) -> tuple[str, ...]:
+    """The paths of the facts ("age", "symptoms.itch") that at least half of the records of every data set have."""
+    shares = [_filled(dataset) for dataset in datasets]
+    return tuple(sorted(path for path in set(shares[0]) if all(one.get(path, 0) >= LEAST_FILLED for one in shares)))
+
+
+def _filled(dataset: LesionDataset) -> dict[str, float]:
+    counts = Counter(path for record in dataset.records for path, _ in walk(record.metadata.given()))
+    return {path: count / len(dataset.records) for path, count in counts.items()}
+
+
+def with_only(dataset: LesionDataset, paths: Sequence[str]) -> LesionDataset:
+    """The data set with these facts, its diagnoses and its findings; everything else is taken out."""
+    other = [path for path in _filled(dataset) if path not in {*paths, *ALWAYS} and not path.startswith(FINDINGS)]
+    return replace(dataset, records=without(dataset.records, other))
+
+
+def known_facts(record: Record, *, blinded: bool, findings: bool) -> bool:
+    """Whether there is anything that a note of a record could state."""
+    given = record.metadata.given()
+    hidden = {"diagnosis", "benign_malignant"} if blinded else set()
+    return bool(set(given) - hidden - (set() if findings else {FINDINGS}))

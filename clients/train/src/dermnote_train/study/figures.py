@@ -1,0 +1,422 @@
+"""The figures of a study, from its cells' outputs: each arm by itself, and paired. Values in, values out."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.metrics import cohen_kappa_score, f1_score
+
+from dermnote_train.comparisons import Difference, Resampling, holm
+from dermnote_train.evaluation import Interval
+from dermnote_train.metrics import (
+    ClassHits,
+    Floats,
+    InstanceHits,
+    Ints,
+    auroc_macro,
+    calibration_error,
+    class_level,
+    confusion_matrix,
+    instance_level,
+)
+from dermnote_train.records import Record
+from dermnote_train.study.arms import ARMS, NAMED
+from dermnote_train.study.heads import INPUTS, Input
+from dermnote_train.study.predictions import CellOutputs, Floats32, PoolOutputs
+from dermnote_train.subgroups import subgroups
+
+Direction = Literal["image to note", "note to image"]
+Notes = Literal["blinded", "own"]
+VALIDATION = "val"
+KS = (1, 5, 10)
+
+
+class Draws(NamedTuple):
+    """How every interval is drawn."""
+
+    resamples: int
+    seed: int
+
+    def of(self, groups: Sequence[str], strata: Ints | None = None) -> Resampling:
+        """For images of these groups and classes."""
+        return Resampling(groups, strata, self.resamples, self.seed)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a figure holds: grid, route (what was trained on) and pool (what was tested on)."""
+
+    grid: str
+    route: str
+    pool: str
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The images of a place in one order, the same for all seeds. labels [n] by `classes`; groups [n]."""
+
+    records: tuple[Record, ...]
+    labels: Ints
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, records: Sequence[Record], classes: tuple[str, ...]) -> "Pool":
+        labels = np.array([classes.index(record.label) for record in records])
+        return cls(tuple(records), labels, tuple(record.group for record in records), classes)
+
+    def rows(self, image_ids: Sequence[str]) -> Ints:
+        """Where images are in this order."""
+        place = {record.image_id: row for row, record in enumerate(self.records)}
+        return np.array([place[image_id] for image_id in image_ids])
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Classification by one arm from one input: means over seeds, balanced accuracy with its interval.
+
+    `n`: images tested, all seeds together. `confusion[true][predicted]`: counts of all seeds.
+    """
+
+    place: Place
+    arm: str
+    input: Input
+    seeds: int
+    n: int
+    balanced_accuracy: Interval
+    f1_macro: float
+    f1_micro: float
+    f1_weighted: float
+    kappa_linear: float
+    auroc_macro: float
+    calibration_error: float
+    chance: float
+    confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Retrieval by one arm. notes "own" of an arm that was trained with named notes name the class: `reads_class`.
+
+    Class-level: mAP and P@k; instance-level: R@k and the median rank, the mean of the seeds' medians.
+    """
+
+    place: Place
+    arm: str
+    direction: Direction
+    notes: Notes
+    reads_class: bool
+    seeds: int
+    mean_average_precision: Interval
+    precision_at: Mapping[int, float]
+    chance_map: float
+    recall_at: Mapping[int, float]
+    chance_recall_at: Mapping[int, float]
+    median_rank: float
+    pool: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """`arm` from `input` against `against`: a paired difference; `adjusted`: its p-value by Holm within its family."""
+
+    place: Place
+    measure: Literal["balanced accuracy", "mAP"]
+    arm: str
+    input: str
+    against: str
+    family: str
+    difference: Difference
+    adjusted: float = 1.0
+
+
+@dataclass(frozen=True)
+class InSubgroup:
+    """Balanced accuracy of one arm on pictures alone, within one subgroup; the mean over seeds."""
+
+    place: Place
+    arm: str
+    field: str
+    value: str
+    n: int
+    balanced_accuracy: float
+    chance: float
+
+
+@dataclass(frozen=True)
+class StudyFigures:
+    """All of them. `opened`: how many (arm, input, route, grid) x test pools were looked at."""
+
+    classified: tuple[Classified, ...]
+    retrieved: tuple[Retrieved, ...]
+    compared: tuple[Compared, ...]
+    in_subgroups: tuple[InSubgroup, ...]
+    opened: int
+
+
+@dataclass(frozen=True)
+class _Seeds:
+    """One arm at one place: its pool's outputs by seed."""
+
+    pool: Pool
+    outputs: Mapping[int, PoolOutputs]
+
+    def right(self, by: Input) -> Floats:
+        """[seeds, n]: 1 where the picture was classified rightly, 0 where not, NaN where it was not tested."""
+        return self._spread({seed: self._is_right(one, by) for seed, one in self.outputs.items()})
+
+    def _is_right(self, one: PoolOutputs, by: Input) -> Floats:
+        predicted = one.logits[by].argmax(axis=1)
+        right: Floats = (predicted == self.pool.labels[self.pool.rows(one.image_ids)]).astype(np.float64)
+        return right
+
+    def _spread(self, values: Mapping[int, Floats]) -> Floats:
+        spread = np.full((len(values), len(self.pool.records)), np.nan)
+        for place, (seed, found) in enumerate(sorted(values.items())):
+            spread[place, self.pool.rows(self.outputs[seed].image_ids)] = found
+        return spread
+
+
+Found = Mapping[Place, Mapping[str, _Seeds]]
+
+
+def study_figures(
+    cells: Iterable[CellOutputs], *, pools: Mapping[str, Sequence[Record]], resamples: int, seed: int = 0
+) -> StudyFigures:
+    """All figures of the given cells. pools: domain -> its records; "home" is the route's own.
+
+    Arms are compared only over seeds that both have.
+    """
+    draws = Draws(resamples, seed)
+    found = _by_place(cells, pools)
+    maps: dict[tuple[Place, str], Floats] = {}
+    retrieved = []
+    for place, arms in found.items():
+        for arm, seeds in arms.items():
+            for one, values in _retrieved(place, arm, seeds, draws=draws):
+                retrieved.append(one)
+                if one.direction == "image to note" and one.notes == "blinded":
+                    maps[place, arm] = values
+    classified = [
+        _classified(place, arm, seeds, by, draws=draws)
+        for place, arms in found.items()
+        for arm, seeds in arms.items()
+        for by in _inputs(seeds)
+    ]
+    compared = [*_comparisons(found, draws=draws), *_map_comparisons(found, maps, draws)]
+    return StudyFigures(
+        classified=tuple(classified),
+        retrieved=tuple(retrieved),
+        compared=_adjusted(compared),
+        in_subgroups=tuple(_in_subgroups(found)),
+        opened=len(classified),
+    )
+
+
+def _by_place(cells: Iterable[CellOutputs], pools: Mapping[str, Sequence[Record]]) -> Found:
+    outputs: dict[Place, dict[str, dict[int, PoolOutputs]]] = defaultdict(lambda: defaultdict(dict))
+    classes: dict[Place, tuple[str, ...]] = {}
+    for cell in cells:
+        for name, answers in cell.pools.items():
+            if name == VALIDATION:
+                continue
+            place = Place(cell.facts.grid, cell.facts.route, name)
+            outputs[place][cell.facts.arm][cell.facts.seed] = answers
+            classes[place] = cell.facts.classes
+    found = {}
+    for place, arms in outputs.items():
+        pool = Pool.of(pools[place.route if place.pool == "home" else place.pool], classes[place])
+        found[place] = {arm: _Seeds(pool, seeds) for arm, seeds in sorted(arms.items(), key=lambda one: _order(one[0]))}
+    return found
+
+
+def _order(arm: str) -> int:
+    return list(ARMS).index(arm) if arm in ARMS else len(ARMS)
+
+
+def _inputs(seeds: _Seeds) -> list[Input]:
+    return [by for by in INPUTS if all(by in one.logits for one in seeds.outputs.values())]
+
+
+def _classified(place: Place, arm: str, seeds: _Seeds, by: Input, *, draws: Draws) -> Classified:
+    pool = seeds.pool
+    rows = {number: pool.rows(one.image_ids) for number, one in seeds.outputs.items()}
+    labels = {number: pool.labels[own] for number, own in rows.items()}
+    chances = {number: softmax(one.logits[by].astype(np.float64), axis=1) for number, one in seeds.outputs.items()}
+    guesses = {number: found.argmax(axis=1) for number, found in chances.items()}
+    confusion = sum(
+        (confusion_matrix(labels[one], guesses[one], classes=len(pool.classes)) for one in rows),
+        start=np.zeros((len(pool.classes),) * 2, dtype=np.int64),
+    )
+
+    def f1(average: str) -> float:
+        return _mean(f1_score(labels[one], guesses[one], average=average, zero_division=0) for one in rows)
+
+    return Classified(
+        place=place,
+        arm=arm,
+        input=by,
+        seeds=len(rows),
+        n=sum(map(len, rows.values())),
+        balanced_accuracy=draws.of(pool.groups, pool.labels).interval(seeds.right(by)),
+        f1_macro=f1("macro"),
+        f1_micro=f1("micro"),
+        f1_weighted=f1("weighted"),
+        kappa_linear=_mean(cohen_kappa_score(labels[one], guesses[one], weights="linear") for one in rows),
+        auroc_macro=_mean(auroc_macro(labels[one], chances[one]) for one in rows),
+        calibration_error=_mean(calibration_error(labels[one], chances[one]) for one in rows),
+        chance=1 / len(np.unique(pool.labels)),
+        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+    )
+
+
+def _mean(values: Iterable[Any]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _retrieved(place: Place, arm: str, seeds: _Seeds, *, draws: Draws) -> Iterator[tuple[Retrieved, Floats]]:
+    """Every direction and kind of note that the arm has embeddings for, with average precision [seeds, n]."""
+    kinds: dict[Notes, str] = {"blinded": "note", "own": "own_text"}
+    for notes, attribute in kinds.items():
+        if any(getattr(one, attribute) is None for one in seeds.outputs.values()):
+            continue
+        named = notes == "own" and any(name in NAMED for name in ARMS[arm].notes)
+        for direction in ("image to note", "note to image"):
+            hits = {
+                number: _hits(one, getattr(one, attribute), seeds.pool, direction, seed=draws.seed)
+                for number, one in seeds.outputs.items()
+            }
+            values = seeds._spread({number: one[0].average_precision for number, one in hits.items()})
+            sizes = [len(one.image_ids) for one in seeds.outputs.values()]
+            yield (
+                Retrieved(
+                    place=place,
+                    arm=arm,
+                    direction=direction,
+                    notes=notes,
+                    reads_class=named,
+                    seeds=len(hits),
+                    mean_average_precision=draws.of(seeds.pool.groups).interval(values),
+                    precision_at={k: _mean(np.nanmean(one[0].precision_at[k]) for one in hits.values()) for k in KS},
+                    chance_map=_mean(np.nanmean(one[0].chance_average_precision) for one in hits.values()),
+                    recall_at={k: _mean(one[1].recall_at[k].mean() for one in hits.values()) for k in KS},
+                    chance_recall_at={k: _mean(min(1.0, k / size) for size in sizes) for k in KS},
+                    median_rank=_mean(float(np.median(one[1].rank)) for one in hits.values()),
+                    pool=round(_mean(sizes)),
+                ),
+                values,
+            )
+
+
+def _hits(
+    one: PoolOutputs, text: Floats32, pool: Pool, direction: Direction, *, seed: int
+) -> tuple[ClassHits, InstanceHits]:
+    image, note = _normalised(one.image), _normalised(text)
+    cosines = (image @ note.T).astype(np.float64)
+    rows = pool.rows(one.image_ids)
+    groups = np.asarray(pool.groups)[rows]
+    scores = cosines if direction == "image to note" else cosines.T
+    by_class = class_level(
+        scores,
+        query_labels=pool.labels[rows],
+        pool_labels=pool.labels[rows],
+        excluded=groups[:, None] == groups[None, :],
+        ks=KS,
+        seed=seed,
+    )
+    return by_class, instance_level(scores, ks=KS)
+
+
+def _normalised(rows: Floats32) -> Floats32:
+    found: Floats32 = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return found
+
+
+AS_TABLE: Mapping[str, str] = {"G-blinded": "table", "G-findings-blinded": "table-findings", "mixed": "table-findings"}
+"""Arms whose notes hold what a table arm has as numbers: the notes' own worth."""
+SAYS: Mapping[Input, str] = {"image": "pictures", "note": "blinded note", "both": "picture and blinded note"}
+
+
+def _comparisons(found: Found, *, draws: Draws) -> Iterator[Compared]:
+    for place, arms in found.items():
+        image = arms.get("image")
+        for arm, seeds in arms.items():
+            for by in _inputs(seeds):
+                if image is not None and arm != "image":
+                    family = f"{SAYS[by]} against pictures alone"
+                    yield _right(place, (arm, seeds, by), ("image", image, "image"), family, draws)
+                table = AS_TABLE.get(arm)
+                if by == "both" and table is not None and table in arms:
+                    family = "note against the same facts as a table"
+                    yield _right(place, (arm, seeds, by), (table, arms[table], by), family, draws)
+
+
+Side = tuple[str, _Seeds, Input]
+
+
+def _right(place: Place, first: Side, second: Side, family: str, draws: Draws) -> Compared:
+    ours, theirs = _shared(first[1], second[1])
+    drawing = draws.of(ours.pool.groups, ours.pool.labels)
+    return Compared(
+        place=place,
+        measure="balanced accuracy",
+        arm=first[0],
+        input=first[2],
+        against=second[0],
+        family=family,
+        difference=drawing.difference(ours.right(first[2]), theirs.right(second[2])),
+    )
+
+
+def _shared(first: _Seeds, second: _Seeds) -> tuple[_Seeds, _Seeds]:
+    """Both with the seeds that both have."""
+    both = sorted(set(first.outputs) & set(second.outputs))
+    ours, theirs = (replace(one, outputs={number: one.outputs[number] for number in both}) for one in (first, second))
+    return ours, theirs
+
+
+def _map_comparisons(found: Found, maps: Mapping[tuple[Place, str], Floats], draws: Draws) -> Iterator[Compared]:
+    """Retrieval of blinded notes against the arm that was trained with random notes."""
+    for (place, arm), values in maps.items():
+        control = maps.get((place, "random"))
+        if control is None or arm == "random" or control.shape != values.shape:
+            continue
+        drawing = draws.of(found[place][arm].pool.groups)
+        yield Compared(
+            place=place,
+            measure="mAP",
+            arm=arm,
+            input="image to blinded note",
+            against="random",
+            family="mAP on blinded notes against random notes",
+            difference=drawing.difference(values, control),
+        )
+
+
+def _adjusted(compared: Sequence[Compared]) -> tuple[Compared, ...]:
+    """With Holm's correction over the arms of each family at each place; controls take no part in it."""
+    families: defaultdict[tuple[Place, str], list[int]] = defaultdict(list)
+    for row, one in enumerate(compared):
+        families[one.place, one.family].append(row)
+    done = list(compared)
+    for rows in families.values():
+        adjusted = holm([compared[row].difference.p_value for row in rows])
+        for row, p_value in zip(rows, adjusted, strict=True):
+            done[row] = replace(compared[row], adjusted=p_value)
+    return tuple(done)
+
+
+def _in_subgroups(found: Found) -> Iterator[InSubgroup]:
+    for place, arms in found.items():
+        for arm, seeds in arms.items():
+            right = seeds.right("image")
+            for (field, value), rows in subgroups(seeds.pool.records).items():
+                labels = seeds.pool.labels[rows]
+                present = len(np.unique(labels))
+                if present < 2:
+                    continue
+                own = Resampling([str(row) for row in rows], labels)
+                yield InSubgroup(place, arm, field, value, len(rows), own.figure(right[:, rows]), 1 / present)

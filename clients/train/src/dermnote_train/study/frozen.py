@@ -1,0 +1,238 @@
+"""The frozen grid: what a cell needs, whether it is done already, and its making."""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dermnote_train.model import Branch
+from dermnote_train.records import Record, Split
+from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, Texts, training_texts
+from dermnote_train.study.heads import (
+    IMAGE_CANDIDATES,
+    INPUTS,
+    TEXT_CANDIDATES,
+    Chosen,
+    HeldOut,
+    Input,
+    Schedule,
+    Seen,
+    Trained,
+    train_heads,
+)
+from dermnote_train.study.plan import FrozenGrid
+from dermnote_train.study.predictions import CellFacts, CellOutputs, Choice, PoolOutputs
+from dermnote_train.study.tables import FactTable
+
+LEAST_DEVIATION = 0.01
+VERSIONS = ("torch", "torchvision", "timm", "open_clip_torch", "numpy")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Everything that is looked up: views by image_id [1 + v, d], text features by text [t]; `key` names both."""
+
+    views: Mapping[str, Tensor]
+    texts: Mapping[str, Tensor]
+    key: str
+
+
+@dataclass(frozen=True)
+class FrozenCell:
+    """One cell to be made. pools: name ("val", "home", a domain's) -> held-out records; sets: note set -> texts."""
+
+    route: str
+    arm: str
+    seed: int
+    split: Split
+    pools: Mapping[str, Sequence[Record]]
+    sets: Mapping[str, Texts]
+    classes: tuple[str, ...]
+    grid: FrozenGrid
+
+    @property
+    def path(self) -> str:
+        """Where its file lies, below the study's folder of cells."""
+        return f"frozen/{self.route}/{self.arm}/seed{self.seed}.safetensors"
+
+    def digest(self, features: Features) -> str:
+        """sha256 of all that its outputs depend on."""
+        digest = hashlib.sha256(features.key.encode())
+        digest.update(repr((self.arm, ARMS[self.arm], self.seed, self.classes)).encode())
+        digest.update(self.grid.model_dump_json(exclude={"arms", "seeds"}).encode())
+        digest.update(repr((IMAGE_CANDIDATES, TEXT_CANDIDATES, versions())).encode())
+        for name, records in {"train": self.split.train, **self.pools}.items():
+            digest.update(name.encode())
+            for record in records:
+                digest.update(f"{record.image_id} {record.group} {record.label}\n".encode())
+                digest.update(record.metadata.model_dump_json(exclude_none=True).encode() if self._has_table else b"")
+                for texts in self._needed():
+                    digest.update(f"{texts[record.image_id]}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def _has_table(self) -> bool:
+        return ARMS[self.arm].table
+
+    def _needed(self) -> list[Texts]:
+        return [self.sets[name] for name in ARMS[self.arm].needs]
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that a cell's outputs depend on."""
+    return {name: version(name) for name in VERSIONS}
+
+
+def make_cell(cell: FrozenCell, *, features: Features) -> CellOutputs:
+    """Train the heads of a cell and ask them about every pool."""
+    begun = time.monotonic()
+    torch.set_num_threads(1)  # the steps are small: threads would only wait for each other
+    arm = ARMS[cell.arm]
+    table = FactTable(cell.split.train, findings=NOTE_SETS[arm.read].findings) if arm.table else None
+    seen, scales = _scaled(_seen(arm, cell=cell, features=features, table=table))
+    held_out = {
+        name: _held_out(records, arm, cell=cell, features=features, scales=scales, table=table)
+        for name, records in cell.pools.items()
+    }
+    trained = train_heads(
+        seen,
+        held_out["val"],
+        candidates=TEXT_CANDIDATES if arm.has_text else IMAGE_CANDIDATES,
+        schedule=Schedule(cell.grid.epochs, cell.grid.patience, cell.grid.batch_size),
+        classes=len(cell.classes),
+        seed=cell.seed,
+    )
+    pools = {name: _outputs(trained, held_out[name], records=records) for name, records in cell.pools.items()}
+    facts = CellFacts(
+        grid="frozen",
+        route=cell.route,
+        arm=cell.arm,
+        seed=cell.seed,
+        digest=cell.digest(features),
+        classes=cell.classes,
+        pools={name: pool.image_ids for name, pool in pools.items()},
+        choices={
+            by: Choice(candidate=kept.candidate, epoch=kept.epoch, losses=trained.losses[by])
+            for by, kept in trained.kept.items()
+        },
+        trained_on=len(cell.split.train),
+        seconds=time.monotonic() - begun,
+        versions=versions(),
+    )
+    return CellOutputs(facts, pools)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Features with mean 0 and deviation 1 on the training part. What hardly varies there is not blown up."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> "_Scale":
+        return cls(features.mean(dim=0), features.std(dim=0).clamp(min=LEAST_DEVIATION))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.deviation
+
+
+class _Scales(NamedTuple):
+    image: _Scale
+    text: _Scale | None
+
+
+def _scaled(seen: Seen) -> tuple[Seen, _Scales]:
+    """Training data at the scale of its own pictures, as they are, and of its own texts."""
+    image = _Scale.of(seen.views[:, 0])
+    text = None if seen.text is None else _Scale.of(seen.text.flatten(0, 1))
+    scaled = None if text is None or seen.text is None else text(seen.text)
+    return Seen(image(seen.views), scaled, seen.labels), _Scales(image, text)
+
+
+def _views(records: Sequence[Record], features: Features) -> Tensor:
+    return torch.stack([features.views[record.image_id] for record in records]).float()
+
+
+def _texts(texts: Sequence[str], features: Features) -> Tensor:
+    return torch.stack([features.texts[text] for text in texts])
+
+
+def _labels(records: Sequence[Record], classes: Sequence[str]) -> Tensor:
+    return torch.tensor([classes.index(record.label) for record in records])
+
+
+def _seen(arm: Arm, *, cell: FrozenCell, features: Features, table: FactTable | None) -> Seen:
+    records = cell.split.train
+    labels = _labels(records, cell.classes)
+    if arm.shuffled_labels:
+        labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(cell.seed))]
+    text = None
+    if table is not None:
+        text = table.rows(records)[None]
+    elif arm.has_text:
+        told = training_texts(arm, records, cell.sets, seed=cell.seed)
+        text = torch.stack([_texts(texts, features) for texts in told])
+    return Seen(_views(records, features), text, labels)
+
+
+def _held_out(
+    records: Sequence[Record],
+    arm: Arm,
+    *,
+    cell: FrozenCell,
+    features: Features,
+    scales: _Scales,
+    table: FactTable | None,
+) -> HeldOut:
+    note, own = None, None
+    if table is not None:
+        note = table.rows(records)
+    elif arm.reads:
+        note = _texts([cell.sets[arm.read][record.image_id] for record in records], features)
+        own = _texts([cell.sets[arm.notes[0]][record.image_id] for record in records], features)
+    groups = np.unique([record.group for record in records], return_inverse=True)[1]
+    return HeldOut(
+        image=scales.image(_views(records, features)[:, 0]),
+        note=_at(scales.text, note),
+        labels=_labels(records, cell.classes),
+        groups=torch.from_numpy(groups),
+        own_text=_at(scales.text, own),
+    )
+
+
+def _at(scale: _Scale | None, features: Tensor | None) -> Tensor | None:
+    return None if scale is None or features is None else scale(features)
+
+
+def _outputs(trained: Trained, held_out: HeldOut, *, records: Sequence[Record]) -> PoolOutputs:
+    logits: dict[Input, np.ndarray] = {}
+    for by in INPUTS:
+        if by in trained.kept:
+            logits[by] = _logits(trained.outputs(held_out, by=by), by=by).numpy()
+    by_retrieval: Chosen = "retrieval" if "retrieval" in trained.kept else "image"
+    image, note = trained.outputs(held_out, by=by_retrieval)
+    own = None
+    if held_out.own_text is not None:
+        with torch.no_grad():
+            own = trained.head.of_text(held_out.own_text).embedding.numpy()
+    return PoolOutputs(
+        image_ids=tuple(record.image_id for record in records),
+        logits=logits,
+        image=image.embedding.numpy(),
+        note=None if note is None else note.embedding.numpy(),
+        own_text=own,
+    )
+
+
+def _logits(branches: tuple[Branch, Branch | None], *, by: Input) -> Tensor:
+    image, note = branches
+    if note is None or by == "image":
+        return image.logits
+    return note.logits if by == "note" else (image.logits + note.logits) / 2

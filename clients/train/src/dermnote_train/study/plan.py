@@ -1,0 +1,145 @@
+"""What a study asks: domains, routes between them, arms and seeds. Values only, and their TOML form."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dermnote_train.config import TrainConfig
+from dermnote_train.errors import UserError
+from dermnote_train.study.arms import ARMS, NAMED
+
+Grid = Literal["frozen", "tuned"]
+Mode = Literal["strict", "paper"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Domain(_Part):
+    """Where pictures come from: a data folder, or the rows of it whose cells are as `where` says (column -> cells)."""
+
+    folder: Path
+    where: Mapping[str, tuple[str, ...]] = {}
+
+
+class Route(_Part):
+    """Trained on one domain, tested on its own held-out part ("home") and on the whole of each domain of `away`."""
+
+    train: str
+    away: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """A folder's name for it."""
+        return self.train
+
+
+class FrozenGrid(_Part):
+    """The image tower as it came; heads trained on its features of `views` augmented views of every picture.
+
+    `patience`: epochs without a better validation loss, after which a candidate's training ends.
+    """
+
+    arms: tuple[str, ...] = tuple(ARMS)
+    seeds: int = Field(default=5, ge=1, le=100)
+    image_size: int = Field(default=224, ge=32, le=512)
+    views: int = Field(default=6, ge=1, le=64)
+    epochs: int = Field(default=60, ge=1, le=10000)
+    patience: int = Field(default=15, ge=1)
+    batch_size: int = Field(default=128, ge=2, le=4096)
+
+
+class TunedGrid(_Part):
+    """The image tower trained with the heads, once for each cell, as `dermnote train` does."""
+
+    arms: tuple[str, ...] = ("image", "M", "G", "G-findings", "random")
+    routes: tuple[str, ...] = ()
+    seeds: int = Field(default=3, ge=1, le=100)
+    config: TrainConfig = TrainConfig()
+
+
+class StudyPlan(_Part):
+    """A whole study. `mode`: "paper" splits by image and searches pools that hold the query's own note and the training
+    notes, as the authors' code does; "strict" does neither. `resamples`: for the intervals.
+    """
+
+    domains: Mapping[str, Domain]
+    routes: tuple[Route, ...] = Field(min_length=1)
+    mode: Mode = "strict"
+    frozen: FrozenGrid | None = FrozenGrid()
+    tuned: TunedGrid | None = None
+    notes_seed: int = Field(default=0, ge=0, lt=2**31)
+    limit: int | None = Field(default=None, ge=1)
+    resamples: int = Field(default=2000, ge=100, le=100_000)
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        trained = [route.train for route in self.routes]
+        for name in {*trained, *(away for route in self.routes for away in route.away)} - set(self.domains):
+            raise ValueError(f"no domain {name!r}; there are {', '.join(self.domains)}")
+        if len(set(trained)) < len(trained):
+            raise ValueError("two routes train on the same domain; give one of them both in `away`")
+        for grid in (self.frozen, self.tuned):
+            for name in () if grid is None else grid.arms:
+                if name not in ARMS:
+                    raise ValueError(f"no arm {name!r}; there are {', '.join(ARMS)}")
+        for name in set(self.tuned.routes if self.tuned else ()) - set(trained):
+            raise ValueError(f"tuned.routes: no route trains on {name!r}; there are {', '.join(trained)}")
+        return self
+
+    def routes_of(self, grid: Grid) -> tuple[Route, ...]:
+        """The routes of one grid: the tuned one may be of some only."""
+        if grid == "tuned" and self.tuned is not None and self.tuned.routes:
+            return tuple(route for route in self.routes if route.train in self.tuned.routes)
+        return self.routes
+
+    def arms(self) -> tuple[str, ...]:
+        """Every arm of either grid, in ARMS' order."""
+        wanted = {name for grid in (self.frozen, self.tuned) if grid is not None for name in grid.arms}
+        return tuple(name for name in ARMS if name in wanted)
+
+
+def read_plan(path: Path) -> StudyPlan:
+    """A plan from its TOML file; folders in it are found from where the file is. Raises UserError."""
+    try:
+        plan = StudyPlan.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as wrong:
+        raise UserError(f"{path}: no study plan that can be read: {wrong}") from wrong
+    except ValidationError as wrong:
+        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in wrong.errors())
+        raise UserError(f"{path}: {faults}") from wrong
+    domains = {
+        name: domain.model_copy(update={"folder": path.parent / domain.folder}) for name, domain in plan.domains.items()
+    }
+    return plan.model_copy(update={"domains": domains})
+
+
+def plan_of(home: Path, away: tuple[Path, ...], *, names: Mapping[Path, str]) -> StudyPlan:
+    """The plan of a command line without a file: train on `home` and test on each of `away`, and the reverse."""
+    folders = (home, *away)
+    domains = {names[folder]: Domain(folder=folder) for folder in folders}
+    if len(domains) < len(folders):
+        raise UserError(
+            f"two data sets of one name ({', '.join(names[folder] for folder in folders)}); use a plan file"
+        )
+    routes = tuple(Route(train=name, away=tuple(other for other in domains if other != name)) for name in domains)
+    return StudyPlan(domains=domains, routes=routes)
+
+
+__all__ = [
+    "ARMS",
+    "NAMED",
+    "Domain",
+    "FrozenGrid",
+    "Grid",
+    "Mode",
+    "Route",
+    "StudyPlan",
+    "TunedGrid",
+    "plan_of",
+    "read_plan",
+]
