@@ -13,12 +13,13 @@ from torch.nn.functional import cross_entropy
 from dermnote_train import checkpoint, images
 from dermnote_train.checkpoint import load_checkpoint
 from dermnote_train.config import TrainConfig
+from dermnote_train.drawing import balanced_order
 from dermnote_train.errors import UserError
 from dermnote_train.model import LesionModel
 from dermnote_train.predict import classify
 from dermnote_train.progress import Step
 from dermnote_train.records import Record, Split
-from dermnote_train.train import TrainResult, balanced_sampler, train
+from dermnote_train.train import TrainResult, train
 
 ToyRecords = Callable[..., tuple[Record, ...]]
 Notes = dict[str, str] | None
@@ -129,8 +130,7 @@ def test_progress_ends_every_stage(
 
 def test_a_rare_class_is_drawn_as_often_as_the_others() -> None:
     labels = torch.tensor([0] * 2 + [1] * 90 + [2] * 400)
-    sampler = balanced_sampler(labels, classes=3, seed=0)
-    drawn = torch.bincount(labels[list(sampler)], minlength=3)
+    drawn = torch.bincount(labels[balanced_order(labels, classes=3, seed=0, epoch=1)], minlength=3)
     assert drawn.sum() == len(labels)
     assert drawn.min() > 0.75 * len(labels) / 3
 

@@ -1,5 +1,7 @@
 """Augmentation as in arXiv 2511.21827: flips, quarter turns, resized crop 0.80-0.95, RGB shift, each with p 0.5."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
@@ -21,9 +23,20 @@ def augmentation(*, image_size: int) -> v2.Transform:
     )
 
 
-def augmented(pixels: Tensor, transform: v2.Transform) -> Tensor:
-    """Each of [n, 3, size, size] transformed by its own draw."""
-    return torch.stack([transform(picture) for picture in pixels])
+def augmented(pixels: Tensor, transform: v2.Transform, *, seeds: Sequence[int] | None = None) -> Tensor:
+    """Each of [n, 3, size, size] transformed by its own draw.
+
+    seeds: a number for each picture, so that it is the same in whatever batch and process it is; torch's global
+    generator is then left as it was.
+    """
+    if seeds is None:
+        return torch.stack([transform(picture) for picture in pixels])
+    found = []
+    with torch.random.fork_rng(devices=[]):
+        for picture, seed in zip(pixels, seeds, strict=True):
+            torch.manual_seed(seed)
+            found.append(transform(picture))
+    return torch.stack(found)
 
 
 def shift_rgb(picture: Tensor) -> Tensor:

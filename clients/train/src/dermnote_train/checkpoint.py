@@ -63,7 +63,7 @@ def save_checkpoint(model: LesionModel, *, config: TrainConfig, split: Split, ep
     )
     path = run_dir / CHECKPOINT_NAME
     with replacing(path) as partial:
-        save_file(_learned_state(model), partial, metadata={"dermnote": info.model_dump_json()})
+        save_file(learned_state(model), partial, metadata={"dermnote": info.model_dump_json()})
     return path
 
 
@@ -104,7 +104,7 @@ def _read(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
         raise UserError(f"{path}: not a whole checkpoint of this version; train again") from wrong
 
 
-def _learned_state(model: LesionModel) -> dict[str, Tensor]:
+def learned_state(model: LesionModel) -> dict[str, Tensor]:
     frozen = ("towers.clip.text.", "towers.clip.logit_")
     return {
         name: tensor.detach().to("cpu", copy=True).contiguous()

@@ -30,7 +30,9 @@ class TrainConfig(BaseModel):
     `lr` moves the image tower, `head_lr` the new linear layers: ours is higher than the paper's 1e-4, since a few short
     epochs hardly move fresh layers at that rate. `tuned`: which part of the image tower learns. `patience`: epochs
     without a better validation loss before the run stops. `frozen_norm`: batch normalisation keeps ImageNet's
-    statistics; a few hundred images give poor ones of their own.
+    statistics; a few hundred images give poor ones of their own. `precision`: "auto" is bfloat16 on a GPU and float32
+    on a CPU. `accumulate`: batches whose gradients make one step. `save_every`: batches after which the state is kept,
+    so that a broken run goes on from there.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +47,9 @@ class TrainConfig(BaseModel):
     patience: int = Field(default=4, ge=1)
     tuned: Literal["all", "last", "none"] = "all"
     frozen_norm: bool = True
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulate: int = Field(default=1, ge=1, le=1024)
+    save_every: int = Field(default=50, ge=1)
     losses: LossWeights = LossWeights()
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -58,6 +58,10 @@ class LesionModel(nn.Module):
         """Where the weights are."""
         return self.head.shared.weight.device
 
+    def forward(self, pixels: Tensor, text: Tensor | None) -> tuple[Branch, Branch | None]:
+        """Both branches of n pairs, or the image branch alone. pixels: uint8 [n, 3, s, s]; text: [n, text_features]."""
+        return self.of_pixels(pixels), None if text is None else self.of_text_features(text)
+
     def of_pixels(self, pixels: Tensor) -> Branch:
         """pixels: uint8 [n, 3, size, size], as images.py gives them."""
         return self.head.of_image(self.towers.image_features_of(pixels))

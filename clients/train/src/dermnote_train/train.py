@@ -4,22 +4,24 @@ import csv
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam, Optimizer
-from torch.utils.data import WeightedRandomSampler
+from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms import v2
 
 from dermnote_train import checkpoint, images
 from dermnote_train.atomic import replacing
 from dermnote_train.augment import augmentation, augmented
 from dermnote_train.config import TrainConfig
+from dermnote_train.drawing import augmentation_seeds, balanced_order
 from dermnote_train.errors import UserError
 from dermnote_train.features import text_features
 from dermnote_train.losses import LossTerms, image_loss, image_text_loss
@@ -28,8 +30,11 @@ from dermnote_train.model import LesionModel
 from dermnote_train.predict import classify
 from dermnote_train.progress import Report, Step, silent
 from dermnote_train.records import Record, Split
+from dermnote_train.resume import Place, forget_state, load_state, run_key, save_state
+from dermnote_train.spread import Workers
 from dermnote_train.trainable import refuse_untrainable
 
+ALONE = Workers()
 LAST_STAGES = ("blocks.5", "blocks.6", "conv_head", "bn2")  # of timm's EfficientNet: what `tuned: last` lets learn
 
 
@@ -72,50 +77,70 @@ def train(
     classes: Sequence[str],
     notes: Mapping[str, str] | None,
     run_dir: Path,
+    workers: Workers = ALONE,
+    tensorboard: bool = False,
     progress: Report = silent,
 ) -> TrainResult:
     """Train on split.train, stop early by split.val (the image branch's cross-entropy), never look at split.test.
 
     notes: image_id -> note for every record of split.train; None trains the image branch alone (image CE only).
-    run_dir: made if absent; text features are cached in it. progress: told of every batch.
+    run_dir: made if absent; text features are cached in it, and the state of an unfinished run, which the same call
+    goes on with: killed at any moment, it ends with the same weights on the same machine. workers: the processes that
+    train together (spread.py), all with the same arguments. tensorboard: events go to run_dir/tensorboard. progress:
+    told of every batch.
     Raises UserError for parts too small to train on, a class without training images, a record without its note, an
     image that can't be read, a loss that is no number any more.
     """
     refuse_untrainable(split, classes=classes, notes=notes)
     torch.manual_seed(config.seed)
-    device = _device(config)
+    device = workers.device(_device(config))
 
     model = checkpoint.build_model(config, classes=tuple(classes), with_notes=notes is not None).to(device)
-    seen = _load(split.train, model=model, notes=notes, run_dir=run_dir, progress=progress)
-    held_out = _load(split.val, model=model, notes=None, run_dir=run_dir, progress=progress)
+    seen = _load(split.train, model=model, notes=notes, run_dir=run_dir, workers=workers, progress=progress)
+    held_out = _load(split.val, model=model, notes=None, run_dir=run_dir, workers=workers, progress=progress)
+    model.towers.visual.to(memory_format=torch.channels_last)  # half again as fast on CPUs
     tuned = _thaw(model, config=config)
     optimiser = _optimiser(model, config=config)
-    sampler = balanced_sampler(seen.labels, classes=len(classes), seed=config.seed)
-    transform = augmentation(image_size=config.image_size)
+    key = run_key(config, split=split, classes=classes, notes=notes, processes=workers.count)
+    place = load_state(run_dir, key=key, model=model, optimiser=optimiser)
+    learner = _Learner(_spread(model, workers), optimiser, augmentation(image_size=config.image_size), config, workers)
+    board = _board(run_dir, wanted=tensorboard and workers.first)
 
-    history: list[EpochRow] = []
-    best: EpochRow | None = None
-    for epoch in range(1, config.epochs + 1):
+    history = [EpochRow(**row) for row in place.history]  # type: ignore[arg-type]
+    best = min(history, key=lambda row: row.val_ce, default=None)
+    for epoch in range(place.epoch, config.epochs + 1):
+        if best is not None and epoch - 1 - best.epoch >= config.patience:
+            break
         _learning(model, tuned=tuned, frozen_norm=config.frozen_norm)
-        started, terms = time.perf_counter(), []
-        for batch in _batches(sampler, size=config.batch_size):
-            terms.append(_step(model, seen, batch, optimiser=optimiser, transform=transform, config=config))
-            done = min(len(terms) * config.batch_size, len(seen.labels))
-            stage = f"epoch {epoch}/{config.epochs}"
-            progress(Step(stage, done, len(seen.labels), f"loss {terms[-1]['total']:.2f}"))
-        rate = len(seen.labels) / (time.perf_counter() - started)
+        order = balanced_order(seen.labels, classes=len(classes), seed=config.seed, epoch=epoch)
+        batches = torch.split(torch.arange(len(order)), config.batch_size)
+        terms, before, started = place.terms, len(place.terms), time.perf_counter()
+        for number in range(before, len(batches)):
+            last = number + 1 == len(batches)
+            steps = last or (number + 1) % config.accumulate == 0
+            terms.append(_learn(learner, seen, _Batch(order, places=batches[number], epoch=epoch, steps=steps)))
+            if steps and not last and (number + 1) % config.save_every < config.accumulate and workers.first:
+                save_state(run_dir, key=key, place=place, model=model, optimiser=optimiser)
+            shown = f"loss {terms[-1]['total']:.2f}"
+            progress(Step(f"epoch {epoch}/{config.epochs}", int(batches[number][-1]) + 1, len(order), shown))
+        rate = (len(order) - before * config.batch_size) / (time.perf_counter() - started)
 
         row = _epoch_row(epoch, terms, rate=rate, model=model, held_out=held_out)
         _refuse_divergence(row)
+        row = replace(row, val_ce=workers.agreed(row.val_ce))
         history.append(row)
-        _write_history(history, run_dir=run_dir)
         if best is None or row.val_ce < best.val_ce:
             best = row
-            checkpoint.save_checkpoint(model, config=config, split=split, epoch=epoch, run_dir=run_dir)
-        elif epoch - best.epoch >= config.patience:
-            break
+            if workers.first:
+                checkpoint.save_checkpoint(model, config=config, split=split, epoch=epoch, run_dir=run_dir)
+        place = Place(epoch + 1, history=[asdict(one) for one in history])
+        if workers.first:
+            _write_history(history, run_dir=run_dir)
+            save_state(run_dir, key=key, place=place, model=model, optimiser=optimiser)
+            _tell(board, row)
 
     assert best is not None  # noqa: S101 (config.epochs is at least 1)
+    workers.wait()
     checkpoint.restore(model, checkpoint.read_state(run_dir / checkpoint.CHECKPOINT_NAME))
     result = TrainResult(
         run_dir=run_dir,
@@ -124,7 +149,9 @@ def train(
         images_per_s=median(row.images_per_s for row in history),
         model=model.eval(),
     )
-    _write_run(result, config=config, split=split)
+    if workers.first:
+        _write_run(result, config=config, split=split)
+        forget_state(run_dir)
     return result
 
 
@@ -143,6 +170,7 @@ def _load(
     model: LesionModel,
     notes: Mapping[str, str] | None,
     run_dir: Path,
+    workers: Workers,
     progress: Report,
 ) -> _Part:
     pixels = images.decode(records, preprocessing=model.towers.preprocessing, progress=progress)
@@ -150,19 +178,24 @@ def _load(
     if notes is None:
         return _Part(pixels=pixels, text=None, labels=labels)
     texts = [notes[record.image_id] for record in records]
+    if not workers.first:
+        workers.wait()  # until the first has written them
     text = text_features(texts, towers=model.towers, cache_dir=run_dir, progress=progress)
+    if workers.first:
+        workers.wait()
     return _Part(pixels=pixels, text=text.to(model.device), labels=labels)
 
 
-def _device(config: TrainConfig) -> torch.device:
+def _device(config: TrainConfig) -> str:
     if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.device)
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.device
 
 
 def _thaw(model: LesionModel, *, config: TrainConfig) -> list[nn.Module]:
     """Let the head and the tuned part of the image tower learn, nothing else; returns the modules that learn."""
     model.towers.requires_grad_(requires_grad=False)
+    model.head.text.requires_grad_(requires_grad=model.with_notes)
     trunk = model.towers.visual.get_submodule("trunk")
     parts = {"all": [trunk], "last": [trunk.get_submodule(name) for name in LAST_STAGES], "none": []}[config.tuned]
     for part in parts:
@@ -182,44 +215,64 @@ def _learning(model: LesionModel, *, tuned: Sequence[nn.Module], frozen_norm: bo
 
 def _optimiser(model: LesionModel, *, config: TrainConfig) -> Optimizer:
     tower = [weight for weight in model.towers.parameters() if weight.requires_grad]
-    groups = [{"params": list(model.head.parameters()), "lr": config.head_lr}]
+    head = [weight for weight in model.head.parameters() if weight.requires_grad]
+    groups = [{"params": head, "lr": config.head_lr}]
     if tower:
         groups.append({"params": tower, "lr": config.lr})
     return Adam(groups, weight_decay=config.weight_decay, amsgrad=True)
 
 
-def balanced_sampler(labels: Tensor, *, classes: int, seed: int) -> WeightedRandomSampler:
-    """As many draws an epoch as there are images, with replacement, every class equally likely."""
-    counts = torch.bincount(labels.cpu(), minlength=classes)
-    weights = (1 / counts.double())[labels.cpu()]
-    generator = torch.Generator().manual_seed(seed)
-    return WeightedRandomSampler(weights.tolist(), num_samples=len(labels), generator=generator)
+@dataclass(frozen=True)
+class _Batch:
+    """The places of one batch in an epoch's order. `steps`: the optimiser steps after it."""
+
+    order: Tensor
+    places: Tensor
+    epoch: int
+    steps: bool
 
 
-def _batches(sampler: WeightedRandomSampler, *, size: int) -> Iterator[Tensor]:
-    yield from torch.split(torch.tensor(list(sampler)), size)
+@dataclass(frozen=True)
+class _Learner:
+    """What every batch needs. `model`: on its own, or in the hands of many processes."""
+
+    model: nn.Module
+    optimiser: Optimizer
+    transform: v2.Transform
+    config: TrainConfig
+    workers: Workers
 
 
-def _step(
-    model: LesionModel,
-    seen: _Part,
-    batch: Tensor,
-    *,
-    optimiser: Optimizer,
-    transform: v2.Transform,
-    config: TrainConfig,
-) -> dict[str, float]:
-    """One step of the optimiser on the images numbered `batch`; returns every loss term."""
-    pixels = augmented(seen.pixels[batch], transform).to(model.device)
-    labels = seen.labels[batch.to(model.device)]
-    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=model.device.type == "cuda"):
-        image = model.of_pixels(pixels)
-        text = None if seen.text is None else model.of_text_features(seen.text[batch.to(model.device)])
-    terms = image_loss(image, labels) if text is None else image_text_loss(image, text, labels, weights=config.losses)
-    optimiser.zero_grad()
-    terms.total.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
+def _spread(model: LesionModel, workers: Workers) -> nn.Module:
+    return model if workers.count == 1 else DistributedDataParallel(model)
+
+
+def _learn(learner: _Learner, seen: _Part, batch: _Batch) -> dict[str, float]:
+    """Take the gradients of one batch, and step where it is time to; returns every loss term of the whole batch."""
+    config, workers, device = learner.config, learner.workers, seen.labels.device
+    places = workers.part(batch.places)
+    rows = batch.order[places]
+    seeds = augmentation_seeds(places, seed=config.seed, epoch=batch.epoch)
+    pixels = augmented(seen.pixels[rows], learner.transform, seeds=seeds).to(device)
+    told = None if seen.text is None else seen.text[rows.to(device)]
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_half(config, device)):
+        image, text = learner.model(pixels, told)
+    labels = seen.labels[batch.order[batch.places].to(device)]
+    image = workers.whole(image, size=len(labels))
+    terms = (
+        image_loss(image, labels)
+        if text is None
+        else image_text_loss(image, workers.whole(text, size=len(labels)), labels, weights=config.losses)
+    )
+    (terms.total / config.accumulate).backward()  # type: ignore[no-untyped-call]
+    if batch.steps:
+        learner.optimiser.step()
+        learner.optimiser.zero_grad()
     return {field.name: getattr(terms, field.name).item() for field in fields(LossTerms)}
+
+
+def _half(config: TrainConfig, device: torch.device) -> bool:
+    return config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
 
 
 def _epoch_row(
@@ -240,6 +293,17 @@ def _epoch_row(
 def _refuse_divergence(row: EpochRow) -> None:
     if not (math.isfinite(row.loss) and math.isfinite(row.val_ce)):
         raise UserError(f"training went astray in epoch {row.epoch} (the loss is no number); lower lr and head_lr")
+
+
+def _board(run_dir: Path, *, wanted: bool) -> SummaryWriter | None:
+    return SummaryWriter(run_dir / "tensorboard") if wanted else None
+
+
+def _tell(board: SummaryWriter | None, row: EpochRow) -> None:
+    if board is not None:
+        for name, value in asdict(row).items():
+            board.add_scalar(name, value, row.epoch)
+        board.flush()
 
 
 def _write_history(history: Sequence[EpochRow], *, run_dir: Path) -> None:

@@ -1,7 +1,7 @@
 """dermnote train: an image+text model, or an image-only one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,8 +9,10 @@ from dermnote_train.cli import options, screen
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.splits import split_dataset
 from dermnote_train.note_rows import read_notes, texts_for
+from dermnote_train.progress import silent
 from dermnote_train.run_data import keep_run_data
 from dermnote_train.settings import read_settings
+from dermnote_train.spread import joined
 from dermnote_train.train import TrainResult
 from dermnote_train.train import train as train_model
 
@@ -29,19 +31,33 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, max=1000)] = None,
     image_size: Annotated[int | None, typer.Option(min=32, max=512, help="Pixels of a side.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, max=4096)] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"] | None, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")
+    ] = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Batches whose gradients make one step.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events to the run folder.")] = False,
     classes: options.Classes = "paper5",
     labels: options.Labels = None,
     limit: options.Limit = None,
     seed: options.Seed = 0,
 ) -> None:
-    """Train on 60 % of the groups, stop early by 20 %, keep 20 % for dermnote evaluate."""
+    """Train on 60 % of the groups, stop early by 20 %, keep 20 % for dermnote evaluate.
+
+    Killed, the same command goes on where it was. On several GPUs or hosts: torchrun --no-python dermnote train ...
+    """
     settings = read_settings()
     base = TrainConfig.paper(seed=seed) if paper else TrainConfig(seed=seed)
-    given = {"epochs": epochs, "image_size": image_size, "batch_size": batch_size}
+    given = {
+        "epochs": epochs,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "precision": precision,
+        "accumulate": accumulate,
+    }
     config = TrainConfig.model_validate(
         base.model_dump() | {name: value for name, value in given.items() if value is not None}
     )
-    with screen.bars() as progress:
+    with joined() as workers, screen.bars() as progress:
         dataset = options.read_dataset(options.DataChoice(folder, classes, labels, limit, seed), progress=progress)
         split = split_dataset(dataset, seed=seed)
         run_dir = out or settings.dermnote_home / "runs" / (dataset.name + ("-image-only" if image_only else ""))
@@ -49,8 +65,17 @@ def train(
         rows = () if image_only else read_notes(source)
         texts = None if image_only else texts_for(dataset.records, rows, source=source)
         result = train_model(
-            config, split=split, classes=dataset.classes, notes=texts, run_dir=run_dir, progress=progress
+            config,
+            split=split,
+            classes=dataset.classes,
+            notes=texts,
+            run_dir=run_dir,
+            workers=workers,
+            tensorboard=tensorboard,
+            progress=progress if workers.first else silent,
         )
+    if not workers.first:
+        return
     keep_run_data(run_dir, dataset, split=split, class_set=classes, strategy=rows[0].strategy if rows else None)
     show_training(result)
     screen.say(f"run: {run_dir}")
