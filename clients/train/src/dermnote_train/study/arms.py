@@ -19,19 +19,25 @@ Blinding = Literal["G-blinded", "G-findings-blinded"]
 
 @dataclass(frozen=True)
 class NoteSet:
-    """Notes of one kind: how they are asked for. `findings`: with what was measured in the picture."""
+    """Notes of one kind: how they are asked for. `findings`: with what was measured in the picture.
+
+    `class_only`: from the diagnosis alone, as the paper asks for P2. `copies`: how many notes are written of equal
+    facts; pictures beyond these share them in turn. None: every picture has a note of its own.
+    """
 
     strategy: Strategy
     blinded: bool = False
     findings: bool = False
     on_unfaithful: OnUnfaithful = "retry"
+    class_only: bool = False
+    copies: int | None = None
 
 
 NOTE_SETS: Mapping[str, NoteSet] = {
     "M": NoteSet("M"),
-    "P1": NoteSet("P1", on_unfaithful="keep"),
-    "P2": NoteSet("P2", on_unfaithful="keep"),
-    "P3": NoteSet("P3", on_unfaithful="keep"),
+    "P1": NoteSet("P1", on_unfaithful="keep", class_only=True, copies=24),
+    "P2": NoteSet("P2", on_unfaithful="keep", class_only=True, copies=24),
+    "P3": NoteSet("P3", on_unfaithful="keep", copies=1),
     "G": NoteSet("G"),
     "G-findings": NoteSet("G", findings=True),
     "G-blinded": NoteSet("G", blinded=True),

@@ -265,12 +265,19 @@ def _classified(place: Place, arm: str, seeds: _Seeds, by: Input, *, draws: Draw
         f1_macro=f1("macro"),
         f1_micro=f1("micro"),
         f1_weighted=f1("weighted"),
-        kappa_linear=_mean(cohen_kappa_score(labels[one], guesses[one], weights="linear") for one in rows),
+        kappa_linear=_mean(_kappa(labels[one], guesses[one]) for one in rows),
         auroc_macro=_mean(auroc_macro(labels[one], chances[one]) for one in rows),
         calibration_error=_mean(calibration_error(labels[one], chances[one]) for one in rows),
         chance=1 / len(np.unique(pool.labels)),
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
     )
+
+
+def _kappa(labels: Ints, guesses: Ints) -> float:
+    """NaN where only one class is in play: agreement then says nothing."""
+    if len(np.union1d(labels, guesses)) < 2:
+        return float("nan")
+    return float(cohen_kappa_score(labels, guesses, weights="linear"))
 
 
 def _mean(values: Iterable[Any]) -> float:

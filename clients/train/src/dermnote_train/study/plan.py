@@ -87,6 +87,9 @@ class StudyPlan(_Part):
             for name in () if grid is None else grid.arms:
                 if name not in ARMS:
                     raise ValueError(f"no arm {name!r}; there are {', '.join(ARMS)}")
+        for name in self.tuned.arms if self.tuned else ():
+            if ARMS[name].table or ARMS[name].shuffled_labels or len(ARMS[name].notes) > 1:
+                raise ValueError(f"tuned.arms: {name} is an arm of the frozen grid only")
         for name in set(self.tuned.routes if self.tuned else ()) - set(trained):
             raise ValueError(f"tuned.routes: no route trains on {name!r}; there are {', '.join(trained)}")
         return self

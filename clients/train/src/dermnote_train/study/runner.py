@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from dermnote_train.study.frozen import Features, FrozenCell
 from dermnote_train.study.making import make_cells
 from dermnote_train.study.noting import Noted, note_sets
 from dermnote_train.study.plan import Route, StudyPlan
-from dermnote_train.study.predictions import CellFacts, read_facts
+from dermnote_train.study.predictions import CellFacts, read_facts, write_cell
+from dermnote_train.study.tuned import Paused, TunedCell, make_tuned_cell
 from dermnote_train.study.views import tower_id, view_features
 
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731 (a default, not a function of its own)
@@ -59,7 +61,35 @@ def run_study(
         features = _features(plan, data, noted, out=out, progress=progress)
         cells = list(frozen_cells(plan, data, noted))
         done, left = _frozen(cells, features, folder=out / CELLS, progress=progress, enough=enough)
+    if plan.tuned is not None:
+        made = list(_tuned(list(tuned_cells(plan, data, noted)), out=out, progress=progress, enough=enough))
+        done += [facts for facts in made if facts is not None]
+        left += made.count(None)
     return StudyState(plan, data, noted, tuple(done), left)
+
+
+def _tuned(
+    cells: Sequence[TunedCell], *, out: Path, progress: Report, enough: Callable[[], bool]
+) -> Iterator[CellFacts | None]:
+    """The facts of each cell in turn, made now where it is missing; None for what there was no time for."""
+    for number, cell in enumerate(cells, start=1):
+        path = out / CELLS / cell.path
+        facts = read_facts(path)
+        if facts is None or facts.digest != cell.digest():
+            facts = None
+            with suppress(Paused):
+                if enough():
+                    raise Paused
+                made = make_tuned_cell(
+                    cell,
+                    run_dir=out / "runs" / cell.route / cell.arm / f"seed{cell.seed}",
+                    progress=progress,
+                    enough=enough,
+                )
+                write_cell(path, made)
+                facts = made.facts
+        yield facts
+        progress(Step("tuned cells", number, len(cells), f"{cell.route}, {cell.arm}, seed {cell.seed}"))
 
 
 def _frozen(
@@ -103,6 +133,20 @@ def frozen_cells(plan: StudyPlan, data: StudyData, noted: Mapping[str, Mapping[s
             sets = _sets(data, route, noted)
             for arm in plan.frozen.arms:
                 yield FrozenCell(route.name, arm, seed, split, held_out, sets, data.classes, plan.frozen)
+
+
+def tuned_cells(plan: StudyPlan, data: StudyData, noted: Mapping[str, Mapping[str, Noted]]) -> Iterator[TunedCell]:
+    """Every cell of the tuned grid, seed by seed."""
+    assert plan.tuned is not None  # noqa: S101 (asked for by the caller)
+    for seed in range(plan.tuned.seeds):
+        for route in plan.routes_of("tuned"):
+            split = data.split(route, seed=seed, mode=plan.mode)
+            held_out = pools(data, route, split)
+            sets = _sets(data, route, noted)
+            for arm in plan.tuned.arms:
+                yield TunedCell(
+                    route.name, arm, seed, data.domains[route.train], split, held_out, sets, data.classes, plan.tuned
+                )
 
 
 def _sets(data: StudyData, route: Route, noted: Mapping[str, Mapping[str, Noted]]) -> dict[str, Texts]:

@@ -1,0 +1,135 @@
+"""The tuned grid: a cell is a whole training run (train.py) in a folder of its own, and its outputs on every pool."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch.nn.functional import normalize
+
+from dermnote_train import images
+from dermnote_train.checkpoint import split_id
+from dermnote_train.config import TrainConfig
+from dermnote_train.model import LesionModel
+from dermnote_train.predict import classify, read
+from dermnote_train.progress import Report, Step
+from dermnote_train.records import LesionDataset, Record, Split
+from dermnote_train.run_data import keep_run_data
+from dermnote_train.study.arms import ARMS, Texts, training_texts
+from dermnote_train.study.frozen import versions
+from dermnote_train.study.heads import Input
+from dermnote_train.study.plan import TunedGrid
+from dermnote_train.study.predictions import CellFacts, CellOutputs, Choice, Floats32, PoolOutputs
+from dermnote_train.train import TrainResult, train
+
+
+class Paused(Exception):
+    """Enough time has gone by; the run's state is kept."""
+
+
+@dataclass(frozen=True)
+class TunedCell:
+    """One cell to be made. `dataset`: of the training domain; the rest as for a frozen cell."""
+
+    route: str
+    arm: str
+    seed: int
+    dataset: LesionDataset
+    split: Split
+    pools: Mapping[str, Sequence[Record]]
+    sets: Mapping[str, Texts]
+    classes: tuple[str, ...]
+    grid: TunedGrid
+
+    @property
+    def path(self) -> str:
+        """Where its file lies, below the study's folder of cells."""
+        return f"tuned/{self.route}/{self.arm}/seed{self.seed}.safetensors"
+
+    @property
+    def config(self) -> TrainConfig:
+        """The grid's, with the cell's seed."""
+        return self.grid.config.model_copy(update={"seed": self.seed})
+
+    @property
+    def notes(self) -> dict[str, str] | None:
+        """image_id -> the text that a training picture learns with."""
+        arm = ARMS[self.arm]
+        if not arm.has_text:
+            return None
+        (texts,) = training_texts(arm, self.split.train, self.sets, seed=self.seed)
+        return {record.image_id: text for record, text in zip(self.split.train, texts, strict=True)}
+
+    def digest(self) -> str:
+        """sha256 of all that its outputs depend on."""
+        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        digest.update(repr((self.arm, ARMS[self.arm], self.classes, split_id(self.split), versions())).encode())
+        digest.update(repr(sorted((self.notes or {}).items())).encode())
+        for name, records in self.pools.items():
+            digest.update(name.encode())
+            for record in records:
+                read_at_test = [self.sets[one][record.image_id] for one in ARMS[self.arm].needs]
+                digest.update(f"{record.image_id} {record.label} {read_at_test}\n".encode())
+        return digest.hexdigest()
+
+
+def make_tuned_cell(cell: TunedCell, *, run_dir: Path, progress: Report, enough: Callable[[], bool]) -> CellOutputs:
+    """Train the cell's model in `run_dir` and ask it about every pool. Raises Paused once `enough()`; the next call
+    goes on where it stopped.
+    """
+
+    def told(step: Step) -> None:
+        progress(replace(step, stage=f"{cell.arm}, seed {cell.seed}: {step.stage}"))
+        if enough():
+            raise Paused
+
+    begun = time.monotonic()
+    result = train(
+        cell.config, split=cell.split, classes=cell.classes, notes=cell.notes, run_dir=run_dir, progress=told
+    )
+    keep_run_data(run_dir, cell.dataset, split=cell.split, class_set="paper5", strategy=_strategy(cell))
+    pools = {name: _outputs(result.model, records, cell=cell) for name, records in cell.pools.items()}
+    facts = CellFacts(
+        grid="tuned",
+        route=cell.route,
+        arm=cell.arm,
+        seed=cell.seed,
+        digest=cell.digest(),
+        classes=cell.classes,
+        pools={name: pool.image_ids for name, pool in pools.items()},
+        choices={"image": _choice(result)},
+        trained_on=len(cell.split.train),
+        seconds=time.monotonic() - begun,
+        versions=versions(),
+    )
+    return CellOutputs(facts, pools)
+
+
+def _strategy(cell: TunedCell) -> str | None:
+    return cell.arm if ARMS[cell.arm].has_text else None
+
+
+def _choice(result: TrainResult) -> Choice:
+    losses = tuple(row.val_ce for row in result.history)
+    return Choice(candidate=0, epoch=result.best_epoch, losses=(min(losses),))
+
+
+def _outputs(model: LesionModel, records: Sequence[Record], *, cell: TunedCell) -> PoolOutputs:
+    arm = ARMS[cell.arm]
+    seen = classify(model, images.decode(records, preprocessing=model.towers.preprocessing))
+    logits: dict[Input, Floats32] = {"image": seen.logits.numpy()}
+    note, own = None, None
+    if arm.reads:
+        told = read(model, [cell.sets[arm.read][record.image_id] for record in records])
+        logits |= {"note": told.logits.numpy(), "both": ((seen.logits + told.logits) / 2).numpy()}
+        note = normalize(told.embedding, dim=1).numpy()
+        said = read(model, [cell.sets[arm.notes[0]][record.image_id] for record in records])
+        own = normalize(said.embedding, dim=1).numpy()
+    return PoolOutputs(
+        image_ids=tuple(record.image_id for record in records),
+        logits=logits,
+        image=normalize(seen.embedding, dim=1).numpy(),
+        note=note,
+        own_text=own,
+    )

@@ -1,0 +1,77 @@
+"""A study's plan: read from TOML, refused with the names that it could have meant, cut down to what is asked."""
+
+from pathlib import Path
+
+import pytest
+
+from dermnote_train.errors import UserError
+from dermnote_train.study.arms import ARMS
+from dermnote_train.study.plan import Domain, Route, StudyPlan, plan_of, read_plan
+
+PLAN = """
+[domains.home]
+folder = "ham"
+[domains.north]
+folder = "ham"
+where = { dataset = ["rosendahl"] }
+[[routes]]
+train = "home"
+away = ["north"]
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "plan.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_plan_finds_its_folders_from_where_it_lies(tmp_path: Path) -> None:
+    plan = read_plan(written(tmp_path, PLAN))
+    assert plan.domains["north"] == Domain(folder=tmp_path / "ham", where={"dataset": ("rosendahl",)})
+    assert plan.routes == (Route(train="home", away=("north",)),)
+    assert plan.frozen is not None
+    assert plan.frozen.arms == tuple(ARMS)
+    assert plan.tuned is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (PLAN.replace('away = ["north"]', 'away = ["south"]'), "no domain 'south'; there are home, north"),
+        (PLAN + '[frozen]\narms = ["image", "P9"]', "no arm 'P9'"),
+        (PLAN + '[tuned]\narms = ["table"]', "table is an arm of the frozen grid only"),
+        (PLAN + '[tuned]\nroutes = ["north"]', "no route trains on 'north'"),
+        (PLAN + '[[routes]]\ntrain = "home"', "two routes train on the same domain"),
+        (PLAN + "[frozen]\nseeds = 0", "frozen.seeds"),
+        (PLAN + "sedes = 3", "away.sedes|routes.0.sedes|sedes"),
+        ("[domains", "no study plan that can be read"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read_plan(written(tmp_path, text))
+
+
+def test_a_plan_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no study plan"):
+        read_plan(tmp_path / "none.toml")
+
+
+def test_folders_alone_are_a_plan_of_every_direction() -> None:
+    plan = plan_of(Path("a"), (Path("b"),), names={Path("a"): "ham", Path("b"): "pad"})
+    assert plan.routes == (Route(train="ham", away=("pad",)), Route(train="pad", away=("ham",)))
+    with pytest.raises(UserError, match="two data sets of one name"):
+        plan_of(Path("a"), (Path("b"),), names={Path("a"): "ham", Path("b"): "ham"})
+
+
+def test_the_tuned_grid_may_be_of_some_routes_only() -> None:
+    plan = StudyPlan.model_validate(
+        {
+            "domains": {"a": {"folder": "a"}, "b": {"folder": "b"}},
+            "routes": [{"train": "a"}, {"train": "b"}],
+            "tuned": {"routes": ["b"], "arms": ["image"]},
+        }
+    )
+    assert [route.train for route in plan.routes_of("tuned")] == ["b"]
+    assert [route.train for route in plan.routes_of("frozen")] == ["a", "b"]
