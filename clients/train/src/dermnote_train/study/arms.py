@@ -32,6 +32,11 @@ class NoteSet:
     class_only: bool = False
     copies: int | None = None
 
+    @property
+    def hides_diagnosis(self) -> bool:
+        """The language model is not told it: P3 is to choose one."""
+        return self.blinded or self.strategy == "P3"
+
 
 NOTE_SETS: Mapping[str, NoteSet] = {
     "M": NoteSet("M"),

@@ -1,5 +1,6 @@
 """The data of a study: each folder read once, its findings measured, its domains and splits."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,7 +62,7 @@ def read_domains(plan: StudyPlan, *, out: Path, findings: bool, progress: Report
             dataset = _measured(dataset, out=out, progress=progress)
         datasets[reading.name], names[folder] = dataset, reading.name
     facts = common_facts(tuple(datasets.values()))
-    datasets = {name: with_only(dataset, facts) for name, dataset in datasets.items()}
+    datasets = _of_own_ids({name: with_only(dataset, facts) for name, dataset in datasets.items()})
     domains = {name: _domain(name, domain, datasets[names[domain.folder]]) for name, domain in plan.domains.items()}
     return StudyData(
         datasets=datasets,
@@ -72,6 +73,19 @@ def read_domains(plan: StudyPlan, *, out: Path, findings: bool, progress: Report
         left_out={reading.name: reading.left_out for reading in readings.values()},
         presences={reading.name: reading.presences for reading in readings.values()},
     )
+
+
+def _of_own_ids(datasets: Mapping[str, LesionDataset]) -> dict[str, LesionDataset]:
+    """Images of two data sets that have the same id get their data set's name in front."""
+    counts = Counter(record.image_id for dataset in datasets.values() for record in dataset.records)
+    if max(counts.values()) == 1:
+        return dict(datasets)
+    return {
+        name: replace(
+            dataset, records=tuple(replace(one, image_id=f"{name}.{one.image_id}") for one in dataset.records)
+        )
+        for name, dataset in datasets.items()
+    }
 
 
 def _measured(dataset: LesionDataset, *, out: Path, progress: Report) -> LesionDataset:
@@ -85,7 +99,7 @@ def _domain(name: str, domain: Domain, dataset: LesionDataset) -> LesionDataset:
     records: tuple[Record, ...] = dataset.records
     if domain.where:
         wanted = matching_images(domain.folder, where=domain.where)
-        records = tuple(record for record in records if record.image_id in wanted)
+        records = tuple(record for record in records if record.image_id.removeprefix(f"{dataset.name}.") in wanted)
     if not records:
         raise UserError(f"domain {name}: no row of {domain.folder} is as its `where` says")
     return replace(dataset, name=name, records=records)

@@ -90,7 +90,7 @@ def _writers(records: Sequence[Record], asked: NoteSet) -> dict[str, str]:
 
 def _facts(record: Record, asked: NoteSet) -> str:
     """All that a note of it may state; P3 hides the diagnosis from the model."""
-    hidden = {"diagnosis", "benign_malignant"} if asked.blinded or asked.strategy == "P3" else set()
+    hidden = {"diagnosis", "benign_malignant"} if asked.hides_diagnosis else set()
     return record.metadata.model_dump_json(exclude=hidden, exclude_none=True)
 
 
@@ -103,5 +103,7 @@ def _asked(dataset: LesionDataset, asked: NoteSet) -> LesionDataset:
         records = tuple(
             replace(record, metadata=record.metadata.model_copy(update={"findings": Findings()})) for record in records
         )
-    kept = tuple(record for record in records if known_facts(record, blinded=asked.blinded, findings=asked.findings))
+    kept = tuple(
+        record for record in records if known_facts(record, blinded=asked.hides_diagnosis, findings=asked.findings)
+    )
     return replace(dataset, records=kept)

@@ -1,0 +1,139 @@
+"""The whole chain by HTTP alone, with drawn lesions: notes, study (killed once), export, swap, index, search."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dermnote_contracts.manifest import MANIFEST_NAME, ModelManifest
+from dermnote_train.remote.retrieval import RetrievalService
+from tests.e2e.conftest import ROOT, Stack
+
+pytestmark = [pytest.mark.stack, pytest.mark.gguf]
+IMAGES = 60
+PLAN = """
+[domains.drawn]
+folder = "data/drawn"
+[domains.other]
+folder = "data/other"
+[[routes]]
+train = "drawn"
+away = ["other"]
+[frozen]
+arms = ["image", "G", "G-findings-blinded", "table-findings", "random", "class-name"]
+seeds = 2
+image_size = 64
+views = 2
+epochs = 8
+batch_size = 16
+[tuned]
+arms = ["image", "G"]
+seeds = 1
+config = {{ image_size = 64, epochs = {epochs}, tuned = "last", save_every = 1 }}
+"""
+
+
+@pytest.fixture(scope="module")
+def plan(stack: Stack) -> Path:
+    """Two drawn data sets and a small plan over them."""
+    for name, seed in (("drawn", "0"), ("other", "1")):
+        folder = stack.home / "data" / name
+        made = stack.dermnote("datasets", "draw", folder, "--count", str(IMAGES), "--seed", seed)
+        assert made.returncode == 0, made.stderr
+    path = stack.home / "plan.toml"
+    path.write_text(PLAN.format(epochs=2))
+    return path
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_study_export_index_and_search_go_through(stack: Stack, plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    killed_in_the_middle(
+        stack, "study", plan, "--out", out, when=lambda: any((out / "cells").glob("frozen/**/*.safetensors"))
+    )
+    before = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("frozen/**/*.safetensors")}
+
+    done = stack.dermnote("study", plan, "--out", out, timeout_s=900)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items()), "what was done is not done again"
+    figures = json.loads((out / "figures.json").read_text())
+    places = {(one["place"]["grid"], one["place"]["pool"]) for one in figures["classified"]}
+    assert places == {(grid, pool) for grid in ("frozen", "tuned") for pool in ("home", "other")}
+    assert {row["arm"] for row in rows(out / "classification.csv")} >= {"image", "G", "table-findings"}
+    assert {row["against"] for row in rows(out / "differences.csv")} >= {"image", "table-findings", "random"}
+    report = (out / "report.html").read_text()
+    assert "The answers" in report
+    assert 'src="http' not in report
+    assert 'href="http' not in report
+
+    exported = stack.dermnote("export", out / "runs" / "drawn" / "G" / "seed0", "--name", "studied")
+    assert exported.returncode == 0, exported.stdout + exported.stderr
+    activate(stack, "studied")
+    notes = stack.dermnote("notes", stack.home / "data" / "drawn")
+    assert notes.returncode == 0, notes.stdout + notes.stderr
+    index = stack.dermnote("index", stack.home / "data" / "drawn")
+    assert index.returncode == 0, index.stdout + index.stderr
+    image = next(iter(sorted((stack.home / "data" / "other" / "images").glob("*.jpg"))))
+    search = stack.dermnote("search", image, "-k", "3", "--via", "notes")
+    assert search.returncode == 0, search.stdout + search.stderr
+    assert "lesion" in search.stdout
+
+
+def test_a_public_report_holds_nothing_of_the_data(stack: Stack, plan: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    done = stack.dermnote("study", plan, "--out", out, "--grid", "frozen", "--seeds", "1", "--public", timeout_s=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = (out / "report.html").read_text()
+    assert "holds no picture, row or note of the data" in report
+    written = (out / "notes" / "drawn" / "G").glob("*.jsonl")
+    texts = [json.loads(line)["row"]["text"] for path in written for line in path.read_text().splitlines()]
+    assert texts
+    assert not any(text in report for text in texts)
+
+
+def test_no_time_is_no_cell_and_says_what_is_left(stack: Stack, plan: Path, tmp_path: Path) -> None:
+    done = stack.dermnote("study", plan, "--out", tmp_path / "study", "--minutes", "0", timeout_s=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "14 cells are still to be made" in done.stdout
+
+
+def activate(stack: Stack, name: str) -> None:
+    """PUT /models/active, and wait until it serves."""
+    folder = stack.home / "models" / name
+    manifest = ModelManifest.model_validate_json((folder / MANIFEST_NAME).read_text())
+    with RetrievalService(stack.environment["RETRIEVAL_URL"]) as service:
+        service.activate_model(name)
+        service.wait_active(name, model_id=manifest.model_id, told=lambda _: None)
+
+
+def killed_in_the_middle(stack: Stack, *arguments: str | Path, when) -> None:  # type: ignore[no-untyped-def]
+    """Start the command and kill -9 it, with its processes, as soon as `when()`."""
+    command = [str(Path(sys.executable).parent / "dermnote"), *map(str, arguments)]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=stack.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    ends = time.monotonic() + 600
+    while not when():
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
