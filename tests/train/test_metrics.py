@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+import ranx
 import torch
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error
@@ -213,3 +214,46 @@ def test_the_bootstrap_is_repeatable() -> None:
 
     assert once(1) == once(1)
     assert once(1) != once(2)
+
+
+def _id(query: int) -> str:
+    """ranx answers in the order of the names."""
+    return f"{query:03d}"
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(2, 5), st.integers(6, 40))
+@settings(max_examples=25, deadline=None)
+def test_class_and_instance_level_are_ranx_s(seed: int, queries: int, pool: int) -> None:
+    """Scores without ties, in an order that ranx ranks alike; some items excluded."""
+    rng = np.random.default_rng(seed)
+    scores = rng.permutation(queries * pool).reshape(queries, pool) / (queries * pool)
+    labels, held = rng.integers(0, 3, queries), rng.integers(0, 3, pool)
+    excluded = rng.random((queries, pool)) < 0.1
+    relevant = (labels[:, None] == held[None, :]) & ~excluded
+    asked = [query for query in range(queries) if relevant[query].any()]
+    assume(asked)
+    judged = {_id(query): {str(item): 1 for item in np.flatnonzero(relevant[query])} for query in asked}
+    ranked = {
+        _id(query): {str(item): float(scores[query, item]) for item in np.flatnonzero(~excluded[query])}
+        for query in asked
+    }
+    theirs = ranx.evaluate(ranx.Qrels(judged), ranx.Run(ranked), ["map", "precision@3"], return_mean=False)
+    ours = metrics.class_level(scores, query_labels=labels, pool_labels=held, excluded=excluded, ks=(3,))
+    assert ours.average_precision[asked] == pytest.approx(theirs["map"])
+    deep = [place for place, query in enumerate(asked) if len(ranked[_id(query)]) >= 3]
+    assert ours.precision_at[3][asked][deep] == pytest.approx(theirs["precision@3"][deep])
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(4, 30))
+@settings(max_examples=25, deadline=None)
+def test_instance_level_is_ranx_s(seed: int, size: int) -> None:
+    scores = np.random.default_rng(seed).permutation(size * size).reshape(size, size) / (size * size)
+    judged = ranx.Qrels({_id(query): {str(query): 1} for query in range(size)})
+    run = ranx.Run(
+        {_id(query): {str(item): float(scores[query, item]) for item in range(size)} for query in range(size)}
+    )
+    theirs = ranx.evaluate(judged, run, ["recall@1", "recall@3", "mrr"], return_mean=False)
+    ours = metrics.instance_level(scores, ks=(1, 3))
+    assert ours.recall_at[1] == pytest.approx(theirs["recall@1"])
+    assert ours.recall_at[3] == pytest.approx(theirs["recall@3"])
+    assert 1 / ours.rank == pytest.approx(theirs["mrr"])

@@ -6,6 +6,7 @@ wrong by class is balanced accuracy; average precision without strata is mAP.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -64,13 +65,7 @@ class Resampling:
         return Difference(Interval(value, float(low), float(high)), _p_value(drawn))
 
     def _weights(self) -> Floats:
-        """How often each image is drawn, [resamples, n]."""
-        _, group_of = np.unique(np.asarray(self.groups), return_inverse=True)
-        count = int(group_of.max()) + 1
-        rng = np.random.default_rng(self.seed)
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=self.resamples)
-        weights: Floats = drawn[:, group_of].astype(np.float64)
-        return weights
+        return _drawn(tuple(self.groups), self.resamples, self.seed)
 
     def _figures(self, values: Floats, weights: Floats) -> Floats:
         """[resamples, seeds]: each seed's figure with each row of weights; NaN where none of its images is drawn."""
@@ -98,6 +93,16 @@ class Resampling:
         sums = np.where(known, picked, 0.0).sum(axis=1)
         means: Floats = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
         return means
+
+
+@lru_cache(maxsize=4)
+def _drawn(groups: tuple[str, ...], resamples: int, seed: int) -> Floats:
+    """How often each image is drawn, [resamples, n]. Many figures of a study share these draws."""
+    _, group_of = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(group_of.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    weights: Floats = drawn[:, group_of].astype(np.float64)
+    return weights
 
 
 def _p_value(figures: Floats) -> float:

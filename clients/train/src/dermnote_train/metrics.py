@@ -105,8 +105,9 @@ def class_level(
     those. Ties are ordered at random (seeded), so that the order of the rows has no say.
     """
     relevant = (query_labels[:, None] == pool_labels[None, :]) & ~excluded
-    shuffle = np.random.default_rng(seed).random(scores.shape)
-    order = np.lexsort((shuffle, -np.where(excluded, -np.inf, scores.round(SCORE_DECIMALS))), axis=1)
+    # Less than half of the last decimal, so that it only decides between ties.
+    shuffle = np.random.default_rng(seed).random(scores.shape) * (0.4 * 10.0**-SCORE_DECIMALS)
+    order = np.argsort(-np.where(excluded, -np.inf, scores.round(SCORE_DECIMALS) + shuffle), axis=1)
     hits = np.take_along_axis(relevant, order, axis=1)
     found, sizes = np.cumsum(hits, axis=1), (~excluded).sum(axis=1)
     total = relevant.sum(axis=1)
