@@ -79,6 +79,7 @@ def test_study_export_index_and_search_go_through(stack: Stack, plan: Path, tmp_
 
     exported = stack.dermnote("export", out / "runs" / "drawn" / "G" / "seed0", "--name", "studied")
     assert exported.returncode == 0, exported.stdout + exported.stderr
+    assert "not for diagnosis" in (stack.home / "models" / "studied" / "README.md").read_text()
     activate(stack, "studied")
     notes = stack.dermnote("notes", stack.home / "data" / "drawn")
     assert notes.returncode == 0, notes.stdout + notes.stderr

@@ -172,3 +172,16 @@ def test_a_torn_cell_is_no_cell(tmp_path: Path) -> None:
     assert read_facts(tmp_path / "none.safetensors") is None
     with pytest.raises(UserError, match="not a whole cell"):
         read_cell(tmp_path / "cell.safetensors")
+
+
+def test_mode_paper_searches_the_training_notes_and_the_own_one_too() -> None:
+    """Half of the pool are training notes, all of the wrong class for half of the queries."""
+    note = np.eye(2, dtype=np.float32)[LABELS]
+    home = pool(np.ones(N, bool), ALL, note=note, own=note)
+    strict, paper = cell("G", 0, home), cell("G", 0, home)
+    paper = CellOutputs(paper.facts, {"home": home, "train": pool(np.ones(N, bool), ALL, note=1 - note, own=1 - note)})
+    (seen,) = (one for one in figures([strict]).retrieved if (one.direction, one.notes) == ("image to note", "blinded"))
+    (mixed,) = (one for one in figures([paper]).retrieved if (one.direction, one.notes) == ("image to note", "blinded"))
+    assert seen.mean_average_precision.value == pytest.approx(1.0)
+    assert mixed.mean_average_precision.value < 0.8
+    assert mixed.recall_at == seen.recall_at, "the own partner is looked for among held-out pictures"

@@ -48,12 +48,18 @@ def export_lite(
 
 
 def export_model(
-    model: LesionModel, *, models_dir: Path, name: str, synthetic: bool = False, runtime: Runtime = "both"
+    model: LesionModel,
+    *,
+    models_dir: Path,
+    name: str,
+    synthetic: bool = False,
+    runtime: Runtime = "both",
+    card: Path | None = None,
 ) -> Path:
     """A trained model: its tuned towers, and per branch the two linear layers as one. Returns models_dir/name.
 
     Trained with notes, both vectors are 128 wide and aligned. Trained on images alone, the text vectors are the text
-    tower's own and nothing is aligned. `synthetic`: it was trained on drawn pictures.
+    tower's own and nothing is aligned. `synthetic`: it was trained on drawn pictures. `card`: taken along as README.md.
     """
     head = model.head
     text = folded(head.text, head.shared) if model.with_notes else _identity(model.towers.text_features)
@@ -65,7 +71,7 @@ def export_model(
         synthetic=synthetic,
     )
     heads = {"image": folded(head.image, head.shared), "text": text}
-    return _write(models_dir / name, model.towers, heads=heads, shape=shape, runtime=runtime)
+    return _write(models_dir / name, model.towers, heads=heads, shape=shape, runtime=runtime, card=card)
 
 
 @torch.no_grad()
@@ -85,7 +91,15 @@ def _identity(width: int) -> nn.Linear:
     return same
 
 
-def _write(folder: Path, source: Towers, *, heads: Mapping[str, nn.Linear], shape: _Shape, runtime: Runtime) -> Path:
+def _write(
+    folder: Path,
+    source: Towers,
+    *,
+    heads: Mapping[str, nn.Linear],
+    shape: _Shape,
+    runtime: Runtime,
+    card: Path | None = None,
+) -> Path:
     with replacing_folder(folder) as fresh:
         weights = _write_weights(fresh, source, heads=heads)
         identity = _identity_of(weights, preprocessing=source.preprocessing)
@@ -98,6 +112,8 @@ def _write(folder: Path, source: Towers, *, heads: Mapping[str, nn.Linear], shap
             write_graphs(fresh, source, heads=heads)
         for file in TOKENIZER_FILES:
             shutil.copyfile(source.tokenizer_folder / file, fresh / file)
+        if card is not None and card.exists():
+            shutil.copyfile(card, fresh / "README.md")
         manifest = ModelManifest(
             kind="onnx" if runtime == "onnx" else "openclip",
             name=folder.name,

@@ -12,6 +12,7 @@ from dermnote_train.errors import UserError
 from dermnote_train.export import Runtime, export_lite, export_model
 from dermnote_train.run_data import read_run_data
 from dermnote_train.settings import read_settings
+from dermnote_train.study.cards import CARD_NAME
 
 MODEL_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 
@@ -41,6 +42,7 @@ def export(
                 name=_checked(name or run.resolve().name),
                 synthetic=data.synthetic,
                 runtime=runtime,
+                card=run / CARD_NAME,
             )
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     screen.say(f"model: {folder} ({size / 1e6:.0f} MB)")

@@ -12,6 +12,7 @@ from dermnote_train.figures import number
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.report.study import write_study_report
 from dermnote_train.settings import read_settings
+from dermnote_train.study.cards import write_cards
 from dermnote_train.study.figures import Compared, Place, StudyFigures, study_figures
 from dermnote_train.study.plan import Mode, StudyPlan, plan_of, read_plan
 from dermnote_train.study.predictions import read_cell
@@ -67,6 +68,7 @@ def study(
         resamples=plan.resamples,
     )
     write_sheets(where, figures)
+    write_cards(where, state, figures)
     report = write_study_report(
         where / "report.html", state, figures, cells=cells, samples=samples, model=model, public=public
     )

@@ -30,7 +30,8 @@ from dermnote_train.subgroups import subgroups
 
 Direction = Literal["image to note", "note to image"]
 Notes = Literal["blinded", "own"]
-VALIDATION = "val"
+VALIDATION, TRAINING, HOME = "val", "train", "home"
+"""Pools of every cell; TRAINING in mode "paper" only, whose retrieval pools hold the training notes."""
 KS = (1, 5, 10)
 
 
@@ -158,11 +159,24 @@ class StudyFigures:
 
 
 @dataclass(frozen=True)
+class _Beside:
+    """Mode "paper": the training part is searched beside the pool, by seed, and nothing is left out of either."""
+
+    pool: Pool
+    outputs: Mapping[int, PoolOutputs]
+
+    @classmethod
+    def of(cls, outputs: Mapping[int, PoolOutputs] | None, pool: Pool) -> "_Beside | None":
+        return None if outputs is None else cls(pool, outputs)
+
+
+@dataclass(frozen=True)
 class _Seeds:
     """One arm at one place: its pool's outputs by seed."""
 
     pool: Pool
     outputs: Mapping[int, PoolOutputs]
+    beside: _Beside | None = None
 
     def right(self, by: Input) -> Floats:
         """[seeds, n]: 1 where the picture was classified rightly, 0 where not, NaN where it was not tested."""
@@ -218,18 +232,25 @@ def study_figures(
 
 def _by_place(cells: Iterable[CellOutputs], pools: Mapping[str, Sequence[Record]]) -> Found:
     outputs: dict[Place, dict[str, dict[int, PoolOutputs]]] = defaultdict(lambda: defaultdict(dict))
+    trained_on: dict[tuple[Place, str], dict[int, PoolOutputs]] = defaultdict(dict)
     classes: dict[Place, tuple[str, ...]] = {}
     for cell in cells:
         for name, answers in cell.pools.items():
-            if name == VALIDATION:
+            if name in (VALIDATION, TRAINING):
                 continue
             place = Place(cell.facts.grid, cell.facts.route, name)
+            if TRAINING in cell.pools:
+                trained_on[place, cell.facts.arm][cell.facts.seed] = cell.pools[TRAINING]
             outputs[place][cell.facts.arm][cell.facts.seed] = answers
             classes[place] = cell.facts.classes
     found = {}
     for place, arms in outputs.items():
         pool = Pool.of(pools[place.route if place.pool == "home" else place.pool], classes[place])
-        found[place] = {arm: _Seeds(pool, seeds) for arm, seeds in sorted(arms.items(), key=lambda one: _order(one[0]))}
+        known = Pool.of(pools[place.route], classes[place])
+        found[place] = {
+            arm: _Seeds(pool, arms[arm], _Beside.of(trained_on.get((place, arm)), known))
+            for arm in sorted(arms, key=_order)
+        }
     return found
 
 
@@ -292,10 +313,7 @@ def _retrieved(place: Place, arm: str, seeds: _Seeds, *, draws: Draws) -> Iterat
             continue
         named = notes == "own" and any(name in NAMED for name in ARMS[arm].notes)
         for direction in ("image to note", "note to image"):
-            hits = {
-                number: _hits(one, getattr(one, attribute), seeds.pool, direction, seed=draws.seed)
-                for number, one in seeds.outputs.items()
-            }
+            hits = {number: _hits(seeds, number, attribute, direction, seed=draws.seed) for number in seeds.outputs}
             values = seeds._spread({number: one[0].average_precision for number, one in hits.items()})
             sizes = [len(one.image_ids) for one in seeds.outputs.values()]
             yield (
@@ -319,22 +337,24 @@ def _retrieved(place: Place, arm: str, seeds: _Seeds, *, draws: Draws) -> Iterat
 
 
 def _hits(
-    one: PoolOutputs, text: Floats32, pool: Pool, direction: Direction, *, seed: int
+    seeds: _Seeds, number: int, attribute: str, direction: Direction, *, seed: int
 ) -> tuple[ClassHits, InstanceHits]:
-    image, note = _normalised(one.image), _normalised(text)
-    cosines = (image @ note.T).astype(np.float64)
+    """One seed's ranking. attribute: which text embeddings, "note" or "own_text"."""
+    one, pool = seeds.outputs[number], seeds.pool
+    asked, searched = ("image", attribute) if direction == "image to note" else (attribute, "image")
+    queries, held = _normalised(getattr(one, asked)), _normalised(getattr(one, searched))
     rows = pool.rows(one.image_ids)
-    groups = np.asarray(pool.groups)[rows]
-    scores = cosines if direction == "image to note" else cosines.T
-    by_class = class_level(
-        scores,
-        query_labels=pool.labels[rows],
-        pool_labels=pool.labels[rows],
-        excluded=groups[:, None] == groups[None, :],
-        ks=KS,
-        seed=seed,
-    )
-    return by_class, instance_level(scores, ks=KS)
+    labels, groups = pool.labels[rows], np.asarray(pool.groups)[rows]
+    scores = (queries @ held.T).astype(np.float64)
+    own = instance_level(scores, ks=KS)
+    held_labels, excluded = labels, groups[:, None] == groups[None, :]
+    if seeds.beside is not None:
+        more = seeds.beside.outputs[number]
+        scores = (queries @ np.concatenate([held, _normalised(getattr(more, searched))]).T).astype(np.float64)
+        held_labels = np.concatenate([labels, seeds.beside.pool.labels[seeds.beside.pool.rows(more.image_ids)]])
+        excluded = np.zeros(scores.shape, dtype=bool)
+    by_class = class_level(scores, query_labels=labels, pool_labels=held_labels, excluded=excluded, ks=KS, seed=seed)
+    return by_class, own
 
 
 def _normalised(rows: Floats32) -> Floats32:

@@ -16,16 +16,17 @@ from dermnote_train.records import Record, Split
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.study.arms import ARMS, NOTE_SETS, Texts
 from dermnote_train.study.domains import StudyData, read_domains
+from dermnote_train.study.figures import HOME, TRAINING, VALIDATION
 from dermnote_train.study.frozen import Features, FrozenCell
 from dermnote_train.study.making import make_cells
 from dermnote_train.study.noting import Noted, note_sets
-from dermnote_train.study.plan import Route, StudyPlan
+from dermnote_train.study.plan import Mode, Route, StudyPlan
 from dermnote_train.study.predictions import CellFacts, read_facts, write_cell
 from dermnote_train.study.tuned import Paused, TunedCell, make_tuned_cell
 from dermnote_train.study.views import tower_id, view_features
 
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731 (a default, not a function of its own)
-CELLS = "cells"
+CELLS, RUNS = "cells", "runs"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _tuned(
                     raise Paused
                 made = make_tuned_cell(
                     cell,
-                    run_dir=out / "runs" / cell.route / cell.arm / f"seed{cell.seed}",
+                    run_dir=out / RUNS / cell.route / cell.arm / f"seed{cell.seed}",
                     progress=progress,
                     enough=enough,
                 )
@@ -118,9 +119,14 @@ def needed_sets(plan: StudyPlan) -> tuple[str, ...]:
     return tuple(name for name in NOTE_SETS if name in wanted)
 
 
-def pools(data: StudyData, route: Route, split: Split) -> dict[str, tuple[Record, ...]]:
-    """What a cell of a route is asked about: "val" and "home" of its own split, and the whole of every other domain."""
-    return {"val": split.val, "home": split.test} | {name: data.domains[name].records for name in route.away}
+def pools(data: StudyData, route: Route, split: Split, *, mode: Mode) -> dict[str, tuple[Record, ...]]:
+    """What a cell of a route is asked about: "val" and "home" of its own split, and the whole of every other domain.
+
+    In mode "paper" its training part too, since the authors search it.
+    """
+    searched = {TRAINING: split.train} if mode == "paper" else {}
+    away = {name: data.domains[name].records for name in route.away}
+    return {VALIDATION: split.val, HOME: split.test} | searched | away
 
 
 def frozen_cells(plan: StudyPlan, data: StudyData, noted: Mapping[str, Mapping[str, Noted]]) -> Iterator[FrozenCell]:
@@ -129,7 +135,7 @@ def frozen_cells(plan: StudyPlan, data: StudyData, noted: Mapping[str, Mapping[s
     for seed in range(plan.frozen.seeds):
         for route in plan.routes_of("frozen"):
             split = data.split(route, seed=seed, mode=plan.mode)
-            held_out = pools(data, route, split)
+            held_out = pools(data, route, split, mode=plan.mode)
             sets = _sets(data, route, noted)
             for arm in plan.frozen.arms:
                 yield FrozenCell(route.name, arm, seed, split, held_out, sets, data.classes, plan.frozen)
@@ -141,7 +147,7 @@ def tuned_cells(plan: StudyPlan, data: StudyData, noted: Mapping[str, Mapping[st
     for seed in range(plan.tuned.seeds):
         for route in plan.routes_of("tuned"):
             split = data.split(route, seed=seed, mode=plan.mode)
-            held_out = pools(data, route, split)
+            held_out = pools(data, route, split, mode=plan.mode)
             sets = _sets(data, route, noted)
             for arm in plan.tuned.arms:
                 yield TunedCell(
