@@ -129,7 +129,7 @@ def test_retrieval_leaves_the_own_group_out_and_tells_what_reads_the_class() -> 
     seen = by["image to note", "blinded"]
     assert seen.mean_average_precision.value == pytest.approx(1.0)
     assert not seen.reads_class
-    assert seen.pool == N
+    assert seen.pool_size == N
     read = by["image to note", "own"]
     assert read.reads_class
     assert read.mean_average_precision.value < 0.5

@@ -8,19 +8,17 @@ import typer
 
 from dermnote_train.cli import options, screen
 from dermnote_train.data.adapters import read_folder
-from dermnote_train.figures import number
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.report.study import write_study_report
+from dermnote_train.report.study_view import answers
 from dermnote_train.settings import read_settings
 from dermnote_train.study.cards import write_cards
-from dermnote_train.study.figures import Compared, Place, StudyFigures, study_figures
+from dermnote_train.study.figures import StudyFigures, study_figures
 from dermnote_train.study.plan import Mode, StudyPlan, plan_of, read_plan
 from dermnote_train.study.predictions import read_cell
 from dermnote_train.study.runner import CELLS, StudyState, cell_paths, run_study
 from dermnote_train.study.samples import drawn_samples
 from dermnote_train.study.sheets import write_sheets
-
-SHOWN = 12
 
 
 def study(
@@ -101,12 +99,7 @@ def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | Non
 
 
 def show_study(state: StudyState, figures: StudyFigures) -> None:
-    """The differences that matter most: of each family at each place, the arm that gained most."""
-    best: dict[tuple[Place, str], Compared] = {}
-    for one in figures.compared:
-        key = (one.place, one.family)
-        if key not in best or one.difference.interval.value > best[key].difference.interval.value:
-            best[key] = one
+    """Of each question at each place, the arm of notes that gained most."""
     screen.show_table(
         f"The best arm of each question ({len(state.done)} cells, {figures.opened} configurations opened)",
         ("trained on", "tested on", "question", "arm", "gain", "95 % interval", "p (Holm)"),
@@ -114,12 +107,12 @@ def show_study(state: StudyState, figures: StudyFigures) -> None:
             (
                 f"{one.place.route} ({one.place.grid})",
                 one.place.pool,
-                one.family,
+                one.question,
                 one.arm,
-                f"{one.difference.interval.value:+.3f}",
-                f"{one.difference.interval.low:+.3f} to {one.difference.interval.high:+.3f}",
-                number(one.adjusted),
+                one.value,
+                one.interval,
+                one.p_value,
             )
-            for one in best.values()
+            for one in answers(figures)
         ],
     )

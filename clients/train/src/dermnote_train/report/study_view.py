@@ -23,6 +23,7 @@ from dermnote_train.study.samples import Sample
 
 SURE = 0.05
 QUERIES, HITS = 6, 4
+CONTROLS = ("random", "shuffled", "shuffled-labels")
 UNITS = {"balanced accuracy": "difference in balanced accuracy", "mAP": "difference in mAP"}
 
 
@@ -41,10 +42,10 @@ class Answer:
 
 
 def answers(figures: StudyFigures) -> list[Answer]:
-    """Of each question at each place: the best arm, and which others gain or lose for sure."""
+    """Of each question at each place: the best arm of notes, and which others gain or lose for sure."""
     asked: defaultdict[tuple[Place, str], list[Compared]] = defaultdict(list)
     for one in figures.compared:
-        if one.arm != "shuffled-labels":
+        if one.arm != "shuffled-labels":  # a check of the method, no answer
             asked[one.place, one.family].append(one)
     return [_answer(place, question, rows) for (place, question), rows in sorted(asked.items(), key=_by_question)]
 
@@ -55,7 +56,8 @@ def _by_question(item: tuple[tuple[Place, str], Any]) -> tuple[str, str, str, st
 
 
 def _answer(place: Place, question: str, rows: Sequence[Compared]) -> Answer:
-    best = max(rows, key=lambda one: one.difference.interval.value)
+    with_notes = [one for one in rows if ARMS[one.arm].notes and one.arm not in CONTROLS]
+    best = max(with_notes or rows, key=lambda one: one.difference.interval.value)
     gains = [one.arm for one in rows if _sure(one) and one.difference.interval.value > 0 and one is not best]
     losses = [one.arm for one in rows if _sure(one) and one.difference.interval.value < 0]
     said = [f"{what} for sure: {', '.join(names)}" for what, names in (("also gain", gains), ("lose", losses)) if names]
@@ -179,7 +181,7 @@ def _retrieved_table(rows: Sequence[Retrieved]) -> list[dict[str, Any]]:
             "p10": number(one.precision_at[10]),
             "r10": number(one.recall_at[10]),
             "r10_chance": number(one.chance_recall_at[10]),
-            "rank": f"{one.median_rank:g} of {one.pool}",
+            "rank": f"{one.median_rank:g} of {one.pool_size}",
         }
         for one in sorted(rows, key=lambda one: (one.notes, one.direction))
     ]

@@ -117,7 +117,7 @@ class Retrieved:
     recall_at: Mapping[int, float]
     chance_recall_at: Mapping[int, float]
     median_rank: float
-    pool: int
+    pool_size: int
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,7 @@ def _retrieved(place: Place, arm: str, seeds: _Seeds, *, draws: Draws) -> Iterat
                     recall_at={k: _mean(one[1].recall_at[k].mean() for one in hits.values()) for k in KS},
                     chance_recall_at={k: _mean(min(1.0, k / size) for size in sizes) for k in KS},
                     median_rank=_mean(float(np.median(one[1].rank)) for one in hits.values()),
-                    pool=round(_mean(sizes)),
+                    pool_size=round(_mean(sizes)),
                 ),
                 values,
             )
