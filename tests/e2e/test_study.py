@@ -103,7 +103,7 @@ def test_study_export_index_and_search_go_through(stack: Stack, plan: Path, out:
 
 
 def test_a_public_report_holds_nothing_of_the_data(stack: Stack, plan: Path, out: Path) -> None:
-    """The lesions that such a report shows are the ones that every study draws: here the domain `drawn` has them too."""
+    """A public report shows drawn lesions of its own; those of the domain `drawn` happen to be the same."""
     done = stack.dermnote("study", plan, "--out", out, "--grid", "frozen", "--seeds", "1", "--public", timeout_s=900)
     assert done.returncode == 0, done.stdout + done.stderr
     report = (out / "report.html").read_text()
