@@ -170,7 +170,7 @@ def _row(record: Record, text: str | None, *, synthetic: bool) -> NoteRow:
 
 
 def _history() -> tuple[EpochRow, ...]:
-    return tuple(EpochRow(epoch, 2 / epoch, 1, 1, 1, 1, 1, 0, 1 / epoch, 0.5, 12.0) for epoch in (1, 2, 3))
+    return tuple(EpochRow(epoch, 2 / epoch, 1, 1, 1, 1, 1, 0, 0, 1 / epoch, 0.5, 12.0) for epoch in (1, 2, 3))
 
 
 def _hit(record: Record, rank: int, note: str) -> FoundHit:
