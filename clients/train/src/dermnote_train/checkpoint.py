@@ -48,7 +48,7 @@ def split_id(split: Split) -> str:
 
 def build_model(config: TrainConfig, *, classes: tuple[str, ...], with_notes: bool) -> LesionModel:
     """A model with pretrained towers and a fresh head, on the CPU."""
-    return LesionModel(towers.lite(image_size=config.image_size), classes=classes, with_notes=with_notes)
+    return LesionModel(towers.load(config.preset, image_size=config.image_size), classes=classes, with_notes=with_notes)
 
 
 def save_checkpoint(model: LesionModel, *, config: TrainConfig, split: Split, epoch: int, run_dir: Path) -> Path:

@@ -27,17 +27,17 @@ class LossWeights(BaseModel):
 class TrainConfig(BaseModel):
     """One training run. The defaults suit 2 CPU cores; `TrainConfig.paper()` gives the paper's own values.
 
-    `lr` moves the image tower, `head_lr` the new linear layers: ours is higher than the paper's 1e-4, since a few short
-    epochs hardly move fresh layers at that rate. `tuned`: which part of the image tower learns. `patience`: epochs
-    without a better validation loss before the run stops. `frozen_norm`: batch normalisation keeps ImageNet's
-    statistics; a few hundred images give poor ones of their own. `precision`: "auto" is bfloat16 on a GPU and float32
-    on a CPU. `accumulate`: batches whose gradients make one step. `save_every`: batches after which the state is kept,
-    so that a broken run goes on from there.
+    `preset`: the towers (towers.py). `lr` moves the image tower, `head_lr` the new linear layers: ours is higher than
+    the paper's 1e-4, since a few short epochs hardly move fresh layers at that rate. `tuned`: which part of the image
+    tower learns. `patience`: epochs without a better validation loss before the run stops. `frozen_norm`: batch
+    normalisation keeps ImageNet's statistics; a few hundred images give poor ones of their own. `precision`: "auto" is
+    bfloat16 on a GPU and float32 on a CPU. `accumulate`: batches whose gradients make one step. `save_every`: batches
+    after which the state is kept, so that a broken run goes on from there.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    preset: Literal["lite"] = "lite"
+    preset: str = Field(default="lite", pattern=r"^(lite|paper|hf-hub:.+|local-dir:.+)$")
     image_size: int = Field(default=128, ge=32, le=512)
     epochs: int = Field(default=12, ge=1, le=1000)
     batch_size: int = Field(default=32, ge=2, le=4096)

@@ -100,6 +100,7 @@ def _write(
     runtime: Runtime,
     card: Path | None = None,
 ) -> Path:
+    description = source.description
     with replacing_folder(folder) as fresh:
         weights = _write_weights(fresh, source, heads=heads)
         identity = _identity_of(weights, preprocessing=source.preprocessing)
@@ -111,7 +112,7 @@ def _write(
         if runtime != "openclip":
             write_graphs(fresh, source, heads=heads)
         for file in TOKENIZER_FILES:
-            shutil.copyfile(source.tokenizer_folder / file, fresh / file)
+            shutil.copyfile(description.tokenizer / file, fresh / file)
         if card is not None and card.exists():
             shutil.copyfile(card, fresh / "README.md")
         manifest = ModelManifest(
@@ -150,7 +151,7 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
 def _config(source: Towers) -> str:
     size = source.preprocessing
     config: dict[str, Any] = {
-        "model_cfg": dict(source.model_cfg),
+        "model_cfg": dict(source.description.model_cfg),
         "preprocess_cfg": {
             "size": size.image_size,
             "mean": size.mean,

@@ -32,6 +32,7 @@ from dermnote_train.progress import Report, Step, silent
 from dermnote_train.records import Record, Split
 from dermnote_train.resume import Place, forget_state, load_state, run_key, save_state
 from dermnote_train.spread import Workers
+from dermnote_train.towers import LITE
 from dermnote_train.trainable import refuse_untrainable
 
 ALONE = Workers()
@@ -196,11 +197,21 @@ def _thaw(model: LesionModel, *, config: TrainConfig) -> list[nn.Module]:
     """Let the head and the tuned part of the image tower learn, nothing else; returns the modules that learn."""
     model.towers.requires_grad_(requires_grad=False)
     model.head.text.requires_grad_(requires_grad=model.with_notes)
-    trunk = model.towers.visual.get_submodule("trunk")
-    parts = {"all": [trunk], "last": [trunk.get_submodule(name) for name in LAST_STAGES], "none": []}[config.tuned]
+    parts = _tuned_parts(model, config=config)
     for part in parts:
         part.requires_grad_(requires_grad=True)
     return [model.head, *parts]
+
+
+def _tuned_parts(model: LesionModel, *, config: TrainConfig) -> list[nn.Module]:
+    if config.tuned == "none":
+        return []
+    if config.tuned == "all":
+        return [model.towers.visual]
+    if config.preset != LITE:
+        raise UserError(f"tuned: last is known of preset lite only, not of {config.preset}; use all or none")
+    trunk = model.towers.visual.get_submodule("trunk")
+    return [trunk.get_submodule(name) for name in LAST_STAGES]
 
 
 def _learning(model: LesionModel, *, tuned: Sequence[nn.Module], frozen_norm: bool) -> None:

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from pydantic import ValidationError
 
 from dermnote_train.cli import options, screen
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.splits import split_dataset
+from dermnote_train.errors import UserError
 from dermnote_train.note_rows import read_notes, texts_for
 from dermnote_train.progress import silent
 from dermnote_train.run_data import keep_run_data
@@ -28,6 +30,12 @@ def train(
     paper: Annotated[
         bool, typer.Option("--paper", help="The paper's schedule: 224 px, 10 epochs, one learning rate.")
     ] = False,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="lite, paper (DenseNet121 and PubMedBERT), or open_clip's hf-hub:OWNER/NAME, local-dir:PATH."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=1000)] = None,
     image_size: Annotated[int | None, typer.Option(min=32, max=512, help="Pixels of a side.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, max=4096)] = None,
@@ -48,15 +56,19 @@ def train(
     settings = read_settings()
     base = TrainConfig.paper(seed=seed) if paper else TrainConfig(seed=seed)
     given = {
+        "preset": preset,
         "epochs": epochs,
         "image_size": image_size,
         "batch_size": batch_size,
         "precision": precision,
         "accumulate": accumulate,
     }
-    config = TrainConfig.model_validate(
-        base.model_dump() | {name: value for name, value in given.items() if value is not None}
-    )
+    try:
+        config = TrainConfig.model_validate(
+            base.model_dump() | {name: value for name, value in given.items() if value is not None}
+        )
+    except ValidationError as wrong:
+        raise UserError("; ".join(f"--{one['loc'][0]}: {one['msg']}" for one in wrong.errors())) from wrong
     with joined() as workers, screen.bars() as progress:
         dataset = options.read_dataset(options.DataChoice(folder, classes, labels, limit, seed), progress=progress)
         split = split_dataset(dataset, seed=seed)
