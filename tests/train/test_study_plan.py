@@ -75,3 +75,10 @@ def test_the_tuned_grid_may_be_of_some_routes_only() -> None:
     )
     assert [route.train for route in plan.routes_of("tuned")] == ["b"]
     assert [route.train for route in plan.routes_of("frozen")] == ["a", "b"]
+
+
+def test_the_plan_that_the_docs_show_is_one() -> None:
+    plan = read_plan(Path(__file__).parents[2] / "docs" / "study" / "plan.toml")
+    assert [route.train for route in plan.routes] == ["ham10000", "pad_ufes_20", "vienna"]
+    assert plan.tuned is not None
+    assert plan.tuned.config.image_size == 112
