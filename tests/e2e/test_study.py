@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ def activate(stack: Stack, name: str) -> None:
         service.wait_active(name, model_id=manifest.model_id, told=lambda _: None)
 
 
-def killed_in_the_middle(stack: Stack, *arguments: str | Path, when) -> None:  # type: ignore[no-untyped-def]
+def killed_in_the_middle(stack: Stack, *arguments: str | Path, when: Callable[[], bool]) -> None:
     """Start the command and kill -9 it, with its processes, as soon as `when()`."""
     command = [str(Path(sys.executable).parent / "dermnote"), *map(str, arguments)]
     process = subprocess.Popen(

@@ -8,7 +8,7 @@ import pytest
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_train.errors import UserError
 from dermnote_train.records import Record
-from dermnote_train.study.figures import Place, StudyFigures, study_figures
+from dermnote_train.study.figures import study_figures
 from dermnote_train.study.predictions import (
     CellFacts,
     CellOutputs,
@@ -18,6 +18,7 @@ from dermnote_train.study.predictions import (
     read_facts,
     write_cell,
 )
+from dermnote_train.study.results import Place, StudyFigures
 
 CLASSES = ("NEV", "MEL")
 N = 60
@@ -185,3 +186,25 @@ def test_mode_paper_searches_the_training_notes_and_the_own_one_too() -> None:
     assert seen.mean_average_precision.value == pytest.approx(1.0)
     assert mixed.mean_average_precision.value < 0.8
     assert mixed.recall_at == seen.recall_at, "the own partner is looked for among held-out pictures"
+
+
+def test_retrieval_is_compared_over_the_seeds_that_both_have() -> None:
+    note = np.eye(2, dtype=np.float32)[LABELS]
+    right = np.ones(N, bool)
+    cells = [cell("G", seed, pool(right, ALL, note=note, own=note)) for seed in (0, 1)]
+    control = cell("random", 1, pool(right, ALL, note=note[::-1].copy(), own=note))
+    (found,) = (one for one in figures([*cells, control]).compared if one.measure == "mAP")
+    assert found.difference.interval.value > 0
+
+
+def test_arms_without_a_common_seed_are_not_compared() -> None:
+    note = np.eye(2, dtype=np.float32)[LABELS]
+    outputs = pool(np.ones(N, bool), ALL, note=note, own=note)
+    assert (
+        figures([cell("image", 0, outputs), cell("random", 0, outputs), cell("G", 1, outputs)]).compared[0].arm
+        == "random"
+    )
+    assert all(
+        "G" not in (one.arm, one.against)
+        for one in figures([cell("image", 0, outputs), cell("G", 1, outputs)]).compared
+    )

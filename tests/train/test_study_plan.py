@@ -73,8 +73,8 @@ def test_the_tuned_grid_may_be_of_some_routes_only() -> None:
             "tuned": {"routes": ["b"], "arms": ["image"]},
         }
     )
-    assert [route.train for route in plan.routes_of("tuned")] == ["b"]
-    assert [route.train for route in plan.routes_of("frozen")] == ["a", "b"]
+    assert [route.train for route in plan.routes_of(plan.tuned)] == ["b"]
+    assert [route.train for route in plan.routes_of(plan.frozen)] == ["a", "b"]
 
 
 def test_the_plan_that_the_docs_show_is_one() -> None:

@@ -13,9 +13,10 @@ from dermnote_train.report.study import write_study_report
 from dermnote_train.report.study_view import answers
 from dermnote_train.settings import read_settings
 from dermnote_train.study.cards import write_cards
-from dermnote_train.study.figures import StudyFigures, study_figures
+from dermnote_train.study.figures import study_figures
 from dermnote_train.study.plan import Mode, StudyPlan, plan_of, read_plan
 from dermnote_train.study.predictions import read_cell
+from dermnote_train.study.results import StudyFigures
 from dermnote_train.study.runner import CELLS, StudyState, cell_paths, run_study
 from dermnote_train.study.samples import drawn_samples
 from dermnote_train.study.sheets import write_sheets

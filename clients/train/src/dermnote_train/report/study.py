@@ -11,8 +11,8 @@ from dermnote_contracts.notes import ModelInfo
 from dermnote_train.atomic import replacing
 from dermnote_train.report import study_view
 from dermnote_train.study.arms import ARMS
-from dermnote_train.study.figures import StudyFigures
 from dermnote_train.study.predictions import CellOutputs
+from dermnote_train.study.results import StudyFigures
 from dermnote_train.study.runner import StudyState
 from dermnote_train.study.samples import Sample
 

@@ -14,10 +14,10 @@ from dermnote_train.report.charts import Gain, forest
 from dermnote_train.report.pictures import thumbnail
 from dermnote_train.report.view import facts
 from dermnote_train.study.arms import ARMS, NOTE_SETS
-from dermnote_train.study.figures import Classified, Compared, InSubgroup, Place, Retrieved, StudyFigures
 from dermnote_train.study.frozen import versions
 from dermnote_train.study.heads import IMAGE_CANDIDATES, TEXT_CANDIDATES, Candidate
 from dermnote_train.study.predictions import CellOutputs
+from dermnote_train.study.results import Classified, Compared, InSubgroup, Place, Retrieved, StudyFigures
 from dermnote_train.study.runner import StudyState
 from dermnote_train.study.samples import Sample
 

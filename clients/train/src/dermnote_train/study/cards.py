@@ -6,8 +6,8 @@ from pathlib import Path
 from dermnote_train.atomic import replacing
 from dermnote_train.evaluation import Interval
 from dermnote_train.study.arms import ARMS
-from dermnote_train.study.figures import Classified, Retrieved, StudyFigures
 from dermnote_train.study.predictions import CellFacts
+from dermnote_train.study.results import Classified, Retrieved, StudyFigures
 from dermnote_train.study.runner import RUNS, StudyState
 
 CARD_NAME = "MODEL_CARD.md"

@@ -1,16 +1,15 @@
-"""The figures of a study, from its cells' outputs: each arm by itself, and paired. Values in, values out."""
+"""A study's figures (results.py) made from its cells' outputs. Values in, values out."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import softmax
 from sklearn.metrics import cohen_kappa_score, f1_score
 
-from dermnote_train.comparisons import Difference, Resampling, holm
-from dermnote_train.evaluation import Interval
+from dermnote_train.comparisons import Resampling, holm
 from dermnote_train.metrics import (
     ClassHits,
     Floats,
@@ -25,13 +24,19 @@ from dermnote_train.metrics import (
 from dermnote_train.records import Record
 from dermnote_train.study.arms import ARMS, NAMED
 from dermnote_train.study.heads import INPUTS, Input
-from dermnote_train.study.predictions import CellOutputs, Floats32, PoolOutputs
+from dermnote_train.study.predictions import HOME, TRAINING, VALIDATION, CellOutputs, Floats32, PoolOutputs
+from dermnote_train.study.results import (
+    Classified,
+    Compared,
+    Direction,
+    InSubgroup,
+    Notes,
+    Place,
+    Retrieved,
+    StudyFigures,
+)
 from dermnote_train.subgroups import subgroups
 
-Direction = Literal["image to note", "note to image"]
-Notes = Literal["blinded", "own"]
-VALIDATION, TRAINING, HOME = "val", "train", "home"
-"""Pools of every cell; TRAINING in mode "paper" only, whose retrieval pools hold the training notes."""
 KS = (1, 5, 10)
 
 
@@ -44,15 +49,6 @@ class Draws(NamedTuple):
     def of(self, groups: Sequence[str], strata: Ints | None = None) -> Resampling:
         """For images of these groups and classes."""
         return Resampling(groups, strata, self.resamples, self.seed)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a figure holds: grid, route (what was trained on) and pool (what was tested on)."""
-
-    grid: str
-    route: str
-    pool: str
 
 
 @dataclass(frozen=True)
@@ -73,89 +69,6 @@ class Pool:
         """Where images are in this order."""
         place = {record.image_id: row for row, record in enumerate(self.records)}
         return np.array([place[image_id] for image_id in image_ids])
-
-
-@dataclass(frozen=True)
-class Classified:
-    """Classification by one arm from one input: means over seeds, balanced accuracy with its interval.
-
-    `n`: images tested, all seeds together. `confusion[true][predicted]`: counts of all seeds.
-    """
-
-    place: Place
-    arm: str
-    input: Input
-    seeds: int
-    n: int
-    balanced_accuracy: Interval
-    f1_macro: float
-    f1_micro: float
-    f1_weighted: float
-    kappa_linear: float
-    auroc_macro: float
-    calibration_error: float
-    chance: float
-    confusion: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Retrieved:
-    """Retrieval by one arm. notes "own" of an arm that was trained with named notes name the class: `reads_class`.
-
-    Class-level: mAP and P@k; instance-level: R@k and the median rank, the mean of the seeds' medians.
-    """
-
-    place: Place
-    arm: str
-    direction: Direction
-    notes: Notes
-    reads_class: bool
-    seeds: int
-    mean_average_precision: Interval
-    precision_at: Mapping[int, float]
-    chance_map: float
-    recall_at: Mapping[int, float]
-    chance_recall_at: Mapping[int, float]
-    median_rank: float
-    pool_size: int
-
-
-@dataclass(frozen=True)
-class Compared:
-    """`arm` from `input` against `against`: a paired difference; `adjusted`: its p-value by Holm within its family."""
-
-    place: Place
-    measure: Literal["balanced accuracy", "mAP"]
-    arm: str
-    input: str
-    against: str
-    family: str
-    difference: Difference
-    adjusted: float = 1.0
-
-
-@dataclass(frozen=True)
-class InSubgroup:
-    """Balanced accuracy of one arm on pictures alone, within one subgroup; the mean over seeds."""
-
-    place: Place
-    arm: str
-    field: str
-    value: str
-    n: int
-    balanced_accuracy: float
-    chance: float
-
-
-@dataclass(frozen=True)
-class StudyFigures:
-    """All of them. `opened`: how many (arm, input, route, grid) x test pools were looked at."""
-
-    classified: tuple[Classified, ...]
-    retrieved: tuple[Retrieved, ...]
-    compared: tuple[Compared, ...]
-    in_subgroups: tuple[InSubgroup, ...]
-    opened: int
 
 
 @dataclass(frozen=True)
@@ -180,14 +93,15 @@ class _Seeds:
 
     def right(self, by: Input) -> Floats:
         """[seeds, n]: 1 where the picture was classified rightly, 0 where not, NaN where it was not tested."""
-        return self._spread({seed: self._is_right(one, by) for seed, one in self.outputs.items()})
+        return self.spread({seed: self._is_right(one, by) for seed, one in self.outputs.items()})
 
     def _is_right(self, one: PoolOutputs, by: Input) -> Floats:
         predicted = one.logits[by].argmax(axis=1)
         right: Floats = (predicted == self.pool.labels[self.pool.rows(one.image_ids)]).astype(np.float64)
         return right
 
-    def _spread(self, values: Mapping[int, Floats]) -> Floats:
+    def spread(self, values: Mapping[int, Floats]) -> Floats:
+        """[seeds, n] from one value an image that a seed tested; NaN where it tested none."""
         spread = np.full((len(values), len(self.pool.records)), np.nan)
         for place, (seed, found) in enumerate(sorted(values.items())):
             spread[place, self.pool.rows(self.outputs[seed].image_ids)] = found
@@ -206,7 +120,7 @@ def study_figures(
     """
     draws = Draws(resamples, seed)
     found = _by_place(cells, pools)
-    maps: dict[tuple[Place, str], Floats] = {}
+    maps: dict[tuple[Place, str], Mapping[int, Floats]] = {}
     retrieved = []
     for place, arms in found.items():
         for arm, seeds in arms.items():
@@ -245,7 +159,7 @@ def _by_place(cells: Iterable[CellOutputs], pools: Mapping[str, Sequence[Record]
             classes[place] = cell.facts.classes
     found = {}
     for place, arms in outputs.items():
-        pool = Pool.of(pools[place.route if place.pool == "home" else place.pool], classes[place])
+        pool = Pool.of(pools[place.route if place.pool == HOME else place.pool], classes[place])
         known = Pool.of(pools[place.route], classes[place])
         found[place] = {
             arm: _Seeds(pool, arms[arm], _Beside.of(trained_on.get((place, arm)), known))
@@ -305,8 +219,10 @@ def _mean(values: Iterable[Any]) -> float:
     return float(np.mean(list(values)))
 
 
-def _retrieved(place: Place, arm: str, seeds: _Seeds, *, draws: Draws) -> Iterator[tuple[Retrieved, Floats]]:
-    """Every direction and kind of note that the arm has embeddings for, with average precision [seeds, n]."""
+def _retrieved(
+    place: Place, arm: str, seeds: _Seeds, *, draws: Draws
+) -> Iterator[tuple[Retrieved, Mapping[int, Floats]]]:
+    """Every direction and kind of note that the arm has embeddings for, with each seed's average precision."""
     kinds: dict[Notes, str] = {"blinded": "note", "own": "own_text"}
     for notes, attribute in kinds.items():
         if any(getattr(one, attribute) is None for one in seeds.outputs.values()):
@@ -314,7 +230,7 @@ def _retrieved(place: Place, arm: str, seeds: _Seeds, *, draws: Draws) -> Iterat
         named = notes == "own" and any(name in NAMED for name in ARMS[arm].notes)
         for direction in ("image to note", "note to image"):
             hits = {number: _hits(seeds, number, attribute, direction, seed=draws.seed) for number in seeds.outputs}
-            values = seeds._spread({number: one[0].average_precision for number, one in hits.items()})
+            values = {number: one[0].average_precision for number, one in hits.items()}
             sizes = [len(one.image_ids) for one in seeds.outputs.values()]
             yield (
                 Retrieved(
@@ -324,7 +240,7 @@ def _retrieved(place: Place, arm: str, seeds: _Seeds, *, draws: Draws) -> Iterat
                     notes=notes,
                     reads_class=named,
                     seeds=len(hits),
-                    mean_average_precision=draws.of(seeds.pool.groups).interval(values),
+                    mean_average_precision=draws.of(seeds.pool.groups).interval(seeds.spread(values)),
                     precision_at={k: _mean(np.nanmean(one[0].precision_at[k]) for one in hits.values()) for k in KS},
                     chance_map=_mean(np.nanmean(one[0].chance_average_precision) for one in hits.values()),
                     recall_at={k: _mean(one[1].recall_at[k].mean() for one in hits.values()) for k in KS},
@@ -364,6 +280,7 @@ def _normalised(rows: Floats32) -> Floats32:
 
 AS_TABLE: Mapping[str, str] = {"G-blinded": "table", "G-findings-blinded": "table-findings", "mixed": "table-findings"}
 """Arms whose notes hold what a table arm has as numbers: the notes' own worth."""
+CONTROL = "random"
 SAYS: Mapping[Input, str] = {"image": "pictures", "note": "blinded note", "both": "picture and blinded note"}
 
 
@@ -372,11 +289,11 @@ def _comparisons(found: Found, *, draws: Draws) -> Iterator[Compared]:
         image = arms.get("image")
         for arm, seeds in arms.items():
             for by in _inputs(seeds):
-                if image is not None and arm != "image":
+                if image is not None and arm != "image" and _shared(seeds, image)[0].outputs:
                     family = f"{SAYS[by]} against pictures alone"
                     yield _right(place, (arm, seeds, by), ("image", image, "image"), family, draws)
                 table = AS_TABLE.get(arm)
-                if by == "both" and table is not None and table in arms:
+                if by == "both" and table is not None and table in arms and _shared(seeds, arms[table])[0].outputs:
                     family = "note against the same facts as a table"
                     yield _right(place, (arm, seeds, by), (table, arms[table], by), family, draws)
 
@@ -405,26 +322,33 @@ def _shared(first: _Seeds, second: _Seeds) -> tuple[_Seeds, _Seeds]:
     return ours, theirs
 
 
-def _map_comparisons(found: Found, maps: Mapping[tuple[Place, str], Floats], draws: Draws) -> Iterator[Compared]:
+def _map_comparisons(
+    found: Found, maps: Mapping[tuple[Place, str], Mapping[int, Floats]], draws: Draws
+) -> Iterator[Compared]:
     """Retrieval of blinded notes against the arm that was trained with random notes."""
     for (place, arm), values in maps.items():
-        control = maps.get((place, "random"))
-        if control is None or arm == "random" or control.shape != values.shape:
+        control = found[place].get(CONTROL)
+        if control is None or arm == CONTROL:
             continue
-        drawing = draws.of(found[place][arm].pool.groups)
-        yield Compared(
-            place=place,
-            measure="mAP",
-            arm=arm,
-            input="image to blinded note",
-            against="random",
-            family="mAP on blinded notes against random notes",
-            difference=drawing.difference(values, control),
-        )
+        ours, theirs = _shared(found[place][arm], control)
+        if ours.outputs:
+            known = maps[place, CONTROL]
+            yield Compared(
+                place=place,
+                measure="mAP",
+                arm=arm,
+                input="image to blinded note",
+                against=CONTROL,
+                family="mAP on blinded notes against random notes",
+                difference=draws.of(ours.pool.groups).difference(
+                    ours.spread({seed: values[seed] for seed in ours.outputs}),
+                    theirs.spread({seed: known[seed] for seed in theirs.outputs}),
+                ),
+            )
 
 
 def _adjusted(compared: Sequence[Compared]) -> tuple[Compared, ...]:
-    """With Holm's correction over the arms of each family at each place; controls take no part in it."""
+    """With Holm's correction over all arms of each family at each place."""
     families: defaultdict[tuple[Place, str], list[int]] = defaultdict(list)
     for row, one in enumerate(compared):
         families[one.place, one.family].append(row)

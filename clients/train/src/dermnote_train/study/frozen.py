@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dermnote_train.model import Branch
-from dermnote_train.records import Record, Split
+from dermnote_train.records import Record
 from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, Texts, training_texts
+from dermnote_train.study.cells import Cell, cell_path
 from dermnote_train.study.heads import (
     IMAGE_CANDIDATES,
     INPUTS,
@@ -27,7 +28,7 @@ from dermnote_train.study.heads import (
     train_heads,
 )
 from dermnote_train.study.plan import FrozenGrid
-from dermnote_train.study.predictions import CellFacts, CellOutputs, Choice, PoolOutputs
+from dermnote_train.study.predictions import VALIDATION, CellFacts, CellOutputs, Choice, PoolOutputs
 from dermnote_train.study.tables import FactTable
 
 LEAST_DEVIATION = 0.01
@@ -44,22 +45,15 @@ class Features:
 
 
 @dataclass(frozen=True)
-class FrozenCell:
-    """One cell to be made. pools: name ("val", "home", a domain's) -> held-out records; sets: note set -> texts."""
+class FrozenCell(Cell):
+    """One cell to be made."""
 
-    route: str
-    arm: str
-    seed: int
-    split: Split
-    pools: Mapping[str, Sequence[Record]]
-    sets: Mapping[str, Texts]
-    classes: tuple[str, ...]
     grid: FrozenGrid
 
     @property
     def path(self) -> str:
         """Where its file lies, below the study's folder of cells."""
-        return f"frozen/{self.route}/{self.arm}/seed{self.seed}.safetensors"
+        return cell_path("frozen", self.route, self.arm, self.seed)
 
     def digest(self, features: Features) -> str:
         """sha256 of all that its outputs depend on."""
@@ -102,7 +96,7 @@ def make_cell(cell: FrozenCell, *, features: Features) -> CellOutputs:
     }
     trained = train_heads(
         seen,
-        held_out["val"],
+        held_out[VALIDATION],
         candidates=TEXT_CANDIDATES if arm.has_text else IMAGE_CANDIDATES,
         schedule=Schedule(cell.grid.epochs, cell.grid.patience, cell.grid.batch_size),
         classes=len(cell.classes),

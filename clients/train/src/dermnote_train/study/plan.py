@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from dermnote_train.config import TrainConfig
 from dermnote_train.errors import UserError
-from dermnote_train.study.arms import ARMS, NAMED
+from dermnote_train.study.arms import ARMS
 
-Grid = Literal["frozen", "tuned"]
 Mode = Literal["strict", "paper"]
 
 
@@ -31,11 +30,6 @@ class Route(_Part):
 
     train: str
     away: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """A folder's name for it."""
-        return self.train
 
 
 class FrozenGrid(_Part):
@@ -94,10 +88,10 @@ class StudyPlan(_Part):
             raise ValueError(f"tuned.routes: no route trains on {name!r}; there are {', '.join(trained)}")
         return self
 
-    def routes_of(self, grid: Grid) -> tuple[Route, ...]:
+    def routes_of(self, grid: FrozenGrid | TunedGrid) -> tuple[Route, ...]:
         """The routes of one grid: the tuned one may be of some only."""
-        if grid == "tuned" and self.tuned is not None and self.tuned.routes:
-            return tuple(route for route in self.routes if route.train in self.tuned.routes)
+        if isinstance(grid, TunedGrid) and grid.routes:
+            return tuple(route for route in self.routes if route.train in grid.routes)
         return self.routes
 
     def arms(self) -> tuple[str, ...]:
@@ -131,18 +125,3 @@ def plan_of(home: Path, away: tuple[Path, ...], *, names: Mapping[Path, str]) ->
         )
     routes = tuple(Route(train=name, away=tuple(other for other in domains if other != name)) for name in domains)
     return StudyPlan(domains=domains, routes=routes)
-
-
-__all__ = [
-    "ARMS",
-    "NAMED",
-    "Domain",
-    "FrozenGrid",
-    "Grid",
-    "Mode",
-    "Route",
-    "StudyPlan",
-    "TunedGrid",
-    "plan_of",
-    "read_plan",
-]

@@ -17,6 +17,8 @@ from dermnote_train.errors import UserError
 from dermnote_train.study.heads import Chosen, Input
 
 Floats32 = NDArray[np.float32]
+VALIDATION, TRAINING, HOME = "val", "train", "home"
+"""Pools of every cell; TRAINING in mode "paper" only, whose retrieval pools hold the training notes."""
 
 
 class Choice(BaseModel):

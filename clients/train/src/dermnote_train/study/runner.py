@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +14,18 @@ from dermnote_train.progress import Report, Step
 from dermnote_train.records import Record, Split
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.study.arms import ARMS, NOTE_SETS, Texts
+from dermnote_train.study.cells import Cell, cell_path
 from dermnote_train.study.domains import StudyData, read_domains
-from dermnote_train.study.figures import HOME, TRAINING, VALIDATION
 from dermnote_train.study.frozen import Features, FrozenCell
 from dermnote_train.study.making import make_cells
 from dermnote_train.study.noting import Noted, note_sets
-from dermnote_train.study.plan import Mode, Route, StudyPlan
-from dermnote_train.study.predictions import CellFacts, read_facts, write_cell
+from dermnote_train.study.plan import FrozenGrid, Mode, Route, StudyPlan, TunedGrid
+from dermnote_train.study.predictions import HOME, TRAINING, VALIDATION, CellFacts, read_facts, write_cell
 from dermnote_train.study.tuned import Paused, TunedCell, make_tuned_cell
 from dermnote_train.study.views import tower_id, view_features
 
-NEVER: Callable[[], bool] = lambda: False  # noqa: E731 (a default, not a function of its own)
+AllNoted = Mapping[str, Mapping[str, Noted]]
+"""Data set -> note set -> notes."""
 CELLS, RUNS = "cells", "runs"
 
 
@@ -36,13 +36,13 @@ class StudyState:
 
     plan: StudyPlan
     data: StudyData
-    noted: Mapping[str, Mapping[str, Noted]]
+    noted: AllNoted
     done: tuple[CellFacts, ...]
     left: int
 
 
 def run_study(
-    plan: StudyPlan, *, service: NoteService, out: Path, progress: Report, enough: Callable[[], bool] = NEVER
+    plan: StudyPlan, *, service: NoteService, out: Path, progress: Report, enough: Callable[[], bool]
 ) -> StudyState:
     """Make the cells that are missing below `out`, in the plan's order, until `enough()` says so.
 
@@ -60,10 +60,11 @@ def run_study(
     left = 0
     if plan.frozen is not None:
         features = _features(plan, data, noted, out=out, progress=progress)
-        cells = list(frozen_cells(plan, data, noted))
+        cells = [FrozenCell(**vars(cell), grid=plan.frozen) for cell in cells_of(plan, data, noted, grid=plan.frozen)]
         done, left = _frozen(cells, features, folder=out / CELLS, progress=progress, enough=enough)
     if plan.tuned is not None:
-        made = list(_tuned(list(tuned_cells(plan, data, noted)), out=out, progress=progress, enough=enough))
+        wanted = [TunedCell(**vars(cell), grid=plan.tuned) for cell in cells_of(plan, data, noted, grid=plan.tuned)]
+        made = list(_tuned(wanted, out=out, progress=progress, enough=enough))
         done += [facts for facts in made if facts is not None]
         left += made.count(None)
     return StudyState(plan, data, noted, tuple(done), left)
@@ -74,23 +75,23 @@ def _tuned(
 ) -> Iterator[CellFacts | None]:
     """The facts of each cell in turn, made now where it is missing; None for what there was no time for."""
     for number, cell in enumerate(cells, start=1):
-        path = out / CELLS / cell.path
-        facts = read_facts(path)
-        if facts is None or facts.digest != cell.digest():
-            facts = None
-            with suppress(Paused):
-                if enough():
-                    raise Paused
-                made = make_tuned_cell(
-                    cell,
-                    run_dir=out / RUNS / cell.route / cell.arm / f"seed{cell.seed}",
-                    progress=progress,
-                    enough=enough,
-                )
-                write_cell(path, made)
-                facts = made.facts
-        yield facts
+        yield _tuned_one(cell, out=out, progress=progress, enough=enough)
         progress(Step("tuned cells", number, len(cells), f"{cell.route}, {cell.arm}, seed {cell.seed}"))
+
+
+def _tuned_one(cell: TunedCell, *, out: Path, progress: Report, enough: Callable[[], bool]) -> CellFacts | None:
+    path, run_dir = out / CELLS / cell.path, out / RUNS / cell.route / cell.arm / f"seed{cell.seed}"
+    facts = read_facts(path)
+    if facts is not None and facts.digest == cell.digest():
+        return facts
+    if enough():
+        return None
+    try:
+        made = make_tuned_cell(cell, run_dir=run_dir, progress=progress, enough=enough)
+    except Paused:
+        return None
+    write_cell(path, made)
+    return made.facts
 
 
 def _frozen(
@@ -110,7 +111,7 @@ def _frozen(
 
 def cell_paths(state: StudyState) -> list[Path]:
     """The files of the cells that are done, below the study's folder of cells."""
-    return [Path(one.grid) / one.route / one.arm / f"seed{one.seed}.safetensors" for one in state.done]
+    return [Path(cell_path(one.grid, one.route, one.arm, one.seed)) for one in state.done]
 
 
 def needed_sets(plan: StudyPlan) -> tuple[str, ...]:
@@ -129,34 +130,19 @@ def pools(data: StudyData, route: Route, split: Split, *, mode: Mode) -> dict[st
     return {VALIDATION: split.val, HOME: split.test} | searched | away
 
 
-def frozen_cells(plan: StudyPlan, data: StudyData, noted: Mapping[str, Mapping[str, Noted]]) -> Iterator[FrozenCell]:
-    """Every cell of the frozen grid: seed by seed, so that a part of a study is a whole study of fewer seeds."""
-    assert plan.frozen is not None  # noqa: S101 (asked for by the caller)
-    for seed in range(plan.frozen.seeds):
-        for route in plan.routes_of("frozen"):
+def cells_of(plan: StudyPlan, data: StudyData, noted: AllNoted, *, grid: FrozenGrid | TunedGrid) -> Iterator[Cell]:
+    """Every cell of one grid: seed by seed, so that a part of a study is a whole study of fewer seeds."""
+    for seed in range(grid.seeds):
+        for route in plan.routes_of(grid):
             split = data.split(route, seed=seed, mode=plan.mode)
             held_out = pools(data, route, split, mode=plan.mode)
             sets = _sets(data, route, noted)
-            for arm in plan.frozen.arms:
-                yield FrozenCell(route.name, arm, seed, split, held_out, sets, data.classes, plan.frozen)
+            for arm in grid.arms:
+                yield Cell(route.train, arm, seed, data.domains[route.train], split, held_out, sets, data.classes)
 
 
-def tuned_cells(plan: StudyPlan, data: StudyData, noted: Mapping[str, Mapping[str, Noted]]) -> Iterator[TunedCell]:
-    """Every cell of the tuned grid, seed by seed."""
-    assert plan.tuned is not None  # noqa: S101 (asked for by the caller)
-    for seed in range(plan.tuned.seeds):
-        for route in plan.routes_of("tuned"):
-            split = data.split(route, seed=seed, mode=plan.mode)
-            held_out = pools(data, route, split, mode=plan.mode)
-            sets = _sets(data, route, noted)
-            for arm in plan.tuned.arms:
-                yield TunedCell(
-                    route.name, arm, seed, data.domains[route.train], split, held_out, sets, data.classes, plan.tuned
-                )
-
-
-def _sets(data: StudyData, route: Route, noted: Mapping[str, Mapping[str, Noted]]) -> dict[str, Texts]:
-    """The texts of all domains of a route. Image ids of two data sets may be the same: then the ids would clash."""
+def _sets(data: StudyData, route: Route, noted: AllNoted) -> dict[str, Texts]:
+    """The texts of all domains of a route; image ids are unique over them (domains.py)."""
     names = dict.fromkeys(data.dataset_of[domain] for domain in (route.train, *route.away))
     sets: dict[str, dict[str, str]] = {}
     for dataset in names:
@@ -165,9 +151,7 @@ def _sets(data: StudyData, route: Route, noted: Mapping[str, Mapping[str, Noted]
     return dict(sets)
 
 
-def _features(
-    plan: StudyPlan, data: StudyData, noted: Mapping[str, Mapping[str, Noted]], *, out: Path, progress: Report
-) -> Features:
+def _features(plan: StudyPlan, data: StudyData, noted: AllNoted, *, out: Path, progress: Report) -> Features:
     assert plan.frozen is not None  # noqa: S101 (asked for by the caller)
     tower = towers.lite(image_size=plan.frozen.image_size)
     views: dict[str, Tensor] = {}
@@ -182,9 +166,6 @@ def _features(
     return Features(views, dict(zip(texts, told, strict=True)), key)
 
 
-def _all_texts(data: StudyData, noted: Mapping[str, Mapping[str, Noted]]) -> set[str]:
+def _all_texts(data: StudyData, noted: AllNoted) -> set[str]:
     texts = {text for sets in noted.values() for one in sets.values() for text in one.texts.values()}
     return texts | {DIAGNOSIS_OF.get(name, name) for name in data.classes}
-
-
-__all__: Sequence[str] = ("StudyState", "frozen_cells", "needed_sets", "pools", "run_study")

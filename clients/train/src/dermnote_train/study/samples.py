@@ -1,6 +1,5 @@
 """Notes of drawn lesions: what a report may show of notes when the data is not ours to show."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,6 +49,3 @@ def _with_findings(dataset: LesionDataset, *, path: Path) -> LesionDataset:
 
 def _sample(record: Record, rows: dict[str, dict[str, NoteRow]]) -> Sample:
     return Sample(record, {name: by_id[record.image_id] for name, by_id in rows.items() if record.image_id in by_id})
-
-
-__all__: Sequence[str] = ("Sample", "drawn_samples")

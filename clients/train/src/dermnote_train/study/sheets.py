@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dermnote_train.atomic import replacing
-from dermnote_train.study.figures import StudyFigures
+from dermnote_train.study.results import StudyFigures
 
 PARTS = {
     "classification": "classified",

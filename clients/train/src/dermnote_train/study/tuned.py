@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from dermnote_train.config import TrainConfig
 from dermnote_train.model import LesionModel
 from dermnote_train.predict import classify, read
 from dermnote_train.progress import Report, Step
-from dermnote_train.records import LesionDataset, Record, Split
+from dermnote_train.records import Record
 from dermnote_train.run_data import keep_run_data
-from dermnote_train.study.arms import ARMS, Texts, training_texts
+from dermnote_train.study.arms import ARMS, training_texts
+from dermnote_train.study.cells import Cell, cell_path
 from dermnote_train.study.frozen import versions
 from dermnote_train.study.heads import Input
 from dermnote_train.study.plan import TunedGrid
@@ -29,23 +30,15 @@ class Paused(Exception):
 
 
 @dataclass(frozen=True)
-class TunedCell:
-    """One cell to be made. `dataset`: of the training domain; the rest as for a frozen cell."""
+class TunedCell(Cell):
+    """One cell to be made."""
 
-    route: str
-    arm: str
-    seed: int
-    dataset: LesionDataset
-    split: Split
-    pools: Mapping[str, Sequence[Record]]
-    sets: Mapping[str, Texts]
-    classes: tuple[str, ...]
     grid: TunedGrid
 
     @property
     def path(self) -> str:
         """Where its file lies, below the study's folder of cells."""
-        return f"tuned/{self.route}/{self.arm}/seed{self.seed}.safetensors"
+        return cell_path("tuned", self.route, self.arm, self.seed)
 
     @property
     def config(self) -> TrainConfig:
