@@ -216,11 +216,16 @@ def test_the_bootstrap_is_repeatable() -> None:
     assert once(1) != once(2)
 
 
+COMPILED = pytest.mark.filterwarnings("ignore::numba.core.errors.NumbaWarning")
+"""ranx is compiled where it is used first, and numba has remarks on its code."""
+
+
 def _id(query: int) -> str:
     """ranx answers in the order of the names."""
     return f"{query:03d}"
 
 
+@COMPILED
 @given(st.integers(0, 2**31 - 1), st.integers(2, 5), st.integers(6, 40))
 @settings(max_examples=25, deadline=None)
 def test_class_and_instance_level_are_ranx_s(seed: int, queries: int, pool: int) -> None:
@@ -244,6 +249,7 @@ def test_class_and_instance_level_are_ranx_s(seed: int, queries: int, pool: int)
     assert ours.precision_at[3][asked][deep] == pytest.approx(theirs["precision@3"][deep])
 
 
+@COMPILED
 @given(st.integers(0, 2**31 - 1), st.integers(4, 30))
 @settings(max_examples=25, deadline=None)
 def test_instance_level_is_ranx_s(seed: int, size: int) -> None:
