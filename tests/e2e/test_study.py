@@ -37,6 +37,14 @@ batch_size = 16
 arms = ["image", "G"]
 seeds = 1
 config = {{ image_size = 64, epochs = {epochs}, tuned = "last", save_every = 1 }}
+[trials]
+arms = ["image", "G-findings-blinded"]
+seeds = 1
+[trials.changes.facts]
+wording = "facts"
+[trials.changes.smaller]
+image_size = 32
+views = 1
 """
 
 
@@ -66,7 +74,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_no_time_is_no_cell_and_says_what_is_left(stack: Stack, plan: Path, out: Path) -> None:
     done = stack.dermnote("study", plan, "--out", out, "--minutes", "0", timeout_s=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "14 cells are still to be made" in done.stdout
+    assert "18 cells are still to be made" in done.stdout
 
 
 def test_study_export_index_and_search_go_through(stack: Stack, plan: Path, out: Path) -> None:
@@ -84,8 +92,11 @@ def test_study_export_index_and_search_go_through(stack: Stack, plan: Path, out:
     assert places == {(grid, pool) for grid in ("frozen", "tuned") for pool in ("home", "other")}
     assert {row["arm"] for row in rows(out / "classification.csv")} >= {"image", "G", "table-findings"}
     assert {row["against"] for row in rows(out / "differences.csv")} >= {"image", "table-findings", "random"}
+    tried = {(row["trial"], row["arm"]) for row in rows(out / "trials.csv")}
+    assert tried == {(trial, arm) for trial in ("facts", "smaller") for arm in ("image", "G-findings-blinded")}
     report = (out / "report.html").read_text()
     assert "The answers" in report
+    assert "What was tried" in report
     assert 'src="http' not in report
     assert 'href="http' not in report
 
@@ -101,6 +112,16 @@ def test_study_export_index_and_search_go_through(stack: Stack, plan: Path, out:
     search = stack.dermnote("search", image, "-k", "3", "--via", "notes")
     assert search.returncode == 0, search.stdout + search.stderr
     assert "lesion" in search.stdout
+
+
+def test_a_trained_model_is_asked_again_but_not_trained_again(stack: Stack, plan: Path, out: Path) -> None:
+    cell, run = out / "cells" / "tuned" / "drawn" / "G" / "seed0.safetensors", out / "runs" / "drawn" / "G" / "seed0"
+    before, trained = cell.read_bytes(), (run / "model.safetensors").stat().st_mtime_ns
+    cell.unlink()
+    done = stack.dermnote("study", plan, "--out", out, "--grid", "tuned", timeout_s=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert cell.read_bytes() == before
+    assert (run / "model.safetensors").stat().st_mtime_ns == trained
 
 
 def test_a_public_report_holds_nothing_of_the_data(stack: Stack, plan: Path, out: Path) -> None:

@@ -11,8 +11,8 @@ from dermnote_contracts.notes import ALL_TOPICS
 from dermnote_train.blinding import BLINDED
 from dermnote_train.errors import UserError
 from dermnote_train.records import LesionDataset, Record
-from dermnote_train.study.arms import ARMS, NAMED, NOTE_SETS, training_texts
-from dermnote_train.study.facts import common_facts, known_facts, with_only
+from dermnote_train.study.arms import ARMS, NAMED, NOTE_SETS, partners, training_texts
+from dermnote_train.study.facts import common_facts, known_facts, listed, with_only
 from dermnote_train.study.tables import FactTable
 
 LABELS = st.lists(st.sampled_from(["NEV", "MEL", "BCC"]), min_size=2, max_size=30)
@@ -138,3 +138,22 @@ def test_a_table_holds_the_facts_and_never_the_diagnosis() -> None:
 def test_a_value_that_training_never_had_is_no_column() -> None:
     table = FactTable(records(["NEV"], site="back", diagnosis="nevus"), findings=False)
     assert table.rows(records(["NEV"], site="scalp", diagnosis="nevus")).tolist() == [[0.0, 0.0]]
+
+
+@given(LABELS)
+def test_partners_are_those_whose_texts_are_read(labels: list[str]) -> None:
+    known = records(labels)
+    for arm in ("G", "random", "shuffled"):
+        rows = partners(ARMS[arm], known, seed=3)
+        assert [known[row].image_id for row in rows] == owners(arm, known, seed=3)
+
+
+def test_facts_are_listed_as_a_blinded_note_may_state_them() -> None:
+    (record,) = records(
+        ["MEL"], diagnosis="melanoma", age=45, symptoms=Symptoms(itch="yes"), findings=Findings(asymmetry="asymmetric")
+    )
+    assert listed(record, blinded=True, findings=False) == "age: 45; itch: yes"
+    assert "melanoma" in listed(record, blinded=False, findings=False)
+    assert listed(record, blinded=True, findings=True) == "age: 45; itch: yes; asymmetry: asymmetric"
+    (bare,) = records(["MEL"], diagnosis="melanoma")
+    assert listed(bare, blinded=True, findings=True) == "nothing recorded"

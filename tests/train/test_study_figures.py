@@ -46,9 +46,11 @@ def pool(
     return PoolOutputs(tuple(HOME[row].image_id for row in rows), given, image, note, own)  # type: ignore[arg-type]
 
 
-def cell(arm: str, seed: int, outputs: PoolOutputs) -> CellOutputs:
+def cell(
+    arm: str, seed: int, outputs: PoolOutputs, *, grid: str = "frozen", validation: PoolOutputs | None = None
+) -> CellOutputs:
     facts = CellFacts(
-        grid="frozen",
+        grid=grid,
         route="home",
         arm=arm,
         seed=seed,
@@ -60,11 +62,11 @@ def cell(arm: str, seed: int, outputs: PoolOutputs) -> CellOutputs:
         seconds=1.0,
         versions={"torch": "2"},
     )
-    return CellOutputs(facts, {"home": outputs})
+    return CellOutputs(facts, {"home": outputs} | ({} if validation is None else {"val": validation}))
 
 
-def figures(cells: list[CellOutputs]) -> StudyFigures:
-    return study_figures(cells, pools={"home": HOME}, resamples=200)
+def figures(cells: list[CellOutputs], *, tried: list[CellOutputs] | None = None) -> StudyFigures:
+    return study_figures(cells, pools={"home": HOME}, resamples=200, tried=tried or [])
 
 
 def rows_of(seed: int) -> np.ndarray:
@@ -208,3 +210,21 @@ def test_arms_without_a_common_seed_are_not_compared() -> None:
         "G" not in (one.arm, one.against)
         for one in figures([cell("image", 0, outputs), cell("G", 1, outputs)]).compared
     )
+
+
+def test_a_trial_is_held_against_the_grid_as_it_is_on_validation_data_alone() -> None:
+    """Right on every picture of the test part would show, were it looked at."""
+    half, most = np.arange(N) % 4 < 2, np.arange(N) % 4 < 3
+    every = pool(np.ones(N, bool), ALL)
+    base = [cell("image", seed, every, validation=pool(half, ALL)) for seed in (0, 1)]
+    changed = [
+        CellOutputs(one.facts, {"val": one.pools["val"]})
+        for one in (cell("image", 0, every, grid="trials/larger", validation=pool(most, ALL)),)
+    ]
+    found = figures(base, tried=changed)
+    (one,) = found.tried
+    assert (one.trial, one.route, one.arm, one.input, one.seeds) == ("larger", "home", "image", "image", 1)
+    assert one.balanced_accuracy == pytest.approx(0.75)
+    assert one.difference.interval.value == pytest.approx(0.25)
+    assert one.difference.interval.low > 0
+    assert len(found.classified) == 1, "a trial opens nothing"

@@ -48,9 +48,10 @@ def seen(n: int = 120, *, text: bool = True, shuffled: bool = False) -> Seen:
     return Seen(image[:, None].repeat(1, 2, 1), told[None] if text else None, labels)
 
 
-def held_out(n: int = 90, *, seed: int = 5, text: bool = True) -> HeldOut:
+def held_out(n: int = 90, *, seed: int = 5, text: bool = True, prompts: bool = False) -> HeldOut:
     labels, image, told = data(n, seed=seed)
-    return HeldOut(image, told if text else None, labels, torch.arange(n))
+    named = torch.eye(TEXT)[:CLASSES, None].repeat(1, 2, 1)
+    return HeldOut(image, told if text else None, labels, torch.arange(n), prompts=named if prompts else None)
 
 
 def trained(seen_: Seen, validation: HeldOut, *, seed: int = 0) -> Trained:
@@ -121,3 +122,21 @@ def test_training_on_random_notes_leaves_retrieval_at_chance() -> None:
 
 def test_every_arm_has_as_many_candidates() -> None:
     assert len(IMAGE_CANDIDATES) == len(TEXT_CANDIDATES)
+
+
+def test_class_prompts_tell_the_class_without_the_classifier() -> None:
+    """What the texts mean by a class is learnt from notes; the prompts were never seen."""
+    found = trained(seen(), held_out(prompts=True))
+    test = held_out(300, seed=9, prompts=True)
+    assert accuracy(found.by_prompts(test), test.labels) > 0.6
+    assert found.kept["prompts"].loss == min(found.losses["prompts"])
+
+
+def test_class_prompts_are_at_chance_after_random_notes() -> None:
+    own = seen()
+    assert own.text is not None
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(3))
+    validation = held_out(prompts=True)
+    found = trained(Seen(own.views, own.text[:, order], own.labels), validation)
+    test = held_out(600, seed=9, prompts=True)
+    assert accuracy(found.by_prompts(test), test.labels) < 0.6  # a third by chance; the best of some epochs

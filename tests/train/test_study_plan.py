@@ -82,3 +82,42 @@ def test_the_plan_that_the_docs_show_is_one() -> None:
     assert [route.train for route in plan.routes] == ["ham10000", "pad_ufes_20", "vienna"]
     assert plan.tuned is not None
     assert plan.tuned.config.image_size == 112
+
+
+TRIALS = (
+    PLAN
+    + """
+[frozen]
+arms = ["image", "G"]
+[trials]
+arms = ["image"]
+seeds = 2
+[trials.changes.smaller]
+image_size = 64
+"""
+)
+
+
+def test_a_trial_is_the_frozen_grid_with_a_change(tmp_path: Path) -> None:
+    plan = read_plan(written(tmp_path, TRIALS))
+    assert plan.frozen is not None
+    assert plan.tried() == {
+        "smaller": plan.frozen.model_copy(update={"arms": ("image",), "seeds": 2, "image_size": 64})
+    }
+    assert read_plan(written(tmp_path, PLAN)).tried() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (TRIALS.replace("image_size = 64", "image_size = 8"), "image_size"),
+        (TRIALS.replace("image_size = 64", "imagesize = 64"), "imagesize"),
+        (TRIALS.replace("image_size = 64", "seeds = 1"), "trials.changes.smaller: seeds can't be changed"),
+        (TRIALS.replace("seeds = 2", "seeds = 6"), "the frozen grid has 5 only"),
+        (TRIALS.replace('arms = ["image"]', 'arms = ["M"]'), "M is no arm of the frozen grid"),
+        (TRIALS.replace('arms = ["image"]', 'arms = ["P9"]'), "no arm 'P9'"),
+    ],
+)
+def test_a_trial_that_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read_plan(written(tmp_path, text))

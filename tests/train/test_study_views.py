@@ -63,3 +63,15 @@ def test_another_picture_or_number_of_views_is_not_taken_for_the_kept_one(
     records[0].image_path.write_bytes(records[1].image_path.read_bytes())
     assert not torch.equal(view_features(records[:1], towers=small, views=1, cache_dir=tmp_path / "views"), first)
     assert view_features(records[:1], towers=small, views=2, cache_dir=tmp_path / "views").shape[1] == 3
+
+
+def test_strong_views_are_others_and_none_is_the_picture_alone(
+    small: towers.Towers, records: tuple[Record, ...], tmp_path: Path
+) -> None:
+    kept = tmp_path / "views"
+    mild = view_features(records, towers=small, views=1, cache_dir=kept)
+    strong = view_features(records, towers=small, views=1, kind="strong", cache_dir=kept)
+    none = view_features(records, towers=small, views=0, cache_dir=kept)
+    assert torch.equal(mild[:, 0], strong[:, 0])
+    assert not torch.equal(mild[:, 1], strong[:, 1])
+    assert none.shape == (9, 1, small.image_features)

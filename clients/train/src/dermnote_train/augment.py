@@ -1,24 +1,32 @@
-"""Augmentation as in arXiv 2511.21827: flips, quarter turns, resized crop 0.80-0.95, RGB shift, each with p 0.5."""
+"""Augmentation as in arXiv 2511.21827: flips, quarter turns, resized crop 0.80-0.95, RGB shift, each with p 0.5.
+
+"strong" crops down to 0.40, and varies light, contrast, saturation, hue and sharpness as well.
+"""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+Augmentation = Literal["paper", "strong"]
 RGB_SHIFT = 20
 
 
-def augmentation(*, image_size: int) -> v2.Transform:
+def augmentation(*, image_size: int, kind: Augmentation = "paper") -> v2.Transform:
     """A transform of one picture, uint8 [3, size, size] to the same; it draws from torch's global generator."""
     quarter_turns = [v2.Lambda(_Turn(quarters)) for quarters in (1, 2, 3)]
+    turned = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.RandomApply([v2.RandomChoice(quarter_turns)])]
+    if kind == "paper":
+        cropped = v2.RandomApply([v2.RandomResizedCrop(image_size, scale=(0.80, 0.95), antialias=True)])
+        return v2.Compose([*turned, cropped, v2.RandomApply([v2.Lambda(shift_rgb)])])
     return v2.Compose(
         [
-            v2.RandomHorizontalFlip(),
-            v2.RandomVerticalFlip(),
-            v2.RandomApply([v2.RandomChoice(quarter_turns)]),
-            v2.RandomApply([v2.RandomResizedCrop(image_size, scale=(0.80, 0.95), antialias=True)]),
-            v2.RandomApply([v2.Lambda(shift_rgb)]),
+            *turned,
+            v2.RandomResizedCrop(image_size, scale=(0.40, 1.0), antialias=True),
+            v2.RandomApply([v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05)], p=0.8),
+            v2.RandomApply([v2.GaussianBlur(5, sigma=(0.1, 1.5))], p=0.2),
         ]
     )
 

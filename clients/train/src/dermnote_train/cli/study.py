@@ -13,11 +13,12 @@ from dermnote_train.report.study import write_study_report
 from dermnote_train.report.study_view import answers
 from dermnote_train.settings import read_settings
 from dermnote_train.study.cards import write_cards
+from dermnote_train.study.cells import cell_paths
 from dermnote_train.study.figures import study_figures
 from dermnote_train.study.plan import Mode, StudyPlan, plan_of, read_plan
 from dermnote_train.study.predictions import read_cell
 from dermnote_train.study.results import StudyFigures
-from dermnote_train.study.runner import CELLS, StudyState, cell_paths, run_study
+from dermnote_train.study.runner import CELLS, StudyState, run_study
 from dermnote_train.study.samples import drawn_samples
 from dermnote_train.study.sheets import write_sheets
 
@@ -27,7 +28,9 @@ def study(
     *,
     away: Annotated[list[Path] | None, typer.Option(help="Another data folder: tested on, and trained on too.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the study; DERMNOTE_HOME/study by default.")] = None,
-    grid: Annotated[Literal["frozen", "tuned", "all"], typer.Option(help="Which grid's cells to make.")] = "all",
+    grid: Annotated[
+        Literal["frozen", "tuned", "all"], typer.Option(help="Which grid's cells to make; all: trials too.")
+    ] = "all",
     seeds: Annotated[
         int | None, typer.Option(min=1, max=100, help="Seeds of the grids, instead of the plan's.")
     ] = None,
@@ -60,11 +63,14 @@ def study(
             service, state, folder=where / "drawn", out=where / "notes" / "drawn", progress=progress
         )
         model = service.model()
-    cells = [read_cell(where / CELLS / path) for path in cell_paths(state)]
+    cells, tried = (
+        [read_cell(where / CELLS / path) for path in cell_paths(part)] for part in (state.done, state.tried)
+    )
     figures = study_figures(
         cells,
         pools={name: domain.records for name, domain in state.data.domains.items()},
         resamples=plan.resamples,
+        tried=tried,
     )
     write_sheets(where, figures)
     write_cards(where, state, figures)
@@ -93,6 +99,10 @@ def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | Non
             changes[name] = None
         elif one is not None and seeds is not None:
             changes[name] = one.model_copy(update={"seeds": seeds})
+    if plan.trials is not None and seeds is not None:
+        changes["trials"] = plan.trials.model_copy(update={"seeds": min(seeds, plan.trials.seeds)})
+    if grid != "all":
+        changes["trials"] = None
     if grid != "all" and grids[grid] is None:
         raise typer.BadParameter(f"the plan has no {grid} grid")
     changes |= {name: value for name, value in (("mode", mode), ("limit", limit)) if value is not None}

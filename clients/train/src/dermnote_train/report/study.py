@@ -49,6 +49,7 @@ def write_study_report(
         found=[] if public else study_view.found_notes(state, cells),
         settings=study_view.settings(state, figures, model),
         choices=study_view.choices(cells),
+        trials=study_view.trials(state, figures),
         public=public,
     )
     with replacing(path) as partial:

@@ -24,6 +24,13 @@ from dermnote_train.study.samples import Sample
 SURE = 0.05
 QUERIES, HITS = 6, 4
 CONTROLS = ("random", "shuffled", "shuffled-labels")
+TESTED_WITH = {
+    "image": "picture",
+    "both": "picture + blinded note",
+    "prompts": "picture, by class prompts",
+    "note": "blinded note",
+}
+"""In the order of the tables."""
 UNITS = {"balanced accuracy": "difference in balanced accuracy", "mAP": "difference in mAP"}
 
 
@@ -110,7 +117,7 @@ def _classified_table(rows: Sequence[Classified]) -> list[dict[str, Any]]:
     return [
         {
             "arm": one.arm,
-            "input": {"image": "picture", "note": "blinded note", "both": "picture + blinded note"}[one.input],
+            "input": TESTED_WITH[one.input],
             "balanced": number(one.balanced_accuracy.value),
             "interval": f"{number(one.balanced_accuracy.low)} – {number(one.balanced_accuracy.high)}",
             "best": one.balanced_accuracy.value == best[one.input],
@@ -126,7 +133,7 @@ def _classified_table(rows: Sequence[Classified]) -> list[dict[str, Any]]:
                 )
             ],
         }
-        for one in sorted(rows, key=lambda one: ("image", "both", "note").index(one.input))
+        for one in sorted(rows, key=lambda one: list(TESTED_WITH).index(one.input))
     ]
 
 
@@ -161,7 +168,7 @@ def _confusions(rows: Sequence[Classified]) -> list[dict[str, Any]]:
         named += [max(own, key=lambda one: one.balanced_accuracy.value)] if own else []
     return [
         {
-            "title": f"{one.arm}, {'picture' if one.input == 'image' else 'picture + blinded note'}",
+            "title": f"{one.arm}, {TESTED_WITH[one.input]}",
             "rows": [[(count, count / max(sum(row), 1)) for count in row] for row in one.confusion],
         }
         for one in named
@@ -319,6 +326,26 @@ def choices(cells: Sequence[CellOutputs]) -> list[tuple[object, ...]]:
             f"{np.median(epochs[key]):g}",
         )
         for key, found in counts.items()
+    ]
+
+
+def trials(state: StudyState, figures: StudyFigures) -> list[dict[str, Any]]:
+    """What was tried on home validation data: what was changed, and each arm with it beside the same arm without."""
+    changes = state.plan.trials.changes if state.plan.trials else {}
+    return [
+        {
+            "trial": one.trial,
+            "change": ", ".join(f"{setting}: {value}" for setting, value in changes[one.trial].items()),
+            "route": one.route,
+            "arm": one.arm,
+            "input": TESTED_WITH[one.input],
+            "seeds": one.seeds,
+            "balanced": number(one.balanced_accuracy),
+            "difference": _signed(one.difference.interval.value),
+            "interval": _spanned(one.difference.interval),
+            "apart": one.difference.p_value < SURE,
+        }
+        for one in figures.tried
     ]
 
 

@@ -78,6 +78,11 @@ class Arm:
         return bool(self.notes) or self.table
 
     @property
+    def prompted(self) -> bool:
+        """Whether class prompts can be put to it: where the text branch learns from words."""
+        return bool(self.notes) or self.class_name
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The note sets that it can't do without."""
         return tuple(dict.fromkeys((*self.notes, *((self.read,) if self.notes else ()))))
@@ -119,8 +124,13 @@ def training_texts(arm: Arm, records: Sequence[Record], sets: Mapping[str, Texts
     """
     if arm.class_name:
         return [[DIAGNOSIS_OF.get(record.label, record.label) for record in records]]
-    partner = _PARTNERS[arm.pairing](records, seed)
+    partner = partners(arm, records, seed=seed)
     return [[sets[name][records[row].image_id] for row in partner] for name in arm.notes]
+
+
+def partners(arm: Arm, records: Sequence[Record], *, seed: int) -> list[int]:
+    """Whose note each record has in this arm, by its place in `records`."""
+    return _PARTNERS[arm.pairing](records, seed)
 
 
 def _own(records: Sequence[Record], _: int) -> list[int]:

@@ -11,7 +11,12 @@ from dermnote_train.study.results import Classified, Retrieved, StudyFigures
 from dermnote_train.study.runner import RUNS, StudyState
 
 CARD_NAME = "MODEL_CARD.md"
-INPUTS = {"image": "the picture", "note": "a blinded note", "both": "the picture and a blinded note"}
+INPUTS = {
+    "image": "the picture",
+    "note": "a blinded note",
+    "both": "the picture and a blinded note",
+    "prompts": "the picture, by class prompts",
+}
 
 
 def write_cards(out: Path, state: StudyState, figures: StudyFigures) -> None:

@@ -9,6 +9,8 @@ from dermnote_train.data.presence import without
 from dermnote_train.records import LesionDataset, Record
 
 LEAST_FILLED = 0.5
+HIDDEN = ("diagnosis", "benign_malignant")
+"""What a blinded note is not told."""
 ALWAYS = ("diagnosis",)
 FINDINGS = "findings"
 
@@ -30,8 +32,27 @@ def with_only(dataset: LesionDataset, paths: Sequence[str]) -> LesionDataset:
     return replace(dataset, records=without(dataset.records, other))
 
 
+def listed(record: Record, *, blinded: bool, findings: bool) -> str:
+    """What a note of a record could state, as a list: "age: 45; anatomical site: back"."""
+    given = record.metadata.given()
+    taken = {
+        name: value
+        for name, value in given.items()
+        if not (blinded and name in HIDDEN) and (findings or name != FINDINGS)
+    }
+    return "; ".join(f"{_words(path)}: {_said(value)}" for path, value in walk(taken)) or "nothing recorded"
+
+
+def _words(path: str) -> str:
+    return path.rpartition(".")[2].replace("_", " ")
+
+
+def _said(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def known_facts(record: Record, *, blinded: bool, findings: bool) -> bool:
     """Whether there is anything that a note of a record could state."""
     given = record.metadata.given()
-    hidden = {"diagnosis", "benign_malignant"} if blinded else set()
+    hidden = set(HIDDEN) if blinded else set()
     return bool(set(given) - hidden - (set() if findings else {FINDINGS}))

@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -35,86 +35,25 @@ from dermnote_train.study.results import (
     Retrieved,
     StudyFigures,
 )
+from dermnote_train.study.seeds import Beside, Draws, Pool, Seeds, shared
+from dermnote_train.study.trials import trial_figures
 from dermnote_train.subgroups import subgroups
 
 KS = (1, 5, 10)
 
 
-class Draws(NamedTuple):
-    """How every interval is drawn."""
-
-    resamples: int
-    seed: int
-
-    def of(self, groups: Sequence[str], strata: Ints | None = None) -> Resampling:
-        """For images of these groups and classes."""
-        return Resampling(groups, strata, self.resamples, self.seed)
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The images of a place in one order, the same for all seeds. labels [n] by `classes`; groups [n]."""
-
-    records: tuple[Record, ...]
-    labels: Ints
-    groups: tuple[str, ...]
-    classes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, records: Sequence[Record], classes: tuple[str, ...]) -> "Pool":
-        labels = np.array([classes.index(record.label) for record in records])
-        return cls(tuple(records), labels, tuple(record.group for record in records), classes)
-
-    def rows(self, image_ids: Sequence[str]) -> Ints:
-        """Where images are in this order."""
-        place = {record.image_id: row for row, record in enumerate(self.records)}
-        return np.array([place[image_id] for image_id in image_ids])
-
-
-@dataclass(frozen=True)
-class _Beside:
-    """Mode "paper": the training part is searched beside the pool, by seed, and nothing is left out of either."""
-
-    pool: Pool
-    outputs: Mapping[int, PoolOutputs]
-
-    @classmethod
-    def of(cls, outputs: Mapping[int, PoolOutputs] | None, pool: Pool) -> "_Beside | None":
-        return None if outputs is None else cls(pool, outputs)
-
-
-@dataclass(frozen=True)
-class _Seeds:
-    """One arm at one place: its pool's outputs by seed."""
-
-    pool: Pool
-    outputs: Mapping[int, PoolOutputs]
-    beside: _Beside | None = None
-
-    def right(self, by: Input) -> Floats:
-        """[seeds, n]: 1 where the picture was classified rightly, 0 where not, NaN where it was not tested."""
-        return self.spread({seed: self._is_right(one, by) for seed, one in self.outputs.items()})
-
-    def _is_right(self, one: PoolOutputs, by: Input) -> Floats:
-        predicted = one.logits[by].argmax(axis=1)
-        right: Floats = (predicted == self.pool.labels[self.pool.rows(one.image_ids)]).astype(np.float64)
-        return right
-
-    def spread(self, values: Mapping[int, Floats]) -> Floats:
-        """[seeds, n] from one value an image that a seed tested; NaN where it tested none."""
-        spread = np.full((len(values), len(self.pool.records)), np.nan)
-        for place, (seed, found) in enumerate(sorted(values.items())):
-            spread[place, self.pool.rows(self.outputs[seed].image_ids)] = found
-        return spread
-
-
-Found = Mapping[Place, Mapping[str, _Seeds]]
+Found = Mapping[Place, Mapping[str, Seeds]]
 
 
 def study_figures(
-    cells: Iterable[CellOutputs], *, pools: Mapping[str, Sequence[Record]], resamples: int, seed: int = 0
+    cells: Sequence[CellOutputs],
+    *,
+    pools: Mapping[str, Sequence[Record]],
+    resamples: int,
+    seed: int = 0,
+    tried: Sequence[CellOutputs] = (),
 ) -> StudyFigures:
-    """All figures of the given cells. pools: domain -> its records; "home" is the route's own.
+    """All figures of the given cells. pools: domain -> its records; "home" is the route's own; tried: of the trials.
 
     Arms are compared only over seeds that both have.
     """
@@ -141,6 +80,7 @@ def study_figures(
         compared=_adjusted(compared),
         in_subgroups=tuple(_in_subgroups(found)),
         opened=len(classified),
+        tried=trial_figures(tried, cells, pools=pools, draws=draws),
     )
 
 
@@ -162,7 +102,7 @@ def _by_place(cells: Iterable[CellOutputs], pools: Mapping[str, Sequence[Record]
         pool = Pool.of(pools[place.route if place.pool == HOME else place.pool], classes[place])
         known = Pool.of(pools[place.route], classes[place])
         found[place] = {
-            arm: _Seeds(pool, arms[arm], _Beside.of(trained_on.get((place, arm)), known))
+            arm: Seeds(pool, arms[arm], Beside.of(trained_on.get((place, arm)), known))
             for arm in sorted(arms, key=_order)
         }
     return found
@@ -172,11 +112,11 @@ def _order(arm: str) -> int:
     return list(ARMS).index(arm) if arm in ARMS else len(ARMS)
 
 
-def _inputs(seeds: _Seeds) -> list[Input]:
+def _inputs(seeds: Seeds) -> list[Input]:
     return [by for by in INPUTS if all(by in one.logits for one in seeds.outputs.values())]
 
 
-def _classified(place: Place, arm: str, seeds: _Seeds, by: Input, *, draws: Draws) -> Classified:
+def _classified(place: Place, arm: str, seeds: Seeds, by: Input, *, draws: Draws) -> Classified:
     pool = seeds.pool
     rows = {number: pool.rows(one.image_ids) for number, one in seeds.outputs.items()}
     labels = {number: pool.labels[own] for number, own in rows.items()}
@@ -220,7 +160,7 @@ def _mean(values: Iterable[Any]) -> float:
 
 
 def _retrieved(
-    place: Place, arm: str, seeds: _Seeds, *, draws: Draws
+    place: Place, arm: str, seeds: Seeds, *, draws: Draws
 ) -> Iterator[tuple[Retrieved, Mapping[int, Floats]]]:
     """Every direction and kind of note that the arm has embeddings for, with each seed's average precision."""
     kinds: dict[Notes, str] = {"blinded": "note", "own": "own_text"}
@@ -253,7 +193,7 @@ def _retrieved(
 
 
 def _hits(
-    seeds: _Seeds, number: int, attribute: str, direction: Direction, *, seed: int
+    seeds: Seeds, number: int, attribute: str, direction: Direction, *, seed: int
 ) -> tuple[ClassHits, InstanceHits]:
     """One seed's ranking. attribute: which text embeddings, "note" or "own_text"."""
     one, pool = seeds.outputs[number], seeds.pool
@@ -281,7 +221,12 @@ def _normalised(rows: Floats32) -> Floats32:
 AS_TABLE: Mapping[str, str] = {"G-blinded": "table", "G-findings-blinded": "table-findings", "mixed": "table-findings"}
 """Arms whose notes hold what a table arm has as numbers: the notes' own worth."""
 CONTROL = "random"
-SAYS: Mapping[Input, str] = {"image": "pictures", "note": "blinded note", "both": "picture and blinded note"}
+SAYS: Mapping[Input, str] = {
+    "image": "pictures",
+    "note": "blinded note",
+    "both": "picture and blinded note",
+    "prompts": "class prompts",
+}
 
 
 def _comparisons(found: Found, *, draws: Draws) -> Iterator[Compared]:
@@ -289,20 +234,20 @@ def _comparisons(found: Found, *, draws: Draws) -> Iterator[Compared]:
         image = arms.get("image")
         for arm, seeds in arms.items():
             for by in _inputs(seeds):
-                if image is not None and arm != "image" and _shared(seeds, image)[0].outputs:
+                if image is not None and arm != "image" and shared(seeds, image)[0].outputs:
                     family = f"{SAYS[by]} against pictures alone"
                     yield _right(place, (arm, seeds, by), ("image", image, "image"), family, draws)
                 table = AS_TABLE.get(arm)
-                if by == "both" and table is not None and table in arms and _shared(seeds, arms[table])[0].outputs:
+                if by == "both" and table is not None and table in arms and shared(seeds, arms[table])[0].outputs:
                     family = "note against the same facts as a table"
                     yield _right(place, (arm, seeds, by), (table, arms[table], by), family, draws)
 
 
-Side = tuple[str, _Seeds, Input]
+Side = tuple[str, Seeds, Input]
 
 
 def _right(place: Place, first: Side, second: Side, family: str, draws: Draws) -> Compared:
-    ours, theirs = _shared(first[1], second[1])
+    ours, theirs = shared(first[1], second[1])
     drawing = draws.of(ours.pool.groups, ours.pool.labels)
     return Compared(
         place=place,
@@ -315,13 +260,6 @@ def _right(place: Place, first: Side, second: Side, family: str, draws: Draws) -
     )
 
 
-def _shared(first: _Seeds, second: _Seeds) -> tuple[_Seeds, _Seeds]:
-    """Both with the seeds that both have."""
-    both = sorted(set(first.outputs) & set(second.outputs))
-    ours, theirs = (replace(one, outputs={number: one.outputs[number] for number in both}) for one in (first, second))
-    return ours, theirs
-
-
 def _map_comparisons(
     found: Found, maps: Mapping[tuple[Place, str], Mapping[int, Floats]], draws: Draws
 ) -> Iterator[Compared]:
@@ -330,7 +268,7 @@ def _map_comparisons(
         control = found[place].get(CONTROL)
         if control is None or arm == CONTROL:
             continue
-        ours, theirs = _shared(found[place][arm], control)
+        ours, theirs = shared(found[place][arm], control)
         if ours.outputs:
             known = maps[place, CONTROL]
             yield Compared(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dermnote_train.model import Branch
 from dermnote_train.records import Record
-from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, Texts, training_texts
+from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, Texts, partners, training_texts
 from dermnote_train.study.cells import Cell, cell_path
 from dermnote_train.study.heads import (
     IMAGE_CANDIDATES,
@@ -28,10 +28,12 @@ from dermnote_train.study.heads import (
     train_heads,
 )
 from dermnote_train.study.plan import FrozenGrid
-from dermnote_train.study.predictions import VALIDATION, CellFacts, CellOutputs, Choice, PoolOutputs
+from dermnote_train.study.predictions import FORMAT, VALIDATION, CellFacts, CellOutputs, Choice, PoolOutputs
+from dermnote_train.study.prompts import class_prompts
 from dermnote_train.study.tables import FactTable
 
 LEAST_DEVIATION = 0.01
+FROZEN, TRIALS = "frozen", "trials"
 VERSIONS = ("torch", "torchvision", "timm", "open_clip_torch", "numpy")
 
 
@@ -46,19 +48,27 @@ class Features:
 
 @dataclass(frozen=True)
 class FrozenCell(Cell):
-    """One cell to be made."""
+    """One cell to be made. `trial`: the name of the change that is tried, of a cell that is no part of the grid."""
 
     grid: FrozenGrid
+    trial: str | None = None
+
+    @property
+    def grid_name(self) -> str:
+        """What its facts say that it is of, and where its file lies."""
+        return FROZEN if self.trial is None else f"{TRIALS}/{self.trial}"
 
     @property
     def path(self) -> str:
         """Where its file lies, below the study's folder of cells."""
-        return cell_path("frozen", self.route, self.arm, self.seed)
+        return cell_path(self.grid_name, self.route, self.arm, self.seed)
 
-    def digest(self, features: Features) -> str:
-        """sha256 of all that its outputs depend on."""
-        digest = hashlib.sha256(features.key.encode())
-        digest.update(repr((self.arm, ARMS[self.arm], self.seed, self.classes)).encode())
+    def digest(self, features_key: str) -> str:
+        """sha256 of all that its outputs depend on. features_key: of the features that it is or would be made from."""
+        digest = hashlib.sha256(features_key.encode())
+        digest.update(
+            repr((FORMAT, self.arm, ARMS[self.arm], self.seed, self.classes, class_prompts(self.classes))).encode()
+        )
         digest.update(self.grid.model_dump_json(exclude={"arms", "seeds"}).encode())
         digest.update(repr((IMAGE_CANDIDATES, TEXT_CANDIDATES, versions())).encode())
         for name, records in {"train": self.split.train, **self.pools}.items():
@@ -91,12 +101,14 @@ def make_cell(cell: FrozenCell, *, features: Features) -> CellOutputs:
     table = FactTable(cell.split.train, findings=NOTE_SETS[arm.read].findings) if arm.table else None
     seen, scales = _scaled(_seen(arm, cell=cell, features=features, table=table))
     held_out = {
-        name: _held_out(records, arm, cell=cell, features=features, scales=scales, table=table)
+        name: _held_out(records, records, cell=cell, features=features, scales=scales, table=table)
         for name, records in cell.pools.items()
     }
+    validation = cell.pools[VALIDATION]
+    paired = [validation[row] for row in partners(arm, validation, seed=cell.seed)]
     trained = train_heads(
         seen,
-        held_out[VALIDATION],
+        _held_out(validation, paired, cell=cell, features=features, scales=scales, table=table),
         candidates=TEXT_CANDIDATES if arm.has_text else IMAGE_CANDIDATES,
         schedule=Schedule(cell.grid.epochs, cell.grid.patience, cell.grid.batch_size),
         classes=len(cell.classes),
@@ -104,11 +116,11 @@ def make_cell(cell: FrozenCell, *, features: Features) -> CellOutputs:
     )
     pools = {name: _outputs(trained, held_out[name], records=records) for name, records in cell.pools.items()}
     facts = CellFacts(
-        grid="frozen",
+        grid=cell.grid_name,
         route=cell.route,
         arm=cell.arm,
         seed=cell.seed,
-        digest=cell.digest(features),
+        digest=cell.digest(features.key),
         classes=cell.classes,
         pools={name: pool.image_ids for name, pool in pools.items()},
         choices={
@@ -178,19 +190,26 @@ def _seen(arm: Arm, *, cell: FrozenCell, features: Features, table: FactTable | 
 
 def _held_out(
     records: Sequence[Record],
-    arm: Arm,
+    noted: Sequence[Record],
     *,
     cell: FrozenCell,
     features: Features,
     scales: _Scales,
     table: FactTable | None,
 ) -> HeldOut:
-    note, own = None, None
+    """noted: whose note each picture is tested with: its own, but in the validation part of an arm of others' notes.
+
+    A control that chose its epoch by the true pairs would have learnt from them.
+    """
+    arm = ARMS[cell.arm]
+    note, own, prompts = None, None, None
     if table is not None:
-        note = table.rows(records)
+        note = table.rows(noted)
     elif arm.reads:
-        note = _texts([cell.sets[arm.read][record.image_id] for record in records], features)
-        own = _texts([cell.sets[arm.notes[0]][record.image_id] for record in records], features)
+        note = _texts([cell.sets[arm.read][record.image_id] for record in noted], features)
+        own = _texts([cell.sets[arm.notes[0]][record.image_id] for record in noted], features)
+    if arm.prompted:
+        prompts = torch.stack([_texts(texts, features) for texts in class_prompts(cell.classes)])
     groups = np.unique([record.group for record in records], return_inverse=True)[1]
     return HeldOut(
         image=scales.image(_views(records, features)[:, 0]),
@@ -198,6 +217,7 @@ def _held_out(
         labels=_labels(records, cell.classes),
         groups=torch.from_numpy(groups),
         own_text=_at(scales.text, own),
+        prompts=_at(scales.text, prompts),
     )
 
 
@@ -208,7 +228,9 @@ def _at(scale: _Scale | None, features: Tensor | None) -> Tensor | None:
 def _outputs(trained: Trained, held_out: HeldOut, *, records: Sequence[Record]) -> PoolOutputs:
     logits: dict[Input, np.ndarray] = {}
     for by in INPUTS:
-        if by in trained.kept:
+        if by == "prompts" and by in trained.kept:
+            logits[by] = trained.by_prompts(held_out).numpy()
+        elif by in trained.kept:
             logits[by] = _logits(trained.outputs(held_out, by=by), by=by).numpy()
     by_retrieval: Chosen = "retrieval" if "retrieval" in trained.kept else "image"
     image, note = trained.outputs(held_out, by=by_retrieval)

@@ -15,10 +15,12 @@ from torch.optim import Adam
 from dermnote_train.config import LossWeights
 from dermnote_train.losses import image_loss, image_text_loss
 from dermnote_train.model import Branch, SharedHead
+from dermnote_train.study.prompts import prompt_logits
 
-Input = Literal["image", "note", "both"]
-INPUTS: tuple[Input, ...] = ("image", "note", "both")
-Chosen = Literal["image", "note", "both", "retrieval"]
+Input = Literal["image", "note", "both", "prompts"]
+"""What a class is told from. "prompts": the picture, and the class prompt that lies nearest (prompts.py)."""
+INPUTS: tuple[Input, ...] = ("image", "note", "both", "prompts")
+Chosen = Literal["image", "note", "both", "prompts", "retrieval"]
 
 
 class Candidate(NamedTuple):
@@ -51,13 +53,15 @@ class Seen:
 @dataclass(frozen=True)
 class HeldOut:
     """Validation or test data. image: [n, d]; note: [n, t] of what is read at test time, or None; own_text: [n, t] of
-    the arm's own notes, which may name the class, or None; labels [n]; groups [n] as numbers."""
+    the arm's own notes, which may name the class, or None; labels [n]; groups [n] as numbers; prompts: [classes, k, t]
+    of the class prompts, or None."""
 
     image: Tensor
     note: Tensor | None
     labels: Tensor
     groups: Tensor
     own_text: Tensor | None = None
+    prompts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,17 @@ class Trained:
 
     def outputs(self, held_out: HeldOut, *, by: Chosen) -> tuple[Branch, Branch | None]:
         """The image branch and the text branch (of `note`), with the weights that were kept for `by`."""
-        self.head.load_state_dict(dict(self.kept[by].weights))
+        self._put_in(by)
         return _outputs(self.head, held_out)
+
+    @torch.no_grad()
+    def by_prompts(self, held_out: HeldOut) -> Tensor:
+        """Logits [n, classes] of the class prompts of `held_out`, with the weights that were kept for them."""
+        self._put_in("prompts")
+        return _prompt_logits(self.head, held_out)
+
+    def _put_in(self, by: Chosen) -> None:
+        self.head.load_state_dict(dict(self.kept[by].weights))
 
 
 @dataclass
@@ -193,6 +206,12 @@ def _outputs(head: SharedHead, held_out: HeldOut) -> tuple[Branch, Branch | None
     return head.of_image(held_out.image), None if held_out.note is None else head.of_text(held_out.note)
 
 
+def _prompt_logits(head: SharedHead, held_out: HeldOut) -> Tensor:
+    assert held_out.prompts is not None  # noqa: S101 (asked for by the caller)
+    return prompt_logits(head.of_image(held_out.image).embedding, head.of_text(held_out.prompts).embedding)
+
+
+@torch.no_grad()
 def validation_losses(head: SharedHead, held_out: HeldOut) -> dict[Chosen, float]:
     """By each input: cross-entropy, every class weighing the same; for retrieval 1 - mAP of picture to note."""
     image, note = _outputs(head, held_out)
@@ -201,6 +220,8 @@ def validation_losses(head: SharedHead, held_out: HeldOut) -> dict[Chosen, float
         losses["note"] = _balanced_ce(note.logits, held_out.labels)
         losses["both"] = _balanced_ce((image.logits + note.logits) / 2, held_out.labels)
         losses["retrieval"] = 1 - _mean_average_precision(image.embedding, note.embedding, held_out)
+    if held_out.prompts is not None:
+        losses["prompts"] = _balanced_ce(_prompt_logits(head, held_out), held_out.labels)
     return losses
 
 

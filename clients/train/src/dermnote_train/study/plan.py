@@ -3,15 +3,17 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dermnote_train.augment import Augmentation
 from dermnote_train.config import TrainConfig
 from dermnote_train.errors import UserError
 from dermnote_train.study.arms import ARMS
 
 Mode = Literal["strict", "paper"]
+Wording = Literal["notes", "facts"]
 
 
 class _Part(BaseModel):
@@ -35,13 +37,16 @@ class Route(_Part):
 class FrozenGrid(_Part):
     """The image tower as it came; heads trained on its features of `views` augmented views of every picture.
 
-    `patience`: epochs without a better validation loss, after which a candidate's training ends.
+    `patience`: epochs without a better validation loss, after which a candidate's training ends. `wording`: of what is
+    read: notes as the service wrote them, or a list of the facts that they state.
     """
 
     arms: tuple[str, ...] = tuple(ARMS)
     seeds: int = Field(default=5, ge=1, le=100)
     image_size: int = Field(default=224, ge=32, le=512)
-    views: int = Field(default=6, ge=1, le=64)
+    views: int = Field(default=6, ge=0, le=64)
+    augmentation: Augmentation = "paper"
+    wording: Wording = "notes"
     epochs: int = Field(default=60, ge=1, le=10000)
     patience: int = Field(default=15, ge=1)
     batch_size: int = Field(default=128, ge=2, le=4096)
@@ -56,6 +61,17 @@ class TunedGrid(_Part):
     config: TrainConfig = TrainConfig()
 
 
+class Trials(_Part):
+    """Changes of the frozen grid, each tried on home validation data alone: no test picture is looked at for them.
+
+    changes: name -> the settings of [frozen] that are otherwise.
+    """
+
+    arms: tuple[str, ...] = ("image", "G-findings", "G-findings-blinded")
+    seeds: int = Field(default=3, ge=1, le=100)
+    changes: Mapping[str, Mapping[str, Any]] = {}
+
+
 class StudyPlan(_Part):
     """A whole study. `mode`: "paper" splits by image and searches pools that hold the query's own note and the training
     notes, as the authors' code does; "strict" does neither. `resamples`: for the intervals.
@@ -66,6 +82,7 @@ class StudyPlan(_Part):
     mode: Mode = "strict"
     frozen: FrozenGrid | None = FrozenGrid()
     tuned: TunedGrid | None = None
+    trials: Trials | None = None
     notes_seed: int = Field(default=0, ge=0, lt=2**31)
     limit: int | None = Field(default=None, ge=1)
     resamples: int = Field(default=2000, ge=100, le=100_000)
@@ -77,7 +94,7 @@ class StudyPlan(_Part):
             raise ValueError(f"no domain {name!r}; there are {', '.join(self.domains)}")
         if len(set(trained)) < len(trained):
             raise ValueError("two routes train on the same domain; give one of them both in `away`")
-        for grid in (self.frozen, self.tuned):
+        for grid in (self.frozen, self.tuned, self.trials):
             for name in () if grid is None else grid.arms:
                 if name not in ARMS:
                     raise ValueError(f"no arm {name!r}; there are {', '.join(ARMS)}")
@@ -86,7 +103,28 @@ class StudyPlan(_Part):
                 raise ValueError(f"tuned.arms: {name} is an arm of the frozen grid only")
         for name in set(self.tuned.routes if self.tuned else ()) - set(trained):
             raise ValueError(f"tuned.routes: no route trains on {name!r}; there are {', '.join(trained)}")
+        if self.trials and self.trials.changes:
+            self._are_of_the_frozen_grid(self.trials)
         return self
+
+    def _are_of_the_frozen_grid(self, trials: Trials) -> None:
+        if self.frozen is None:
+            raise ValueError("trials: they are changes of the frozen grid; the plan has none")
+        if trials.seeds > self.frozen.seeds:
+            raise ValueError(f"trials.seeds: the frozen grid has {self.frozen.seeds} only")
+        for arm in set(trials.arms) - set(self.frozen.arms):
+            raise ValueError(f"trials.arms: {arm} is no arm of the frozen grid, so there is nothing to compare it with")
+        for name, change in trials.changes.items():
+            for setting in set(change) & {"arms", "seeds"}:
+                raise ValueError(f"trials.changes.{name}: {setting} can't be changed")
+        self.tried()
+
+    def tried(self) -> dict[str, FrozenGrid]:
+        """The frozen grid with each change of the trials, by the change's name."""
+        if self.trials is None or self.frozen is None:
+            return {}
+        own = self.frozen.model_dump() | {"arms": self.trials.arms, "seeds": self.trials.seeds}
+        return {name: FrozenGrid.model_validate(own | dict(change)) for name, change in self.trials.changes.items()}
 
     def routes_of(self, grid: FrozenGrid | TunedGrid) -> tuple[Route, ...]:
         """The routes of one grid: the tuned one may be of some only."""

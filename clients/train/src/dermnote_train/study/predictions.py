@@ -14,9 +14,11 @@ from safetensors.numpy import save_file
 
 from dermnote_train.atomic import replacing
 from dermnote_train.errors import UserError
-from dermnote_train.study.heads import Chosen, Input
+from dermnote_train.study.heads import INPUTS, Chosen, Input
 
 Floats32 = NDArray[np.float32]
+FORMAT = 2
+"""Raised when a cell comes to hold other outputs: older ones are then made again."""
 VALIDATION, TRAINING, HOME = "val", "train", "home"
 """Pools of every cell; TRAINING in mode "paper" only, whose retrieval pools hold the training notes."""
 
@@ -36,7 +38,7 @@ class CellFacts(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: int = 1
+    format: int = FORMAT
     grid: str
     route: str
     arm: str
@@ -113,7 +115,5 @@ def _pool(name: str, image_ids: tuple[str, ...], tensors: Mapping[str, NDArray[A
 
     image = of("image")
     assert image is not None  # noqa: S101 (every cell looks at pictures)
-    logits: dict[Input, Floats32] = {
-        by: found for by in ("image", "note", "both") if (found := of(f"logits/{by}")) is not None
-    }
+    logits: dict[Input, Floats32] = {by: found for by in INPUTS if (found := of(f"logits/{by}")) is not None}
     return PoolOutputs(image_ids, logits, image, of("note"), of("own_text"))

@@ -94,11 +94,27 @@ class InSubgroup:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A change of the frozen grid on home validation data: an arm's balanced accuracy with it, and the paired
+    difference from the same arm without."""
+
+    trial: str
+    route: str
+    arm: str
+    input: Input
+    seeds: int
+    balanced_accuracy: float
+    difference: Difference
+
+
+@dataclass(frozen=True)
 class StudyFigures:
-    """All of them. `opened`: how many (arm, input, route, grid) x test pools were looked at."""
+    """All of them. `opened`: how many (arm, input, route, grid) x test pools were looked at; `tried`: what was tried
+    without looking at any."""
 
     classified: tuple[Classified, ...]
     retrieved: tuple[Retrieved, ...]
     compared: tuple[Compared, ...]
     in_subgroups: tuple[InSubgroup, ...]
     opened: int
+    tried: tuple[Tried, ...] = ()

@@ -1,44 +1,42 @@
 """Runs a study: data, notes, features, then cell by cell; what is done already is not done again."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from dermnote_train import towers
-from dermnote_train.data.labels import DIAGNOSIS_OF
 from dermnote_train.features import text_features
 from dermnote_train.progress import Report, Step
-from dermnote_train.records import Record, Split
 from dermnote_train.remote.notegen import NoteService
-from dermnote_train.study.arms import ARMS, NOTE_SETS, Texts
-from dermnote_train.study.cells import Cell, cell_path
+from dermnote_train.study.arms import NOTE_SETS
+from dermnote_train.study.cells import AllNoted, all_texts, cells_of, needed_sets
 from dermnote_train.study.domains import StudyData, read_domains
 from dermnote_train.study.frozen import Features, FrozenCell
 from dermnote_train.study.making import make_cells
-from dermnote_train.study.noting import Noted, note_sets
-from dermnote_train.study.plan import FrozenGrid, Mode, Route, StudyPlan, TunedGrid
-from dermnote_train.study.predictions import HOME, TRAINING, VALIDATION, CellFacts, read_facts, write_cell
+from dermnote_train.study.noting import note_sets
+from dermnote_train.study.plan import FrozenGrid, StudyPlan
+from dermnote_train.study.predictions import VALIDATION, CellFacts, read_facts, write_cell
 from dermnote_train.study.tuned import Paused, TunedCell, make_tuned_cell
 from dermnote_train.study.views import tower_id, view_features
+from dermnote_train.towers import Towers
 
-AllNoted = Mapping[str, Mapping[str, Noted]]
-"""Data set -> note set -> notes."""
 CELLS, RUNS = "cells", "runs"
 
 
 @dataclass(frozen=True)
 class StudyState:
     """How far a study is. `noted`: data set -> note set -> notes; `done`: facts of the cells that there are; `left`:
-    cells still to be made."""
+    cells still to be made; `tried`: the facts of the cells of the trials, which hold validation outputs only."""
 
     plan: StudyPlan
     data: StudyData
     noted: AllNoted
     done: tuple[CellFacts, ...]
     left: int
+    tried: tuple[CellFacts, ...] = ()
 
 
 def run_study(
@@ -58,16 +56,35 @@ def run_study(
     }
     done: list[CellFacts] = []
     left = 0
+    source = _Source(data, noted, out, progress, enough)
     if plan.frozen is not None:
-        features = _features(plan, data, noted, out=out, progress=progress)
-        cells = [FrozenCell(**vars(cell), grid=plan.frozen) for cell in cells_of(plan, data, noted, grid=plan.frozen)]
-        done, left = _frozen(cells, features, folder=out / CELLS, progress=progress, enough=enough)
+        cells = list(frozen_cells(plan, data, noted, grid=plan.frozen))
+        done, left = _frozen(cells, source, grid=plan.frozen, stage="frozen cells")
     if plan.tuned is not None:
         wanted = [TunedCell(**vars(cell), grid=plan.tuned) for cell in cells_of(plan, data, noted, grid=plan.tuned)]
         made = list(_tuned(wanted, out=out, progress=progress, enough=enough))
         done += [facts for facts in made if facts is not None]
         left += made.count(None)
-    return StudyState(plan, data, noted, tuple(done), left)
+    tried: list[CellFacts] = []
+    for name, grid in plan.tried().items():
+        cells = [_tried(cell) for cell in frozen_cells(plan, data, noted, grid=grid, trial=name)]
+        found, missing = _frozen(cells, source, grid=grid, stage=f"trial {name}")
+        tried += found
+        left += missing
+    return StudyState(plan, data, noted, tuple(done), left, tuple(tried))
+
+
+def frozen_cells(
+    plan: StudyPlan, data: StudyData, noted: AllNoted, *, grid: FrozenGrid, trial: str | None = None
+) -> Iterator[FrozenCell]:
+    """The cells of the frozen grid, or of a change of it, with their texts worded as the grid says."""
+    for cell in cells_of(plan, data, noted, grid=grid):
+        yield FrozenCell(**vars(cell), grid=grid, trial=trial)
+
+
+def _tried(cell: FrozenCell) -> FrozenCell:
+    """Without what only figures of test pictures would need."""
+    return replace(cell, pools={VALIDATION: cell.pools[VALIDATION]})
 
 
 def _tuned(
@@ -94,78 +111,52 @@ def _tuned_one(cell: TunedCell, *, out: Path, progress: Report, enough: Callable
     return made.facts
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What frozen cells are made from, and where and until when."""
+
+    data: StudyData
+    noted: AllNoted
+    out: Path
+    progress: Report
+    enough: Callable[[], bool]
+
+
 def _frozen(
-    cells: Sequence[FrozenCell], features: Features, *, folder: Path, progress: Report, enough: Callable[[], bool]
+    cells: Sequence[FrozenCell], source: _Source, *, grid: FrozenGrid, stage: str
 ) -> tuple[list[CellFacts], int]:
-    """What there is already, what was made now, and how many are left. A cell of another digest is made anew."""
+    """What there is already, what was made now, and how many are left. A cell of another digest is made anew.
+
+    Features are looked up only if there is a cell to be made from them.
+    """
+    tower = towers.lite(image_size=grid.image_size)
+    key = hashlib.sha256(f"{tower_id(tower)} {tower.text_id}".encode()).hexdigest()
+    folder = source.out / CELLS
     found = [(cell, read_facts(folder / cell.path)) for cell in cells]
-    done = [facts for cell, facts in found if facts is not None and facts.digest == cell.digest(features)]
+    done = [facts for cell, facts in found if facts is not None and facts.digest == cell.digest(key)]
     kept = {(facts.route, facts.arm, facts.seed) for facts in done}
     missing = [cell for cell in cells if (cell.route, cell.arm, cell.seed) not in kept]
-    progress(Step("frozen cells", len(done), len(cells)))
-    for facts in make_cells(missing, features=features, folder=folder, enough=enough):
-        done.append(facts)
-        progress(Step("frozen cells", len(done), len(cells), f"{facts.route}, {facts.arm}, seed {facts.seed}"))
+    source.progress(Step(stage, len(done), len(cells)))
+    if missing and not source.enough():
+        features = _features(grid, source, tower=tower, key=key)
+        for facts in make_cells(missing, features=features, folder=folder, enough=source.enough):
+            done.append(facts)
+            source.progress(Step(stage, len(done), len(cells), f"{facts.route}, {facts.arm}, seed {facts.seed}"))
     return done, len(cells) - len(done)
 
 
-def cell_paths(state: StudyState) -> list[Path]:
-    """The files of the cells that are done, below the study's folder of cells."""
-    return [Path(cell_path(one.grid, one.route, one.arm, one.seed)) for one in state.done]
-
-
-def needed_sets(plan: StudyPlan) -> tuple[str, ...]:
-    """The note sets that the plan's arms can't do without."""
-    wanted = {name for arm in plan.arms() for name in ARMS[arm].needs}
-    return tuple(name for name in NOTE_SETS if name in wanted)
-
-
-def pools(data: StudyData, route: Route, split: Split, *, mode: Mode) -> dict[str, tuple[Record, ...]]:
-    """What a cell of a route is asked about: "val" and "home" of its own split, and the whole of every other domain.
-
-    In mode "paper" its training part too, since the authors search it.
-    """
-    searched = {TRAINING: split.train} if mode == "paper" else {}
-    away = {name: data.domains[name].records for name in route.away}
-    return {VALIDATION: split.val, HOME: split.test} | searched | away
-
-
-def cells_of(plan: StudyPlan, data: StudyData, noted: AllNoted, *, grid: FrozenGrid | TunedGrid) -> Iterator[Cell]:
-    """Every cell of one grid: seed by seed, so that a part of a study is a whole study of fewer seeds."""
-    for seed in range(grid.seeds):
-        for route in plan.routes_of(grid):
-            split = data.split(route, seed=seed, mode=plan.mode)
-            held_out = pools(data, route, split, mode=plan.mode)
-            sets = _sets(data, route, noted)
-            for arm in grid.arms:
-                yield Cell(route.train, arm, seed, data.domains[route.train], split, held_out, sets, data.classes)
-
-
-def _sets(data: StudyData, route: Route, noted: AllNoted) -> dict[str, Texts]:
-    """The texts of all domains of a route; image ids are unique over them (domains.py)."""
-    names = dict.fromkeys(data.dataset_of[domain] for domain in (route.train, *route.away))
-    sets: dict[str, dict[str, str]] = {}
-    for dataset in names:
-        for name, one in noted[dataset].items():
-            sets.setdefault(name, {}).update(one.texts)
-    return dict(sets)
-
-
-def _features(plan: StudyPlan, data: StudyData, noted: AllNoted, *, out: Path, progress: Report) -> Features:
-    assert plan.frozen is not None  # noqa: S101 (asked for by the caller)
-    tower = towers.lite(image_size=plan.frozen.image_size)
+def _features(grid: FrozenGrid, source: _Source, *, tower: Towers, key: str) -> Features:
     views: dict[str, Tensor] = {}
-    for dataset in data.datasets.values():
+    for dataset in source.data.datasets.values():
         rows = view_features(
-            dataset.records, towers=tower, views=plan.frozen.views, cache_dir=out / "views", progress=progress
+            dataset.records,
+            towers=tower,
+            views=grid.views,
+            kind=grid.augmentation,
+            cache_dir=source.out / "views",
+            progress=source.progress,
         )
         views |= {record.image_id: row for record, row in zip(dataset.records, rows, strict=True)}
-    texts = sorted(_all_texts(data, noted))
-    told = text_features(texts, towers=tower, cache_dir=out / "texts", progress=progress)
-    key = hashlib.sha256(f"{tower_id(tower)} {tower.text_id}".encode()).hexdigest()
+    texts = sorted(all_texts(source.data, source.noted, wording=grid.wording))
+    told = text_features(texts, towers=tower, cache_dir=source.out / "texts", progress=source.progress)
     return Features(views, dict(zip(texts, told, strict=True)), key)
-
-
-def _all_texts(data: StudyData, noted: AllNoted) -> set[str]:
-    texts = {text for sets in noted.values() for one in sets.values() for text in one.texts.values()}
-    return texts | {DIAGNOSIS_OF.get(name, name) for name in data.classes}

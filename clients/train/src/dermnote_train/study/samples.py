@@ -12,9 +12,10 @@ from dermnote_train.progress import Report
 from dermnote_train.records import LesionDataset, Record
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.study.arms import NOTE_SETS
+from dermnote_train.study.cells import needed_sets
 from dermnote_train.study.facts import with_only
 from dermnote_train.study.noting import note_sets
-from dermnote_train.study.runner import StudyState, needed_sets
+from dermnote_train.study.runner import StudyState
 
 DRAWN, SHOWN = 40, 3
 

@@ -16,11 +16,12 @@ PARTS = {
     "retrieval": "retrieved",
     "differences": "compared",
     "subgroups": "in_subgroups",
+    "trials": "tried",
 }
 
 
 def write_sheets(folder: Path, figures: StudyFigures) -> None:
-    """figures.json, classification.csv, retrieval.csv, differences.csv and subgroups.csv in `folder`."""
+    """figures.json, classification.csv, retrieval.csv, differences.csv, subgroups.csv and trials.csv in `folder`."""
     with replacing(folder / "figures.json") as partial:
         partial.write_text(json.dumps(_plain(asdict(figures)), indent=1) + "\n", "utf-8")
     for name, part in PARTS.items():

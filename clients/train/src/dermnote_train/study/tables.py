@@ -8,9 +8,8 @@ from torch import Tensor
 
 from dermnote_contracts.metadata import walk
 from dermnote_train.records import Record
-from dermnote_train.study.facts import FINDINGS
+from dermnote_train.study.facts import FINDINGS, HIDDEN
 
-HIDDEN = ("diagnosis", "benign_malignant")
 DECADE = 10
 
 

@@ -1,4 +1,7 @@
-"""The tuned grid: a cell is a whole training run (train.py) in a folder of its own, and its outputs on every pool."""
+"""The tuned grid: a cell is a whole training run (train.py) in a folder of its own, and its outputs on every pool.
+
+A finished run is kept, so that a cell that is to hold other outputs is asked again, not trained again.
+"""
 
 import hashlib
 import time
@@ -6,10 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+from pydantic import BaseModel, ConfigDict
 from torch.nn.functional import normalize
 
 from dermnote_train import images
-from dermnote_train.checkpoint import split_id
+from dermnote_train.atomic import replacing
+from dermnote_train.checkpoint import load_checkpoint, split_id
 from dermnote_train.config import TrainConfig
 from dermnote_train.model import LesionModel
 from dermnote_train.predict import classify, read
@@ -21,8 +27,23 @@ from dermnote_train.study.cells import Cell, cell_path
 from dermnote_train.study.frozen import versions
 from dermnote_train.study.heads import Input
 from dermnote_train.study.plan import TunedGrid
-from dermnote_train.study.predictions import CellFacts, CellOutputs, Choice, Floats32, PoolOutputs
-from dermnote_train.train import TrainResult, train
+from dermnote_train.study.predictions import FORMAT, CellFacts, CellOutputs, Choice, Floats32, PoolOutputs
+from dermnote_train.study.prompts import class_prompts, prompt_logits
+from dermnote_train.train import train
+
+TRAINED_NAME = "trained.json"
+
+
+class TrainedRun(BaseModel):
+    """What a finished run says of itself. `digest`: of all that its weights depend on; `epoch`, `loss`: what was kept,
+    and its cross-entropy on validation data; `seconds` of training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: str
+    epoch: int
+    loss: float
+    seconds: float
 
 
 class Paused(Exception):
@@ -54,11 +75,17 @@ class TunedCell(Cell):
         (texts,) = training_texts(arm, self.split.train, self.sets, seed=self.seed)
         return {record.image_id: text for record, text in zip(self.split.train, texts, strict=True)}
 
-    def digest(self) -> str:
-        """sha256 of all that its outputs depend on."""
+    def training_digest(self) -> str:
+        """sha256 of all that its weights depend on."""
         digest = hashlib.sha256(self.config.model_dump_json().encode())
         digest.update(repr((self.arm, ARMS[self.arm], self.classes, split_id(self.split), versions())).encode())
         digest.update(repr(sorted((self.notes or {}).items())).encode())
+        return digest.hexdigest()
+
+    def digest(self) -> str:
+        """sha256 of all that its outputs depend on."""
+        digest = hashlib.sha256(self.training_digest().encode())
+        digest.update(repr((FORMAT, class_prompts(self.classes))).encode())
         for name, records in self.pools.items():
             digest.update(name.encode())
             for record in records:
@@ -77,12 +104,24 @@ def make_tuned_cell(cell: TunedCell, *, run_dir: Path, progress: Report, enough:
         if enough():
             raise Paused
 
-    begun = time.monotonic()
-    result = train(
-        cell.config, split=cell.split, classes=cell.classes, notes=cell.notes, run_dir=run_dir, progress=told
-    )
-    keep_run_data(run_dir, cell.dataset, split=cell.split, class_set="paper5", strategy=_strategy(cell))
-    pools = {name: _outputs(result.model, records, cell=cell) for name, records in cell.pools.items()}
+    trained = _finished(run_dir, cell)
+    if trained is None:
+        (run_dir / TRAINED_NAME).unlink(missing_ok=True)  # its weights are about to go
+        begun = time.monotonic()
+        result = train(
+            cell.config, split=cell.split, classes=cell.classes, notes=cell.notes, run_dir=run_dir, progress=told
+        )
+        keep_run_data(run_dir, cell.dataset, split=cell.split, class_set="paper5", strategy=_strategy(cell))
+        trained = TrainedRun(
+            digest=cell.training_digest(),
+            epoch=result.best_epoch,
+            loss=min(row.val_ce for row in result.history),
+            seconds=time.monotonic() - begun,
+        )
+        with replacing(run_dir / TRAINED_NAME) as partial:
+            partial.write_text(trained.model_dump_json(), "utf-8")
+    model = load_checkpoint(run_dir, split=cell.split)
+    pools = {name: _outputs(model, records, cell=cell) for name, records in cell.pools.items()}
     facts = CellFacts(
         grid="tuned",
         route=cell.route,
@@ -91,9 +130,9 @@ def make_tuned_cell(cell: TunedCell, *, run_dir: Path, progress: Report, enough:
         digest=cell.digest(),
         classes=cell.classes,
         pools={name: pool.image_ids for name, pool in pools.items()},
-        choices={"image": _choice(result)},
+        choices={"image": Choice(candidate=0, epoch=trained.epoch, losses=(trained.loss,))},
         trained_on=len(cell.split.train),
-        seconds=time.monotonic() - begun,
+        seconds=trained.seconds,
         versions=versions(),
     )
     return CellOutputs(facts, pools)
@@ -103,9 +142,13 @@ def _strategy(cell: TunedCell) -> str | None:
     return cell.arm if ARMS[cell.arm].has_text else None
 
 
-def _choice(result: TrainResult) -> Choice:
-    losses = tuple(row.val_ce for row in result.history)
-    return Choice(candidate=0, epoch=result.best_epoch, losses=(min(losses),))
+def _finished(run_dir: Path, cell: TunedCell) -> TrainedRun | None:
+    """What a finished run of the very same training left; None if there is none."""
+    try:
+        found = TrainedRun.model_validate_json((run_dir / TRAINED_NAME).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if found.digest == cell.training_digest() else None
 
 
 def _outputs(model: LesionModel, records: Sequence[Record], *, cell: TunedCell) -> PoolOutputs:
@@ -119,6 +162,9 @@ def _outputs(model: LesionModel, records: Sequence[Record], *, cell: TunedCell) 
         note = normalize(told.embedding, dim=1).numpy()
         said = read(model, [cell.sets[arm.notes[0]][record.image_id] for record in records])
         own = normalize(said.embedding, dim=1).numpy()
+    if arm.prompted:
+        prompts = [read(model, texts).embedding for texts in class_prompts(model.classes)]
+        logits["prompts"] = prompt_logits(seen.embedding, torch.stack(prompts)).numpy()
     return PoolOutputs(
         image_ids=tuple(record.image_id for record in records),
         logits=logits,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dermnote_train import images
 from dermnote_train.atomic import replacing
-from dermnote_train.augment import augmentation, augmented
+from dermnote_train.augment import Augmentation, augmentation, augmented
 from dermnote_train.progress import Report, Step, silent
 from dermnote_train.records import Record
 from dermnote_train.towers import Towers
@@ -24,7 +24,13 @@ CHUNK = 128
 
 
 def view_features(
-    records: Sequence[Record], *, towers: Towers, views: int, cache_dir: Path, progress: Report = silent
+    records: Sequence[Record],
+    *,
+    towers: Towers,
+    views: int,
+    kind: Augmentation = "paper",
+    cache_dir: Path,
+    progress: Report = silent,
 ) -> Tensor:
     """float16 [n, 1 + views, image_features]: each picture as it is, then `views` times augmented (augment.py).
 
@@ -32,14 +38,14 @@ def view_features(
     that can't be read.
     """
     towers.eval()
-    weights = tower_id(towers)
+    facts = (tower_id(towers), towers.preprocessing.model_dump_json(), views, kind)
     parts = []
     for start in range(0, len(records), CHUNK):
         chunk = records[start : start + CHUNK]
-        path = cache_dir / f"{_key(chunk, weights=weights, towers=towers, views=views)}.safetensors"
+        path = cache_dir / f"{_key(chunk, facts=(*facts, start))}.safetensors"
         found = _read(path)
         if found is None:
-            found = _computed(chunk, towers=towers, views=views, seed=start)
+            found = _computed(chunk, towers=towers, views=views, kind=kind, seed=start)
             with replacing(path) as partial:
                 save_file({"features": found}, partial)
         parts.append(found)
@@ -56,9 +62,8 @@ def tower_id(towers: Towers) -> str:
     return digest.hexdigest()
 
 
-def _key(records: Sequence[Record], *, weights: str, towers: Towers, views: int) -> str:
-    facts = (weights, towers.preprocessing.model_dump_json(), views, torch.__version__, torchvision.__version__)
-    digest = hashlib.sha256(repr(facts).encode())
+def _key(records: Sequence[Record], *, facts: tuple[object, ...]) -> str:
+    digest = hashlib.sha256(repr((*facts, torch.__version__, torchvision.__version__)).encode())
     for record in records:
         digest.update(hashlib.sha256(record.image_path.read_bytes()).digest())
     return digest.hexdigest()[:32]
@@ -75,9 +80,9 @@ def _read(path: Path) -> Tensor | None:
 
 
 @torch.inference_mode()
-def _computed(records: Sequence[Record], *, towers: Towers, views: int, seed: int) -> Tensor:
+def _computed(records: Sequence[Record], *, towers: Towers, views: int, kind: Augmentation, seed: int) -> Tensor:
     pixels = images.decode(records, preprocessing=towers.preprocessing)
-    transform = augmentation(image_size=towers.preprocessing.image_size)
+    transform = augmentation(image_size=towers.preprocessing.image_size, kind=kind)
     towers.visual.to(memory_format=torch.channels_last)  # 1.6 times as fast on CPUs
     found = [towers.image_features_of(pixels)]
     with torch.random.fork_rng(devices=[]):
