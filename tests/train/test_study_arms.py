@@ -12,7 +12,7 @@ from dermnote_train.blinding import BLINDED
 from dermnote_train.errors import UserError
 from dermnote_train.records import LesionDataset, Record
 from dermnote_train.study.arms import ARMS, NAMED, NOTE_SETS, partners, training_texts
-from dermnote_train.study.facts import common_facts, known_facts, listed, with_only
+from dermnote_train.study.facts import Stating, common_facts, known_facts, listed, with_only
 from dermnote_train.study.tables import FactTable
 
 LABELS = st.lists(st.sampled_from(["NEV", "MEL", "BCC"]), min_size=2, max_size=30)
@@ -152,8 +152,14 @@ def test_facts_are_listed_as_a_blinded_note_may_state_them() -> None:
     (record,) = records(
         ["MEL"], diagnosis="melanoma", age=45, symptoms=Symptoms(itch="yes"), findings=Findings(asymmetry="asymmetric")
     )
-    assert listed(record, blinded=True, findings=False) == "age: 45; itch: yes"
-    assert "melanoma" in listed(record, blinded=False, findings=False)
-    assert listed(record, blinded=True, findings=True) == "age: 45; itch: yes; asymmetry: asymmetric"
+    everything = Stating(diagnosis=True, findings=True, others=True)
+    assert listed(record, stating=NOTE_SETS["G-blinded"].stating) == "age: 45; itch: yes"
+    assert (
+        listed(record, stating=NOTE_SETS["G-findings-blinded"].stating) == "age: 45; itch: yes; asymmetry: asymmetric"
+    )
+    assert listed(record, stating=NOTE_SETS["P3"].stating) == "age: 45; itch: yes"
+    for name in ("M", "P1", "P2"):
+        assert listed(record, stating=NOTE_SETS[name].stating) == "diagnosis: melanoma"
+    assert "melanoma" in listed(record, stating=everything)
     (bare,) = records(["MEL"], diagnosis="melanoma")
-    assert listed(bare, blinded=True, findings=True) == "nothing recorded"
+    assert listed(bare, stating=NOTE_SETS["G-findings-blinded"].stating) == "nothing recorded"

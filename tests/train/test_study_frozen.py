@@ -1,6 +1,7 @@
 """A cell of the frozen grid from features made by hand: what chooses, what it answers, what its digest covers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from dermnote_train.records import LesionDataset, Record, Split
 from dermnote_train.study import frozen
 from dermnote_train.study.arms import ARMS, NOTE_SETS, partners
 from dermnote_train.study.frozen import Features, FrozenCell, make_cell
-from dermnote_train.study.heads import HeldOut, Seen
 from dermnote_train.study.plan import FrozenGrid
 from dermnote_train.study.prompts import class_prompts
 
@@ -29,6 +29,7 @@ def records(part: str, count: int) -> tuple[Record, ...]:
 
 SPLIT = Split(train=records("train", 24), val=records("val", 12), test=records("test", 12), seed=0)
 EVERY = (*SPLIT.train, *SPLIT.val, *SPLIT.test)
+PICTURES = {record.image_id: f"sha of {record.image_id}" for record in EVERY}
 SETS = {name: {record.image_id: f"{name} of {record.image_id}" for record in EVERY} for name in NOTE_SETS}
 
 
@@ -45,35 +46,31 @@ def features() -> Features:
     )
 
 
+PLAIN = frozen._Scales(frozen._Scale(torch.zeros(6), torch.ones(6)), frozen._Scale(torch.zeros(4), torch.ones(4)))
+
+
 def texts(features: Features, name: str, of: Sequence[Record]) -> torch.Tensor:
     return torch.stack([features.texts[SETS[name][record.image_id]] for record in of])
 
 
 def cell(arm: str) -> FrozenCell:
     dataset = LesionDataset("toy", EVERY, classes=CLASSES, licence="-", synthetic=True)
-    return FrozenCell("toy", arm, 0, dataset, SPLIT, {"val": SPLIT.val, "home": SPLIT.test}, SETS, CLASSES, GRID)
+    return FrozenCell(
+        "toy", arm, 0, dataset, SPLIT, {"val": SPLIT.val, "home": SPLIT.test}, SETS, CLASSES, PICTURES, GRID
+    )
 
 
 @pytest.mark.parametrize("arm", ["G", "random", "shuffled"])
-def test_an_arm_is_chosen_by_notes_paired_as_it_is_trained(
-    arm: str, features: Features, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_arm_is_chosen_by_notes_paired_as_it_is_trained(arm: str, features: Features) -> None:
     """A control that chose its epoch by true pairs would have learnt from them; it is tested with them all the same."""
-    chosen_by: list[tuple[Seen, HeldOut]] = []
-    learn = frozen.train_heads
-    monkeypatch.setattr(
-        frozen, "train_heads", lambda seen, held, **more: chosen_by.append((seen, held)) or learn(seen, held, **more)
-    )
-    made = make_cell(cell(arm), features=features)
-
-    ((_, validation),) = chosen_by
-    assert validation.note is not None
+    found = frozen._chooser(cell(arm), features=features, scales=PLAIN, table=None)
     order = partners(ARMS[arm], SPLIT.val, seed=0)
     assert (order == list(range(len(order)))) == (arm == "G")
-    told = texts(features, ARMS[arm].read, [SPLIT.val[row] for row in order])
-    learnt = texts(features, ARMS[arm].notes[0], SPLIT.train)  # whoever's they are, together they are these
-    assert torch.allclose(validation.note, (told - learnt.mean(dim=0)) / learnt.std(dim=0), atol=1e-4)
-    assert made.pools["home"].note is not None
+    assert found.note is not None
+    assert torch.equal(found.note, texts(features, ARMS[arm].read, [SPLIT.val[row] for row in order]))
+    tested = frozen._held_out(SPLIT.test, SPLIT.test, cell=cell(arm), features=features, scales=PLAIN, table=None)
+    assert tested.note is not None
+    assert torch.equal(tested.note, texts(features, ARMS[arm].read, SPLIT.test))
 
 
 def test_what_is_answered_depends_on_what_the_arm_learns(features: Features) -> None:
@@ -86,22 +83,53 @@ def test_what_is_answered_depends_on_what_the_arm_learns(features: Features) -> 
     assert set(make_cell(cell("class-name"), features=features).pools["home"].logits) == {"image", "prompts"}
 
 
-def test_a_digest_is_of_everything_that_the_outputs_depend_on() -> None:
-    one = cell("G")
-    sets = SETS | {"G": SETS["G"] | {"train-0": "another"}}
-    others = [
-        one.digest("other features"),
-        FrozenCell(**(vars(one) | {"sets": sets})).digest("k"),
-        FrozenCell(**(vars(one) | {"seed": 1})).digest("k"),
-        FrozenCell(**(vars(one) | {"grid": GRID.model_copy(update={"wording": "facts"})})).digest("k"),
-    ]
-    assert len({one.digest("k"), *others}) == 5
+def other(cell_: FrozenCell, **changes: object) -> FrozenCell:
+    return FrozenCell(**(vars(cell_) | changes))
+
+
+RELABELLED = replace(SPLIT.train[0], label="MEL")
+CHANGES = {
+    "texts": {"sets": SETS | {"G": SETS["G"] | {"train-0": "another"}}},
+    "texts read at test time": {"sets": SETS | {"G-blinded": SETS["G-blinded"] | {"test-0": "another"}}},
+    "seed": {"seed": 1},
+    "settings": {"grid": GRID.model_copy(update={"wording": "facts"})},
+    "classes": {"classes": ("MEL", "NEV")},
+    "pictures": {"pictures": PICTURES | {"train-0": "another"}},
+    "test pictures": {"pictures": PICTURES | {"test-0": "another"}},
+    "labels": {"split": replace(SPLIT, train=(RELABELLED, *SPLIT.train[1:]))},
+    "groups": {"split": replace(SPLIT, train=(replace(SPLIT.train[0], group="g"), *SPLIT.train[1:]))},
+    "pools": {"pools": {"val": SPLIT.val}},
+    "arm": {"arm": "M"},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_digest_is_of_everything_that_the_outputs_depend_on(what: str) -> None:
+    assert other(cell("G"), **CHANGES[what]).digest("k") != cell("G").digest("k")
+
+
+def test_a_digest_is_of_nothing_else() -> None:
     unread = SETS | {"P1": SETS["P1"] | {"train-0": "another"}}
-    assert FrozenCell(**(vars(one) | {"sets": unread})).digest("k") == one.digest("k")
+    assert other(cell("G"), sets=unread).digest("k") == cell("G").digest("k")
+    assert cell("G").digest("other features") != cell("G").digest("k")
+
+
+def test_a_control_is_chosen_by_prompts_and_labels_as_wrong_as_it_learns(features: Features) -> None:
+    """What is chosen by true prompts, or by true labels, is the best of many looks at the truth."""
+    honest, random, shuffled = (
+        frozen._chooser(cell(arm), features=features, scales=PLAIN, table=None)
+        for arm in ("G", "random", "shuffled-labels")
+    )
+    assert honest.prompts is not None
+    assert random.prompts is not None
+    assert torch.equal(random.prompts[0], honest.prompts[1])
+    assert torch.equal(random.labels, honest.labels)
+    assert sorted(shuffled.labels.tolist()) == sorted(honest.labels.tolist())
+    assert not torch.equal(shuffled.labels, honest.labels)
 
 
 def test_a_trial_lies_apart_from_the_grid() -> None:
     one = cell("G")
     assert one.path == "frozen/toy/G/seed0.safetensors"
-    tried = FrozenCell(**(vars(one) | {"trial": "larger"}))
+    tried = other(one, trial="larger")
     assert tried.path == "trials/larger/toy/G/seed0.safetensors"

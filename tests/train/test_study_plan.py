@@ -9,13 +9,13 @@ from dermnote_train.study.arms import ARMS
 from dermnote_train.study.plan import Domain, Route, StudyPlan, plan_of, read_plan
 
 PLAN = """
-[domains.home]
+[domains.south]
 folder = "ham"
 [domains.north]
 folder = "ham"
 where = { dataset = ["rosendahl"] }
 [[routes]]
-train = "home"
+train = "south"
 away = ["north"]
 """
 
@@ -29,7 +29,7 @@ def written(folder: Path, text: str) -> Path:
 def test_a_plan_finds_its_folders_from_where_it_lies(tmp_path: Path) -> None:
     plan = read_plan(written(tmp_path, PLAN))
     assert plan.domains["north"] == Domain(folder=tmp_path / "ham", where={"dataset": ("rosendahl",)})
-    assert plan.routes == (Route(train="home", away=("north",)),)
+    assert plan.routes == (Route(train="south", away=("north",)),)
     assert plan.frozen is not None
     assert plan.frozen.arms == tuple(ARMS)
     assert plan.tuned is None
@@ -38,13 +38,15 @@ def test_a_plan_finds_its_folders_from_where_it_lies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (PLAN.replace('away = ["north"]', 'away = ["south"]'), "no domain 'south'; there are home, north"),
+        (PLAN.replace('away = ["north"]', 'away = ["west"]'), "no domain 'west'; there are south, north"),
         (PLAN + '[frozen]\narms = ["image", "P9"]', "no arm 'P9'"),
         (PLAN + '[tuned]\narms = ["table"]', "table is an arm of the frozen grid only"),
         (PLAN + '[tuned]\nroutes = ["north"]', "no route trains on 'north'"),
-        (PLAN + '[[routes]]\ntrain = "home"', "two routes train on the same domain"),
+        (PLAN + '[[routes]]\ntrain = "south"', "two routes train on the same domain"),
         (PLAN + "[frozen]\nseeds = 0", "frozen.seeds"),
         (PLAN + "sedes = 3", "away.sedes|routes.0.sedes|sedes"),
+        (PLAN.replace("domains.south", "domains.val").replace('"south"', '"val"'), "no domain can be named 'val'"),
+        (PLAN.replace("domains.north", 'domains."a/b"').replace('"north"', '"a/b"'), "'a/b' names a folder too"),
         ("[domains", "no study plan that can be read"),
     ],
 )

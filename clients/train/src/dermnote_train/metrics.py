@@ -104,23 +104,51 @@ def class_level(
     scores, excluded: [queries, pool]; what is excluded isn't ranked at all. Where fewer than k are left, P@k is over
     those. Ties are ordered at random (seeded), so that the order of the rows has no say.
     """
+    order = _ranking(scores, excluded=excluded, seed=seed)
     relevant = (query_labels[:, None] == pool_labels[None, :]) & ~excluded
-    # Less than half of the last decimal, so that it only decides between ties.
-    shuffle = np.random.default_rng(seed).random(scores.shape) * (0.4 * 10.0**-SCORE_DECIMALS)
-    order = np.argsort(-np.where(excluded, -np.inf, scores.round(SCORE_DECIMALS) + shuffle), axis=1)
-    hits = np.take_along_axis(relevant, order, axis=1)
-    found, sizes = np.cumsum(hits, axis=1), (~excluded).sum(axis=1)
+    found, sizes = np.cumsum(np.take_along_axis(relevant, order, axis=1), axis=1), (~excluded).sum(axis=1)
     total = relevant.sum(axis=1)
     nothing = np.where(total > 0, 1.0, np.nan)
-    ranks = np.arange(1, scores.shape[1] + 1)
-    with np.errstate(invalid="ignore"):
-        average = (hits * found / ranks).sum(axis=1) / total
     return ClassHits(
         precision_at={k: _precision(found, sizes, k=k) * nothing for k in ks},
-        average_precision=average,
+        average_precision=_average_precision(relevant, order),
         chance_precision=total / np.maximum(sizes, 1) * nothing,
         chance_average_precision=np.array([chance_ap(int(r), int(n)) for r, n in zip(total, sizes, strict=True)]),
     )
+
+
+def expected_average_precision(
+    scores: Floats, *, query_labels: Ints, pool_labels: Ints, excluded: Bools, seed: int = 0
+) -> Floats:
+    """[queries]: the average precision of each query's ranking, were its class drawn at random from the queries'.
+
+    What rankings that know nothing of the class come to. That is more than chance_ap, which is of items in random
+    order, wherever items of a class lie together in the ranking. Arguments as for class_level; NaN where there is none.
+    """
+    order = _ranking(scores, excluded=excluded, seed=seed)
+    classes, counts = np.unique(query_labels, return_counts=True)
+    found = np.stack([_average_precision((pool_labels == one)[None, :] & ~excluded, order) for one in classes])
+    weights = np.where(np.isnan(found), 0.0, (counts / counts.sum())[:, None])
+    with np.errstate(invalid="ignore"):
+        expected: Floats = (np.nan_to_num(found) * weights).sum(axis=0) / weights.sum(axis=0)
+    return expected
+
+
+def _ranking(scores: Floats, *, excluded: Bools, seed: int) -> Ints:
+    """Each query's pool, best first and what is excluded last."""
+    # Less than half of the last decimal, so that it only decides between ties.
+    shuffle = np.random.default_rng(seed).random(scores.shape) * (0.4 * 10.0**-SCORE_DECIMALS)
+    order: Ints = np.argsort(-np.where(excluded, -np.inf, scores.round(SCORE_DECIMALS) + shuffle), axis=1)
+    return order
+
+
+def _average_precision(relevant: Bools, order: Ints) -> Floats:
+    """[queries], NaN where nothing is relevant."""
+    hits = np.take_along_axis(relevant, order, axis=1)
+    places = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+    with np.errstate(invalid="ignore"):
+        average: Floats = (hits * places).sum(axis=1) / hits.sum(axis=1)
+    return average
 
 
 def _precision(found: Ints, sizes: Ints, *, k: int) -> Floats:

@@ -18,7 +18,7 @@ from dermnote_train.study.figures import study_figures
 from dermnote_train.study.plan import Mode, StudyPlan, plan_of, read_plan
 from dermnote_train.study.predictions import read_cell
 from dermnote_train.study.results import StudyFigures
-from dermnote_train.study.runner import CELLS, StudyState, run_study
+from dermnote_train.study.runner import CELLS, PARTS, StudyState, run_study
 from dermnote_train.study.samples import drawn_samples
 from dermnote_train.study.sheets import write_sheets
 
@@ -29,7 +29,8 @@ def study(
     away: Annotated[list[Path] | None, typer.Option(help="Another data folder: tested on, and trained on too.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the study; DERMNOTE_HOME/study by default.")] = None,
     grid: Annotated[
-        Literal["frozen", "tuned", "all"], typer.Option(help="Which grid's cells to make; all: trials too.")
+        Literal["frozen", "trials", "tuned", "all"],
+        typer.Option(help="Whose cells to make now; the report is of all that there are."),
     ] = "all",
     seeds: Annotated[
         int | None, typer.Option(min=1, max=100, help="Seeds of the grids, instead of the plan's.")
@@ -57,15 +58,15 @@ def study(
             service=service,
             out=where,
             progress=progress,
+            make=PARTS if grid == "all" else (grid,),
             enough=lambda: minutes is not None and time.monotonic() - begun > 60 * minutes,
         )
         samples = drawn_samples(
             service, state, folder=where / "drawn", out=where / "notes" / "drawn", progress=progress
         )
         model = service.model()
-    cells, tried = (
-        [read_cell(where / CELLS / path) for path in cell_paths(part)] for part in (state.done, state.tried)
-    )
+    cells = [read_cell(where / CELLS / path) for path in cell_paths(state.done)]
+    tried = [read_cell(where / CELLS / path) for path in cell_paths(state.tried)]
     figures = study_figures(
         cells,
         pools={name: domain.records for name, domain in state.data.domains.items()},
@@ -92,20 +93,16 @@ def _plan(data: Path, away: tuple[Path, ...]) -> StudyPlan:
 
 
 def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | None, limit: int | None) -> StudyPlan:
-    changes: dict[str, object] = {}
-    grids = {"frozen": plan.frozen, "tuned": plan.tuned}
-    for name, one in grids.items():
-        if one is not None and grid not in (name, "all"):
-            changes[name] = None
-        elif one is not None and seeds is not None:
-            changes[name] = one.model_copy(update={"seeds": seeds})
-    if plan.trials is not None and seeds is not None:
-        changes["trials"] = plan.trials.model_copy(update={"seeds": min(seeds, plan.trials.seeds)})
-    if grid != "all":
-        changes["trials"] = None
-    if grid != "all" and grids[grid] is None:
-        raise typer.BadParameter(f"the plan has no {grid} grid")
-    changes |= {name: value for name, value in (("mode", mode), ("limit", limit)) if value is not None}
+    parts = {"frozen": plan.frozen, "tuned": plan.tuned, "trials": plan.trials}
+    if grid != "all" and parts[grid] is None:
+        raise typer.BadParameter(f"the plan has no {grid}")
+    changes: dict[str, object] = {
+        name: value for name, value in (("mode", mode), ("limit", limit)) if value is not None
+    }
+    for name, one in parts.items():
+        if one is not None and seeds is not None:
+            most = one.seeds if name == "trials" else seeds  # no more than there are in the frozen grid
+            changes[name] = one.model_copy(update={"seeds": min(seeds, most)})
     return plan.model_copy(update=changes)
 
 

@@ -23,7 +23,7 @@ from dermnote_train.study.samples import Sample
 
 SURE = 0.05
 QUERIES, HITS = 6, 4
-CONTROLS = ("random", "shuffled", "shuffled-labels")
+CONTROLS = ("random", "random-findings", "shuffled", "shuffled-labels")
 TESTED_WITH = {
     "image": "picture",
     "both": "picture + blinded note",
@@ -185,6 +185,7 @@ def _retrieved_table(rows: Sequence[Retrieved]) -> list[dict[str, Any]]:
             "map": number(one.mean_average_precision.value),
             "interval": f"{number(one.mean_average_precision.low)} – {number(one.mean_average_precision.high)}",
             "chance": number(one.chance_map),
+            "classless": number(one.classless_map),
             "p10": number(one.precision_at[10]),
             "r10": number(one.recall_at[10]),
             "r10_chance": number(one.chance_recall_at[10]),
@@ -343,7 +344,7 @@ def trials(state: StudyState, figures: StudyFigures) -> list[dict[str, Any]]:
             "balanced": number(one.balanced_accuracy),
             "difference": _signed(one.difference.interval.value),
             "interval": _spanned(one.difference.interval),
-            "apart": one.difference.p_value < SURE,
+            "apart": one.difference.interval.low > 0 or one.difference.interval.high < 0,
         }
         for one in figures.tried
     ]
@@ -367,16 +368,13 @@ def settings(state: StudyState, figures: StudyFigures, model: ModelInfo) -> list
         ("Versions", ", ".join(f"{name} {value}" for name, value in versions().items())),
     ]
     if plan.frozen is not None:
-        grid = plan.frozen
         rows += [
-            (
-                "Frozen grid",
-                f"{grid.seeds} seeds, {grid.image_size} px, {grid.views} views, at most {grid.epochs} epochs, "
-                f"patience {grid.patience}, batch {grid.batch_size}",
-            ),
+            ("Frozen grid", plan.frozen.model_dump_json(exclude={"arms"})),
             ("Candidates, pictures alone", _candidates(IMAGE_CANDIDATES)),
             ("Candidates, with text", _candidates(TEXT_CANDIDATES)),
         ]
+    if plan.trials is not None:
+        rows.append(("Trials", plan.trials.model_dump_json()))
     if plan.tuned is not None:
         rows.append(("Tuned grid", f"{plan.tuned.seeds} seeds, {plan.tuned.config.model_dump_json()}"))
     return rows

@@ -11,6 +11,7 @@ from dermnote_contracts.notes import OnUnfaithful, Strategy
 from dermnote_train.data.labels import DIAGNOSIS_OF
 from dermnote_train.errors import UserError
 from dermnote_train.records import Record
+from dermnote_train.study.facts import Stating
 
 Texts = Mapping[str, str]
 """image_id -> text."""
@@ -36,6 +37,15 @@ class NoteSet:
     def hides_diagnosis(self) -> bool:
         """The language model is not told it: P3 is to choose one."""
         return self.blinded or self.strategy == "P3"
+
+    @property
+    def stating(self) -> Stating:
+        """What its notes may state: M, P1 and P2 the diagnosis alone, whatever else is known."""
+        return Stating(
+            diagnosis=not self.hides_diagnosis,
+            findings=self.findings,
+            others=self.strategy not in ("M", "P1", "P2"),
+        )
 
 
 NOTE_SETS: Mapping[str, NoteSet] = {
@@ -83,6 +93,11 @@ class Arm:
         return bool(self.notes) or self.class_name
 
     @property
+    def learns(self) -> tuple[object, ...]:
+        """Whatever of it decides what weights come out."""
+        return (self.notes, self.pairing, self.table, self.class_name, self.shuffled_labels)
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """The note sets that it can't do without."""
         return tuple(dict.fromkeys((*self.notes, *((self.read,) if self.notes else ()))))
@@ -111,8 +126,16 @@ ARMS: Mapping[str, Arm] = {
     "class-name": Arm("the class's name alone", class_name=True),
     "shuffled": Arm("verified notes of other pictures of the class", ("G-findings",), WITH_FINDINGS, pairing="class"),
     "random": Arm("control: notes of any other pictures", ("G",), pairing="any"),
+    "random-findings": Arm(
+        "control: notes of any other pictures, with what was measured in those",
+        ("G-findings",),
+        WITH_FINDINGS,
+        pairing="any",
+    ),
     "shuffled-labels": Arm("control: labels shuffled in training", shuffled_labels=True),
 }
+CONTROL_OF: Mapping[Blinding, str] = {"G-blinded": "random", "G-findings-blinded": "random-findings"}
+"""The arm of random notes that reads the same notes at test time."""
 NAMED: frozenset[str] = frozenset(("M", "P1", "P2", "P3", "G", "G-findings"))
 """Note sets whose texts name a diagnosis: retrieval over them measures reading, not seeing."""
 

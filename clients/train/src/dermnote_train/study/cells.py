@@ -23,7 +23,7 @@ class Cell:
     """One arm on one route with one seed.
 
     dataset: of the training domain; pools: name ("val", "home", a domain's) -> held-out records; sets: note set ->
-    texts.
+    texts; pictures: image_id -> sha256 of the file.
     """
 
     route: str
@@ -34,6 +34,14 @@ class Cell:
     pools: Mapping[str, Sequence[Record]]
     sets: Mapping[str, Texts]
     classes: tuple[str, ...]
+    pictures: Mapping[str, str]
+
+    def seen(self, part: str, records: Sequence[Record], *, read: Sequence[str] = ()) -> Iterator[str]:
+        """What outputs depend on of a part's pictures, one line each; read: the note sets that are read for them."""
+        yield part
+        for record in records:
+            texts = [self.sets[name][record.image_id] for name in read]
+            yield f"{record.image_id} {record.group} {record.label} {self.pictures[record.image_id]} {texts}"
 
 
 def cell_path(grid: str, route: str, arm: str, seed: int) -> str:
@@ -70,7 +78,17 @@ def cells_of(plan: StudyPlan, data: StudyData, noted: AllNoted, *, grid: FrozenG
             held_out = pools(data, route, split, mode=plan.mode)
             sets = _sets(data, route, noted, wording=grid.wording if isinstance(grid, FrozenGrid) else "notes")
             for arm in grid.arms:
-                yield Cell(route.train, arm, seed, data.domains[route.train], split, held_out, sets, data.classes)
+                yield Cell(
+                    route=route.train,
+                    arm=arm,
+                    seed=seed,
+                    dataset=data.domains[route.train],
+                    split=split,
+                    pools=held_out,
+                    sets=sets,
+                    classes=data.classes,
+                    pictures=data.pictures,
+                )
 
 
 def _sets(data: StudyData, route: Route, noted: AllNoted, *, wording: Wording) -> dict[str, Texts]:
@@ -88,13 +106,11 @@ def _worded(noted: Noted, dataset: LesionDataset, name: str, *, wording: Wording
     if wording == "notes":
         return noted.texts
     asked = NOTE_SETS[name]
-    return {
-        record.image_id: listed(record, blinded=asked.hides_diagnosis, findings=asked.findings)
-        for record in dataset.records
-    }
+    return {record.image_id: listed(record, stating=asked.stating) for record in dataset.records}
 
 
 def all_texts(data: StudyData, noted: AllNoted, *, wording: Wording) -> set[str]:
+    """Every text that a text branch is to read, class names and class prompts among them."""
     texts = {
         text
         for dataset, sets in noted.items()

@@ -1,5 +1,6 @@
 """The data of a study: each folder read once, its findings measured, its domains and splits."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +24,8 @@ class StudyData:
     """datasets: by name, with the facts that notes may state; domains: name -> a data set of its records alone.
 
     `classes` are those that every domain has, in one order; `facts`: the paths that notes may state; `left_out`: by
-    data set, what is not stated since its presence tells the class; `presences` likewise.
+    data set, what is not stated since its presence tells the class; `presences` likewise; `pictures`: image_id ->
+    sha256 of its file.
     """
 
     datasets: Mapping[str, LesionDataset]
@@ -33,6 +35,7 @@ class StudyData:
     facts: tuple[str, ...]
     left_out: Mapping[str, tuple[str, ...]]
     presences: Mapping[str, tuple[Presence, ...]]
+    pictures: Mapping[str, str]
 
     def split(self, route: Route, *, seed: int, mode: Mode) -> Split:
         """Train, validation and home test part of a route."""
@@ -72,6 +75,11 @@ def read_domains(plan: StudyPlan, *, out: Path, findings: bool, progress: Report
         facts=facts,
         left_out={reading.name: reading.left_out for reading in readings.values()},
         presences={reading.name: reading.presences for reading in readings.values()},
+        pictures={
+            record.image_id: hashlib.sha256(record.image_path.read_bytes()).hexdigest()
+            for dataset in datasets.values()
+            for record in dataset.records
+        },
     )
 
 

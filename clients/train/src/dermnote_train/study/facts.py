@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from dermnote_contracts.metadata import walk
 from dermnote_train.data.presence import without
@@ -32,15 +32,26 @@ def with_only(dataset: LesionDataset, paths: Sequence[str]) -> LesionDataset:
     return replace(dataset, records=without(dataset.records, other))
 
 
-def listed(record: Record, *, blinded: bool, findings: bool) -> str:
+@dataclass(frozen=True)
+class Stating:
+    """What notes may state: the diagnosis (and what it implies), findings, all other facts."""
+
+    diagnosis: bool
+    findings: bool
+    others: bool
+
+
+def listed(record: Record, *, stating: Stating) -> str:
     """What a note of a record could state, as a list: "age: 45; anatomical site: back"."""
     given = record.metadata.given()
-    taken = {
-        name: value
-        for name, value in given.items()
-        if not (blinded and name in HIDDEN) and (findings or name != FINDINGS)
-    }
+    taken = {name: value for name, value in given.items() if _may_state(name, stating)}
     return "; ".join(f"{_words(path)}: {_said(value)}" for path, value in walk(taken)) or "nothing recorded"
+
+
+def _may_state(name: str, stating: Stating) -> bool:
+    if name in HIDDEN:
+        return stating.diagnosis
+    return stating.findings if name == FINDINGS else stating.others
 
 
 def _words(path: str) -> str:

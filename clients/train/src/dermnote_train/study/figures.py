@@ -11,36 +11,26 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 
 from dermnote_train.comparisons import Resampling, holm
 from dermnote_train.metrics import (
-    ClassHits,
-    Floats,
-    InstanceHits,
     Ints,
     auroc_macro,
     calibration_error,
-    class_level,
     confusion_matrix,
-    instance_level,
 )
 from dermnote_train.records import Record
-from dermnote_train.study.arms import ARMS, NAMED
+from dermnote_train.study.arms import ARMS
 from dermnote_train.study.heads import INPUTS, Input
-from dermnote_train.study.predictions import HOME, TRAINING, VALIDATION, CellOutputs, Floats32, PoolOutputs
+from dermnote_train.study.predictions import HOME, TRAINING, VALIDATION, CellOutputs, PoolOutputs
 from dermnote_train.study.results import (
     Classified,
     Compared,
-    Direction,
     InSubgroup,
-    Notes,
     Place,
-    Retrieved,
     StudyFigures,
 )
+from dermnote_train.study.retrieving import rankings_of, retrieval_comparisons, retrieved
 from dermnote_train.study.seeds import Beside, Draws, Pool, Seeds, shared
 from dermnote_train.study.trials import trial_figures
 from dermnote_train.subgroups import subgroups
-
-KS = (1, 5, 10)
-
 
 Found = Mapping[Place, Mapping[str, Seeds]]
 
@@ -59,24 +49,19 @@ def study_figures(
     """
     draws = Draws(resamples, seed)
     found = _by_place(cells, pools)
-    maps: dict[tuple[Place, str], Mapping[int, Floats]] = {}
-    retrieved = []
-    for place, arms in found.items():
-        for arm, seeds in arms.items():
-            for one, values in _retrieved(place, arm, seeds, draws=draws):
-                retrieved.append(one)
-                if one.direction == "image to note" and one.notes == "blinded":
-                    maps[place, arm] = values
+    rankings = [
+        one for place, arms in found.items() for arm, seeds in arms.items() for one in rankings_of(place, arm, seeds)
+    ]
     classified = [
         _classified(place, arm, seeds, by, draws=draws)
         for place, arms in found.items()
         for arm, seeds in arms.items()
         for by in _inputs(seeds)
     ]
-    compared = [*_comparisons(found, draws=draws), *_map_comparisons(found, maps, draws)]
+    compared = [*_comparisons(found, draws=draws), *retrieval_comparisons(rankings, draws=draws)]
     return StudyFigures(
         classified=tuple(classified),
-        retrieved=tuple(retrieved),
+        retrieved=tuple(retrieved(one, draws=draws) for one in rankings),
         compared=_adjusted(compared),
         in_subgroups=tuple(_in_subgroups(found)),
         opened=len(classified),
@@ -159,68 +144,8 @@ def _mean(values: Iterable[Any]) -> float:
     return float(np.mean(list(values)))
 
 
-def _retrieved(
-    place: Place, arm: str, seeds: Seeds, *, draws: Draws
-) -> Iterator[tuple[Retrieved, Mapping[int, Floats]]]:
-    """Every direction and kind of note that the arm has embeddings for, with each seed's average precision."""
-    kinds: dict[Notes, str] = {"blinded": "note", "own": "own_text"}
-    for notes, attribute in kinds.items():
-        if any(getattr(one, attribute) is None for one in seeds.outputs.values()):
-            continue
-        named = notes == "own" and any(name in NAMED for name in ARMS[arm].notes)
-        for direction in ("image to note", "note to image"):
-            hits = {number: _hits(seeds, number, attribute, direction, seed=draws.seed) for number in seeds.outputs}
-            values = {number: one[0].average_precision for number, one in hits.items()}
-            sizes = [len(one.image_ids) for one in seeds.outputs.values()]
-            yield (
-                Retrieved(
-                    place=place,
-                    arm=arm,
-                    direction=direction,
-                    notes=notes,
-                    reads_class=named,
-                    seeds=len(hits),
-                    mean_average_precision=draws.of(seeds.pool.groups).interval(seeds.spread(values)),
-                    precision_at={k: _mean(np.nanmean(one[0].precision_at[k]) for one in hits.values()) for k in KS},
-                    chance_map=_mean(np.nanmean(one[0].chance_average_precision) for one in hits.values()),
-                    recall_at={k: _mean(one[1].recall_at[k].mean() for one in hits.values()) for k in KS},
-                    chance_recall_at={k: _mean(min(1.0, k / size) for size in sizes) for k in KS},
-                    median_rank=_mean(float(np.median(one[1].rank)) for one in hits.values()),
-                    pool_size=round(_mean(sizes)),
-                ),
-                values,
-            )
-
-
-def _hits(
-    seeds: Seeds, number: int, attribute: str, direction: Direction, *, seed: int
-) -> tuple[ClassHits, InstanceHits]:
-    """One seed's ranking. attribute: which text embeddings, "note" or "own_text"."""
-    one, pool = seeds.outputs[number], seeds.pool
-    asked, searched = ("image", attribute) if direction == "image to note" else (attribute, "image")
-    queries, held = _normalised(getattr(one, asked)), _normalised(getattr(one, searched))
-    rows = pool.rows(one.image_ids)
-    labels, groups = pool.labels[rows], np.asarray(pool.groups)[rows]
-    scores = (queries @ held.T).astype(np.float64)
-    own = instance_level(scores, ks=KS)
-    held_labels, excluded = labels, groups[:, None] == groups[None, :]
-    if seeds.beside is not None:
-        more = seeds.beside.outputs[number]
-        scores = (queries @ np.concatenate([held, _normalised(getattr(more, searched))]).T).astype(np.float64)
-        held_labels = np.concatenate([labels, seeds.beside.pool.labels[seeds.beside.pool.rows(more.image_ids)]])
-        excluded = np.zeros(scores.shape, dtype=bool)
-    by_class = class_level(scores, query_labels=labels, pool_labels=held_labels, excluded=excluded, ks=KS, seed=seed)
-    return by_class, own
-
-
-def _normalised(rows: Floats32) -> Floats32:
-    found: Floats32 = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return found
-
-
 AS_TABLE: Mapping[str, str] = {"G-blinded": "table", "G-findings-blinded": "table-findings", "mixed": "table-findings"}
 """Arms whose notes hold what a table arm has as numbers: the notes' own worth."""
-CONTROL = "random"
 SAYS: Mapping[Input, str] = {
     "image": "pictures",
     "note": "blinded note",
@@ -258,31 +183,6 @@ def _right(place: Place, first: Side, second: Side, family: str, draws: Draws) -
         family=family,
         difference=drawing.difference(ours.right(first[2]), theirs.right(second[2])),
     )
-
-
-def _map_comparisons(
-    found: Found, maps: Mapping[tuple[Place, str], Mapping[int, Floats]], draws: Draws
-) -> Iterator[Compared]:
-    """Retrieval of blinded notes against the arm that was trained with random notes."""
-    for (place, arm), values in maps.items():
-        control = found[place].get(CONTROL)
-        if control is None or arm == CONTROL:
-            continue
-        ours, theirs = shared(found[place][arm], control)
-        if ours.outputs:
-            known = maps[place, CONTROL]
-            yield Compared(
-                place=place,
-                measure="mAP",
-                arm=arm,
-                input="image to blinded note",
-                against=CONTROL,
-                family="mAP on blinded notes against random notes",
-                difference=draws.of(ours.pool.groups).difference(
-                    ours.spread({seed: values[seed] for seed in ours.outputs}),
-                    theirs.spread({seed: known[seed] for seed in theirs.outputs}),
-                ),
-            )
 
 
 def _adjusted(compared: Sequence[Compared]) -> tuple[Compared, ...]:

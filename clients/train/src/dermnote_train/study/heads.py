@@ -111,19 +111,31 @@ class _Keeper:
     kept: dict[Chosen, Kept] = field(default_factory=dict)
     losses: dict[Chosen, list[float]] = field(default_factory=dict)
 
-    def look(self, head: SharedHead, losses: Mapping[Chosen, float], *, epoch: int, candidate: int) -> bool:
-        """Take note of an epoch; returns whether it was the candidate's best by any input."""
-        better = False
-        for by, loss in losses.items():
-            own = self.losses.setdefault(by, [])
-            if len(own) <= candidate:
-                own.append(float("inf"))
+    better: dict[Chosen, int] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """The next candidate's turn."""
+        self.better = {}
+        for own in self.losses.values():
+            own.append(float("inf"))
+
+    def look(
+        self, head: SharedHead, losses: Mapping[Chosen, float], *, epoch: int, candidate: int, patience: int
+    ) -> bool:
+        """Take note of an epoch; returns whether the candidate may go on by any input.
+
+        Each input runs out of patience by itself, so that an arm with more inputs has no more epochs to choose from.
+        """
+        open_ = [by for by in losses if epoch - self.better.get(by, 0) <= patience]
+        for by in open_:
+            loss = losses[by]
+            own = self.losses.setdefault(by, [float("inf")])
             if loss < own[candidate]:
-                own[candidate], better = loss, True
+                own[candidate], self.better[by] = loss, epoch
             if by not in self.kept or loss < self.kept[by].loss:
                 weights = {name: tensor.clone() for name, tensor in head.state_dict().items()}
                 self.kept[by] = Kept(loss, epoch, candidate, weights)
-        return better
+        return any(epoch - self.better.get(by, 0) < patience for by in open_)
 
 
 def train_heads(
@@ -168,15 +180,13 @@ def _train(
     optimiser = Adam(head.parameters(), lr=candidate.head_lr, weight_decay=candidate.weight_decay, amsgrad=True)
     generator = torch.Generator().manual_seed(seed)
     chances = (1 / torch.bincount(seen.labels).double())[seen.labels]
-    last_better = 0
+    keeper.begin()
     for epoch in range(1, schedule.epochs + 1):
         drawn = torch.multinomial(chances, len(seen.labels), replacement=True, generator=generator)
         for batch in torch.split(drawn, schedule.batch_size):
             _step(head, seen, batch, candidate=candidate, optimiser=optimiser, generator=generator)
         losses = validation_losses(head, validation)
-        if keeper.look(head, losses, epoch=epoch, candidate=number):
-            last_better = epoch
-        elif epoch - last_better >= schedule.patience:
+        if not keeper.look(head, losses, epoch=epoch, candidate=number, patience=schedule.patience):
             return
 
 

@@ -1,5 +1,6 @@
 """What a study asks: domains, routes between them, arms and seeds. Values only, and their TOML form."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ from dermnote_train.config import TrainConfig
 from dermnote_train.errors import UserError
 from dermnote_train.study.arms import ARMS
 
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+POOLS = ("val", "train", "home")
+"""Names of parts of a route's own domain."""
 Mode = Literal["strict", "paper"]
 Wording = Literal["notes", "facts"]
 
@@ -62,7 +66,8 @@ class TunedGrid(_Part):
 
 
 class Trials(_Part):
-    """Changes of the frozen grid, each tried on home validation data alone: no test picture is looked at for them.
+    """Changes of the frozen grid, each compared with it on home validation data. A report, from which no setting may be
+    taken for the same study: one seed's validation pictures are test pictures of another.
 
     changes: name -> the settings of [frozen] that are otherwise.
     """
@@ -90,6 +95,11 @@ class StudyPlan(_Part):
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
         trained = [route.train for route in self.routes]
+        for name in (*self.domains, *(self.trials.changes if self.trials else ())):
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{name!r} names a folder too; use letters, digits, - and _ only")
+        for name in set(self.domains) & set(POOLS):
+            raise ValueError(f"no domain can be named {name!r}; that is the name of a part of every route")
         for name in {*trained, *(away for route in self.routes for away in route.away)} - set(self.domains):
             raise ValueError(f"no domain {name!r}; there are {', '.join(self.domains)}")
         if len(set(trained)) < len(trained):

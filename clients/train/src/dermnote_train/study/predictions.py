@@ -15,11 +15,12 @@ from safetensors.numpy import save_file
 from dermnote_train.atomic import replacing
 from dermnote_train.errors import UserError
 from dermnote_train.study.heads import INPUTS, Chosen, Input
+from dermnote_train.study.plan import POOLS
 
 Floats32 = NDArray[np.float32]
 FORMAT = 2
 """Raised when a cell comes to hold other outputs: older ones are then made again."""
-VALIDATION, TRAINING, HOME = "val", "train", "home"
+VALIDATION, TRAINING, HOME = POOLS
 """Pools of every cell; TRAINING in mode "paper" only, whose retrieval pools hold the training notes."""
 
 

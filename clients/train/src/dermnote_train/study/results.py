@@ -48,7 +48,8 @@ class Classified:
 class Retrieved:
     """Retrieval by one arm. notes "own" of an arm that was trained with named notes name the class: `reads_class`.
 
-    Class-level: mAP and P@k; instance-level: R@k and the median rank, the mean of the seeds' medians.
+    Class-level: mAP and P@k; instance-level: R@k and the median rank, the mean of the seeds' medians. `chance_map`: of
+    notes in random order; `classless_map`: of the same rankings, were the classes asked for random.
     """
 
     place: Place
@@ -60,6 +61,7 @@ class Retrieved:
     mean_average_precision: Interval
     precision_at: Mapping[int, float]
     chance_map: float
+    classless_map: float
     recall_at: Mapping[int, float]
     chance_recall_at: Mapping[int, float]
     median_rank: float
@@ -96,7 +98,7 @@ class InSubgroup:
 @dataclass(frozen=True)
 class Tried:
     """A change of the frozen grid on home validation data: an arm's balanced accuracy with it, and the paired
-    difference from the same arm without."""
+    difference from the same arm without. Epoch and candidate were chosen on the same pictures."""
 
     trial: str
     route: str

@@ -1,28 +1,35 @@
 """Runs a study: data, notes, features, then cell by cell; what is done already is not done again."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
 from dermnote_train import towers
+from dermnote_train.atomic import replacing
+from dermnote_train.errors import UserError
 from dermnote_train.features import text_features
 from dermnote_train.progress import Report, Step
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.study.arms import NOTE_SETS
-from dermnote_train.study.cells import AllNoted, all_texts, cells_of, needed_sets
+from dermnote_train.study.cells import AllNoted, Cell, all_texts, cell_path, cells_of, needed_sets
 from dermnote_train.study.domains import StudyData, read_domains
 from dermnote_train.study.frozen import Features, FrozenCell
 from dermnote_train.study.making import make_cells
 from dermnote_train.study.noting import note_sets
-from dermnote_train.study.plan import FrozenGrid, StudyPlan
+from dermnote_train.study.plan import FrozenGrid, StudyPlan, TunedGrid
 from dermnote_train.study.predictions import VALIDATION, CellFacts, read_facts, write_cell
 from dermnote_train.study.tuned import Paused, TunedCell, make_tuned_cell
 from dermnote_train.study.views import tower_id, view_features
 from dermnote_train.towers import Towers
 
+Part = Literal["frozen", "trials", "tuned"]
+PARTS: tuple[Part, ...] = ("frozen", "trials", "tuned")
+"""In the order in which they are made."""
 CELLS, RUNS = "cells", "runs"
 
 
@@ -40,12 +47,20 @@ class StudyState:
 
 
 def run_study(
-    plan: StudyPlan, *, service: NoteService, out: Path, progress: Report, enough: Callable[[], bool]
+    plan: StudyPlan,
+    *,
+    service: NoteService,
+    out: Path,
+    progress: Report,
+    enough: Callable[[], bool],
+    make: Collection[Part] = PARTS,
 ) -> StudyState:
     """Make the cells that are missing below `out`, in the plan's order, until `enough()` says so.
 
-    Raises UserError or DermnoteError at the first thing that fails; what was done by then is kept.
+    make: the parts whose cells are made; of the others what there is belongs to the state all the same. Raises
+    UserError or DermnoteError at the first thing that fails; what was done by then is kept.
     """
+    refuse_other_study(out, plan)
     needed = needed_sets(plan)
     data = read_domains(plan, out=out, findings=any(NOTE_SETS[name].findings for name in needed), progress=progress)
     noted = {
@@ -54,109 +69,139 @@ def run_study(
         )
         for name, dataset in data.datasets.items()
     }
-    done: list[CellFacts] = []
-    left = 0
-    source = _Source(data, noted, out, progress, enough)
-    if plan.frozen is not None:
-        cells = list(frozen_cells(plan, data, noted, grid=plan.frozen))
-        done, left = _frozen(cells, source, grid=plan.frozen, stage="frozen cells")
-    if plan.tuned is not None:
-        wanted = [TunedCell(**vars(cell), grid=plan.tuned) for cell in cells_of(plan, data, noted, grid=plan.tuned)]
-        made = list(_tuned(wanted, out=out, progress=progress, enough=enough))
-        done += [facts for facts in made if facts is not None]
-        left += made.count(None)
-    tried: list[CellFacts] = []
-    for name, grid in plan.tried().items():
-        cells = [_tried(cell) for cell in frozen_cells(plan, data, noted, grid=grid, trial=name)]
-        found, missing = _frozen(cells, source, grid=grid, stage=f"trial {name}")
-        tried += found
-        left += missing
-    return StudyState(plan, data, noted, tuple(done), left, tuple(tried))
+    making = _Making(plan, data, noted, out, progress, enough, make)
+    frozen, trials, tuned = _frozen_grid(making), _trials(making), _tuned_grid(making)
+    left = sum(len(made.missing) for part, made in zip(PARTS, (frozen, trials, tuned), strict=True) if part in make)
+    return StudyState(plan, data, noted, frozen.done + tuned.done, left, trials.done)
 
 
-def frozen_cells(
-    plan: StudyPlan, data: StudyData, noted: AllNoted, *, grid: FrozenGrid, trial: str | None = None
-) -> Iterator[FrozenCell]:
-    """The cells of the frozen grid, or of a change of it, with their texts worded as the grid says."""
-    for cell in cells_of(plan, data, noted, grid=grid):
-        yield FrozenCell(**vars(cell), grid=grid, trial=trial)
+def refuse_other_study(out: Path, plan: StudyPlan) -> None:
+    """Raise UserError if `out` holds a study of other pictures or splits: its files would be taken for this one's."""
+    path, own = out / "study.json", {"mode": plan.mode, "limit": plan.limit}
+    try:
+        there = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(own) + "\n", "utf-8")
+        return
+    if there != own:
+        raise UserError(f"{out} holds a study with {there}, and this one is with {own}; use another --out")
 
 
-def _tried(cell: FrozenCell) -> FrozenCell:
-    """Without what only figures of test pictures would need."""
-    return replace(cell, pools={VALIDATION: cell.pools[VALIDATION]})
+@dataclass(frozen=True)
+class _Making:
+    """What cells are made from, where, until when, and of which parts."""
+
+    plan: StudyPlan
+    data: StudyData
+    noted: AllNoted
+    out: Path
+    progress: Report
+    enough: Callable[[], bool]
+    parts: Collection[Part]
+
+    def cells(self, grid: FrozenGrid | TunedGrid) -> Iterator[Cell]:
+        """Every cell of a grid."""
+        return cells_of(self.plan, self.data, self.noted, grid=grid)
+
+    def over(self, part: Part) -> bool:
+        """Whether no more cells of a part are to be begun."""
+        return part not in self.parts or self.enough()
 
 
-def _tuned(
-    cells: Sequence[TunedCell], *, out: Path, progress: Report, enough: Callable[[], bool]
-) -> Iterator[CellFacts | None]:
-    """The facts of each cell in turn, made now where it is missing; None for what there was no time for."""
+@dataclass(frozen=True)
+class _Made:
+    """Of one part: facts of what is done, and the paths of what is not."""
+
+    done: tuple[CellFacts, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def __add__(self, other: "_Made") -> "_Made":
+        return _Made(self.done + other.done, self.missing + other.missing)
+
+
+def _frozen_grid(making: _Making) -> _Made:
+    grid = making.plan.frozen
+    if grid is None:
+        return _Made()
+    cells = [FrozenCell(**vars(cell), grid=grid) for cell in making.cells(grid)]
+    return _frozen(cells, making, grid=grid, part="frozen", stage="frozen cells")
+
+
+def _trials(making: _Making) -> _Made:
+    """Their cells hold what validation pictures alone need."""
+    made = _Made()
+    for name, grid in making.plan.tried().items():
+        cells = [
+            FrozenCell(**vars(replace(cell, pools={VALIDATION: cell.pools[VALIDATION]})), grid=grid, trial=name)
+            for cell in making.cells(grid)
+        ]
+        made += _frozen(cells, making, grid=grid, part="trials", stage=f"trial {name}")
+    return made
+
+
+def _tuned_grid(making: _Making) -> _Made:
+    """Cell by cell, each made now where it is missing."""
+    grid = making.plan.tuned
+    cells = [] if grid is None else [TunedCell(**vars(cell), grid=grid) for cell in making.cells(grid)]
+    made = _Made()
     for number, cell in enumerate(cells, start=1):
-        yield _tuned_one(cell, out=out, progress=progress, enough=enough)
-        progress(Step("tuned cells", number, len(cells), f"{cell.route}, {cell.arm}, seed {cell.seed}"))
+        facts = _tuned_one(cell, making)
+        made += _Made(missing=(cell.path,)) if facts is None else _Made((facts,))
+        making.progress(Step("tuned cells", number, len(cells), f"{cell.route}, {cell.arm}, seed {cell.seed}"))
+    return made
 
 
-def _tuned_one(cell: TunedCell, *, out: Path, progress: Report, enough: Callable[[], bool]) -> CellFacts | None:
-    path, run_dir = out / CELLS / cell.path, out / RUNS / cell.route / cell.arm / f"seed{cell.seed}"
+def _tuned_one(cell: TunedCell, making: _Making) -> CellFacts | None:
+    path = making.out / CELLS / cell.path
+    run_dir = making.out / RUNS / cell.route / cell.arm / f"seed{cell.seed}"
     facts = read_facts(path)
     if facts is not None and facts.digest == cell.digest():
         return facts
-    if enough():
+    if making.over("tuned"):
         return None
     try:
-        made = make_tuned_cell(cell, run_dir=run_dir, progress=progress, enough=enough)
+        made = make_tuned_cell(cell, run_dir=run_dir, progress=making.progress, enough=making.enough)
     except Paused:
         return None
     write_cell(path, made)
     return made.facts
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What frozen cells are made from, and where and until when."""
-
-    data: StudyData
-    noted: AllNoted
-    out: Path
-    progress: Report
-    enough: Callable[[], bool]
-
-
-def _frozen(
-    cells: Sequence[FrozenCell], source: _Source, *, grid: FrozenGrid, stage: str
-) -> tuple[list[CellFacts], int]:
-    """What there is already, what was made now, and how many are left. A cell of another digest is made anew.
+def _frozen(cells: Sequence[FrozenCell], making: _Making, *, grid: FrozenGrid, part: Part, stage: str) -> _Made:
+    """What there is already and what was made now. A cell of another digest is made anew.
 
     Features are looked up only if there is a cell to be made from them.
     """
     tower = towers.lite(image_size=grid.image_size)
     key = hashlib.sha256(f"{tower_id(tower)} {tower.text_id}".encode()).hexdigest()
-    folder = source.out / CELLS
-    found = [(cell, read_facts(folder / cell.path)) for cell in cells]
-    done = [facts for cell, facts in found if facts is not None and facts.digest == cell.digest(key)]
-    kept = {(facts.route, facts.arm, facts.seed) for facts in done}
-    missing = [cell for cell in cells if (cell.route, cell.arm, cell.seed) not in kept]
-    source.progress(Step(stage, len(done), len(cells)))
-    if missing and not source.enough():
-        features = _features(grid, source, tower=tower, key=key)
-        for facts in make_cells(missing, features=features, folder=folder, enough=source.enough):
-            done.append(facts)
-            source.progress(Step(stage, len(done), len(cells), f"{facts.route}, {facts.arm}, seed {facts.seed}"))
-    return done, len(cells) - len(done)
+    folder = making.out / CELLS
+    found = {cell.path: (cell, read_facts(folder / cell.path)) for cell in cells}
+    done = {
+        path: facts for path, (cell, facts) in found.items() if facts is not None and facts.digest == cell.digest(key)
+    }
+    missing = [cell for path, (cell, _) in found.items() if path not in done]
+    making.progress(Step(stage, len(done), len(cells)))
+    if missing and not making.over(part):
+        features = _features(grid, making, tower=tower, key=key)
+        for facts in make_cells(missing, features=features, folder=folder, enough=making.enough):
+            done[cell_path(facts.grid, facts.route, facts.arm, facts.seed)] = facts
+            making.progress(Step(stage, len(done), len(cells), f"{facts.route}, {facts.arm}, seed {facts.seed}"))
+    return _Made(tuple(done.values()), tuple(path for path in found if path not in done))
 
 
-def _features(grid: FrozenGrid, source: _Source, *, tower: Towers, key: str) -> Features:
+def _features(grid: FrozenGrid, making: _Making, *, tower: Towers, key: str) -> Features:
     views: dict[str, Tensor] = {}
-    for dataset in source.data.datasets.values():
+    for dataset in making.data.datasets.values():
         rows = view_features(
             dataset.records,
             towers=tower,
             views=grid.views,
             kind=grid.augmentation,
-            cache_dir=source.out / "views",
-            progress=source.progress,
+            cache_dir=making.out / "views",
+            progress=making.progress,
         )
         views |= {record.image_id: row for record, row in zip(dataset.records, rows, strict=True)}
-    texts = sorted(all_texts(source.data, source.noted, wording=grid.wording))
-    told = text_features(texts, towers=tower, cache_dir=source.out / "texts", progress=source.progress)
+    texts = sorted(all_texts(making.data, making.noted, wording=grid.wording))
+    told = text_features(texts, towers=tower, cache_dir=making.out / "texts", progress=making.progress)
     return Features(views, dict(zip(texts, told, strict=True)), key)

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from dermnote_train import images
 from dermnote_train.atomic import replacing
-from dermnote_train.checkpoint import load_checkpoint, split_id
+from dermnote_train.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from dermnote_train.config import TrainConfig
 from dermnote_train.model import LesionModel
 from dermnote_train.predict import classify, read
@@ -77,20 +77,22 @@ class TunedCell(Cell):
 
     def training_digest(self) -> str:
         """sha256 of all that its weights depend on."""
-        digest = hashlib.sha256(self.config.model_dump_json().encode())
-        digest.update(repr((self.arm, ARMS[self.arm], self.classes, split_id(self.split), versions())).encode())
+        made_by = (self.config.model_dump_json(), ARMS[self.arm].learns, self.classes, versions())
+        digest = hashlib.sha256(repr(made_by).encode())
+        for part, records in {"train": self.split.train, "val": self.split.val}.items():
+            for line in self.seen(part, records):
+                digest.update(f"{line}\n".encode())
         digest.update(repr(sorted((self.notes or {}).items())).encode())
         return digest.hexdigest()
 
     def digest(self) -> str:
         """sha256 of all that its outputs depend on."""
-        digest = hashlib.sha256(self.training_digest().encode())
-        digest.update(repr((FORMAT, class_prompts(self.classes))).encode())
-        for name, records in self.pools.items():
-            digest.update(name.encode())
-            for record in records:
-                read_at_test = [self.sets[one][record.image_id] for one in ARMS[self.arm].needs]
-                digest.update(f"{record.image_id} {record.label} {read_at_test}\n".encode())
+        arm = ARMS[self.arm]
+        asked = (FORMAT, self.arm, arm.read, class_prompts(self.classes))
+        digest = hashlib.sha256(repr((self.training_digest(), asked)).encode())
+        for part, records in self.pools.items():
+            for line in self.seen(part, records, read=arm.needs):
+                digest.update(f"{line}\n".encode())
         return digest.hexdigest()
 
 
@@ -148,7 +150,8 @@ def _finished(run_dir: Path, cell: TunedCell) -> TrainedRun | None:
         found = TrainedRun.model_validate_json((run_dir / TRAINED_NAME).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if found.digest == cell.training_digest() else None
+    there = (run_dir / CHECKPOINT_NAME).exists()
+    return found if there and found.digest == cell.training_digest() else None
 
 
 def _outputs(model: LesionModel, records: Sequence[Record], *, cell: TunedCell) -> PoolOutputs:
