@@ -1,4 +1,4 @@
-"""Cells of the tuned grid: what a finished run is good for, and when it is not. Its training: tests/e2e/test_study.py."""
+"""Cells of the tuned grid: what a finished run is good for, and when it is not. Training: tests/e2e/test_study.py."""
 
 from dataclasses import replace
 from pathlib import Path
