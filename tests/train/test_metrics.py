@@ -216,6 +216,33 @@ def test_the_bootstrap_is_repeatable() -> None:
     assert once(1) != once(2)
 
 
+def test_a_ranking_that_knows_no_class_is_held_against_itself() -> None:
+    """One order for all: a a b. Asked for a: AP 1; for b: 1/3. Two of three queries ask for a."""
+    scores = np.tile([0.9, 0.8, 0.7], (3, 1))
+    found = metrics.class_level(
+        scores,
+        query_labels=np.array([0, 0, 1]),
+        pool_labels=np.array([0, 0, 1]),
+        excluded=np.zeros((3, 3), dtype=bool),
+        ks=(1,),
+    )
+    assert found.average_precision == pytest.approx([1, 1, 1 / 3])
+    assert found.classless_average_precision == pytest.approx([(2 * 1 + 1 / 3) / 3] * 3)
+    assert found.classless_average_precision.mean() == pytest.approx(found.average_precision.mean())
+
+
+def test_what_is_left_out_is_in_no_class() -> None:
+    found = metrics.class_level(
+        np.array([[0.9, 0.8, 0.7]]),
+        query_labels=np.array([0]),
+        pool_labels=np.array([1, 0, 0]),
+        excluded=np.array([[True, False, True]]),
+        ks=(1,),
+    )
+    assert found.average_precision.tolist() == [1]
+    assert found.classless_average_precision.tolist() == [1]
+
+
 COMPILED = pytest.mark.filterwarnings("ignore::numba.core.errors.NumbaWarning")
 """ranx is compiled where it is used first, and numba has remarks on its code."""
 

@@ -82,12 +82,18 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class ClassHits:
-    """Per query (NaN where the pool held nothing relevant): P@k by k, average precision, and chance for both."""
+    """Per query (NaN where the pool held nothing relevant): P@k by k, average precision, and chance for both.
+
+    `chance_*`: of a pool in random order. `classless_average_precision`: of the very same ranking, were the class that
+    is asked for drawn at random from all queries': what rankings that know no class come to. That is more than chance
+    wherever items of a class lie together in the ranking, as alike notes do.
+    """
 
     precision_at: dict[int, Floats]
     average_precision: Floats
     chance_precision: Floats
     chance_average_precision: Floats
+    classless_average_precision: Floats
 
 
 def class_level(
@@ -104,51 +110,44 @@ def class_level(
     scores, excluded: [queries, pool]; what is excluded isn't ranked at all. Where fewer than k are left, P@k is over
     those. Ties are ordered at random (seeded), so that the order of the rows has no say.
     """
-    order = _ranking(scores, excluded=excluded, seed=seed)
-    relevant = (query_labels[:, None] == pool_labels[None, :]) & ~excluded
-    found, sizes = np.cumsum(np.take_along_axis(relevant, order, axis=1), axis=1), (~excluded).sum(axis=1)
-    total = relevant.sum(axis=1)
+    labels = _ranked_labels(scores, pool_labels, excluded=excluded, seed=seed)
+    found, sizes = np.cumsum(labels == query_labels[:, None], axis=1), (~excluded).sum(axis=1)
+    total = found[:, -1]
     nothing = np.where(total > 0, 1.0, np.nan)
+    classes, own, counts = np.unique(query_labels, return_inverse=True, return_counts=True)
+    average = np.stack([_average_precision(labels == one) for one in classes])
     return ClassHits(
         precision_at={k: _precision(found, sizes, k=k) * nothing for k in ks},
-        average_precision=_average_precision(relevant, order),
+        average_precision=average[own, np.arange(len(own))],
         chance_precision=total / np.maximum(sizes, 1) * nothing,
         chance_average_precision=np.array([chance_ap(int(r), int(n)) for r, n in zip(total, sizes, strict=True)]),
+        classless_average_precision=_weighted(average, counts) * nothing,
     )
 
 
-def expected_average_precision(
-    scores: Floats, *, query_labels: Ints, pool_labels: Ints, excluded: Bools, seed: int = 0
-) -> Floats:
-    """[queries]: the average precision of each query's ranking, were its class drawn at random from the queries'.
-
-    What rankings that know nothing of the class come to. That is more than chance_ap, which is of items in random
-    order, wherever items of a class lie together in the ranking. Arguments as for class_level; NaN where there is none.
-    """
-    order = _ranking(scores, excluded=excluded, seed=seed)
-    classes, counts = np.unique(query_labels, return_counts=True)
-    found = np.stack([_average_precision((pool_labels == one)[None, :] & ~excluded, order) for one in classes])
-    weights = np.where(np.isnan(found), 0.0, (counts / counts.sum())[:, None])
-    with np.errstate(invalid="ignore"):
-        expected: Floats = (np.nan_to_num(found) * weights).sum(axis=0) / weights.sum(axis=0)
-    return expected
-
-
-def _ranking(scores: Floats, *, excluded: Bools, seed: int) -> Ints:
-    """Each query's pool, best first and what is excluded last."""
+def _ranked_labels(scores: Floats, labels: Ints, *, excluded: Bools, seed: int) -> Ints:
+    """Each query's pool as labels, best first; what is excluded is last and has a label that nobody has."""
     # Less than half of the last decimal, so that it only decides between ties.
     shuffle = np.random.default_rng(seed).random(scores.shape) * (0.4 * 10.0**-SCORE_DECIMALS)
-    order: Ints = np.argsort(-np.where(excluded, -np.inf, scores.round(SCORE_DECIMALS) + shuffle), axis=1)
-    return order
+    order = np.argsort(-np.where(excluded, -np.inf, scores.round(SCORE_DECIMALS) + shuffle), axis=1)
+    ranked: Ints = np.where(np.take_along_axis(excluded, order, axis=1), labels.min() - 1, labels[order])
+    return ranked
 
 
-def _average_precision(relevant: Bools, order: Ints) -> Floats:
+def _average_precision(hits: Bools) -> Floats:
     """[queries], NaN where nothing is relevant."""
-    hits = np.take_along_axis(relevant, order, axis=1)
     places = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
     with np.errstate(invalid="ignore"):
         average: Floats = (hits * places).sum(axis=1) / hits.sum(axis=1)
     return average
+
+
+def _weighted(values: Floats, weights: Ints) -> Floats:
+    """The mean over the first axis of what is a number."""
+    known = np.where(np.isnan(values), 0.0, weights[:, None])
+    with np.errstate(invalid="ignore"):
+        mean: Floats = (np.nan_to_num(values) * known).sum(axis=0) / known.sum(axis=0)
+    return mean
 
 
 def _precision(found: Ints, sizes: Ints, *, k: int) -> Floats:

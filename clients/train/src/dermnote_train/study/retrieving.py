@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 
 from dermnote_train.metrics import (
-    Bools,
     ClassHits,
     Floats,
     InstanceHits,
-    Ints,
     class_level,
-    expected_average_precision,
     instance_level,
 )
 from dermnote_train.study.arms import ARMS, CONTROL_OF, NAMED
@@ -28,11 +25,10 @@ DIRECTIONS: tuple[Direction, ...] = ("image to note", "note to image")
 
 @dataclass(frozen=True)
 class _Hits:
-    """One seed's: `expected` [queries]: average precision of the same rankings, were the classes asked for random."""
+    """One seed's."""
 
     by_class: ClassHits
     own: InstanceHits
-    expected: Floats
 
 
 @dataclass(frozen=True)
@@ -48,16 +44,13 @@ class Rankings:
 
     def average_precision(self, seeds: Seeds) -> Floats:
         """[seeds, n] of those of its seeds that `seeds` has."""
-        return self.seeds_with(seeds, {number: one.by_class.average_precision for number, one in self.hits.items()})
+        return seeds.spread({number: self.hits[number].by_class.average_precision for number in seeds.outputs})
 
-    def expected(self, seeds: Seeds) -> Floats:
+    def classless(self, seeds: Seeds) -> Floats:
         """The same, were the classes asked for random."""
-        return self.seeds_with(seeds, {number: one.expected for number, one in self.hits.items()})
-
-    @staticmethod
-    def seeds_with(seeds: Seeds, values: Mapping[int, Floats]) -> Floats:
-        """Spread over the pool's pictures."""
-        return seeds.spread({number: values[number] for number in seeds.outputs})
+        return seeds.spread(
+            {number: self.hits[number].by_class.classless_average_precision for number in seeds.outputs}
+        )
 
 
 def rankings_of(place: Place, arm: str, seeds: Seeds) -> Iterator[Rankings]:
@@ -83,7 +76,7 @@ def retrieved(rankings: Rankings, *, draws: Draws) -> Retrieved:
         mean_average_precision=draws.of(seeds.pool.groups).interval(rankings.average_precision(seeds)),
         precision_at={k: _mean(np.nanmean(one.by_class.precision_at[k]) for one in hits) for k in KS},
         chance_map=_mean(np.nanmean(one.by_class.chance_average_precision) for one in hits),
-        classless_map=_mean(np.nanmean(one.expected) for one in hits),
+        classless_map=_mean(np.nanmean(one.by_class.classless_average_precision) for one in hits),
         recall_at={k: _mean(one.own.recall_at[k].mean() for one in hits) for k in KS},
         chance_recall_at={k: _mean(min(1.0, k / size) for size in sizes) for k in KS},
         median_rank=_mean(float(np.median(one.own.rank)) for one in hits),
@@ -132,7 +125,7 @@ def _against_random_classes(one: Rankings, *, draws: Draws) -> Compared:
         against="classes at random",
         family="mAP on blinded notes against the same rankings for classes at random",
         difference=draws.of(one.seeds.pool.groups).difference(
-            one.average_precision(one.seeds), one.expected(one.seeds)
+            one.average_precision(one.seeds), one.classless(one.seeds)
         ),
     )
 
@@ -152,13 +145,8 @@ def _hits(seeds: Seeds, number: int, attribute: str, direction: Direction) -> _H
         scores = (queries @ np.concatenate([held, _normalised(getattr(more, searched))]).T).astype(np.float64)
         held_labels = np.concatenate([labels, seeds.beside.pool.labels[seeds.beside.pool.rows(more.image_ids)]])
         excluded = np.zeros(scores.shape, dtype=bool)
-    return _ranked(scores, labels, held_labels, excluded, own=own)
-
-
-def _ranked(scores: Floats, labels: Ints, held_labels: Ints, excluded: Bools, *, own: InstanceHits) -> _Hits:
     by_class = class_level(scores, query_labels=labels, pool_labels=held_labels, excluded=excluded, ks=KS)
-    expected = expected_average_precision(scores, query_labels=labels, pool_labels=held_labels, excluded=excluded)
-    return _Hits(by_class, own, np.where(np.isnan(by_class.average_precision), np.nan, expected))
+    return _Hits(by_class, own)
 
 
 def _normalised(rows: Floats32) -> Floats32:
