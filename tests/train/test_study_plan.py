@@ -116,6 +116,7 @@ def test_a_trial_is_the_frozen_grid_with_a_change(tmp_path: Path) -> None:
         (TRIALS.replace("image_size = 64", "imagesize = 64"), "imagesize"),
         (TRIALS.replace("image_size = 64", "seeds = 1"), "trials.changes.smaller: seeds can't be changed"),
         (TRIALS.replace("seeds = 2", "seeds = 6"), "the frozen grid has 5 only"),
+        (TRIALS.replace("seeds = 2", 'routes = ["north"]'), "trials.routes: no route trains on 'north'"),
         (TRIALS.replace('arms = ["image"]', 'arms = ["M"]'), "M is no arm of the frozen grid"),
         (TRIALS.replace('arms = ["image"]', 'arms = ["P9"]'), "no arm 'P9'"),
     ],

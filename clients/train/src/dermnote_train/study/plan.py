@@ -69,10 +69,11 @@ class Trials(_Part):
     """Changes of the frozen grid, each compared with it on home validation data. A report, from which no setting may be
     taken for the same study: one seed's validation pictures are test pictures of another.
 
-    changes: name -> the settings of [frozen] that are otherwise.
+    routes: by what they train on; none for all. changes: name -> the settings of [frozen] that are otherwise.
     """
 
     arms: tuple[str, ...] = ("image", "G-findings", "G-findings-blinded")
+    routes: tuple[str, ...] = ()
     seeds: int = Field(default=3, ge=1, le=100)
     changes: Mapping[str, Mapping[str, Any]] = {}
 
@@ -111,8 +112,9 @@ class StudyPlan(_Part):
         for name in self.tuned.arms if self.tuned else ():
             if ARMS[name].table or ARMS[name].shuffled_labels or len(ARMS[name].notes) > 1:
                 raise ValueError(f"tuned.arms: {name} is an arm of the frozen grid only")
-        for name in set(self.tuned.routes if self.tuned else ()) - set(trained):
-            raise ValueError(f"tuned.routes: no route trains on {name!r}; there are {', '.join(trained)}")
+        for part, grid in (("tuned", self.tuned), ("trials", self.trials)):
+            for name in set(grid.routes if grid else ()) - set(trained):
+                raise ValueError(f"{part}.routes: no route trains on {name!r}; there are {', '.join(trained)}")
         if self.trials and self.trials.changes:
             self._are_of_the_frozen_grid(self.trials)
         return self

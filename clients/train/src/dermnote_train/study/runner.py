@@ -131,10 +131,12 @@ def _frozen_grid(making: _Making) -> _Made:
 def _trials(making: _Making) -> _Made:
     """Their cells hold what validation pictures alone need."""
     made = _Made()
+    routes = making.plan.trials.routes if making.plan.trials else ()
     for name, grid in making.plan.tried().items():
         cells = [
             FrozenCell(**vars(replace(cell, pools={VALIDATION: cell.pools[VALIDATION]})), grid=grid, trial=name)
             for cell in making.cells(grid)
+            if not routes or cell.route in routes
         ]
         made += _frozen(cells, making, grid=grid, part="trials", stage=f"trial {name}")
     return made
@@ -183,16 +185,19 @@ def _frozen(cells: Sequence[FrozenCell], making: _Making, *, grid: FrozenGrid, p
     missing = [cell for path, (cell, _) in found.items() if path not in done]
     making.progress(Step(stage, len(done), len(cells)))
     if missing and not making.over(part):
-        features = _features(grid, making, tower=tower, key=key)
+        features = _features(missing, making, grid=grid, tower=tower, key=key)
         for facts in make_cells(missing, features=features, folder=folder, enough=making.enough):
             done[cell_path(facts.grid, facts.route, facts.arm, facts.seed)] = facts
             making.progress(Step(stage, len(done), len(cells), f"{facts.route}, {facts.arm}, seed {facts.seed}"))
     return _Made(tuple(done.values()), tuple(path for path in found if path not in done))
 
 
-def _features(grid: FrozenGrid, making: _Making, *, tower: Towers, key: str) -> Features:
+def _features(cells: Sequence[FrozenCell], making: _Making, *, grid: FrozenGrid, tower: Towers, key: str) -> Features:
+    """Of all pictures of the data sets that the cells look into, and of all texts."""
     views: dict[str, Tensor] = {}
-    for dataset in making.data.datasets.values():
+    domains = {name for cell in cells for name in (cell.route, *cell.pools)} & set(making.data.domains)
+    for name in {making.data.dataset_of[domain]: None for domain in sorted(domains)}:
+        dataset = making.data.datasets[name]
         rows = view_features(
             dataset.records,
             towers=tower,
