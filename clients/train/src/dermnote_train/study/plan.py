@@ -94,13 +94,17 @@ class StudyPlan(_Part):
     resamples: int = Field(default=2000, ge=100, le=100_000)
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> Self:
-        trained = [route.train for route in self.routes]
+    def _names_can_be_folders(self) -> Self:
         for name in (*self.domains, *(self.trials.changes if self.trials else ())):
             if not NAME.fullmatch(name):
                 raise ValueError(f"{name!r} names a folder too; use letters, digits, - and _ only")
         for name in set(self.domains) & set(POOLS):
             raise ValueError(f"no domain can be named {name!r}; that is the name of a part of every route")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        trained = [route.train for route in self.routes]
         for name in {*trained, *(away for route in self.routes for away in route.away)} - set(self.domains):
             raise ValueError(f"no domain {name!r}; there are {', '.join(self.domains)}")
         if len(set(trained)) < len(trained):
