@@ -13,7 +13,7 @@ from dermnote_train.config import TrainConfig
 from dermnote_train.errors import UserError
 from dermnote_train.study.arms import ARMS
 
-NAME = re.compile(r"[A-Za-z0-9_-]+")
+NAME = re.compile(r"[^./\\][^/\\]*")
 POOLS = ("val", "train", "home")
 """Names of parts of a route's own domain."""
 Mode = Literal["strict", "paper"]
@@ -97,7 +97,7 @@ class StudyPlan(_Part):
     def _names_can_be_folders(self) -> Self:
         for name in (*self.domains, *(self.trials.changes if self.trials else ())):
             if not NAME.fullmatch(name):
-                raise ValueError(f"{name!r} names a folder too; use letters, digits, - and _ only")
+                raise ValueError(f"{name!r} names a folder too; it can hold no slash and begin with no dot")
         for name in set(self.domains) & set(POOLS):
             raise ValueError(f"no domain can be named {name!r}; that is the name of a part of every route")
         return self
@@ -157,16 +157,22 @@ class StudyPlan(_Part):
 def read_plan(path: Path) -> StudyPlan:
     """A plan from its TOML file; folders in it are found from where the file is. Raises UserError."""
     try:
-        plan = StudyPlan.model_validate(tomllib.loads(path.read_text("utf-8")))
+        given = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as wrong:
         raise UserError(f"{path}: no study plan that can be read: {wrong}") from wrong
-    except ValidationError as wrong:
-        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in wrong.errors())
-        raise UserError(f"{path}: {faults}") from wrong
+    plan = _valid(given, source=str(path))
     domains = {
         name: domain.model_copy(update={"folder": path.parent / domain.folder}) for name, domain in plan.domains.items()
     }
     return plan.model_copy(update={"domains": domains})
+
+
+def _valid(given: Mapping[str, Any], *, source: str) -> StudyPlan:
+    try:
+        return StudyPlan.model_validate(given)
+    except ValidationError as wrong:
+        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}".lstrip(": ") for one in wrong.errors())
+        raise UserError(f"{source}: {faults}") from wrong
 
 
 def plan_of(home: Path, away: tuple[Path, ...], *, names: Mapping[Path, str]) -> StudyPlan:
@@ -178,4 +184,4 @@ def plan_of(home: Path, away: tuple[Path, ...], *, names: Mapping[Path, str]) ->
             f"two data sets of one name ({', '.join(names[folder] for folder in folders)}); use a plan file"
         )
     routes = tuple(Route(train=name, away=tuple(other for other in domains if other != name)) for name in domains)
-    return StudyPlan(domains=domains, routes=routes)
+    return _valid({"domains": domains, "routes": routes}, source=", ".join(map(str, folders)))
