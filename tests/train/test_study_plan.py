@@ -63,7 +63,7 @@ def test_a_plan_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_folders_alone_are_a_plan_of_every_direction() -> None:
     plan = plan_of(Path("a"), (Path("b"),), names={Path("a"): "ham", Path("b"): "pad"})
     assert plan.routes == (Route(train="ham", away=("pad",)), Route(train="pad", away=("ham",)))
-    with pytest.raises(UserError, match="a: .*no domain can be named 'val'"):
+    with pytest.raises(UserError, match="no domain can be named 'val'"):
         plan_of(Path("a"), (), names={Path("a"): "val"})
     with pytest.raises(UserError, match="two data sets of one name"):
         plan_of(Path("a"), (Path("b"),), names={Path("a"): "ham", Path("b"): "ham"})
