@@ -1,7 +1,9 @@
 """A study's figures (results.py) made from its cells' outputs. Values in, values out."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +29,7 @@ from dermnote_train.study.results import (
     Place,
     StudyFigures,
 )
-from dermnote_train.study.retrieving import rankings_of, retrieval_comparisons, retrieved
+from dermnote_train.study.retrieving import Rankings, rankings_of, retrieval_comparisons, retrieved
 from dermnote_train.study.seeds import Beside, Draws, Pool, Seeds, shared
 from dermnote_train.study.trials import trial_figures
 from dermnote_train.subgroups import subgroups
@@ -49,9 +51,7 @@ def study_figures(
     """
     draws = Draws(resamples, seed)
     found = _by_place(cells, pools)
-    rankings = [
-        one for place, arms in found.items() for arm, seeds in arms.items() for one in rankings_of(place, arm, seeds)
-    ]
+    rankings = _rankings(found)
     classified = [
         _classified(place, arm, seeds, by, draws=draws)
         for place, arms in found.items()
@@ -67,6 +67,13 @@ def study_figures(
         opened=len(classified),
         tried=trial_figures(tried, cells, pools=pools, draws=draws),
     )
+
+
+def _rankings(found: Found) -> list[Rankings]:
+    """Of every arm at every place; side by side, since sorting takes the time and needs no interpreter."""
+    asked = [(place, arm, seeds) for place, arms in found.items() for arm, seeds in arms.items()]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        return [one for ranked in threads.map(lambda one: list(rankings_of(*one)), asked) for one in ranked]
 
 
 def _by_place(cells: Iterable[CellOutputs], pools: Mapping[str, Sequence[Record]]) -> Found:
