@@ -142,15 +142,15 @@ def test_class_prompts_tell_the_class_without_the_classifier() -> None:
     """What the texts mean by a class is learnt from notes; the prompts were never seen."""
     found = trained(seen(), held_out(prompts=True))
     test = held_out(300, seed=9, prompts=True)
-    assert accuracy(found.by_prompts(test), test.labels) > 0.6
+    assert accuracy(found.logits(test, by="prompts"), test.labels) > 0.6
     assert found.kept["prompts"].loss == min(found.losses["prompts"])
 
 
 def test_class_prompts_are_at_chance_after_random_notes() -> None:
     test = held_out(600, seed=9, prompts=True)
-    controls = [accuracy(control(seed).by_prompts(test), test.labels) for seed in range(4)]
+    controls = [accuracy(control(seed).logits(test, by="prompts"), test.labels) for seed in range(4)]
     assert np.mean(controls) < 0.45, controls  # a third by chance
-    assert accuracy(trained(seen(), held_out(prompts=True)).by_prompts(test), test.labels) > 0.6
+    assert accuracy(trained(seen(), held_out(prompts=True)).logits(test, by="prompts"), test.labels) > 0.6
 
 
 def test_an_input_that_ran_out_of_patience_has_no_more_epochs_to_choose_from() -> None:

@@ -42,7 +42,9 @@ def run_key(
 ) -> str:
     """sha256 of all that a run depends on: a state of another run is not gone on with."""
     told = None if notes is None else [notes[record.image_id] for record in split.train]
-    facts = [config.model_dump_json(), checkpoint.split_id(split), list(classes), told, processes, torch.__version__]
+    labels = [record.label for record in (*split.train, *split.val)]
+    known = [checkpoint.split_id(split), list(classes), labels, told]
+    facts = [config.model_dump_json(), known, processes, torch.__version__]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -17,20 +17,13 @@ from dermnote_train.study.arms import ARMS, NOTE_SETS
 from dermnote_train.study.frozen import versions
 from dermnote_train.study.heads import IMAGE_CANDIDATES, TEXT_CANDIDATES, Candidate
 from dermnote_train.study.predictions import CellOutputs
-from dermnote_train.study.results import Classified, Compared, InSubgroup, Place, Retrieved, StudyFigures
+from dermnote_train.study.results import TESTED_WITH, Classified, Compared, InSubgroup, Place, Retrieved, StudyFigures
 from dermnote_train.study.runner import StudyState
 from dermnote_train.study.samples import Sample
 
 SURE = 0.05
 QUERIES, HITS = 6, 4
 CONTROLS = ("random", "random-findings", "shuffled", "shuffled-labels")
-TESTED_WITH = {
-    "image": "picture",
-    "both": "picture + blinded note",
-    "prompts": "picture, by class prompts",
-    "note": "blinded note",
-}
-"""In the order of the tables."""
 FIRST_ASKED = (
     "pictures against pictures alone",
     "picture and blinded note against pictures alone",

@@ -7,16 +7,10 @@ from dermnote_train.atomic import replacing
 from dermnote_train.evaluation import Interval
 from dermnote_train.study.arms import ARMS
 from dermnote_train.study.predictions import CellFacts
-from dermnote_train.study.results import Classified, Retrieved, StudyFigures
+from dermnote_train.study.results import TESTED_WITH, Classified, Retrieved, StudyFigures
 from dermnote_train.study.runner import RUNS, StudyState
 
 CARD_NAME = "MODEL_CARD.md"
-INPUTS = {
-    "image": "the picture",
-    "note": "a blinded note",
-    "both": "the picture and a blinded note",
-    "prompts": "the picture, by class prompts",
-}
 
 
 def write_cards(out: Path, state: StudyState, figures: StudyFigures) -> None:
@@ -74,7 +68,7 @@ def _is_of(one: Classified | Retrieved, facts: CellFacts) -> bool:
 def _classified_row(one: Classified) -> str:
     cells = (
         one.place.pool,
-        INPUTS[one.input],
+        TESTED_WITH[one.input],
         f"{one.balanced_accuracy.value:.3f}",
         _spanned(one.balanced_accuracy),
         f"{one.chance:.3f}",

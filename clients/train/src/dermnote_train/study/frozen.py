@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dermnote_train.model import Branch
 from dermnote_train.records import Record
 from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, partners, training_texts
 from dermnote_train.study.cells import Cell, cell_path
@@ -21,7 +20,6 @@ from dermnote_train.study.heads import (
     TEXT_CANDIDATES,
     Chosen,
     HeldOut,
-    Input,
     Schedule,
     Seen,
     Trained,
@@ -238,12 +236,6 @@ def _at(scale: _Scale | None, features: Tensor | None) -> Tensor | None:
 
 
 def _outputs(trained: Trained, held_out: HeldOut, *, records: Sequence[Record]) -> PoolOutputs:
-    logits: dict[Input, np.ndarray] = {}
-    for by in INPUTS:
-        if by == "prompts" and by in trained.kept:
-            logits[by] = trained.by_prompts(held_out).numpy()
-        elif by in trained.kept:
-            logits[by] = _logits(trained.outputs(held_out, by=by), by=by).numpy()
     by_retrieval: Chosen = "retrieval" if "retrieval" in trained.kept else "image"
     image, note = trained.outputs(held_out, by=by_retrieval)
     own = None
@@ -252,15 +244,8 @@ def _outputs(trained: Trained, held_out: HeldOut, *, records: Sequence[Record]) 
             own = trained.head.of_text(held_out.own_text).embedding.numpy()
     return PoolOutputs(
         image_ids=tuple(record.image_id for record in records),
-        logits=logits,
+        logits={by: trained.logits(held_out, by=by).numpy() for by in INPUTS if by in trained.kept},
         image=image.embedding.numpy(),
         note=None if note is None else note.embedding.numpy(),
         own_text=own,
     )
-
-
-def _logits(branches: tuple[Branch, Branch | None], *, by: Input) -> Tensor:
-    image, note = branches
-    if note is None or by == "image":
-        return image.logits
-    return note.logits if by == "note" else (image.logits + note.logits) / 2

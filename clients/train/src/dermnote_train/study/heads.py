@@ -97,10 +97,15 @@ class Trained:
         return _outputs(self.head, held_out)
 
     @torch.no_grad()
-    def by_prompts(self, held_out: HeldOut) -> Tensor:
-        """Logits [n, classes] of the class prompts of `held_out`, with the weights that were kept for them."""
-        self._put_in("prompts")
-        return _prompt_logits(self.head, held_out)
+    def logits(self, held_out: HeldOut, *, by: Input) -> Tensor:
+        """Logits [n, classes] from one input, with the weights that were kept for it. "both": the branches' mean."""
+        self._put_in(by)
+        if by == "prompts":
+            return _prompt_logits(self.head, held_out)
+        image, note = _outputs(self.head, held_out)
+        if note is None or by == "image":
+            return image.logits
+        return note.logits if by == "note" else (image.logits + note.logits) / 2
 
     def _put_in(self, by: Chosen) -> None:
         self.head.load_state_dict(dict(self.kept[by].weights))

@@ -12,6 +12,15 @@ Direction = Literal["image to note", "note to image"]
 Notes = Literal["blinded", "own"]
 
 
+TESTED_WITH: Mapping[Input, str] = {
+    "image": "picture",
+    "both": "picture + blinded note",
+    "prompts": "picture, by class prompts",
+    "note": "blinded note",
+}
+"""How tables word an input, in their order."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a figure holds: grid, route (what was trained on) and pool (what was tested on)."""
