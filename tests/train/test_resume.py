@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dermnote_train.config import TrainConfig
 from dermnote_train.records import Split
-from dermnote_train.resume import RESUME_NAME
+from dermnote_train.resume import RESUME_NAME, run_key
 from dermnote_train.train import train
 
 SCRIPT = Path(__file__).with_name("training.py")
@@ -83,6 +83,18 @@ def test_a_state_of_other_settings_is_not_gone_on_with(task: Task, caplog: pytes
     result = train(other, split=task.split, classes=task.classes, notes=task.notes, run_dir=task.run_dir)
     assert "begins anew" in caplog.text
     assert len(result.history) == 2
+
+
+def test_a_state_of_other_labels_is_not_gone_on_with(task: Task) -> None:
+    """The same pictures in the same parts, one of which was labelled anew."""
+    first, *others = task.split.train
+    relabelled = replace(task.split, train=(replace(first, label="blue"), *others))
+    keys = {
+        run_key(task.config, split=split, classes=task.classes, notes=task.notes, processes=1)
+        for split in (task.split, relabelled)
+    }
+    assert first.label != "blue"
+    assert len(keys) == 2
 
 
 def test_a_damaged_state_is_not_gone_on_with(task: Task, caplog: pytest.LogCaptureFixture) -> None:

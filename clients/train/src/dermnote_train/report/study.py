@@ -9,7 +9,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 
 from dermnote_contracts.notes import ModelInfo
 from dermnote_train.atomic import replacing
-from dermnote_train.report import study_view
+from dermnote_train.report import study_background, study_view
 from dermnote_train.study.arms import ARMS
 from dermnote_train.study.predictions import CellOutputs
 from dermnote_train.study.results import StudyFigures
@@ -42,13 +42,13 @@ def write_study_report(
         arms={name: ARMS[name].says for name in state.plan.arms()},
         answers=study_view.answers(figures),
         places=study_view.places(figures),
-        fidelity=study_view.fidelity(state),
-        data=study_view.data_rows(state),
-        leakage=study_view.leakage(state),
-        samples=study_view.samples(samples),
-        found=[] if public else study_view.found_notes(state, cells),
-        settings=study_view.settings(state, figures, model),
-        choices=study_view.choices(cells),
+        fidelity=study_background.fidelity(state),
+        data=study_background.data_rows(state),
+        leakage=study_background.leakage(state),
+        samples=study_background.samples(samples),
+        found=[] if public else study_background.found_notes(state, cells),
+        settings=study_background.settings(state, figures, model),
+        choices=study_background.choices(cells),
         trials=study_view.trials(state, figures),
         public=public,
     )
