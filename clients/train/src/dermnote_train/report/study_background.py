@@ -1,4 +1,4 @@
-"""What the study's page says of where its figures come from: notes, data, choices and settings. Values in, words out."""
+"""What the study's page says of where its figures come from: notes, data, choices, settings. Values in, words out."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
