@@ -6,16 +6,15 @@ from ipaddress import ip_address
 import uvicorn
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import Depends, FastAPI
-from fastapi.responses import PlainTextResponse
-from prometheus_fastapi_instrumentator import Instrumentator
 from redis import Redis
 
 from dermnote_contracts.asgi import BodyLimit, LoopbackGuard, install_problem_handlers
 from dermnote_contracts.guard import BEARER, KeyGuard
 from dermnote_contracts.keys import KeyFile, KeysInvalid
 from dermnote_contracts.openapi import complete_document
-from dermnote_notegen import __version__
+from dermnote_notegen import __version__, metrics
 from dermnote_notegen.api import batches, catalogue, health, notes
+from dermnote_notegen.connection import PasswordUnreadable, connect
 from dermnote_notegen.jobs import Jobs
 from dermnote_notegen.limits import spend_in
 from dermnote_notegen.priors import PriorsInvalid, load_priors
@@ -36,7 +35,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
             f"NOTEGEN_HOST={settings.host} would serve notes without a key; "
             "set NOTEGEN_KEYS_FILE, bind 127.0.0.1, or set ALLOW_UNAUTHENTICATED=1 if the network is trusted"
         )
-    redis = redis or Redis.from_url(settings.redis_url)
+    redis = redis or connect(settings)
     app = FastAPI(title="Dermnote note service", version=__version__, description=DESCRIPTION)
     app.state.jobs = Jobs(redis, settings)
     app.state.priors = load_priors(settings.priors_dir)
@@ -50,8 +49,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     for router in (notes.router, batches.router, catalogue.router):
         app.include_router(router, dependencies=[Depends(BEARER)])
     app.include_router(health.router)
-    instrumentator = Instrumentator(excluded_handlers=["/metrics", "/health/.*"]).instrument(app)
-    instrumentator.expose(app, response_class=PlainTextResponse, dependencies=[Depends(BEARER)])
+    metrics.install(app, app.state.jobs)
     complete_document(app)
     return app
 
@@ -76,6 +74,6 @@ def main() -> None:
     settings = Settings()
     try:
         app = create_app(settings)
-    except (UnsafeBinding, KeysInvalid, PriorsInvalid) as error:
+    except (UnsafeBinding, KeysInvalid, PasswordUnreadable, PriorsInvalid) as error:
         sys.exit(f"dermnote-notegen: {error}")
     uvicorn.run(app, host=settings.host, port=settings.port)

@@ -5,6 +5,7 @@ import json
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -32,6 +33,20 @@ def queue_errors() -> Iterator[None]:
         yield
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise QueueUnavailable("Redis does not answer; try again", retry_after_s=RETRY_AFTER_S) from error
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The queue now, and what has ended since this Redis began to count.
+
+    `ended`: notes by status; `texts`: texts of finished notes by who wrote them (llm, template).
+    """
+
+    waiting: int
+    running: int
+    workers: int
+    ended: dict[str, int]
+    texts: dict[str, int]
 
 
 class Jobs:
@@ -135,6 +150,18 @@ class Jobs:
         with queue_errors():
             body = self._redis.get(MODEL)
         return None if body is None else ModelInfo.model_validate_json(body)
+
+    def figures(self) -> Figures:
+        """What /metrics reports; raises QueueUnavailable."""
+        with queue_errors():
+            ended, texts = self._store.ended_counts()
+            return Figures(
+                waiting=self._queue.waiting(),
+                running=self._queue.running(),
+                workers=self._queue.workers_alive(),
+                ended=ended,
+                texts=texts,
+            )
 
     def checks(self) -> dict[str, str]:
         """Readiness, check by check: "ok" or what is wrong."""

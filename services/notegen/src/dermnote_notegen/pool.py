@@ -11,6 +11,7 @@ import sys
 
 from dermnote_contracts.problems import EngineUnavailable
 from dermnote_notegen.children import Child, Parent
+from dermnote_notegen.connection import PasswordUnreadable
 from dermnote_notegen.priors import PriorsInvalid
 from dermnote_notegen.worker import Runtime, keep_up, runtime, work
 
@@ -95,7 +96,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel("WARNING")
     try:
         run(runtime())
-    except PriorsInvalid as error:
+    except (PasswordUnreadable, PriorsInvalid) as error:
         sys.exit(f"dermnote-notegen-worker: {error}")
     except EngineCannotStart as ended:
         sys.exit(ended.code)

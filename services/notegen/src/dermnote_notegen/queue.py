@@ -62,6 +62,10 @@ class NoteQueue:
         """Jobs that no worker has taken yet."""
         return self._queue.count
 
+    def running(self) -> int:
+        """Jobs that a worker has in hand."""
+        return int(self._redis.zcard(StartedJobRegistry(queue=self._queue).key))
+
     def workers_alive(self) -> int:
         """Workers whose last heartbeat is fresh."""
         with self._redis.pipeline(transaction=False) as pipe:

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from dermnote_contracts.cores import usable_cores
+
 
 def _cache_dir() -> Path:
     """Where a user's caches belong (XDG)."""
@@ -19,6 +21,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NOTEGEN_", frozen=True, populate_by_name=True, extra="ignore")
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
+    redis_password_file: Path | None = Field(default=None, validation_alias="REDIS_PASSWORD_FILE")
     keys_file: Path | None = None
     allow_unauthenticated: bool = Field(default=False, validation_alias="ALLOW_UNAUTHENTICATED")
     host: str = "127.0.0.1"
@@ -51,7 +54,7 @@ class Settings(BaseSettings):
     @property
     def engine_threads(self) -> int:
         """Threads of the engine: all cores that this process may use."""
-        return self.threads or _cores()
+        return self.threads or usable_cores()
 
     @property
     def engine_cells(self) -> int:
@@ -61,7 +64,7 @@ class Settings(BaseSettings):
     @property
     def engine_slots(self) -> int:
         """Requests that the engine runs at a time: 12 a core, between 12 and 48."""
-        return self.slots or min(48, 12 * _cores())
+        return self.slots or min(48, 12 * usable_cores())
 
     @property
     def worker_count(self) -> int:
@@ -72,8 +75,3 @@ class Settings(BaseSettings):
     def starts_engine(self) -> bool:
         """Whether the pool's parent runs the engine; otherwise somebody else does."""
         return self.own_engine and self.engine_url is None
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,15 +21,20 @@ BATCH = "notegen:batch:{}"
 BATCH_NOTES = "notegen:batch:{}:notes"
 IDEMPOTENCY = "notegen:idempotency:{}"
 MODEL = "notegen:model"
+ENDED_COUNTS = "notegen:counts:ended"
+TEXT_COUNTS = "notegen:counts:texts"
 _NOTES = TypeAdapter(list[Note])
 
-# KEYS: note; ARGV: status, finished_at, notes, error, ttl_s. 1 if this call ended the note; its batch lives on as long.
+# KEYS: note, counts of ended notes, counts of texts; ARGV: status, finished_at, notes, error, ttl_s, then the source of
+# each text. 1 if this call ended the note; its batch lives on as long.
 END_ONCE = """
 local status = redis.call('HGET', KEYS[1], 'status')
 if status ~= 'queued' and status ~= 'running' then return 0 end
 redis.call('HSET', KEYS[1], 'status', ARGV[1], 'finished_at', ARGV[2], 'notes', ARGV[3], 'error', ARGV[4])
 redis.call('HDEL', KEYS[1], 'request')
 redis.call('EXPIRE', KEYS[1], ARGV[5])
+redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
+for place = 6, #ARGV do redis.call('HINCRBY', KEYS[3], ARGV[place], 1) end
 local batch = redis.call('HGET', KEYS[1], 'batch')
 if batch then
   redis.call('EXPIRE', 'notegen:batch:' .. batch, ARGV[5])
@@ -118,7 +123,8 @@ class NoteStore:
 
     def finish(self, note_id: str, notes: list[Note]) -> bool:
         """Finish a note with its texts; False when it had already ended."""
-        return self._end(note_id, "finished", notes=_NOTES.dump_json(notes).decode())
+        sources = [note.provenance.source for note in notes]
+        return self._end(note_id, "finished", notes=_NOTES.dump_json(notes).decode(), sources=sources)
 
     def fail(self, note_id: str, problem: Problem) -> bool:
         """End a note as failed with a reason; False when it had already ended."""
@@ -132,9 +138,20 @@ class NoteStore:
         """Remove a record for good."""
         self._redis.delete(NOTE.format(note_id))
 
-    def _end(self, note_id: str, status: Status, *, notes: str = "[]", error: str = "") -> bool:
-        key = NOTE.format(note_id)
-        return bool(self._redis.eval(END_ONCE, 1, key, status, _now(), notes, error, self._note_ttl_s))
+    def _end(
+        self, note_id: str, status: Status, *, notes: str = "[]", error: str = "", sources: Sequence[str] = ()
+    ) -> bool:
+        keys = (NOTE.format(note_id), ENDED_COUNTS, TEXT_COUNTS)
+        ending: list[str | int] = [status, _now(), notes, error, self._note_ttl_s, *sources]
+        return bool(self._redis.eval(END_ONCE, len(keys), *keys, *ending))
+
+    def ended_counts(self) -> tuple[dict[str, int], dict[str, int]]:
+        """All notes that ever ended, by status; the texts of finished ones, by source. Erased ones count too."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(ENDED_COUNTS)
+            pipe.hgetall(TEXT_COUNTS)
+            ended, texts = pipe.execute()
+        return _counts(ended), _counts(texts)
 
     def batch_note_ids(self, batch_id: str, *, owner: str = "") -> list[str]:
         """The notes of a batch in their order; raises UnknownBatch."""
@@ -165,6 +182,10 @@ class NoteStore:
 
 def _decoded(record: Mapping[bytes | str, bytes | str]) -> dict[str, str]:
     return {_text(name): _text(value) for name, value in record.items()}
+
+
+def _counts(record: Mapping[bytes | str, bytes | str]) -> dict[str, int]:
+    return {name: int(count) for name, count in _decoded(record).items()}
 
 
 def _owned(record: dict[str, str], owner: str) -> bool:

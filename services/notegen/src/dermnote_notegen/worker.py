@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 from dermnote_contracts.problems import DermnoteError, EngineRefused, EngineUnavailable, InvalidRequest, Problem
 from dermnote_notegen import notes
+from dermnote_notegen.connection import connect
 from dermnote_notegen.engine_client import EngineClient, EngineCrashed
 from dermnote_notegen.priors import load_priors
 from dermnote_notegen.queue import NoteWorker, make_worker
@@ -47,10 +48,10 @@ class WorkerGaveUp(DermnoteError):
 
 @functools.cache
 def runtime() -> Runtime:
-    """Made from the environment; raises PriorsInvalid. Redis being restarted is waited for."""
+    """Made from the environment; raises PasswordUnreadable, PriorsInvalid. Redis being restarted is waited for."""
     settings = Settings()
     retry = Retry(ExponentialBackoff(cap=2, base=0.1), retries=12)
-    redis = Redis.from_url(settings.redis_url, retry=retry, socket_timeout=REDIS_TIMEOUT_S)
+    redis = connect(settings, retry=retry, socket_timeout=REDIS_TIMEOUT_S)
     engine = EngineClient(
         socket=settings.engine_socket,
         url=settings.engine_url,

@@ -1,6 +1,5 @@
 """The one reader of the environment: RETRIEVAL_* and ALLOW_UNAUTHENTICATED."""
 
-import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,12 +8,9 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dermnote_contracts.asgi import LOOPBACK
+from dermnote_contracts.cores import usable_cores
 from dermnote_contracts.retrieval import ItemId
 from dermnote_retrieval.errors import StartRefused
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 class Settings(BaseSettings):
@@ -49,7 +45,7 @@ class Settings(BaseSettings):
     """Records of a bulk load that are committed together."""
     workers: int = Field(default=32, ge=1, le=256)
     """Requests worked on at a time. Most of them wait for a shared encoder call."""
-    decoders: int = Field(default_factory=_cores, ge=1, le=64)
+    decoders: int = Field(default_factory=usable_cores, ge=1, le=64)
     """Images decoded at a time; the cores that the process may use where it is not set."""
     max_waiting: int = Field(default=128, ge=1)
     """Requests that may wait for a worker, and as many for a search; more are refused with 503."""
@@ -57,11 +53,11 @@ class Settings(BaseSettings):
     """Vectors of a route that are searched exactly; beyond them inverted lists are built."""
     recall_goal: float = Field(default=0.97, ge=0.5, le=1)
     """Recall@10 against exact search that the lists must reach."""
-    search_threads: int = Field(default_factory=_cores, ge=1, le=256)
+    search_threads: int = Field(default_factory=usable_cores, ge=1, le=256)
     """Threads of one index search; the cores that the process may use where it is not set."""
     encoder_calls: int = Field(default=1, ge=1, le=64)
     """Encoder calls that run at a time."""
-    encoder_threads: int = Field(default_factory=_cores, ge=1, le=256)
+    encoder_threads: int = Field(default_factory=usable_cores, ge=1, le=256)
     """Threads of one encoder call; the cores that the process may use where it is not set."""
 
     drain_s: float = Field(default=20, ge=0, le=3600)
