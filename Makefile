@@ -12,16 +12,19 @@ SOURCES := contracts/src services/notegen/src services/retrieval/src clients/tra
 DEMO_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(LIMIT),--limit $(LIMIT)) $(if $(OUT),--out '$(OUT)')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage up down bench lint format lock openapi
+.PHONY: help demo test compose-test coverage up down bench lint format lock openapi
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 demo: up ## The whole way on drawn lesions, or on DATA=folder [LIMIT=n]: notes, training, index, search, report
 	$(BIN)/dermnote demo $(DEMO_ARGS)
 
 test: $(STAMP) ## Run all the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+compose-test: $(STAMP) ## Build the images and try the whole compose stack; needs Docker, its socket, and root to kill
+	HF_HUB_OFFLINE=1 DERMNOTE_COMPOSE_TEST=1 $(BIN)/python -m pytest -s tests/deploy/test_compose.py
 
 coverage: $(STAMP) ## Run all the tests and measure what they cover; takes twice as long
 	HF_HUB_OFFLINE=1 $(BIN)/coverage erase

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import OutOfMemoryError, RedisError, WatchError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from dermnote_contracts.notes import ENDED, Batch, ModelInfo, NoteJob, NoteRequest
@@ -28,9 +28,11 @@ RETRY_AFTER_S = 5
 
 @contextmanager
 def queue_errors() -> Iterator[None]:
-    """Redis being away is 503, not 500."""
+    """Redis being away, or full, is 503, not 500."""
     try:
         yield
+    except OutOfMemoryError as error:
+        raise QueueUnavailable("Redis has no memory left (maxmemory); try later", retry_after_s=60) from error
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise QueueUnavailable("Redis does not answer; try again", retry_after_s=RETRY_AFTER_S) from error
 

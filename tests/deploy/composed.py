@@ -1,0 +1,126 @@
+"""A compose stack of its own name and ports on a real engine, as the tests drive it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.conftest import ROOT, free_port, wait_until
+
+PROJECT = "dermnote-compose-test"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A running container as `docker inspect` tells it."""
+
+    id: str
+    service: str
+    told: dict[str, Any]
+
+    @property
+    def pid(self) -> int:
+        """Its first process, as the host numbers it."""
+        return int(self.told["State"]["Pid"])
+
+    def run(self, *command: str) -> str:
+        """The output of a command inside; fails where it fails."""
+        return docker("exec", self.id, *command)
+
+    def tries(self, *command: str) -> bool:
+        """Whether a command inside succeeds."""
+        return not subprocess.run(["docker", "exec", self.id, *command], capture_output=True, check=False).returncode
+
+    def kill(self) -> None:
+        """kill -9 of its first process, as a crash does it: the engine starts it again."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def docker(*arguments: str, environment: dict[str, str] | None = None) -> str:
+    """The output of a docker command; fails with what it said where it fails."""
+    done = subprocess.run(
+        ["docker", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=3600,
+        check=False,
+    )
+    assert not done.returncode, f"docker {' '.join(arguments)}: {done.stderr[-3000:]}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Composed:
+    """docker compose in the repository's root, under a project name and on ports of its own."""
+
+    environment: dict[str, str] = field(
+        default_factory=lambda: (
+            os.environ
+            | {
+                "COMPOSE_PROJECT_NAME": PROJECT,
+                "DERMNOTE_VERSION": "compose-test",
+                "NOTEGEN_PORT": str(free_port()),
+                "RETRIEVAL_PORT": str(free_port()),
+                "RQ_DASHBOARD_PORT": str(free_port()),
+            }
+        )
+    )
+
+    def __call__(self, *arguments: str) -> str:
+        """The output of `docker compose ...`."""
+        return docker("compose", *arguments, environment=self.environment)
+
+    def up(self, *arguments: str) -> None:
+        """`docker compose up --wait`; what the containers said where it fails."""
+        try:
+            self("up", "--detach", "--wait", "--wait-timeout", "600", *arguments)
+        except AssertionError:
+            print(self("logs", "--tail", "40"), file=sys.stderr)
+            raise
+
+    @property
+    def notegen(self) -> str:
+        return f"http://127.0.0.1:{self.environment['NOTEGEN_PORT']}"
+
+    @property
+    def retrieval(self) -> str:
+        return f"http://127.0.0.1:{self.environment['RETRIEVAL_PORT']}"
+
+    @property
+    def rq_dashboard(self) -> str:
+        return f"http://127.0.0.1:{self.environment['RQ_DASHBOARD_PORT']}"
+
+    def containers(self, *services: str) -> Sequence[Container]:
+        """The containers of some services, or of all, that run."""
+        ids = self("ps", "--quiet", *services).split()
+        told = json.loads(docker("inspect", *ids)) if ids else []
+        label = "com.docker.compose.service"
+        return [Container(one["Id"], one["Config"]["Labels"][label], one) for one in told]
+
+    def wait_restarted(self, killed: Container) -> None:
+        """Until a killed container runs anew and is healthy."""
+
+        def healthy() -> bool:
+            (state,) = (one["State"] for one in json.loads(docker("inspect", killed.id)))
+            return state["Pid"] not in (0, killed.pid) and state["Health"]["Status"] == "healthy"
+
+        wait_until(healthy, timeout_s=300, what=f"{killed.service} runs again")
+
+    def size(self, service: str) -> int:
+        """Bytes of a service's image beyond the image that it is built on."""
+        image = json.loads(docker("image", "inspect", f"dermnote/{service}:compose-test"))[0]
+        base = json.loads(docker("image", "inspect", "python:3.11-slim-bookworm"))[0]
+        return int(image["Size"]) - int(base["Size"])
+
+
+def readable_folder(path: Path) -> Path:
+    """A new folder that other users may read, as containers are other users."""
+    path.mkdir(mode=0o755)
+    return path

@@ -1,0 +1,114 @@
+"""Dockerfiles and compose files as linters see them, and what joins them to the code. No engine is needed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dermnote_notegen.settings import Settings as NotegenSettings
+from dermnote_retrieval.draining import CLOSING_S
+from dermnote_retrieval.settings import Settings as RetrievalSettings
+from tests.e2e.conftest import ROOT
+
+BIN = Path(sys.executable).parent
+DOCKERFILES = sorted(path for part in ("services", "clients") for path in (ROOT / part).glob("*/Dockerfile"))
+COMPOSE = ROOT / "docker-compose.yml"
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
+    return loaded
+
+
+def seconds(text: str) -> int:
+    """Compose's durations, as these files write them: whole seconds."""
+    assert re.fullmatch(r"\d+s", text), text
+    return int(text.removesuffix("s"))
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_there_is_a_dockerfile_for_each_deployable() -> None:
+    assert [path.parent.name for path in DOCKERFILES] == ["train", "notegen", "retrieval"]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_hadolint_finds_nothing(path: Path) -> None:
+    done = run(BIN / "hadolint", "--no-color", path)
+
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
+def test_each_exception_of_hadolint_is_explained_on_the_line_before(path: Path) -> None:
+    lines = path.read_text().splitlines()
+
+    for place, line in enumerate(lines):
+        if "hadolint ignore" in line:
+            before = lines[place - 1]
+            again = line in lines[:place]  # the same rule for the same reason, explained where it is met first
+            assert again or re.match(r"# \w", before), f"{path}:{place + 1}"
+
+
+def test_compose_lint_finds_nothing_that_is_not_explained() -> None:
+    done = run(BIN / "compose-lint", "--fail-on", "low", COMPOSE)
+
+    assert done.returncode == 0, done.stdout
+    rules = yaml.safe_load((ROOT / ".compose-lint.yml").read_text())["rules"]
+    reasons = [reason for rule in rules.values() for reason in rule["exclude_services"].values()]
+    assert all(len(reason.split()) > 3 for reason in reasons)
+
+
+def test_only_compose_serves_without_keys(compose: dict[str, Any]) -> None:
+    """Neither an image nor a manifest for Kubernetes turns authentication off."""
+    elsewhere = [*DOCKERFILES, *(ROOT / "k8s").rglob("*.yaml")]
+
+    assert [path for path in elsewhere if re.search(r"ALLOW_UNAUTHENTICATED\W+1", path.read_text())] == []
+    for name in ("notegen-api", "retrieval"):
+        service = compose["services"][name]
+        assert service["environment"]["ALLOW_UNAUTHENTICATED"] == "1"
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+def test_what_is_in_hand_is_finished_before_the_engine_kills(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+
+    assert seconds(services["notegen-worker"]["stop_grace_period"]) > NotegenSettings().job_timeout_s
+    assert seconds(services["retrieval"]["stop_grace_period"]) > RetrievalSettings().drain_s + CLOSING_S
+
+
+def test_every_variable_of_compose_is_documented(compose: dict[str, Any]) -> None:
+    text = COMPOSE.read_text() + "".join(path.read_text() for path in (ROOT / "compose").glob("*.yml"))
+    documented = (ROOT / "docs" / "deploy.md").read_text()
+
+    missing = {name for name in re.findall(r"\$\{(\w+)", text) if f"`{name}`" not in documented}
+    assert missing == set()
+    settings = (ROOT / "docs" / "settings.md").read_text()
+    ours = {
+        name
+        for service in ("notegen-api", "notegen-worker", "retrieval", "train")
+        for name in compose["services"][service]["environment"]
+    }
+    assert {name for name in ours - {"HF_HUB_OFFLINE"} if f"`{name}`" not in settings} == set()
+
+
+def test_no_secret_of_a_host_goes_into_an_image() -> None:
+    """The build context is an allow-list."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if line and not line.startswith("#")]
+
+    assert rules[0] == "*"
+    assert {rule for rule in rules if rule.startswith("!")} == {
+        "!constraints.txt",
+        "!LICENSE",
+        "!contracts",
+        "!services",
+        "!clients",
+    }
