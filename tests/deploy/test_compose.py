@@ -261,7 +261,8 @@ def test_down_and_up_again_finds_everything(
     assert [(hit.id, hit.note) for hit in again.hits] == [(hit.id, hit.note) for hit in found.hits]
 
 
-def test_the_queue_can_be_looked_at(stack: Composed) -> None:
+def test_the_queue_can_be_looked_at(stack: Composed, notes: NoteService) -> None:
+    notes.submit(requests(1, salt=9)[0])  # a queue is known from its first job on
     stack.up("rq-dashboard")
 
     with urlopen(f"{stack.rq_dashboard}/0/data/queues.json", timeout=30) as answer:  # noqa: S310
