@@ -1,0 +1,383 @@
+"""The manifests: built by kustomize, held against schemas, checkov, one another, and the code that they start.
+
+No cluster is asked. CRDs (KEDA, Prometheus operator) have no schema here: their fields are compared with what their
+documentation has.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from redis import Redis
+from rq import Queue
+from rq.registry import StartedJobRegistry
+
+from dermnote_notegen.queue import QUEUE_NAME
+from dermnote_notegen.settings import Settings as NotegenSettings
+from dermnote_retrieval.draining import CLOSING_S
+from dermnote_retrieval.settings import Settings as RetrievalSettings
+from tests.e2e.conftest import ROOT
+
+BIN = Path(sys.executable).parent
+K8S = ROOT / "k8s"
+OVERLAYS = ("dev", "prod", "gpu")
+CHECKOV = "checkov==3.3.30"
+CRDS = ("keda.sh/", "monitoring.coreos.com/")
+WORKLOADS = ("Deployment", "StatefulSet", "Job", "CronJob")
+# https://keda.sh/docs/latest/reference/scaledobject-spec/
+SCALED_OBJECT = {
+    "scaleTargetRef",
+    "pollingInterval",
+    "cooldownPeriod",
+    "initialCooldownPeriod",
+    "idleReplicaCount",
+    "minReplicaCount",
+    "maxReplicaCount",
+    "fallback",
+    "advanced",
+    "triggers",
+}
+# https://keda.sh/docs/latest/scalers/redis-lists/
+REDIS_TRIGGER = {"address", "listName", "listLength", "activationListLength", "databaseIndex", "enableTLS"}
+# https://prometheus-operator.dev/docs/api-reference/api/#monitoring.coreos.com/v1.Endpoint
+ENDPOINT = {"port", "path", "interval", "scheme", "authorization", "tlsConfig"}
+
+Document = dict[str, Any]
+Documents = list[Document]
+
+
+def kustomized(folder: Path) -> str:
+    done = subprocess.run(
+        [BIN / "kubectl", "kustomize", folder], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr.strip(), done.stderr
+    return done.stdout
+
+
+def documents(text: str) -> Documents:
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+@pytest.fixture(scope="module")
+def built() -> Callable[[str], Documents]:
+    """An overlay's documents, built once."""
+    kept: dict[str, Documents] = {}
+
+    def build(overlay: str) -> Documents:
+        if overlay not in kept:
+            kept[overlay] = documents(kustomized(K8S / "overlays" / overlay))
+        return kept[overlay]
+
+    return build
+
+
+@pytest.fixture(params=OVERLAYS)
+def overlay(request: pytest.FixtureRequest, built: Callable[[str], Documents]) -> Documents:
+    return built(request.param)
+
+
+def with_components(folder: Path, *components: str) -> Documents:
+    """The overlay prod with more components, as its comments say; kustomize wants relative paths."""
+    (folder / "kustomization.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "kustomize.config.k8s.io/v1beta1",
+                "kind": "Kustomization",
+                "resources": [os.path.relpath(K8S / "overlays" / "prod", folder)],
+                "components": [os.path.relpath(K8S / "components" / name, folder) for name in components],
+            }
+        )
+    )
+    return documents(kustomized(folder))
+
+
+def of_kind(found: Documents, *kinds: str) -> Documents:
+    return [document for document in found if document["kind"] in kinds]
+
+
+def named(found: Documents, kind: str, name: str) -> Document:
+    (document,) = [one for one in of_kind(found, kind) if one["metadata"]["name"] == name]
+    return document
+
+
+def template(workload: Document) -> Document:
+    spec = workload["spec"]
+    pod: Document = (spec["jobTemplate"]["spec"] if workload["kind"] == "CronJob" else spec)["template"]
+    return pod
+
+
+def containers(found: Documents) -> Iterator[tuple[str, Document]]:
+    """(workload's name, container) of all, init containers too."""
+    for workload in of_kind(found, *WORKLOADS):
+        pod = template(workload)["spec"]
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            yield workload["metadata"]["name"], container
+
+
+def pod_labels(found: Documents) -> list[Mapping[str, str]]:
+    return [template(workload)["metadata"]["labels"] for workload in of_kind(found, *WORKLOADS)]
+
+
+def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    wanted = dict(selector.get("matchLabels", {}))
+    for one in selector.get("matchExpressions", []):
+        assert one["operator"] == "In"
+        if labels.get(one["key"]) not in one["values"]:
+            return False
+    return wanted.items() <= labels.items()
+
+
+# --- what others say of the manifests
+
+
+def test_every_document_fits_the_schema_of_the_newest_kubernetes(overlay: Documents) -> None:
+    known = [document for document in overlay if not document["apiVersion"].startswith(CRDS)]
+    assert len(known) > 20
+
+    for document in known:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+
+
+@pytest.fixture(scope="session")
+def checkov() -> Path:
+    """checkov in an environment of its own: what it needs does not go together with what we do."""
+    home = ROOT / ".dermnote" / "tools" / "checkov"
+    program = home / "bin" / "checkov"
+    if not program.exists():
+        subprocess.run([sys.executable, "-m", "venv", home], check=True, timeout=120)
+        install = [home / "bin" / "python", "-m", "pip", "install", "--quiet", CHECKOV]
+        done = subprocess.run(install, capture_output=True, text=True, timeout=900, check=False)
+        if done.returncode:
+            pytest.skip(f"{CHECKOV} can't be installed here: {done.stderr.strip().splitlines()[-1][:200]}")
+    return program
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_checkov_finds_nothing_that_is_not_explained(checkov: Path, name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(kustomized(K8S / "overlays" / name))
+
+    done = subprocess.run(
+        [checkov, "-f", path, "--framework", "kubernetes", "--config-file", K8S / "checkov.yaml", "-o", "json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
+    summary = json.loads(done.stdout)["summary"]
+    assert summary["failed"] == 0
+    assert summary["passed"] > 400
+    lines = (K8S / "checkov.yaml").read_text().splitlines()
+    skips = [place for place, line in enumerate(lines) if line.strip().startswith("- CKV")]
+    assert all(lines[place - 1].strip().startswith("#") for place in skips)
+
+
+# --- what a cluster would find out only when it runs them
+
+
+def test_no_container_may_do_more_than_it_needs(overlay: Documents) -> None:
+    for workload in of_kind(overlay, *WORKLOADS):
+        pod = template(workload)["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] >= 10000
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert named(overlay, "ServiceAccount", pod["serviceAccountName"])["automountServiceAccountToken"] is False
+    for name, container in containers(overlay):
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True, name
+        assert context["allowPrivilegeEscalation"] is False, name
+        assert context["capabilities"] == {"drop": ["ALL"]}, name
+        assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
+        assert {"cpu", "memory"} <= container["resources"]["limits"].keys(), name
+
+
+def test_every_image_has_a_version(overlay: Documents) -> None:
+    for name, container in containers(overlay):
+        tag = container["image"].partition(":")[2]
+        assert re.search(r"\d", tag), f"{name}: {container['image']}"
+
+
+def test_what_is_mounted_probed_and_selected_is_there(overlay: Documents) -> None:
+    made = {one["metadata"]["name"] for one in of_kind(overlay, "ConfigMap")}
+    secrets = {"dermnote-redis", "dermnote-keys", "dermnote-client"}
+    assert all(secret in (K8S / "README.md").read_text() for secret in secrets)
+    for workload in of_kind(overlay, *WORKLOADS):
+        pod = template(workload)["spec"]
+        volumes = {volume["name"] for volume in pod.get("volumes", [])}
+        volumes |= {claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates", [])}
+        for volume in pod.get("volumes", []):
+            assert volume.get("configMap", {}).get("name") in {None, *made}
+            assert volume.get("secret", {}).get("secretName") in {None, *secrets}
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+            ports = {port["name"] for port in container.get("ports", [])}
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                assert container.get(probe, {}).get("httpGet", {}).get("port") in {None, *ports}
+    for service in of_kind(overlay, "Service"):
+        pods = [
+            template(one)
+            for one in of_kind(overlay, *WORKLOADS)
+            if service["spec"]["selector"].items() <= template(one)["metadata"]["labels"].items()
+        ]
+        assert len(pods) == 1, service["metadata"]["name"]
+        ports = {port["name"] for container in pods[0]["spec"]["containers"] for port in container["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    for budget in of_kind(overlay, "PodDisruptionBudget"):
+        assert any(matches(budget["spec"]["selector"], labels) for labels in pod_labels(overlay))
+        assert budget["spec"]["maxUnavailable"] > 0  # else a node could never be drained
+
+
+def test_everything_is_denied_that_is_not_allowed(overlay: Documents) -> None:
+    policies = of_kind(overlay, "NetworkPolicy")
+    deny = named(overlay, "NetworkPolicy", "default-deny")["spec"]
+
+    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert {one["metadata"]["namespace"] for one in policies} == {"dermnote"}
+    for policy in policies:
+        if policy["spec"]["podSelector"]:
+            assert any(matches(policy["spec"]["podSelector"], labels) for labels in pod_labels(overlay))
+    worker = named(overlay, "NetworkPolicy", "notegen-worker")["spec"]["egress"]
+    assert [one["to"][0]["podSelector"]["matchLabels"] for one in worker] == [{"app.kubernetes.io/name": "redis"}]
+
+
+def test_nothing_is_scaled_by_two(overlay: Documents) -> None:
+    scalers = of_kind(overlay, "HorizontalPodAutoscaler", "ScaledObject")
+    targets = [one["spec"]["scaleTargetRef"]["name"] for one in scalers]
+
+    assert len(set(targets)) == len(targets)
+    for target in targets:
+        assert "replicas" not in named(overlay, "Deployment", target)["spec"]  # else each apply would set them back
+
+
+# --- what joins the manifests to the code
+
+
+def documented_settings() -> set[str]:
+    return set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
+
+
+def test_every_variable_is_a_setting(overlay: Documents) -> None:
+    for name, container in containers(overlay):
+        variables = {one["name"] for one in container.get("env", [])}
+        if name == "snapshots":
+            script = (K8S / "base" / "snapshot.py").read_text()
+            assert all(f'"{variable}"' in script for variable in variables)
+        else:
+            assert variables <= documented_settings(), name
+
+
+@pytest.mark.parametrize("service", ["notegen-api", "retrieval"])
+def test_probes_ask_what_the_service_answers(overlay: Documents, service: str) -> None:
+    document = json.loads((ROOT / "docs" / "openapi" / f"{service.removesuffix('-api')}.json").read_text())
+    (container,) = [one for name, one in containers(overlay) if name == service and one["name"] == service]
+
+    asked = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert asked == {"/health/live", "/health/ready"}
+    assert asked <= document["paths"].keys()
+    assert container["readinessProbe"]["httpGet"]["path"] == "/health/ready"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
+
+
+def test_pods_have_the_time_that_programs_take_to_stop(overlay: Documents) -> None:
+    def grace_s(kind: str, name: str) -> float:
+        return float(template(named(overlay, kind, name))["spec"]["terminationGracePeriodSeconds"])
+
+    assert grace_s("Deployment", "notegen-worker") > NotegenSettings().job_timeout_s
+    (server,) = template(named(overlay, "StatefulSet", "retrieval"))["spec"]["containers"]
+    stopping_s = server["lifecycle"]["preStop"]["sleep"]["seconds"] + RetrievalSettings().drain_s + CLOSING_S
+    assert grace_s("StatefulSet", "retrieval") > stopping_s
+
+
+def test_keys_are_asked_for_everywhere(overlay: Documents) -> None:
+    asked = {
+        name: {one["name"]: one["value"] for one in container["env"]}
+        for name, container in containers(overlay)
+        if container["name"] in ("notegen-api", "retrieval")
+    }
+
+    for name, variable in (("notegen-api", "NOTEGEN_KEYS_FILE"), ("retrieval", "RETRIEVAL_KEYS_FILE")):
+        assert asked[name][variable] == "/run/secrets/dermnote-keys/keys.txt"
+
+
+@pytest.mark.parametrize("name", ["prod", "gpu"])
+def test_workers_follow_waiting_and_running_notes(built: Callable[[str], Documents], name: str) -> None:
+    found = built(name)
+    scaled = named(found, "ScaledObject", "notegen-worker")["spec"]
+    triggers = {trigger["name"]: trigger for trigger in scaled["triggers"]}
+    queue = Queue(QUEUE_NAME, connection=Redis(), serializer="json")
+
+    assert scaled.keys() <= SCALED_OBJECT
+    assert triggers["waiting"]["metadata"]["listName"] == queue.key
+    assert triggers["running"]["metadata"]["listName"] == StartedJobRegistry(queue=queue).key
+    assert scaled["advanced"]["scalingModifiers"]["formula"] == "waiting + running"
+    assert scaled["minReplicaCount"] >= 1
+    for trigger in triggers.values():
+        assert trigger["type"] == "redis"
+        assert trigger["metadata"].keys() <= REDIS_TRIGGER
+        assert all(isinstance(value, str) for value in trigger["metadata"].values())
+        service, namespace = trigger["metadata"]["address"].split(".")[:2]
+        assert named(found, "Service", service)["metadata"]["namespace"] == namespace
+        secret = named(found, "TriggerAuthentication", trigger["authenticationRef"]["name"])["spec"]["secretTargetRef"]
+        assert secret == [{"parameter": "password", "name": "dermnote-redis", "key": "password"}]
+
+
+def test_training_pods_find_each_other(built: Callable[[str], Documents]) -> None:
+    found = built("gpu")
+    job = named(found, "Job", "train")["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    (command,) = container["args"]
+    service = named(found, "Service", job["template"]["spec"]["subdomain"])
+
+    assert job["suspend"] is True
+    assert job["completionMode"] == "Indexed"
+    assert job["completions"] == job["parallelism"] == int(re.search(r"--nnodes=(\d+)", command)[1])  # type: ignore[index]
+    assert f"--master-addr=train-0.{service['metadata']['name']}" in command
+    assert f"--master-port={service['spec']['ports'][0]['port']}" in command
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+
+
+# --- components that no overlay has by itself
+
+
+def test_monitors_find_their_services(tmp_path: Path) -> None:
+    found = with_components(tmp_path, "monitoring")
+    monitors = of_kind(found, "ServiceMonitor")
+
+    assert {one["metadata"]["name"] for one in monitors} == {"notegen-api", "notegen-worker", "retrieval"}
+    for monitor in monitors:
+        services = [
+            service
+            for service in of_kind(found, "Service")
+            if matches(monitor["spec"]["selector"], service["metadata"].get("labels", {}))
+        ]
+        assert len(services) == 1
+        ports = {port["name"] for port in services[0]["spec"]["ports"]}
+        for endpoint in monitor["spec"]["endpoints"]:
+            assert endpoint.keys() <= ENDPOINT
+            assert endpoint["port"] in ports
+
+
+def test_a_managed_redis_takes_the_place_of_ours(tmp_path: Path) -> None:
+    found = with_components(tmp_path, "managed-redis")
+
+    assert not [one for one in found if one["metadata"]["name"] == "redis" and one["kind"] != "TriggerAuthentication"]
+    for name in ("notegen-api", "notegen-worker"):
+        (container,) = template(named(found, "Deployment", name))["spec"]["containers"]
+        assert {one["name"]: one["value"] for one in container["env"]}["REDIS_URL"].startswith("rediss://")
+        (way_out,) = named(found, "NetworkPolicy", name)["spec"]["egress"]
+        assert "ipBlock" in way_out["to"][0]
+    for document in found:
+        if not document["apiVersion"].startswith(CRDS):
+            kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
