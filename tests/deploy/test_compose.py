@@ -106,9 +106,8 @@ def test_the_images_are_small(stack: Composed) -> None:
     assert {name for name, size in sizes.items() if size > MOST_BYTES[name]} == set()
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_a_container_can_do_nothing_but_its_work(stack: Composed, service: str) -> None:
-    (container,) = stack.containers(service)
+def assert_shut(container: Container) -> None:
+    """It can do nothing but its work."""
     told = container.told["HostConfig"]
 
     assert told["ReadonlyRootfs"] is True
@@ -124,6 +123,13 @@ def test_a_container_can_do_nothing_but_its_work(stack: Composed, service: str) 
     capabilities = [line.split()[1] for line in container.run("cat", "/proc/1/status").splitlines() if "Cap" in line]
     assert capabilities == ["0" * 16] * len(capabilities)
     assert "NoNewPrivs:\t1" in container.run("cat", "/proc/1/status")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_container_can_do_nothing_but_its_work(stack: Composed, service: str) -> None:
+    (container,) = stack.containers(service)
+
+    assert_shut(container)
 
 
 def test_only_loopback_is_published_and_redis_not_at_all(stack: Composed) -> None:
@@ -269,6 +275,8 @@ def test_the_queue_can_be_looked_at(stack: Composed, notes: NoteService) -> None
         queues = answer.read().decode()
 
     assert '"notes"' in queues
+    (container,) = stack.containers("rq-dashboard")
+    assert_shut(container)
 
 
 def test_the_client_runs_its_demo_against_the_stack(stack: Composed) -> None:
