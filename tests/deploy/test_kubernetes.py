@@ -29,6 +29,8 @@ from tests.e2e.conftest import ROOT
 BIN = Path(sys.executable).parent
 K8S = ROOT / "k8s"
 OVERLAYS = ("dev", "prod", "gpu")
+# The names and files of the secrets that k8s/README.md has people make.
+SECRETS = {"dermnote-redis": "password", "dermnote-keys": "keys.txt", "dermnote-client": "key"}
 CHECKOV = "checkov==3.3.30"
 CRDS = ("keda.sh/", "monitoring.coreos.com/")
 WORKLOADS = ("Deployment", "StatefulSet", "Job", "CronJob")
@@ -45,6 +47,8 @@ SCALED_OBJECT = {
     "advanced",
     "triggers",
 }
+ADVANCED = {"restoreToOriginalReplicaCount", "horizontalPodAutoscalerConfig", "scalingModifiers"}
+SCALING_MODIFIERS = {"formula", "target", "activationTarget", "metricType"}
 # https://keda.sh/docs/latest/scalers/redis-lists/
 REDIS_TRIGGER = {"address", "listName", "listLength", "activationListLength", "databaseIndex", "enableTLS"}
 # https://prometheus-operator.dev/docs/api-reference/api/#monitoring.coreos.com/v1.Endpoint
@@ -85,19 +89,23 @@ def overlay(request: pytest.FixtureRequest, built: Callable[[str], Documents]) -
     return built(request.param)
 
 
-def with_components(folder: Path, *components: str) -> Documents:
-    """The overlay prod with more components, as its comments say; kustomize wants relative paths."""
+def with_components(folder: Path, *components: str, overlay: str = "prod") -> Documents:
+    """An overlay with more components, as the comments of prod say; kustomize wants relative paths."""
     (folder / "kustomization.yaml").write_text(
         yaml.safe_dump(
             {
                 "apiVersion": "kustomize.config.k8s.io/v1beta1",
                 "kind": "Kustomization",
-                "resources": [os.path.relpath(K8S / "overlays" / "prod", folder)],
+                "resources": [os.path.relpath(K8S / "overlays" / overlay, folder)],
                 "components": [os.path.relpath(K8S / "components" / name, folder) for name in components],
             }
         )
     )
     return documents(kustomized(folder))
+
+
+def validate(document: Document) -> None:
+    kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
 
 def of_kind(found: Documents, *kinds: str) -> Documents:
@@ -144,7 +152,7 @@ def test_every_document_fits_the_schema_of_the_newest_kubernetes(overlay: Docume
     assert len(known) > 20
 
     for document in known:
-        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+        validate(document)
 
 
 @pytest.fixture(scope="session")
@@ -211,15 +219,13 @@ def test_every_image_has_a_version(overlay: Documents) -> None:
 
 def test_what_is_mounted_probed_and_selected_is_there(overlay: Documents) -> None:
     made = {one["metadata"]["name"] for one in of_kind(overlay, "ConfigMap")}
-    secrets = {"dermnote-redis", "dermnote-keys", "dermnote-client"}
-    assert all(secret in (K8S / "README.md").read_text() for secret in secrets)
     for workload in of_kind(overlay, *WORKLOADS):
         pod = template(workload)["spec"]
         volumes = {volume["name"] for volume in pod.get("volumes", [])}
         volumes |= {claim["metadata"]["name"] for claim in workload["spec"].get("volumeClaimTemplates", [])}
         for volume in pod.get("volumes", []):
             assert volume.get("configMap", {}).get("name") in {None, *made}
-            assert volume.get("secret", {}).get("secretName") in {None, *secrets}
+            assert volume.get("secret", {}).get("secretName") in {None, *SECRETS}
         for container in [*pod["containers"], *pod.get("initContainers", [])]:
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
             ports = {port["name"] for port in container.get("ports", [])}
@@ -252,6 +258,65 @@ def test_everything_is_denied_that_is_not_allowed(overlay: Documents) -> None:
     assert [one["to"][0]["podSelector"]["matchLabels"] for one in worker] == [{"app.kubernetes.io/name": "redis"}]
 
 
+def ports_of(found: Documents, selector: Mapping[str, Any]) -> set[int]:
+    """The ports of the pods that a selector finds."""
+    pods = [template(one) for one in of_kind(found, *WORKLOADS)]
+    return {
+        port["containerPort"]
+        for pod in pods
+        if matches(selector, pod["metadata"]["labels"])
+        for container in pod["spec"]["containers"]
+        for port in container.get("ports", [])
+    }
+
+
+def test_policies_open_ports_that_are_there(overlay: Documents) -> None:
+    for policy in of_kind(overlay, "NetworkPolicy"):
+        spec = policy["spec"]
+        for rule in spec.get("ingress", []):
+            opened = {port["port"] for port in rule.get("ports", [])}
+            assert opened <= ports_of(overlay, spec["podSelector"]), policy["metadata"]["name"]
+        for rule in spec.get("egress", []):
+            opened = {port["port"] for port in rule.get("ports", [])}
+            for peer in rule["to"]:
+                if "podSelector" in peer:
+                    assert opened <= ports_of(overlay, peer["podSelector"]), policy["metadata"]["name"]
+
+
+def lets(policy: Document, direction: str, pod: Mapping[str, str], peer: Mapping[str, str], port: int) -> bool:
+    """Whether a policy lets a pod talk with another pod of the namespace."""
+    side = {"ingress": "from", "egress": "to"}[direction]
+    return matches(policy["spec"]["podSelector"], pod) and any(
+        port in [one["port"] for one in rule.get("ports", [{"port": port}])]
+        and any(matches(one["podSelector"], peer) for one in rule[side] if "podSelector" in one)
+        for rule in policy["spec"].get(direction, [])
+    )
+
+
+def reaches(found: Documents, pod: Mapping[str, str], service: str, port: int) -> bool:
+    """Whether the policies let a pod out to a service's pods, and let it in there."""
+    policies = of_kind(found, "NetworkPolicy")
+    target = named(found, "Service", service)["spec"]["selector"]
+    return any(lets(policy, "egress", pod, target, port) for policy in policies) and any(
+        lets(policy, "ingress", target, pod, port) for policy in policies
+    )
+
+
+def test_a_pod_reaches_the_services_that_it_is_told_of_and_no_other(overlay: Documents) -> None:
+    every = {
+        (one["metadata"]["name"], port["port"]) for one in of_kind(overlay, "Service") for port in one["spec"]["ports"]
+    }
+    for workload in of_kind(overlay, *WORKLOADS):
+        pod = template(workload)
+        values = [one["value"] for container in pod["spec"]["containers"] for one in container.get("env", [])]
+        told = {(name, int(port)) for value in values for name, port in re.findall(r"//([\w-]+):(\d+)", value)}
+        itself = {(pod["spec"].get("subdomain"), 29500)}
+
+        reached = {one for one in every if reaches(overlay, pod["metadata"]["labels"], *one)}
+
+        assert reached - itself == told, workload["metadata"]["name"]
+
+
 def test_nothing_is_scaled_by_two(overlay: Documents) -> None:
     scalers = of_kind(overlay, "HorizontalPodAutoscaler", "ScaledObject")
     targets = [one["spec"]["scaleTargetRef"]["name"] for one in scalers]
@@ -276,6 +341,33 @@ def test_every_variable_is_a_setting(overlay: Documents) -> None:
             assert all(f'"{variable}"' in script for variable in variables)
         else:
             assert variables <= documented_settings(), name
+
+
+def test_files_are_where_secrets_put_them(overlay: Documents) -> None:
+    readme = (K8S / "README.md").read_text()
+    for workload in of_kind(overlay, *WORKLOADS):
+        pod = template(workload)["spec"]
+        secrets = {one["name"]: one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one}
+        for container in pod["containers"]:
+            there = {
+                f"{mount['mountPath']}/{SECRETS[secrets[mount['name']]]}"
+                for mount in container["volumeMounts"]
+                if mount["name"] in secrets
+            }
+            named_files = {one["value"] for one in container.get("env", []) if one["name"].endswith("_FILE")}
+            assert named_files == there or container["name"] == "redis"  # whose command reads it
+    for secret, file in SECRETS.items():
+        assert f"create secret generic {secret} --from-file={file}\n" in readme
+
+
+def test_workers_are_probed_where_the_engine_shows_its_figures(overlay: Documents) -> None:
+    (container,) = template(named(overlay, "Deployment", "notegen-worker"))["spec"]["containers"]
+    (port,) = container["ports"]
+
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/metrics", "port": port["name"]}
+    dockerfile = (ROOT / "services" / "notegen" / "Dockerfile").read_text()
+    assert f"NOTEGEN_ENGINE_METRICS_PORT={port['containerPort']}\n" in dockerfile
 
 
 @pytest.mark.parametrize("service", ["notegen-api", "retrieval"])
@@ -318,11 +410,24 @@ def test_workers_follow_waiting_and_running_notes(built: Callable[[str], Documen
     triggers = {trigger["name"]: trigger for trigger in scaled["triggers"]}
     queue = Queue(QUEUE_NAME, connection=Redis(), serializer="json")
 
+    advanced = scaled["advanced"]
     assert scaled.keys() <= SCALED_OBJECT
+    assert advanced.keys() <= ADVANCED
+    assert advanced["scalingModifiers"].keys() <= SCALING_MODIFIERS
+    # KEDA makes an autoscaler of it, with this behaviour.
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", **scaled["scaleTargetRef"]}
+    made = {
+        "scaleTargetRef": target,
+        "maxReplicas": scaled["maxReplicaCount"],
+        **advanced["horizontalPodAutoscalerConfig"],
+    }
+    validate({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {}, "spec": made})
     assert triggers["waiting"]["metadata"]["listName"] == queue.key
     assert triggers["running"]["metadata"]["listName"] == StartedJobRegistry(queue=queue).key
     assert scaled["advanced"]["scalingModifiers"]["formula"] == "waiting + running"
     assert scaled["minReplicaCount"] >= 1
+    (way_in,) = named(found, "NetworkPolicy", "redis-from-keda")["spec"]["ingress"]
+    assert way_in["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "keda"}}}]
     for trigger in triggers.values():
         assert trigger["type"] == "redis"
         assert trigger["metadata"].keys() <= REDIS_TRIGGER
@@ -331,6 +436,15 @@ def test_workers_follow_waiting_and_running_notes(built: Callable[[str], Documen
         assert named(found, "Service", service)["metadata"]["namespace"] == namespace
         secret = named(found, "TriggerAuthentication", trigger["authenticationRef"]["name"])["spec"]["secretTargetRef"]
         assert secret == [{"parameter": "password", "name": "dermnote-redis", "key": "password"}]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_names_all_its_images_itself(built: Callable[[str], Documents], name: str) -> None:
+    # Once `newName` has given an image its registry, a layer above no longer finds it, and its tag is silently lost.
+    written = yaml.safe_load((K8S / "overlays" / name / "kustomization.yaml").read_text())["images"]
+    used = {container["image"].partition(":")[0] for _, container in containers(built(name))}
+
+    assert {one["name"] for one in written} == {image for image in used if image.startswith("dermnote/")}
 
 
 def test_training_pods_find_each_other(built: Callable[[str], Documents]) -> None:
@@ -367,17 +481,26 @@ def test_monitors_find_their_services(tmp_path: Path) -> None:
         for endpoint in monitor["spec"]["endpoints"]:
             assert endpoint.keys() <= ENDPOINT
             assert endpoint["port"] in ports
+            # Who asks for keys asks Prometheus too.
+            key = None if monitor["metadata"]["name"] == "notegen-worker" else ("dermnote-client", "key")
+            credentials = endpoint.get("authorization", {}).get("credentials")
+            assert (credentials and (credentials["name"], credentials["key"])) == key
 
 
-def test_a_managed_redis_takes_the_place_of_ours(tmp_path: Path) -> None:
-    found = with_components(tmp_path, "managed-redis")
+@pytest.mark.parametrize("name", ["dev", "prod"])
+def test_a_managed_redis_takes_the_place_of_ours(tmp_path: Path, name: str) -> None:
+    found = with_components(tmp_path, "managed-redis", overlay=name)
 
-    assert not [one for one in found if one["metadata"]["name"] == "redis" and one["kind"] != "TriggerAuthentication"]
-    for name in ("notegen-api", "notegen-worker"):
-        (container,) = template(named(found, "Deployment", name))["spec"]["containers"]
+    of_redis = [one for one in found if one["metadata"]["name"].startswith("redis")]
+    assert {one["kind"] for one in of_redis} <= {"TriggerAuthentication"}
+    assert not re.search(r"redis\.dermnote\.svc|//redis:", json.dumps(found))
+    for scaled in of_kind(found, "ScaledObject"):
+        assert all(one["metadata"]["enableTLS"] == "true" for one in scaled["spec"]["triggers"])
+    for service in ("notegen-api", "notegen-worker"):
+        (container,) = template(named(found, "Deployment", service))["spec"]["containers"]
         assert {one["name"]: one["value"] for one in container["env"]}["REDIS_URL"].startswith("rediss://")
-        (way_out,) = named(found, "NetworkPolicy", name)["spec"]["egress"]
+        (way_out,) = named(found, "NetworkPolicy", service)["spec"]["egress"]
         assert "ipBlock" in way_out["to"][0]
     for document in found:
         if not document["apiVersion"].startswith(CRDS):
-            kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+            validate(document)
