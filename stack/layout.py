@@ -51,6 +51,8 @@ class Layout:
         return {
             "DERMNOTE_STACK": str(self.home),
             "REDIS_URL": self.redis_url,
+            # The embedded server asks for none.
+            "REDIS_PASSWORD_FILE": os.environ.get("REDIS_PASSWORD_FILE", "") if self.external_redis_url else "",
             "NOTEGEN_PORT": str(self.notegen_port),
             "NOTEGEN_ENGINE_SOCKET": str(self.sockets / "engine.sock"),
             "RETRIEVAL_PORT": str(self.retrieval_port),

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tests.e2e.conftest import ROOT, free_port, wait_until
@@ -118,9 +117,3 @@ class Composed:
         image = json.loads(docker("image", "inspect", f"dermnote/{service}:compose-test"))[0]
         base = json.loads(docker("image", "inspect", "python:3.11-slim-bookworm"))[0]
         return int(image["Size"]) - int(base["Size"])
-
-
-def readable_folder(path: Path) -> Path:
-    """A new folder that other users may read, as containers are other users."""
-    path.mkdir(mode=0o755)
-    return path

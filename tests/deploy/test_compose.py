@@ -151,7 +151,7 @@ def test_redis_asks_for_the_password_which_shows_nowhere(stack: Composed) -> Non
     assert "NOAUTH" in redis.run("redis-cli", "ping")
     for container in stack.containers():
         assert password not in str(container.told)
-        assert password not in container.run("sh", "-c", "cat /proc/*/cmdline | tr '\\0' ' '")
+        assert password not in container.run("sh", "-c", "cat /proc/*/cmdline /proc/1/environ | tr '\\0' ' '")
 
 
 def test_notes_are_written_indexed_and_found(
@@ -289,3 +289,6 @@ def test_the_client_runs_its_demo_against_the_stack(stack: Composed) -> None:
     said = stack("--profile", "train", "run", "--rm", "--no-TTY", "train", "sh", "-c", steps)
 
     assert "notes found" in said
+    stack("--profile", "train", "run", "--detach", "train", "sleep", "300")
+    (container,) = stack.containers("train")
+    assert_shut(container)

@@ -367,7 +367,7 @@ def test_workers_are_probed_where_the_engine_shows_its_figures(overlay: Document
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"] == {"path": "/metrics", "port": port["name"]}
     dockerfile = (ROOT / "services" / "notegen" / "Dockerfile").read_text()
-    assert f"NOTEGEN_ENGINE_METRICS_PORT={port['containerPort']}\n" in dockerfile
+    assert re.search(rf"NOTEGEN_ENGINE_METRICS_PORT={port['containerPort']}\b", dockerfile)
 
 
 @pytest.mark.parametrize("service", ["notegen-api", "retrieval"])
@@ -485,6 +485,31 @@ def test_monitors_find_their_services(tmp_path: Path) -> None:
             key = None if monitor["metadata"]["name"] == "notegen-worker" else ("dermnote-client", "key")
             credentials = endpoint.get("authorization", {}).get("credentials")
             assert (credentials and (credentials["name"], credentials["key"])) == key
+
+
+@pytest.mark.parametrize("name", ["dev", "prod"])
+def test_a_remote_engine_needs_no_engine_to_be_probed(tmp_path: Path, name: str) -> None:
+    found = with_components(tmp_path, "remote-engine", overlay=name)
+    worker = named(found, "Deployment", "notegen-worker")
+    (container,) = template(worker)["spec"]["containers"]
+
+    validate(worker)
+    assert {"NOTEGEN_ENGINE_URL", "NOTEGEN_MODEL"} <= {one["name"] for one in container["env"]} & documented_settings()
+    assert not {"startupProbe", "readinessProbe", "livenessProbe"} & container.keys()
+    assert "ipBlock" in named(found, "NetworkPolicy", "notegen-worker")["spec"]["egress"][-1]["to"][0]
+
+
+def test_the_loader_sees_the_volume_of_the_training(built: Callable[[str], Documents]) -> None:
+    (loader,) = documents((K8S / "components" / "training" / "loader.yaml").read_text())
+    job = template(named(built("gpu"), "Job", "train"))
+
+    validate(loader)
+    assert loader["metadata"]["labels"] == job["metadata"]["labels"]  # what the policies let through
+    (here,) = [one for one in loader["spec"]["volumes"] if one["name"] == "home"]
+    assert here in job["spec"]["volumes"]
+    (container,), (trainer,) = loader["spec"]["containers"], job["spec"]["containers"]
+    assert container["image"] == trainer["image"]
+    assert container["securityContext"] == trainer["securityContext"]
 
 
 @pytest.mark.parametrize("name", ["dev", "prod"])

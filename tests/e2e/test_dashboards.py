@@ -29,7 +29,7 @@ GROUPED = re.compile(r"\bby \(([^)]*)\)")
 OF_PROMETHEUS = {"instance", "job"}
 NOTES = 80
 
-Exported = Mapping[str, set[str]]
+Exported = Mapping[str, dict[str, set[str]]]
 
 
 def expressions() -> Iterator[tuple[str, str]]:
@@ -39,12 +39,14 @@ def expressions() -> Iterator[tuple[str, str]]:
             yield panel["title"], target["expr"]
 
 
-def scraped(text: str) -> dict[str, set[str]]:
-    """Sample name -> names of its labels."""
-    found: dict[str, set[str]] = {}
+def scraped(text: str) -> dict[str, dict[str, set[str]]]:
+    """Sample name -> its labels' names -> the values that were seen."""
+    found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, set()).update(sample.labels)
+            labels = found.setdefault(sample.name, {})
+            for label, value in sample.labels.items():
+                labels.setdefault(label, set()).add(value)
     return found
 
 
@@ -54,8 +56,10 @@ def exported(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Exported
     notes_url, retrieval_url = stack.environment["NOTEGEN_URL"], stack.environment["RETRIEVAL_URL"]
     pictures = draw_dataset(tmp_path_factory.mktemp("pictures") / "drawn", count=15, seed=0) / "images"
     with NoteService(notes_url) as notes, RetrievalService(retrieval_url) as retrieval:
-        job = notes.submit(NoteRequest.model_validate({"metadata": {"diagnosis": "nevus", "age": 40}}), wait_s=60)
-        assert job.status == "finished"
+        for strategy in ("M", "G"):  # by template, by the model
+            asked = {"metadata": {"diagnosis": "nevus", "age": 40}, "strategy": strategy}
+            job = notes.submit(NoteRequest.model_validate(asked), wait_s=60)
+            assert job.status == "finished"
         picture = min(pictures.glob("*.jpg")).read_bytes()
         retrieval.put_item(NewItem("one", picture, "jpg", job.notes[0].text, {}, None))
         retrieval.search_image(picture, via="images")
@@ -74,10 +78,11 @@ def test_a_panel_asks_for_what_is_exported(exported: Exported, title: str, query
 
     for name, selector in asked:
         assert name in exported, f"{title}: nobody exports {name}"
-        labels = set(re.findall(r"(\w+)\s*=~?", selector))
-        assert labels <= exported[name] | OF_PROMETHEUS, f"{title}: {name} has no {labels}"
+        for label, values in re.findall(r'(\w+)\s*=~?"([^"]*)"', selector):
+            seen = exported[name].get(label, set())
+            assert set(values.split("|")) <= seen, f"{title}: {name} has no {label} {values}, but {seen}"
     grouped = {label.strip() for labels in GROUPED.findall(query) for label in labels.split(",")}
-    known = set().union(*(exported[name] for name, _ in asked)) | OF_PROMETHEUS
+    known = set().union(*(exported[name].keys() for name, _ in asked)) | OF_PROMETHEUS
     assert grouped <= known, f"{title}: no metric has {grouped - known}"
 
 

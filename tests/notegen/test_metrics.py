@@ -11,7 +11,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from dermnote_contracts.notes import Note
+from dermnote_contracts.problems import QueueUnavailable
 from dermnote_notegen.app import create_app
+from dermnote_notegen.jobs import queue_errors
 from dermnote_notegen.settings import Settings
 from dermnote_notegen.store import NoteStore
 from tests.notegen.conftest import FACTS, HOST
@@ -92,15 +94,28 @@ def test_without_redis_the_metrics_say_so(without_redis: TestClient) -> None:
     assert ("dermnote_notegen_workers",) not in now
 
 
-def test_a_redis_without_memory_is_503_and_says_so(client: TestClient, redis: Redis) -> None:
-    redis.config_set("maxmemory", 1)
+def test_before_redis_is_full_new_notes_are_refused_and_accepted_ones_still_end(
+    client: TestClient, redis: Redis
+) -> None:
+    store = NoteStore(redis, note_ttl_s=60)
+    accepted = client.post("/notes", json=BODY).json()["id"]
+    redis.config_set("maxmemory", int(store.memory().used / 0.9))
     try:
-        answer = client.post("/notes", json=BODY)
+        refused = client.post("/notes", json=BODY)
+        assert (refused.status_code, refused.json()["code"]) == (503, "queue-full")
+        assert "MiB" in refused.json()["detail"]
+        assert told(client)["dermnote_notegen_redis_bytes", "limit"] > 0
+        assert store.start(accepted)
+        assert store.finish(accepted, [])
     finally:
         redis.config_set("maxmemory", 0)
+    assert client.get(f"/notes/{accepted}").json()["status"] == "finished"
 
-    assert answer.status_code == 503
-    assert answer.json()["code"] == "queue-unavailable"
-    assert "memory" in answer.json()["detail"]
-    assert int(answer.headers["retry-after"]) > 0
-    assert client.post("/notes", json=BODY).status_code == 202
+
+def test_what_redis_refuses_for_want_of_memory_is_503(redis: Redis) -> None:
+    redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(QueueUnavailable, match="memory"), queue_errors():
+            redis.set("one", "more")
+    finally:
+        redis.config_set("maxmemory", 0)

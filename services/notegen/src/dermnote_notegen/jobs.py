@@ -20,10 +20,12 @@ from dermnote_contracts.problems import (
 )
 from dermnote_notegen.queue import NoteQueue
 from dermnote_notegen.settings import Settings
-from dermnote_notegen.store import IDEMPOTENCY, MODEL, NoteStore, Submission
+from dermnote_notegen.store import IDEMPOTENCY, MODEL, Memory, NoteStore, Submission
 from dermnote_notegen.strategies import note_facts
 
 RETRY_AFTER_S = 5
+# Of Redis' maxmemory for new notes; the rest is for ending those that were accepted.
+FULL_SHARE = 0.85
 
 
 @contextmanager
@@ -49,6 +51,7 @@ class Figures:
     workers: int
     ended: dict[str, int]
     texts: dict[str, int]
+    memory: Memory
 
 
 class Jobs:
@@ -110,6 +113,13 @@ class Jobs:
         return new_id
 
     def _refuse_when_full(self, more: int) -> None:
+        memory = self._store.memory()
+        if memory.limit and memory.used > FULL_SHARE * memory.limit:
+            raise QueueFull(
+                f"Redis holds {memory.used >> 20} of {memory.limit >> 20} MiB, mostly ended notes: fetch and "
+                "DELETE them, keep them for a shorter time (NOTEGEN_NOTE_TTL_S), or give it more memory",
+                retry_after_s=60,
+            )
         waiting = self._queue.waiting()
         if waiting + more > self._max_waiting:
             raise QueueFull(f"{waiting} notes are waiting, {self._max_waiting} at most", retry_after_s=60)
@@ -163,6 +173,7 @@ class Jobs:
                 workers=self._queue.workers_alive(),
                 ended=ended,
                 texts=texts,
+                memory=self._store.memory(),
             )
 
     def checks(self) -> dict[str, str]:

@@ -42,6 +42,12 @@ class _Collector(Collector):
         by_state.add_metric(["waiting"], figures.waiting)
         by_state.add_metric(["running"], figures.running)
         yield by_state
+        bytes_ = GaugeMetricFamily(
+            "dermnote_notegen_redis_bytes", "Memory of Redis: used, limit (0: none)", labels=["what"]
+        )
+        bytes_.add_metric(["used"], figures.memory.used)
+        bytes_.add_metric(["limit"], figures.memory.limit)
+        yield bytes_
         yield _counter("notes_ended", "Notes that have ended, by status", "status", figures.ended)
         yield _counter("texts", "Texts of finished notes, by who wrote them", "source", figures.texts)
 

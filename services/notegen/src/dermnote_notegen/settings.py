@@ -18,7 +18,9 @@ def _cache_dir() -> Path:
 class Settings(BaseSettings):
     """Settings of the API, the workers and the engine. See docs/settings.md."""
 
-    model_config = SettingsConfigDict(env_prefix="NOTEGEN_", frozen=True, populate_by_name=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="NOTEGEN_", env_ignore_empty=True, frozen=True, populate_by_name=True, extra="ignore"
+    )
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
     redis_password_file: Path | None = Field(default=None, validation_alias="REDIS_PASSWORD_FILE")

@@ -78,6 +78,14 @@ class Submission:
     owner: str = ""
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that Redis holds, and may hold; `limit` 0: no limit is set."""
+
+    used: int
+    limit: int
+
+
 class NoteStore:
     """Reads and writes note records. Every method is one round trip or one atomic step.
 
@@ -144,6 +152,11 @@ class NoteStore:
         keys = (NOTE.format(note_id), ENDED_COUNTS, TEXT_COUNTS)
         ending: list[str | int] = [status, _now(), notes, error, self._note_ttl_s, *sources]
         return bool(self._redis.eval(END_ONCE, len(keys), *keys, *ending))
+
+    def memory(self) -> Memory:
+        """What Redis itself says of its memory."""
+        told = self._redis.info("memory")
+        return Memory(used=int(told["used_memory"]), limit=int(told["maxmemory"]))
 
     def ended_counts(self) -> tuple[dict[str, int], dict[str, int]]:
         """All notes that ever ended, by status; the texts of finished ones, by source. Erased ones count too."""
