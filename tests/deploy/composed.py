@@ -55,6 +55,12 @@ def docker(*arguments: str, environment: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
+def inspected(*ids: str) -> Sequence[Container]:
+    """Containers by id or name."""
+    label = "com.docker.compose.service"
+    return [Container(one["Id"], one["Config"]["Labels"][label], one) for one in json.loads(docker("inspect", *ids))]
+
+
 @dataclass(frozen=True)
 class Composed:
     """docker compose in the repository's root, under a project name and on ports of its own."""
@@ -99,9 +105,7 @@ class Composed:
     def containers(self, *services: str) -> Sequence[Container]:
         """The containers of some services, or of all, that run."""
         ids = self("ps", "--quiet", *services).split()
-        told = json.loads(docker("inspect", *ids)) if ids else []
-        label = "com.docker.compose.service"
-        return [Container(one["Id"], one["Config"]["Labels"][label], one) for one in told]
+        return inspected(*ids) if ids else []
 
     def wait_restarted(self, killed: Container) -> None:
         """Until a killed container runs anew and is healthy."""

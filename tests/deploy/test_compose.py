@@ -20,7 +20,7 @@ from dermnote_train.data.draw import draw_dataset
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
 from dermnote_train.remote.shards import NewItem
-from tests.deploy.composed import Composed, Container
+from tests.deploy.composed import Composed, Container, inspected
 from tests.e2e.conftest import wait_until
 
 ASKED = os.environ.get("DERMNOTE_COMPOSE_TEST") == "1"
@@ -289,6 +289,5 @@ def test_the_client_runs_its_demo_against_the_stack(stack: Composed) -> None:
     said = stack("--profile", "train", "run", "--rm", "--no-TTY", "train", "sh", "-c", steps)
 
     assert "notes found" in said
-    stack("--profile", "train", "run", "--detach", "train", "sleep", "300")
-    (container,) = stack.containers("train")
-    assert_shut(container)
+    name = stack("--profile", "train", "run", "--detach", "train", "sleep", "300").split()[-1]
+    assert_shut(*inspected(name))
