@@ -66,6 +66,33 @@ def test_compose_lint_finds_nothing_that_is_not_explained() -> None:
     assert all(len(reason.split()) > 3 for reason in reasons)
 
 
+def instructions(path: Path, *, stage: str) -> list[str]:
+    """A stage of a Dockerfile without its first line, comments and blank lines."""
+    stages = re.split(r"^FROM .* AS ", path.read_text(), flags=re.MULTILINE)
+    (found,) = [text for text in stages if text.startswith(f"{stage}\n")]
+    lines = found.split("\nFROM ")[0].splitlines()[1:]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_retrieval_fetches_the_client_by_the_steps_of_the_clients_own_image() -> None:
+    """So the layers are shared; a Dockerfile can't include another."""
+    train, retrieval = ROOT / "clients/train/Dockerfile", ROOT / "services/retrieval/Dockerfile"
+    steps = instructions(train, stage="build")
+
+    assert len(steps) > 10
+    assert instructions(retrieval, stage="build-client") == steps
+
+
+def test_prometheus_scrapes_the_same_with_keys_and_without() -> None:
+    without, with_keys = (
+        yaml.safe_load((ROOT / "compose" / name).read_text()) for name in ("prometheus.yml", "prometheus-keys.yml")
+    )
+    asked = [job.pop("authorization", None) for job in with_keys["scrape_configs"]]
+
+    assert [job is not None for job in asked] == [True, False, True]
+    assert with_keys == without
+
+
 def test_only_compose_serves_without_keys(compose: dict[str, Any]) -> None:
     """No image, no manifest for Kubernetes and no override turns authentication off."""
     elsewhere = [*DOCKERFILES, *(path for path in (ROOT / "k8s").rglob("*") if path.suffix in (".yaml", ".py"))]
@@ -113,7 +140,6 @@ def test_no_secret_of_a_host_goes_into_an_image() -> None:
     assert rules[0] == "*"
     assert {rule for rule in rules if rule.startswith("!")} == {
         "!constraints.txt",
-        "!LICENSE",
         "!contracts",
         "!services",
         "!clients",
