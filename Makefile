@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PARTS  := contracts services/notegen[worker] services/retrieval[torch] clients/train
 EDITABLE := $(foreach part,$(PARTS),-e '$(part)')
-SOURCES := contracts/src services/notegen/src services/retrieval/src clients/train/src stack benchmarks
+SOURCES := contracts/src services/notegen/src services/retrieval/src clients/train/src stack lab
 
 # `make demo` takes DATA= (a data set's folder), LIMIT= (a balanced part of it), OUT= (where the report goes).
 DEMO_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(LIMIT),--limit $(LIMIT)) $(if $(OUT),--out '$(OUT)')
@@ -36,8 +36,8 @@ up: $(STAMP) ## Start the local stack and wait until it serves (notegen 8001, re
 down: $(STAMP) ## Stop the local stack; its state stays under .dermnote/
 	@$(BIN)/python -m stack down
 
-bench: up ## Run the benchmarks; figures go to benchmarks/results/
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
+bench: up ## Run the benchmarks; figures go to lab/results/
+	@for file in lab/*.py; do echo "== $$file"; $(BIN)/python -m lab.$$(basename $$file .py) || exit 1; done
 
 lint: $(STAMP) ## Check format, style, types and import contracts
 	$(BIN)/ruff format --check .

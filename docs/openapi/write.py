@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from fastapi import FastAPI
 
-import dermnote_notegen.app
+import dermnote_notegen.api.app
 import dermnote_notegen.settings
 import dermnote_retrieval.app
 import dermnote_retrieval.settings
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 def documents() -> Iterator[tuple[Path, str]]:
     """(file, its content) for each service."""
-    yield HERE / "notegen.json", _render(dermnote_notegen.app.create_app(dermnote_notegen.settings.Settings()))
+    yield HERE / "notegen.json", _render(dermnote_notegen.api.app.create_app(dermnote_notegen.settings.Settings()))
     with TemporaryDirectory() as folder:
         settings = dermnote_retrieval.settings.Settings(data_dir=Path(folder), encoder="dummy")
         yield HERE / "retrieval.json", _render(dermnote_retrieval.app.create_app(settings))

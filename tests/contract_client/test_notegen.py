@@ -21,7 +21,7 @@ from dermnote_contracts.problems import (
     UnknownBatch,
     UnknownNote,
 )
-from dermnote_notegen.app import create_app
+from dermnote_notegen.api.app import create_app
 from dermnote_notegen.settings import Settings
 from dermnote_train.errors import UserError
 from dermnote_train.remote.notegen import NoteService

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from dermnote_notegen.settings import Settings as NotegenSettings
-from dermnote_retrieval.draining import CLOSING_S
+from dermnote_retrieval.runtime.shutdown import CLOSING_S
 from dermnote_retrieval.settings import Settings as RetrievalSettings
 from tests.e2e.conftest import ROOT
 

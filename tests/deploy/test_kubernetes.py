@@ -20,9 +20,9 @@ from redis import Redis
 from rq import Queue
 from rq.registry import StartedJobRegistry
 
-from dermnote_notegen.queue import QUEUE_NAME
+from dermnote_notegen.queue.rq_queue import QUEUE_NAME
 from dermnote_notegen.settings import Settings as NotegenSettings
-from dermnote_retrieval.draining import CLOSING_S
+from dermnote_retrieval.runtime.shutdown import CLOSING_S
 from dermnote_retrieval.settings import Settings as RetrievalSettings
 from tests.e2e.conftest import ROOT
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from redis import Redis
 
-from dermnote_notegen.app import create_app
+from dermnote_notegen.api.app import create_app
 from dermnote_notegen.settings import Settings
 from tests.notegen.processes import NoteService, Valkey, free_port
 

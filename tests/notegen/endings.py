@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from redis import Redis
 
-from dermnote_notegen.store import NOTE
+from dermnote_notegen.queue.records import NOTE
 
 CHANNEL = "__keyevent@0__:expire"
 

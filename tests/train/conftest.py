@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from dermnote_contracts.metadata import LesionMetadata
-from dermnote_train import towers
 from dermnote_train.config import TrainConfig
-from dermnote_train.records import Record, Split
+from dermnote_train.data.records import Record, Split
+from dermnote_train.models import towers
 
 COLOURS = {"red": (200, 60, 60), "green": (60, 180, 60), "blue": (60, 60, 200)}
 ToyRecords = Callable[..., tuple[Record, ...]]

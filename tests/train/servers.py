@@ -20,10 +20,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dermnote_contracts.notes import ModelInfo, Note, NoteRequest, Provenance, Verification
 from dermnote_contracts.problems import PROBLEM_JSON, DermnoteError, Problem
-from dermnote_notegen import app as notegen_app
-from dermnote_notegen.queue import QUEUE_NAME
+from dermnote_notegen.api import app as notegen_app
+from dermnote_notegen.queue.records import MODEL, NOTE, NoteStore
+from dermnote_notegen.queue.rq_queue import QUEUE_NAME
 from dermnote_notegen.settings import Settings as NotegenSettings
-from dermnote_notegen.store import MODEL, NOTE, NoteStore
 from dermnote_retrieval import app as retrieval_app
 from dermnote_retrieval.encoder.protocol import ModelSource
 from dermnote_retrieval.service import open_service

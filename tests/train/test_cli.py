@@ -18,11 +18,11 @@ from typer.testing import CliRunner, Result
 
 from dermnote_contracts.problems import InsufficientStorage
 from dermnote_contracts.retrieval import BulkOutcome
-from dermnote_train.blinding import BLINDED
 from dermnote_train.cli import make_app
 from dermnote_train.data.adapters import load_dataset
 from dermnote_train.data.draw import draw_dataset
-from dermnote_train.note_rows import read_notes, write_notes
+from dermnote_train.notes.blinding import BLINDED
+from dermnote_train.notes.table import read_notes, write_notes
 from tests.notegen.processes import free_port
 from tests.train.servers import Answer, NotesByHand, notes_by_hand, retrieval_service, told, valkey
 

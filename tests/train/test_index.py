@@ -13,10 +13,10 @@ from PIL import Image
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_contracts.problems import DermnoteError, InsufficientStorage, Stopping
 from dermnote_contracts.retrieval import BulkOutcome
+from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.errors import UserError
 from dermnote_train.index import SHARD, IndexStopped, push, read_picture, search_like
 from dermnote_train.progress import Step
-from dermnote_train.records import LesionDataset, Record
 from dermnote_train.remote.retrieval import RetrievalService
 from tests.train.servers import DROPPED, Answer, problem, retrieval_service, told
 

@@ -21,9 +21,9 @@ def test_every_import_contract_is_kept() -> None:
 
 def test_each_heavy_library_has_one_door() -> None:
     doors = {
-        "rq": {"services/notegen/src/dermnote_notegen/queue.py"},
+        "rq": {"services/notegen/src/dermnote_notegen/queue/rq_queue.py"},
         "llama_cpp": {"services/notegen/src/dermnote_notegen/engine/llama.py"},
-        "faiss": {"services/retrieval/src/dermnote_retrieval/index/kernels.py"},
+        "faiss": {"services/retrieval/src/dermnote_retrieval/index/faiss_backend.py"},
         "onnxruntime": {"services/retrieval/src/dermnote_retrieval/encoder/onnx.py"},
     }
 

@@ -43,7 +43,7 @@ def test_installing_the_note_api_brings_no_heavy_library(fresh_python: Path, lib
 
 def test_the_note_api_runs_in_that_environment(fresh_python: Path) -> None:
     script = (
-        "from dermnote_notegen.app import create_app; from dermnote_notegen.settings import Settings;"
+        "from dermnote_notegen.api.app import create_app; from dermnote_notegen.settings import Settings;"
         "print(len(create_app(Settings()).openapi()['paths']))"
     )
 

@@ -13,19 +13,19 @@ from dermnote_contracts.notes import ModelInfo, Strategy
 from dermnote_contracts.retrieval import Hit, IndexInfo, Route, Via
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.labels import ClassSet
+from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.data.splits import split_dataset
 from dermnote_train.errors import UserError
-from dermnote_train.evaluate import evaluate
-from dermnote_train.evaluation import Evaluation
-from dermnote_train.export import export_model
+from dermnote_train.evaluation.evaluate import evaluate
+from dermnote_train.evaluation.results import Evaluation
 from dermnote_train.index import IndexRun, item_id, push, search_like
-from dermnote_train.notes import NotesPlan, NotesRun, write_dataset_notes
+from dermnote_train.models.export import export_model
+from dermnote_train.models.run_folder import keep_run_data
+from dermnote_train.notes.request import NotesPlan, NotesRun, write_dataset_notes
 from dermnote_train.progress import Report, Step
-from dermnote_train.records import LesionDataset, Record, Split
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
-from dermnote_train.run_data import keep_run_data
-from dermnote_train.train import TrainResult, train
+from dermnote_train.training.train import TrainResult, train
 
 Say = Callable[[str], None]
 

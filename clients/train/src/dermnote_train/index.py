@@ -12,10 +12,10 @@ from PIL import Image
 
 from dermnote_contracts.problems import DermnoteError, InsufficientStorage, one_line
 from dermnote_contracts.retrieval import BulkOutcome, Exclude, SearchResponse, Via
-from dermnote_train.data.pictures import FORMATS
+from dermnote_train.data.images import FORMATS
+from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.errors import UserError
 from dermnote_train.progress import Report, Step, silent
-from dermnote_train.records import LesionDataset, Record
 from dermnote_train.remote.retrieval import RetrievalService
 from dermnote_train.remote.shards import NewItem
 

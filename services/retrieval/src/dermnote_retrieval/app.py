@@ -20,10 +20,10 @@ from dermnote_contracts.problems import DermnoteError, one_line
 from dermnote_contracts.retrieval import ActivateModel, BulkOutcome, EmbedRequest, SearchRequest
 from dermnote_retrieval import __version__
 from dermnote_retrieval.api import embed, health, items, models, search, snapshots
-from dermnote_retrieval.draining import CLOSING_S, Draining, DrainingServer, RefuseWhileDraining, end_at_once
+from dermnote_retrieval.api.index_info import index_info
 from dermnote_retrieval.errors import StartRefused
-from dermnote_retrieval.figures import index_info
-from dermnote_retrieval.metrics import Metrics
+from dermnote_retrieval.runtime.metrics import Metrics
+from dermnote_retrieval.runtime.shutdown import CLOSING_S, Draining, DrainingServer, RefuseWhileDraining, end_at_once
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings, read_settings
 

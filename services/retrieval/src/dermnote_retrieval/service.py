@@ -4,27 +4,27 @@ import logging
 from dataclasses import dataclass
 
 from dermnote_contracts.problems import ModelMismatch, UnknownModel
-from dermnote_retrieval.activation import Activation, Reembedder
-from dermnote_retrieval.catalogue import Catalogue, Serving, build_indexes
-from dermnote_retrieval.checkpoint import Checkpoint
 from dermnote_retrieval.encoder.batched import BatchedModels
 from dermnote_retrieval.encoder.dummy import DummyModels
+from dermnote_retrieval.encoder.model_folders import FolderModels
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
 from dermnote_retrieval.errors import StartRefused
-from dermnote_retrieval.images import Decoder, ImageLimits
 from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.index.scan import use_threads
-from dermnote_retrieval.models import FolderModels
-from dermnote_retrieval.restoring import Restoring
-from dermnote_retrieval.search import Search
+from dermnote_retrieval.ingest.images import Decoder, ImageLimits
+from dermnote_retrieval.ingest.writer import Catalogue, Serving, build_indexes
+from dermnote_retrieval.operations.checkpoint import Checkpoint
+from dermnote_retrieval.operations.maintenance import Upkeep
+from dermnote_retrieval.operations.reembedding import Activation, Reembedder
+from dermnote_retrieval.operations.restore import Restoring
+from dermnote_retrieval.operations.snapshots import Snapshots
+from dermnote_retrieval.query.search import Search
+from dermnote_retrieval.runtime.threadpool import Workers
+from dermnote_retrieval.runtime.work import Work
 from dermnote_retrieval.settings import Settings
 from dermnote_retrieval.store.database import Database
 from dermnote_retrieval.store.items import ItemStore
-from dermnote_retrieval.store.snapshots import Snapshots
 from dermnote_retrieval.store.vectors import ModelRef, VectorStore
-from dermnote_retrieval.upkeep import Upkeep
-from dermnote_retrieval.work import Work
-from dermnote_retrieval.workers import Workers
 
 log = logging.getLogger(__name__)
 BULK_THREADS = 2

@@ -11,12 +11,12 @@ from dermnote_contracts.metadata import walk
 from dermnote_train.cli import options, screen
 from dermnote_train.data.adapters import Reading, dataset_of, load_dataset, read_folder
 from dermnote_train.data.draw import draw_dataset
+from dermnote_train.data.images import refuse_undecodable, undecodable
 from dermnote_train.data.isic import fetch
 from dermnote_train.data.labels import PAPER5
 from dermnote_train.data.layouts import ISIC_2019, LAYOUTS
 from dermnote_train.data.leaks import find_leaks, write_leaks
 from dermnote_train.data.mapping import FILE
-from dermnote_train.data.pictures import refuse_undecodable, undecodable
 from dermnote_train.data.splits import read_split, split_dataset, write_split
 from dermnote_train.data.twins import Twins
 

@@ -12,7 +12,7 @@ from dermnote_train.cli.search import show_hits
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.demo import DemoPlan, DemoResult, Services, run_demo
-from dermnote_train.figures import headline
+from dermnote_train.evaluation.tables import headline
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
 from dermnote_train.report import write_report

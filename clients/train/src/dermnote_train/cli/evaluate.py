@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from dermnote_train.atomic import replacing
-from dermnote_train.checkpoint import load_checkpoint
 from dermnote_train.cli import options, screen
 from dermnote_train.errors import UserError
-from dermnote_train.evaluate import evaluate as evaluate_model
-from dermnote_train.figures import headline, subgroup_rows
-from dermnote_train.note_rows import read_notes
-from dermnote_train.run_data import read_run_data, run_split
+from dermnote_train.evaluation.evaluate import evaluate as evaluate_model
+from dermnote_train.evaluation.tables import headline, subgroup_rows
+from dermnote_train.files import replacing
+from dermnote_train.models.checkpoint import load_checkpoint
+from dermnote_train.models.run_folder import read_run_data, run_split
+from dermnote_train.notes.table import read_notes
 from dermnote_train.settings import read_settings
 
 

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from dermnote_train.checkpoint import load_checkpoint
 from dermnote_train.cli import screen
 from dermnote_train.errors import UserError
-from dermnote_train.export import Runtime, export_lite, export_model
-from dermnote_train.run_data import read_run_data
+from dermnote_train.models.checkpoint import load_checkpoint
+from dermnote_train.models.export import Runtime, export_lite, export_model
+from dermnote_train.models.run_folder import read_run_data
 from dermnote_train.settings import read_settings
-from dermnote_train.study.cards import CARD_NAME
+from dermnote_train.study.model_cards import CARD_NAME
 
 MODEL_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 

@@ -7,7 +7,7 @@ import typer
 
 from dermnote_train.cli import options, screen
 from dermnote_train.index import IndexRun, IndexStopped, push
-from dermnote_train.note_rows import read_notes
+from dermnote_train.notes.table import read_notes
 from dermnote_train.remote.retrieval import RetrievalService
 from dermnote_train.settings import read_settings
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from dermnote_contracts.notes import ALL_TOPICS
-from dermnote_train.blinding import BLINDED
 from dermnote_train.cli import options, screen
 from dermnote_train.findings.table import with_findings
-from dermnote_train.note_rows import NoteRow
-from dermnote_train.notes import NotesPlan, NotesRun, write_dataset_notes
+from dermnote_train.notes.blinding import BLINDED
+from dermnote_train.notes.request import NotesPlan, NotesRun, write_dataset_notes
+from dermnote_train.notes.table import NoteRow
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.settings import read_settings
 

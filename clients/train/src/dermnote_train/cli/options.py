@@ -8,10 +8,10 @@ import typer
 
 from dermnote_contracts.notes import Strategy
 from dermnote_train.data.adapters import load_dataset
+from dermnote_train.data.images import refuse_undecodable
 from dermnote_train.data.labels import ClassSet
-from dermnote_train.data.pictures import refuse_undecodable
+from dermnote_train.data.records import LesionDataset
 from dermnote_train.progress import Report
-from dermnote_train.records import LesionDataset
 
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="Data set: a CSV and images/ (see dermnote datasets list).")

@@ -8,7 +8,7 @@ import typer
 
 from dermnote_contracts.retrieval import Exclude, Hit, Via
 from dermnote_train.cli import screen
-from dermnote_train.data.pictures import decode_fault, header_fault
+from dermnote_train.data.images import decode_fault, header_fault
 from dermnote_train.errors import UserError
 from dermnote_train.index import read_picture
 from dermnote_train.remote.retrieval import RetrievalService

@@ -9,18 +9,18 @@ import typer
 from dermnote_train.cli import options, screen
 from dermnote_train.data.adapters import read_folder
 from dermnote_train.remote.notegen import NoteService
-from dermnote_train.report.study import write_study_report
-from dermnote_train.report.study_view import answers
+from dermnote_train.report.study.page import write_study_report
+from dermnote_train.report.study.results import answers
 from dermnote_train.settings import read_settings
-from dermnote_train.study.cards import write_cards
-from dermnote_train.study.cells import cell_paths
-from dermnote_train.study.figures import study_figures
+from dermnote_train.study.analysis.export import write_sheets
+from dermnote_train.study.analysis.figures import study_figures
+from dermnote_train.study.analysis.results import StudyFigures
+from dermnote_train.study.cells.cell import cell_paths
+from dermnote_train.study.cells.outputs import read_cell
+from dermnote_train.study.model_cards import write_cards
 from dermnote_train.study.plan import Mode, StudyPlan, plan_of, read_plan
-from dermnote_train.study.predictions import read_cell
-from dermnote_train.study.results import StudyFigures
 from dermnote_train.study.runner import CELLS, PARTS, StudyState, run_study
 from dermnote_train.study.samples import drawn_samples
-from dermnote_train.study.sheets import write_sheets
 
 
 def study(

@@ -10,13 +10,13 @@ from dermnote_train.cli import options, screen
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.splits import split_dataset
 from dermnote_train.errors import UserError
-from dermnote_train.note_rows import read_notes, texts_for
+from dermnote_train.models.run_folder import keep_run_data
+from dermnote_train.notes.table import read_notes, texts_for
 from dermnote_train.progress import silent
-from dermnote_train.run_data import keep_run_data
 from dermnote_train.settings import read_settings
-from dermnote_train.spread import joined
-from dermnote_train.train import TrainResult
-from dermnote_train.train import train as train_model
+from dermnote_train.training.distributed import joined
+from dermnote_train.training.train import TrainResult
+from dermnote_train.training.train import train as train_model
 
 DEFAULT = TrainConfig()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_train.data.faults import Fault, faults_error
+from dermnote_train.data.images import ImageFolder
 from dermnote_train.data.labels import (
     PAPER5,
     ClassSet,
@@ -17,13 +18,12 @@ from dermnote_train.data.labels import (
 )
 from dermnote_train.data.layouts import layout_of
 from dermnote_train.data.mapping import chosen_layout
-from dermnote_train.data.pictures import ImageFolder
 from dermnote_train.data.presence import Presence, presences, without
+from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.data.rows import RowReader
 from dermnote_train.data.selection import balanced_part
 from dermnote_train.data.tables import Table, folder_table, read_table
 from dermnote_train.errors import UserError
-from dermnote_train.records import LesionDataset, Record
 
 DRAWN_LICENCE = "CC0-1.0"
 

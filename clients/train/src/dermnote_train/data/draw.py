@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dermnote_train.atomic import replacing_folder
 from dermnote_train.data.labels import DIAGNOSIS_OF, PAPER5
 from dermnote_train.data.lesions import draw_lesion
 from dermnote_train.errors import UserError
+from dermnote_train.files import replacing_folder
 from dermnote_train.progress import Report, Step, silent
 
 NOTICE = "SYNTHETIC.txt"

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dermnote_train.atomic import replacing
 from dermnote_train.data.presence import Presence
+from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.data.splits import PART_NAMES
 from dermnote_train.data.twins import Twins, looks, twins
+from dermnote_train.files import replacing
 from dermnote_train.progress import Report, silent
-from dermnote_train.records import LesionDataset, Record, Split
 
 
 @dataclass(frozen=True)

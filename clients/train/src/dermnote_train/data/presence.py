@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2_contingency
 
 from dermnote_contracts.metadata import LesionMetadata, walk
-from dermnote_train.records import Record
+from dermnote_train.data.records import Record
 
 LEAST_V = 0.25
 """Cramer's V from which the presence of a field is taken to tell the class: between a small association (.1) and a

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_contracts.vocabulary import UnknownTerm, is_not_given, vocabularies
 from dermnote_train.data.faults import Fault
+from dermnote_train.data.images import ImageFolder, header_fault, without_suffix
 from dermnote_train.data.labels import DIAGNOSIS_OF, GivenLabel, class_of
 from dermnote_train.data.layouts import SIZE, Layout
-from dermnote_train.data.pictures import ImageFolder, header_fault, without_suffix
+from dermnote_train.data.records import Record
 from dermnote_train.data.tables import Row, Table
-from dermnote_train.records import Record
 
 LIST_BREAK = re.compile(r"[;|]")
 

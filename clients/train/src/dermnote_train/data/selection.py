@@ -4,8 +4,8 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
-from dermnote_train.records import Record
 
 
 def balanced_part(records: Sequence[Record], *, limit: int, seed: int) -> tuple[Record, ...]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from dermnote_train.atomic import replacing
+from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.errors import UserError
-from dermnote_train.records import LesionDataset, Record, Split
+from dermnote_train.files import replacing
 
 PARTS = 5  # one fold is the test part, one the validation part: 60/20/20
 TRIES = 50

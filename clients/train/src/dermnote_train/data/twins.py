@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from dermnote_train.data.records import Record
 from dermnote_train.progress import Report, Step, silent
-from dermnote_train.records import Record
 
 STAGE = "compare images"
 SIDE = 32

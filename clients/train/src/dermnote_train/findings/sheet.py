@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from scipy import ndimage
 
-from dermnote_train.atomic import replacing
+from dermnote_train.data.records import Record
+from dermnote_train.files import replacing
 from dermnote_train.findings.area import NoLesion, find_lesion, shrunk
 from dermnote_train.findings.measures import measure_lesion
-from dermnote_train.records import Record
 
 COLUMNS = 6
 TILE, CAPTION = 264, 66

@@ -12,12 +12,12 @@ from PIL import Image, ImageOps
 from pydantic import ValidationError
 
 from dermnote_contracts.metadata import Findings
-from dermnote_train.atomic import replacing
+from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
+from dermnote_train.files import replacing
 from dermnote_train.findings.area import NoLesion, find_lesion
 from dermnote_train.findings.measures import COLOURS, Measures, measure_lesion
 from dermnote_train.progress import Report, Step, silent
-from dermnote_train.records import Record
 
 STAGE = "measure lesions"
 COLUMNS = (

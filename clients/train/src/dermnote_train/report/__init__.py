@@ -1,5 +1,5 @@
 """The HTML report of a run: one self-contained file."""
 
-from dermnote_train.report.page import write_report
+from dermnote_train.report.demo.page import write_report
 
 __all__ = ["write_report"]

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dermnote_train.report.pictures import data_uri
+from dermnote_train.report.images import data_uri
 
 INK, FAINT = "#1f2a30", "#d9dedb"
 HUES = ("#0f6b6b", "#b4582a")

@@ -9,8 +9,8 @@ import numpy as np
 
 from dermnote_contracts.notes import OnUnfaithful, Strategy
 from dermnote_train.data.labels import DIAGNOSIS_OF
+from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
-from dermnote_train.records import Record
 from dermnote_train.study.facts import Stating
 
 Texts = Mapping[str, str]

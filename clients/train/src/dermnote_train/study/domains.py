@@ -8,13 +8,13 @@ from pathlib import Path
 
 from dermnote_train.data.adapters import dataset_of, matching_images, read_folder
 from dermnote_train.data.faults import faults_error
-from dermnote_train.data.pictures import refuse_undecodable
+from dermnote_train.data.images import refuse_undecodable
 from dermnote_train.data.presence import Presence
+from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.data.splits import split_dataset
 from dermnote_train.errors import UserError
 from dermnote_train.findings.table import measure_dataset, with_findings, write_findings
 from dermnote_train.progress import Report
-from dermnote_train.records import LesionDataset, Record, Split
 from dermnote_train.study.facts import common_facts, with_only
 from dermnote_train.study.plan import Domain, Mode, Route, StudyPlan
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from dermnote_contracts.metadata import walk
 from dermnote_train.data.presence import without
-from dermnote_train.records import LesionDataset, Record
+from dermnote_train.data.records import LesionDataset, Record
 
 LEAST_FILLED = 0.5
 HIDDEN = ("diagnosis", "benign_malignant")

@@ -8,10 +8,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from dermnote_train.augment import Augmentation
 from dermnote_train.config import TrainConfig
 from dermnote_train.errors import UserError
 from dermnote_train.study.arms import ARMS
+from dermnote_train.training.augment import Augmentation
 
 NAME = re.compile(r"[^./\\][^/\\]*")
 POOLS = ("val", "train", "home")

@@ -9,23 +9,23 @@ from typing import Literal
 
 from torch import Tensor
 
-from dermnote_train import towers
-from dermnote_train.atomic import replacing
 from dermnote_train.errors import UserError
-from dermnote_train.features import text_features
+from dermnote_train.files import replacing
+from dermnote_train.models import towers
+from dermnote_train.models.features import text_features
+from dermnote_train.models.towers import Towers
 from dermnote_train.progress import Report, Step
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.study.arms import NOTE_SETS
-from dermnote_train.study.cells import AllNoted, Cell, all_texts, cell_path, cells_of, needed_sets
+from dermnote_train.study.cells.cell import AllNoted, Cell, all_texts, cell_path, cells_of, needed_sets
+from dermnote_train.study.cells.frozen import Features, FrozenCell
+from dermnote_train.study.cells.outputs import VALIDATION, CellFacts, read_facts, write_cell
+from dermnote_train.study.cells.parallel import make_cells
+from dermnote_train.study.cells.tuned import Paused, TunedCell, make_tuned_cell
+from dermnote_train.study.cells.views import tower_id, view_features
 from dermnote_train.study.domains import StudyData, read_domains
-from dermnote_train.study.frozen import Features, FrozenCell
-from dermnote_train.study.making import make_cells
-from dermnote_train.study.noting import note_sets
+from dermnote_train.study.note_sets import note_sets
 from dermnote_train.study.plan import FrozenGrid, StudyPlan, TunedGrid
-from dermnote_train.study.predictions import VALIDATION, CellFacts, read_facts, write_cell
-from dermnote_train.study.tuned import Paused, TunedCell, make_tuned_cell
-from dermnote_train.study.views import tower_id, view_features
-from dermnote_train.towers import Towers
 
 Part = Literal["frozen", "trials", "tuned"]
 PARTS: tuple[Part, ...] = ("frozen", "trials", "tuned")

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from dermnote_train.data.adapters import load_dataset
 from dermnote_train.data.draw import draw_dataset
+from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.data.selection import balanced_part
 from dermnote_train.findings.table import measure_dataset, with_findings, write_findings
-from dermnote_train.note_rows import NoteRow
+from dermnote_train.notes.table import NoteRow
 from dermnote_train.progress import Report
-from dermnote_train.records import LesionDataset, Record
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.study.arms import NOTE_SETS
-from dermnote_train.study.cells import needed_sets
+from dermnote_train.study.cells.cell import needed_sets
 from dermnote_train.study.facts import with_only
-from dermnote_train.study.noting import note_sets
+from dermnote_train.study.note_sets import note_sets
 from dermnote_train.study.runner import StudyState
 
 DRAWN, SHOWN = 40, 3

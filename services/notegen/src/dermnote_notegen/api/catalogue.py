@@ -5,9 +5,9 @@ from fastapi import APIRouter
 from dermnote_contracts.notes import ModelInfo, PriorsInfo, StrategyInfo
 from dermnote_contracts.problems import EngineUnavailable, UnknownPrior
 from dermnote_contracts.vocabulary import UnknownTerm, vocabularies
-from dermnote_notegen import preview
+from dermnote_notegen.api import preview
 from dermnote_notegen.api.dependencies import JobsHere, PriorsHere
-from dermnote_notegen.priors import Prior
+from dermnote_notegen.writing.priors import Prior
 
 router = APIRouter(tags=["catalogue"])
 

@@ -7,8 +7,8 @@ from fastapi import Depends, Header, Request
 
 from dermnote_contracts.guard import Caller, caller_of
 from dermnote_contracts.problems import InvalidRequest
-from dermnote_notegen.jobs import Jobs
-from dermnote_notegen.priors import Priors
+from dermnote_notegen.api.jobs import Jobs
+from dermnote_notegen.writing.priors import Priors
 
 MAX_WAIT_S = 60
 

@@ -12,9 +12,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from dermnote_contracts.notes import ENDED, NoteJob, NoteRequest
 from dermnote_contracts.problems import DermnoteError
-from dermnote_notegen import preview
+from dermnote_notegen.api import preview
 from dermnote_notegen.api.dependencies import CallerHere, IdempotencyKey, JobsHere, PriorsHere, WaitS
-from dermnote_notegen.jobs import Jobs
+from dermnote_notegen.api.jobs import Jobs
 
 router = APIRouter(tags=["notes"])
 POLL_S = 0.1

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from dermnote_notegen.engine.prefix_cache import Cells
 from dermnote_notegen.engine.sampling import Logits
-from dermnote_notegen.engine.tree import Cells
 
 
 class PoolFull(Exception):

@@ -14,11 +14,11 @@ import numpy as np
 from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
-from dermnote_notegen.engine.constrained import Vocabulary
+from dermnote_notegen.engine.amx_probe import repacking_works
 from dermnote_notegen.engine.context import ContextBroken, PoolFull, Row
+from dermnote_notegen.engine.grammar import Vocabulary
 from dermnote_notegen.engine.model import ModelNotFound
 from dermnote_notegen.engine.pace import Pace
-from dermnote_notegen.engine.repacking import repacking_works
 from dermnote_notegen.engine.sampling import Logits
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from dermnote_notegen.engine.context import Context, ContextBroken, PoolFull, Row
-from dermnote_notegen.engine.jobs import End, Job
+from dermnote_notegen.engine.prefix_cache import Lane, Node, NoLane, Tree
 from dermnote_notegen.engine.sampling import Logits
-from dermnote_notegen.engine.tree import Lane, Node, NoLane, Tree
+from dermnote_notegen.engine.sequence import End, Job
 
 # A chain of tokens up to this long is never cut; longer ones (prompts) take what a step has left, in pieces.
 SHORT_TOKENS = 48

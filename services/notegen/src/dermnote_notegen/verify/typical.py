@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from dermnote_notegen.priors import Prior
 from dermnote_notegen.verify.lexicon import Lexicon, role, words
 from dermnote_notegen.verify.sentence import Thing, things
+from dermnote_notegen.writing.priors import Prior
 
 LEAST_SHARE = 0.4
 # Sets of words that are remembered for each diagnosis.

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 from dermnote_contracts.metadata import walk
 from dermnote_contracts.notes import Claim, StatedFact, Verification
 from dermnote_contracts.vocabulary import diagnoses, sites
-from dermnote_notegen.priors import Prior
 from dermnote_notegen.verify.claim import TextClaim
 from dermnote_notegen.verify.claims import ANSWERED, SENTENCE, claims
 from dermnote_notegen.verify.lexicon import FINDING, phrase, role
 from dermnote_notegen.verify.typical import NOTHING, Typical, modifiers, typical_of
 from dermnote_notegen.verify.vocabulary import note_lexicon
+from dermnote_notegen.writing.priors import Prior
 
 Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
 # A note has 250 words at most; what is beyond these characters is held against it unread.

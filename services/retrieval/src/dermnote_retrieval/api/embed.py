@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from dermnote_contracts.openapi import body_schema
 from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
 from dermnote_contracts.retrieval import MAX_EMBEDDED, EmbedRequest, EmbedResponse, Encoding
-from dermnote_retrieval.api.body import FORM_TYPES, Form, ServiceDep, media_type, read_body, read_form, validated
+from dermnote_retrieval.api.forms import FORM_TYPES, Form, ServiceDep, media_type, read_body, read_form, validated
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
-from dermnote_retrieval.given import write_vector
+from dermnote_retrieval.encoder.vector_codec import write_vector
+from dermnote_retrieval.runtime.timing import Steps
 from dermnote_retrieval.service import Service
-from dermnote_retrieval.timing import Steps
 
 router = APIRouter(tags=["models"])
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from dermnote_contracts.notes import Health
 from dermnote_contracts.problems import Stopping
-from dermnote_retrieval.api.body import ServiceDep
+from dermnote_retrieval.api.forms import ServiceDep
 
 router = APIRouter(prefix="/health", tags=["service"])
 

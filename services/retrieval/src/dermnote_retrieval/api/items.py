@@ -12,13 +12,13 @@ from starlette.responses import StreamingResponse
 
 from dermnote_contracts.problems import NotFound, UnknownItem, UnsupportedMedia
 from dermnote_contracts.retrieval import Item, ItemId, ItemPage, Route
-from dermnote_retrieval.answering import image_link
-from dermnote_retrieval.api.body import BodyStream, ServiceDep, media_type, read_form
-from dermnote_retrieval.bulk import read_ndjson, read_tar, until_stopping
-from dermnote_retrieval.catalogue import Refused
-from dermnote_retrieval.draining import Draining
-from dermnote_retrieval.images import THUMBNAIL_TYPE
-from dermnote_retrieval.records import Record, RecordFields, make_record, parse_json
+from dermnote_retrieval.api.forms import BodyStream, ServiceDep, media_type, read_form
+from dermnote_retrieval.ingest.bulk import read_ndjson, read_tar, until_stopping
+from dermnote_retrieval.ingest.images import THUMBNAIL_TYPE
+from dermnote_retrieval.ingest.records import Record, RecordFields, make_record, parse_json
+from dermnote_retrieval.ingest.writer import Refused
+from dermnote_retrieval.query.executor import image_link
+from dermnote_retrieval.runtime.shutdown import Draining
 from dermnote_retrieval.service import Service
 from dermnote_retrieval.store.disk import full_disk_told
 from dermnote_retrieval.store.items import ListedItem

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request, Response
 
 from dermnote_contracts.openapi import body_schema
 from dermnote_contracts.retrieval import ActivateModel, IndexInfo, ModelSummary
-from dermnote_retrieval.api.body import ServiceDep, read_body, validated
-from dermnote_retrieval.figures import index_info
+from dermnote_retrieval.api.forms import ServiceDep, read_body, validated
+from dermnote_retrieval.api.index_info import index_info
 
 router = APIRouter(tags=["models"])
 ACTIVATE_BODY: dict[str, Any] = {

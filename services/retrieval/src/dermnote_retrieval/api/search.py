@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from dermnote_contracts.openapi import body_schema
 from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
 from dermnote_contracts.retrieval import MAX_K, Distinct, Exclude, SearchRequest, SearchResponse, Via
-from dermnote_retrieval.answering import Question, Scope
-from dermnote_retrieval.api.body import (
+from dermnote_retrieval.api.forms import (
     FORM_TYPES,
     Form,
     ServiceDep,
@@ -19,10 +18,11 @@ from dermnote_retrieval.api.body import (
     read_form,
     validated,
 )
-from dermnote_retrieval.metrics import Metrics
-from dermnote_retrieval.records import parse_json
+from dermnote_retrieval.ingest.records import parse_json
+from dermnote_retrieval.query.executor import Question, Scope
+from dermnote_retrieval.runtime.metrics import Metrics
+from dermnote_retrieval.runtime.timing import Steps
 from dermnote_retrieval.service import Service
-from dermnote_retrieval.timing import Steps
 
 router = APIRouter(tags=["search"])
 

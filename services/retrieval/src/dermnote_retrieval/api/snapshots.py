@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from dermnote_contracts.retrieval import ItemId, Snapshot
-from dermnote_retrieval.api.body import ServiceDep
+from dermnote_retrieval.api.forms import ServiceDep
 
 router = APIRouter(prefix="/index/snapshots", tags=["snapshots"])
 

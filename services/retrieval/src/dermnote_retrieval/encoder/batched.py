@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from dermnote_contracts.manifest import ModelManifest
-from dermnote_retrieval.batching import Batcher
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource, Vectors
-from dermnote_retrieval.work import Work
+from dermnote_retrieval.runtime.batching import Batcher
+from dermnote_retrieval.runtime.work import Work
 
 BATCH = 16
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dermnote_retrieval.index.kernels import Lists, Mask, use_threads
-from dermnote_retrieval.index.matrix import Matrix
-from dermnote_retrieval.index.results import EVERYTHING, Found, Numbers, Recall, Selection, Vectors
-from dermnote_retrieval.index.rows import NOWHERE
+from dermnote_retrieval.index.exact import Matrix
+from dermnote_retrieval.index.faiss_backend import Lists, Mask, use_threads
+from dermnote_retrieval.index.id_map import NOWHERE
+from dermnote_retrieval.index.types import EVERYTHING, Found, Numbers, Recall, Selection, Vectors
 
 log = logging.getLogger(__name__)
 CANDIDATES_A_HIT = 4

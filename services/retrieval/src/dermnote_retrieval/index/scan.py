@@ -3,8 +3,8 @@
 import numpy as np
 import threadpoolctl
 
-from dermnote_retrieval.index.kernels import Mask, Ranked
-from dermnote_retrieval.index.results import Vectors
+from dermnote_retrieval.index.faiss_backend import Mask, Ranked
+from dermnote_retrieval.index.types import Vectors
 
 # From so many queries on, with a filter that keeps one row in so many or more, for so many scores at most (of 4 bytes).
 MANY, LOOSE, MOST_SCORES = 4, 8, 16_000_000

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dermnote_retrieval.index.adaptive import AdaptiveIndex
-from dermnote_retrieval.index.results import Found, Selection, Vectors
+from dermnote_retrieval.index.types import Found, Selection, Vectors
 
 
 @dataclass(frozen=True, eq=False)

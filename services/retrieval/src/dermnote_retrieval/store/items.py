@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dermnote_contracts.retrieval import Distinct, Route
 from dermnote_retrieval.store.database import Database
-from dermnote_retrieval.store.facts import SqlValue, facts
+from dermnote_retrieval.store.metadata_rows import SqlValue, facts
 
 Vectors = npt.NDArray[np.float32]
 ROUTES: tuple[Route, ...] = ("notes", "images")

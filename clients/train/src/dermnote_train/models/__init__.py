@@ -1,0 +1,1 @@
+"""The two-tower model: towers, weights on disk, inference and export."""

@@ -1,0 +1,113 @@
+"""A model's weights and description in one safetensors file, so that the two can't disagree. No pickle.
+
+The frozen text tower is not stored: its id is, and must match on loading.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dermnote_train.config import TrainConfig
+from dermnote_train.data.records import Split
+from dermnote_train.errors import UserError
+from dermnote_train.files import replacing
+from dermnote_train.models import towers
+from dermnote_train.models.model import LesionModel
+
+CHECKPOINT_NAME = "model.safetensors"
+
+
+class CheckpointInfo(BaseModel):
+    """What a checkpoint says of itself. `epoch`: the one whose weights it holds, counted from 1.
+
+    `split_id` names the split that it was trained on, so that no other one's test part is taken for held-out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = 1
+    config: TrainConfig
+    classes: tuple[str, ...]
+    with_notes: bool
+    text_id: str
+    epoch: int
+    split_id: str
+
+
+def split_id(split: Split) -> str:
+    """sha256 over which image is in which part."""
+    parts = {"train": split.train, "val": split.val, "test": split.test}
+    ids = {name: sorted(record.image_id for record in records) for name, records in parts.items()}
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+
+
+def build_model(config: TrainConfig, *, classes: tuple[str, ...], with_notes: bool) -> LesionModel:
+    """A model with pretrained towers and a fresh head, on the CPU."""
+    return LesionModel(towers.load(config.preset, image_size=config.image_size), classes=classes, with_notes=with_notes)
+
+
+def save_checkpoint(model: LesionModel, *, config: TrainConfig, split: Split, epoch: int, run_dir: Path) -> Path:
+    """Write run_dir/model.safetensors whole, in the place of any older one; returns its path."""
+    info = CheckpointInfo(
+        config=config,
+        classes=model.classes,
+        with_notes=model.with_notes,
+        text_id=model.towers.text_id,
+        epoch=epoch,
+        split_id=split_id(split),
+    )
+    path = run_dir / CHECKPOINT_NAME
+    with replacing(path) as partial:
+        save_file(learned_state(model), partial, metadata={"dermnote": info.model_dump_json()})
+    return path
+
+
+def load_checkpoint(run_dir: Path, *, split: Split | None = None) -> LesionModel:
+    """The model that `save_checkpoint` wrote, on the CPU, in evaluation mode.
+
+    split: the one that is believed to be the model's own, to be checked. Raises UserError if the file can't be used or
+    was trained on another split.
+    """
+    info, state = _read(run_dir / CHECKPOINT_NAME)
+    if split is not None and split_id(split) != info.split_id:
+        raise UserError(f"{run_dir}: the model was trained on another split than the one beside it; train again")
+    model = build_model(info.config, classes=info.classes, with_notes=info.with_notes)
+    if model.towers.text_id != info.text_id:
+        raise UserError(f"{run_dir}: trained with another text tower than the one installed; train again")
+    restore(model, state)
+    return model.eval()
+
+
+def restore(model: LesionModel, state: dict[str, Tensor]) -> None:
+    """Put learned weights into a model of the same shape."""
+    model.load_state_dict(model.state_dict() | state)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            info = CheckpointInfo.model_validate_json((stored.metadata() or {}).get("dermnote", ""))
+            return info, {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as wrong:
+        raise UserError(f"{path}: there is no trained model; run `dermnote train` first") from wrong
+    except (SafetensorError, ValidationError, json.JSONDecodeError, OSError) as wrong:
+        raise UserError(f"{path}: not a whole checkpoint of this version; train again") from wrong
+
+
+def learned_state(model: LesionModel) -> dict[str, Tensor]:
+    frozen = ("towers.clip.text.", "towers.clip.logit_")
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(frozen)
+    }

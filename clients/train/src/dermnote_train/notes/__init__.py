@@ -1,0 +1,1 @@
+"""Notes of a data set: requested over HTTP, kept in a table, checked for blinding."""

@@ -1,0 +1,167 @@
+"""Notes as rows: the Parquet file that training reads, and the journal that lets a broken run go on."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dermnote_contracts.notes import Note
+from dermnote_train.data.records import LesionDataset, Record
+from dermnote_train.errors import UserError
+from dermnote_train.files import replacing
+
+
+@dataclass(frozen=True)
+class NoteRow:
+    """One finished note of one image, with its verdict and provenance.
+
+    `synthetic`: the text is machine-made, always so; `synthetic_image`: the picture is drawn. `faults`: what the
+    verifier holds against the text, as JSON. `request`: sha256 of the request that it answers.
+    """
+
+    image_id: str
+    dataset: str
+    group: str
+    label: str
+    text: str
+    strategy: str
+    faithful: bool
+    coverage: float
+    faults: str
+    source: str
+    attempts: int
+    seed: int
+    model: str | None
+    model_sha256: str | None
+    prompt_version: str
+    priors_version: str | None
+    sampled_tokens: int
+    synthetic: bool
+    synthetic_image: bool
+    request: str
+
+    @property
+    def faithful_at_first(self) -> bool:
+        """The first text passed: the language model's, or the template's where the strategy is the template."""
+        return self.faithful and self.attempts <= 1 and (self.source == "llm" or self.strategy == "M")
+
+
+ARROW: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    bool: pa.bool_(),
+    float: pa.float64(),
+    int: pa.int64(),
+    str | None: pa.string(),
+}
+SCHEMA = pa.schema([pa.field(field.name, ARROW[field.type]) for field in fields(NoteRow)])
+
+
+def row_of(record: Record, note: Note, *, dataset: LesionDataset, request: str) -> NoteRow:
+    """A service's note as a row."""
+    verdict, origin = note.verification, note.provenance
+    faults = verdict.model_dump(mode="json", include={"unsupported", "contradicted", "missing"})
+    return NoteRow(
+        image_id=record.image_id,
+        dataset=dataset.name,
+        group=record.group,
+        label=record.label,
+        text=note.text,
+        strategy=note.strategy,
+        faithful=verdict.faithful,
+        coverage=verdict.coverage,
+        faults=json.dumps({name: found for name, found in faults.items() if found}),
+        source=origin.source,
+        attempts=origin.attempts,
+        seed=origin.seed,
+        model=origin.model,
+        model_sha256=origin.model_sha256,
+        prompt_version=origin.prompt_version,
+        priors_version=origin.priors_version,
+        sampled_tokens=origin.tokens.sampled,
+        synthetic=origin.synthetic,
+        synthetic_image=dataset.synthetic,
+        request=request,
+    )
+
+
+def write_notes(path: Path, rows: Sequence[NoteRow]) -> None:
+    """Write the Parquet file, whole or not at all."""
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA), temporary)
+
+
+def read_notes(path: Path) -> tuple[NoteRow, ...]:
+    """Read a Parquet file of notes. Raises UserError."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as wrong:
+        raise UserError(f"{path}: no notes file that can be read; make one with: dermnote notes FOLDER") from wrong
+    lacking = [name for name in SCHEMA.names if name not in table.column_names]
+    if lacking:
+        raise UserError(f"{path}: no column {', '.join(lacking)}; make the file again with: dermnote notes FOLDER")
+    return tuple(NoteRow(**row) for row in table.select(SCHEMA.names).to_pylist())
+
+
+def texts_for(records: Iterable[Record], rows: Sequence[NoteRow], *, source: Path) -> Mapping[str, str]:
+    """image_id -> note for every record. Raises UserError naming the first image without one."""
+    texts = {row.image_id: row.text for row in rows}
+    lacking = [record.image_id for record in records if record.image_id not in texts]
+    if lacking:
+        raise UserError(
+            f"{source}: no note for {len(lacking)} images (first {lacking[0]}); run dermnote notes on the "
+            "same folder again"
+        )
+    return texts
+
+
+class Journal:
+    """What a run has so far, a JSON object a line. A line that was cut off by a crash is passed over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[str, NoteRow] = {}
+        self.failures: dict[str, int] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            for entry in _entries(path):
+                self._take(entry)
+        except (ValueError, TypeError, KeyError) as wrong:
+            raise UserError(f"{path}: the journal is damaged; delete it to ask for all notes again") from wrong
+
+    def finished(self, rows: Sequence[NoteRow]) -> None:
+        """Keep finished notes; they are on disk when this returns."""
+        self._append([{"row": asdict(row)} for row in rows])
+
+    def failed(self, requests: Sequence[str]) -> None:
+        """Count failures, so that the next run asks anew instead of being shown the old failure."""
+        self._append([{"failed": request} for request in requests])
+
+    def _append(self, entries: Sequence[dict[str, Any]]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in entries)
+            file.flush()
+            os.fsync(file.fileno())
+        for entry in entries:
+            self._take(entry)
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if "row" in entry:
+            row = NoteRow(**entry["row"])
+            self.rows[row.request] = row
+        else:
+            self.failures[entry["failed"]] = self.failures.get(entry["failed"], 0) + 1
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open("rb+") as file:
+        content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        file.truncate(len(whole))
+    return [json.loads(line) for line in whole.splitlines()]

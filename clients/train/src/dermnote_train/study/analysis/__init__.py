@@ -1,0 +1,1 @@
+"""Figures of a study, computed from the outputs of its cells."""

@@ -1,0 +1,1 @@
+"""Cells of a study: one arm, route and seed each, trained or reused, with outputs kept on disk."""

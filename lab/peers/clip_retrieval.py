@@ -1,0 +1,89 @@
+"""clip-retrieval's own KnnService and Flask app over a flat FAISS index of given vectors, in an environment of its own.
+
+clip-retrieval pins NumPy 1 and brings torch, two CLIP packages and a tracker, which a search by vector never calls; so
+it is installed without its dependencies beside those that this path needs, with the FAISS that Dermnote has, and its
+`torch` is an empty module. Its image and text towers are therefore not part of any comparison.
+
+    python -m lab.peers.clip_retrieval VECTORS.npy METADATA_FOLDER PORT      (inside that environment)
+"""
+
+import subprocess
+import sys
+import venv
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+HOST = "127.0.0.1"
+PACKAGE = "clip-retrieval==2.45.0"
+NEEDS = ("flask", "flask-restful", "flask-cors", "fire", "pandas", "pyarrow", "fsspec", "h5py", "tqdm", "pillow")
+NEEDS_TOO = ("prometheus-client", "numpy")
+FOLDER = Path(".dermnote/peers/clip-retrieval")
+
+
+def python_of(folder: Path = FOLDER) -> Path:
+    """The interpreter of an environment that holds it, made at the first call. Raises CalledProcessError."""
+    python = folder / "bin" / "python"
+    if not (folder / "made").is_file():
+        venv.create(folder, with_pip=True, clear=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *NEEDS, *NEEDS_TOO, f"faiss-cpu=={version('faiss-cpu')}"], check=True)  # noqa: S603
+        subprocess.run([*pip, "--no-deps", PACKAGE], check=True)  # noqa: S603 - the command is the benchmark's own
+        (folder / "made").touch()
+    return python.absolute()
+
+
+def main() -> None:
+    """Serve until ended."""
+    # All of these are in the other environment only.
+    import faiss  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415
+    from flask import Flask  # noqa: PLC0415
+    from flask_restful import Api  # noqa: PLC0415
+
+    clip_back = _clip_back()
+
+    vectors, metadata, port = sys.argv[1:]
+    rows = np.load(vectors, mmap_mode="r")
+    index = faiss.IndexFlatIP(rows.shape[1])
+    for start in range(0, len(rows), 100_000):
+        index.add(np.ascontiguousarray(rows[start : start + 100_000]))
+    resource = clip_back.ClipResource(
+        device="cpu",
+        model=None,
+        preprocess=None,
+        tokenizer=None,
+        model_txt_mclip=None,
+        safety_model=None,
+        violence_detector=None,
+        metadata_provider=clip_back.ParquetMetadataProvider(metadata),
+        image_index=index,
+        text_index=None,
+        ivf_old_to_new_mapping=None,
+        columns_to_return=["caption", "image_path"],
+        metadata_is_ordered_by_ivf=False,
+        aesthetic_embeddings=None,
+    )
+    app = Flask("clip-retrieval")
+    api = Api(app)
+    api.add_resource(clip_back.Health, "/health")
+    api.add_resource(clip_back.KnnService, "/knn-service", resource_class_kwargs={"clip_resources": {"all": resource}})
+    app.run(host=HOST, port=int(port), debug=False)
+
+
+def _clip_back() -> Any:
+    """The module with the service. The package's own beginning would import all of its other commands first."""
+    spec = find_spec("clip_retrieval")
+    if spec is None or spec.submodule_search_locations is None:
+        sys.exit("clip-retrieval is not installed here")
+    package = ModuleType("clip_retrieval")
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules |= {"clip_retrieval": package, "torch": ModuleType("torch")}
+    return import_module("clip_retrieval.clip_back")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""A peer's server as a child process: start, wait until it serves, read what it used, end it. Knows no llama.cpp.
+
+Linux only: memory and processor time come from /proc.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from lab.peers.llama_server import HOST, ServerSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+POLL_S = 0.05
+END_S = 10
+LOG_TAIL_LINES = 20
+READY_S = 60.0
+
+
+class ServerFailed(Exception):
+    """The server did not start, or ended by itself; the message has the end of its log."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """`cpu_s`: user and system seconds since the process began; `peak_bytes`: most resident memory so far (VmHWM)."""
+
+    cpu_s: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A server that answers at `url`, by its process."""
+
+    url: str
+    pid: int
+    log: Path
+
+    def usage(self) -> Usage:
+        """What it used so far. Raises ServerFailed when it is gone."""
+        folder = Path("/proc", str(self.pid))
+        try:
+            status = (folder / "status").read_text()
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+        except (OSError, ValueError) as error:  # a process that ended but was not waited for has no VmHWM
+            raise ServerFailed(f"the server (process {self.pid}) is gone\n{log_tail(self.log)}") from error
+        ticks = int(fields[11]) + int(fields[12])  # utime and stime, the 14th and 15th field
+        return Usage(cpu_s=ticks / os.sysconf("SC_CLK_TCK"), peak_bytes=int(peak) * 1024)
+
+
+@contextmanager
+def llama_server(
+    settings: ServerSettings, *, python: Path = Path(sys.executable), ready_s: float = READY_S
+) -> Iterator[ServerProcess]:
+    """llama.cpp's server with these settings on a free port. `python`: an interpreter that has xllamacpp.
+
+    Raises ServerFailed.
+    """
+    port = free_port()
+    command = [str(python), "-m", "lab.peers.llama_server", *settings.arguments(port=port)]
+    with server_process(command, url=f"http://{HOST}:{port}", ready_s=ready_s) as process:
+        yield process
+
+
+@contextmanager
+def server_process(
+    command: Sequence[str],
+    *,
+    url: str,
+    ready_s: float = READY_S,
+    socket_path: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    healthy: str = "/health",
+) -> Iterator[ServerProcess]:
+    """Run a command until its GET `healthy` answers 200; end it, and only it, on leaving. Raises ServerFailed.
+
+    `socket_path`: it listens on this Unix socket; `environment`: variables on top of this process' own.
+    """
+    with tempfile.TemporaryDirectory(prefix="dermnote-peer-") as folder:
+        log = Path(folder, "server.log")
+        with log.open("wb") as output:
+            child = subprocess.Popen(  # noqa: S603 - the command is the benchmark's own
+                command,
+                cwd=ROOT,
+                env=os.environ | dict(environment or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            transport = httpx.HTTPTransport(uds=str(socket_path)) if socket_path else None
+            with httpx.Client(transport=transport, base_url=url, timeout=5, trust_env=False) as client:
+                _wait_until_healthy(child, client, healthy, log=log, ready_s=ready_s)
+            yield ServerProcess(url=url, pid=child.pid, log=log)
+        finally:
+            _end(child)
+
+
+def machine_cpu_s() -> float:
+    """Seconds that all of this machine's cores were busy since it started, whoever they worked for."""
+    user, nice, system, _, _, irq, softirq, *_ = (
+        int(ticks) for ticks in Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
+    with socket.create_server((HOST, 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of a log; empty where there is none."""
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    return "\n".join(lines[-LOG_TAIL_LINES:])
+
+
+def _wait_until_healthy(
+    child: subprocess.Popen[bytes], client: httpx.Client, path: str, *, log: Path, ready_s: float
+) -> None:
+    ends = time.monotonic() + ready_s
+    while not _is_healthy(client, path):
+        if (code := child.poll()) is not None:
+            raise ServerFailed(f"the server ended with code {code} before it served\n{log_tail(log)}")
+        if time.monotonic() > ends:
+            raise ServerFailed(f"the server did not serve within {ready_s:g} s\n{log_tail(log)}")
+        time.sleep(POLL_S)
+
+
+def _is_healthy(client: httpx.Client, path: str) -> bool:
+    try:
+        return client.get(path).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(END_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -1,0 +1,68 @@
+"""A second, independent checker of notes, written from the design alone and without sight of the shipped verifier.
+
+It doesn't look for forbidden words: it strikes out of the text whatever the facts explain, and every word that is left
+must come from a short list of connecting words. What nobody foresaw is therefore a problem, never a pass.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dermnote_notegen.writing.priors import Prior
+from lab.second_checker.judge import missing, verdict
+from lab.second_checker.polarity import read_polarity
+from lab.second_checker.strike import Strip, joined_findings, leftovers, strike_assertion, strike_typical
+from lab.second_checker.text import Part, parts, stray_capitals
+
+__all__ = ["check"]
+
+
+def check(
+    text: str, *, facts: Mapping[str, Any], allowed: Mapping[str, Any] | None = None, prior: Prior | None = None
+) -> list[str]:
+    """The problems of a note, in reading order; [] means faithful.
+
+    `facts` must be stated, `allowed` may be (by default the facts); both in the shape of LesionMetadata.given().
+    `prior` holds the findings that may be worded as typical of the diagnosis.
+    """
+    may_say = facts if allowed is None else allowed
+    problems = [f"name: {word}" for word in stray_capitals(text, prior)]
+    stated: set[tuple[str, str]] = set()
+    read = parts(text, prior)
+    for part in read:
+        found, says = _check_part(part, may_say, prior)
+        problems += found
+        stated |= says
+    problems += _repetitions(read)
+    problems += missing(facts, stated)
+    return list(dict.fromkeys(problems))
+
+
+def _check_part(part: Part, allowed: Mapping[str, Any], prior: Prior | None) -> tuple[list[str], set[tuple[str, str]]]:
+    problems: list[str] = []
+    stated: set[tuple[str, str]] = set()
+    strip = Strip(part.text)
+    if part.typical:
+        problems += strike_typical(strip, prior)
+    else:
+        strike_assertion(strip, prior)
+        problems += read_polarity(strip)
+        problems += joined_findings(strip)
+    for claim in strip.claims:
+        problem, says = verdict(claim, allowed, typical=part.typical)
+        problems += [problem] if problem else []
+        stated |= set() if part.typical else says
+    problems += _twice(strip)
+    return problems + leftovers(strip, typical=part.typical), stated
+
+
+def _twice(strip: Strip) -> list[str]:
+    listed = [(claim.path, claim.value) for claim in strip.claims if claim.path.startswith(("symptoms", "findings"))]
+    return [f"repetition: {value or path}" for path, value in dict.fromkeys(listed) if listed.count((path, value)) > 1]
+
+
+def _repetitions(read: list[Part]) -> list[str]:
+    texts = [part.text for part in read]
+    doubled = [f"repetition: {text}" for text in dict.fromkeys(texts) if texts.count(text) > 1]
+    stutters = [f"repetition: {found[0]}" for text in texts for found in re.finditer(r"\b([a-z]+) \1\b", text)]
+    return doubled + stutters

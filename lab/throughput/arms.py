@@ -1,0 +1,202 @@
+"""One arm's round: a cold start, a batch of requests, the verifier's verdict on each. Ours, server, plain Llama."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from dermnote_contracts.completions import CompletionResponse
+from dermnote_notegen.verify import Verifier
+from dermnote_notegen.worker import writer
+from dermnote_notegen.writing.strategies import note_facts
+from lab.peers.client import PeerAnswer, PeerBatch, measure
+from lab.peers.llama_server import ServerSettings
+from lab.peers.plain_llama import PlainSettings, plain_llama
+from lab.peers.process import ServerProcess, llama_server, server_process
+from lab.throughput.requests import Asked, peer_request
+
+REQUEST_TOKENS = 512  # the longest prompt with its answer takes 501
+ENGINE_READY_S = 300  # the first start measures the weights' layouts
+
+
+@dataclass(frozen=True)
+class Text:
+    """One answer. `sampled`: tokens that were drawn from logits, rather than fixed by a grammar and appended."""
+
+    text: str
+    finished: bool
+    sampled: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm's round. `processed`: tokens decoded, prompts included; `faithful`: by the verifier, at first try."""
+
+    arm: str
+    notes: int
+    seconds: float
+    sampled: int
+    processed: int
+    faithful: int
+    failed: int
+    peak_mib: float
+
+    @property
+    def notes_per_s(self) -> float:
+        """Answered notes, over wall seconds."""
+        return (self.notes - self.failed) / self.seconds
+
+    @property
+    def faithful_per_s(self) -> float:
+        """Notes that pass the verifier at first try, over wall seconds."""
+        return self.faithful / self.seconds
+
+    @property
+    def sampled_per_s(self) -> float:
+        """Tokens drawn from logits, over wall seconds."""
+        return self.sampled / self.seconds
+
+
+@contextmanager
+def our_engine(slots: int, *, folder: Path) -> Iterator[tuple[ServerProcess, Path]]:
+    """The engine process as it is shipped, by its socket; its layout of the weights is made before it is timed."""
+    socket = folder / f"engine-{slots}.sock"
+    environment = {"NOTEGEN_ENGINE_SOCKET": str(socket), "NOTEGEN_SLOTS": str(slots)}
+    command = [sys.executable, "-c", "from dermnote_notegen.engine.server import main; main()"]
+    with server_process(
+        command,
+        url="http://engine",
+        socket_path=socket,
+        environment=environment,
+        healthy="/v1/models",
+        ready_s=ENGINE_READY_S,
+    ) as process:
+        yield process, socket
+
+
+def ask_ours(
+    socket: Path, batch: Sequence[Asked], *, concurrency: int
+) -> tuple[list[CompletionResponse | None], float]:
+    """(answers, None where one failed; wall seconds)."""
+    begun = time.perf_counter()
+    answers = asyncio.run(_ask_all(socket, batch, concurrency=concurrency))
+    return answers, time.perf_counter() - begun
+
+
+async def _ask_all(socket: Path, batch: Sequence[Asked], *, concurrency: int) -> list[CompletionResponse | None]:
+    turns = asyncio.Semaphore(concurrency)
+    transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=600) as client:
+
+        async def one(ask: Asked) -> CompletionResponse | None:
+            async with turns:
+                body = ask.completion.model_dump(mode="json", exclude_defaults=True)
+                answer = await client.post("/v1/completions", json=body)
+            if answer.status_code != httpx.codes.OK:
+                return None
+            return CompletionResponse.model_validate_json(answer.content)
+
+        return list(await asyncio.gather(*(one(ask) for ask in batch)))
+
+
+def queued(slots: int) -> int:
+    """Requests under way at a time: a few more than slots, so that no slot waits for the client. Alike for all."""
+    return slots + max(1, slots // 4)
+
+
+def run_ours(arm: str, batch: Sequence[Asked], *, slots: int, folder: Path, verifier: Verifier) -> Run:
+    """A cold engine asked for the batch."""
+    with our_engine(slots, folder=folder) as (process, socket):
+        before = decoded(socket)
+        answers, seconds = ask_ours(socket, batch, concurrency=queued(slots))
+        processed = decoded(socket) - before
+        peak = process.usage().peak_bytes
+    texts = [None if answer is None else _text(answer) for answer in answers]
+    return judged(arm, batch, texts, seconds=seconds, processed=processed, peak=peak, verifier=verifier)
+
+
+def _text(answer: CompletionResponse) -> Text:
+    choice, usage = answer.choices[0], answer.usage
+    return Text(choice.text, choice.finish_reason == "stop", usage.completion_tokens - usage.forced_tokens)
+
+
+def decoded(socket: Path) -> int:
+    """Tokens that the engine has decoded so far, from its metrics."""
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://engine") as client:
+        lines = client.get("/metrics").text.splitlines()
+    wanted = 'dermnote_engine_tokens_total{kind="decoded"} '
+    return int(float(next((line.removeprefix(wanted) for line in lines if line.startswith(wanted)), "0")))
+
+
+def run_server(arm: str, batch: Sequence[Asked], *, settings: ServerSettings, verifier: Verifier) -> Run:
+    """llama.cpp's server, cold. Raises ServerFailed."""
+    requests = [peer_request(ask.completion) for ask in batch]
+    with llama_server(settings) as server:
+        answered = measure(server, requests, concurrency=queued(settings.slots))
+    return _peers_run(arm, batch, answered, verifier=verifier)
+
+
+def _peers_run(arm: str, batch: Sequence[Asked], answered: PeerBatch, *, verifier: Verifier) -> Run:
+    return judged(
+        arm,
+        batch,
+        [server_text(answer) for answer in answered.answers],
+        seconds=answered.wall_s,
+        processed=sum(answer.prefilled_tokens + answer.sampled_tokens for answer in answered.answers),
+        peak=answered.peak_bytes,
+        verifier=verifier,
+    )
+
+
+def server_text(answer: PeerAnswer) -> Text | None:
+    """The server's answer as any other, None where it failed."""
+    if answer.error is not None:
+        return None
+    return Text(answer.text, answer.finish_reason == "stop", answer.sampled_tokens)
+
+
+def run_plain(arm: str, batch: Sequence[Asked], *, settings: PlainSettings, verifier: Verifier) -> Run:
+    """Plain llama_cpp.Llama, one request after the other; it keeps the last prompt's prefix."""
+    answered = plain_llama([peer_request(ask.completion) for ask in batch], settings)
+    texts = [Text(one.text, one.finished, one.sampled_tokens) for one in answered.answers]
+    processed = sum(one.prefilled_tokens + one.sampled_tokens for one in answered.answers)
+    return judged(
+        arm, batch, texts, seconds=answered.wall_s, processed=processed, peak=answered.peak_bytes, verifier=verifier
+    )
+
+
+def judged(
+    arm: str,
+    batch: Sequence[Asked],
+    texts: Sequence[Text | None],
+    *,
+    seconds: float,
+    processed: int,
+    peak: int,
+    verifier: Verifier,
+) -> Run:
+    """The round's figures. `texts`: None for a request that failed; `peak`: bytes."""
+    return Run(
+        arm,
+        len(batch),
+        seconds,
+        sum(text.sampled for text in texts if text is not None),
+        processed,
+        sum(is_faithful(ask, text, verifier=verifier) for ask, text in zip(batch, texts, strict=True)),
+        sum(text is None for text in texts),
+        peak / 2**20,
+    )
+
+
+def is_faithful(ask: Asked, text: Text | None, *, verifier: Verifier) -> bool:
+    """Whether a text, tidied as the service does it, passes the verifier."""
+    if text is None:
+        return False
+    facts = note_facts(ask.request)
+    written = writer.tidy(text.text, finished=text.finished)
+    return verifier.verify(written, facts=facts.stated, allowed=facts.allowed).verification.faithful

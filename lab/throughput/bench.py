@@ -1,0 +1,72 @@
+"""What all arms of the benchmark share: weights in every layout, threads, requests, verifier. One method a side."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dermnote_contracts.notes import Strategy
+from dermnote_notegen.verify import Verifier
+from dermnote_notegen.writing.priors import Priors
+from lab.peers.llama_server import ServerSettings, context_for
+from lab.peers.plain_llama import PlainSettings
+from lab.throughput.arms import REQUEST_TOKENS, Run, run_ours, run_plain, run_server
+from lab.throughput.requests import Asked, Facts, Mix, asked
+from lab.throughput.selection import Candidate
+
+PLAIN_CONTEXT_TOKENS = 2048
+SHARED = Mix(facts="shared")
+SOURCE = "source"  # the weights as they came
+
+
+@dataclass(frozen=True)
+class Bench:
+    """`files`: the weights by layout; `folder`: for sockets. `salt` chooses a round's requests, alike for all sides."""
+
+    files: Mapping[str, Path]
+    folder: Path
+    threads: int
+    priors: Priors
+    verifier: Verifier
+    mix: Mix = SHARED
+
+    def batch(self, strategy: Strategy, *, salt: int, notes: int, facts: Facts | None = None) -> list[Asked]:
+        """The requests of a round; a smaller batch is the beginning of a larger one."""
+        mix = self.mix if facts is None else Mix(self.mix.diagnoses, facts)
+        return asked(notes, strategy=strategy, salt=salt, priors=self.priors, mix=mix)
+
+    def ours(
+        self, arm: str, strategy: Strategy, *, slots: int, salt: int, notes: int, facts: Facts | None = None
+    ) -> Run:
+        """Our engine, cold, in the layout that it chose itself. `facts`: others than the bench's."""
+        batch = self.batch(strategy, salt=salt, notes=notes, facts=facts)
+        return run_ours(arm, batch, slots=slots, folder=self.folder, verifier=self.verifier)
+
+    def server(self, arm: str, strategy: Strategy, candidate: Candidate, *, salt: int, notes: int) -> Run:
+        """llama.cpp's server, cold. Raises ServerFailed."""
+        settings = ServerSettings(
+            model=self.files[candidate.layout],
+            slots=candidate.slots,
+            context_tokens=context_for(candidate.slots, request_tokens=REQUEST_TOKENS),
+            threads=self.threads,
+        )
+        batch = self.batch(strategy, salt=salt, notes=notes)
+        return run_server(arm, batch, settings=settings, verifier=self.verifier)
+
+    def plain(self, arm: str, candidate: Candidate, *, salt: int, notes: int) -> Run:
+        """Plain llama_cpp.Llama with P2, cold."""
+        model = self.files[candidate.layout]
+        settings = PlainSettings(model, context_tokens=PLAIN_CONTEXT_TOKENS, threads=self.threads)
+        batch = self.batch("P2", salt=salt, notes=notes)
+        return run_plain(arm, batch, settings=settings, verifier=self.verifier)
+
+
+def layouts(names: Iterable[str], *, source: Path, folder: Path) -> dict[str, Path]:
+    """The weights in each layout, written into the folder. Raises OSError for a layout that llama.cpp can't write."""
+    from dermnote_notegen.engine.llama import quantize  # noqa: PLC0415 - llama.cpp only where it is needed
+
+    found = {SOURCE: source}
+    for name in dict.fromkeys(names):
+        if name != SOURCE:
+            found[name] = folder / f"{name}.gguf"
+            quantize(source, found[name], name)
+    return found

@@ -1,0 +1,96 @@
+"""How a peer runs best on this machine: a short pass over layouts and slots. What is kept runs in the rounds too."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lab.throughput.arms import Run
+
+FIRST_SLOTS = 4
+# The server's grammar costs it more than its decoding does, so many slots can't help: these are tried.
+GUIDED_SLOTS = (4, 8)
+MEASURES: Mapping[str, Callable[[Run], float]] = {
+    "notes/s": lambda run: run.notes_per_s,
+    "faithful notes/s": lambda run: run.faithful_per_s,
+    "sampled tokens/s": lambda run: run.sampled_per_s,
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to run a peer: a layout of the weights ("source": as they came) and requests at a time."""
+
+    layout: str
+    slots: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.layout} {self.slots} slots"
+
+
+Try = Callable[[Candidate], Run]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was tried, what is best by each measure (of MEASURES), and what is kept for the rounds, the best first."""
+
+    tried: Mapping[Candidate, Run]
+    best: Mapping[str, Candidate]
+    kept: Sequence[Candidate]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "tried": [
+                asdict(candidate)
+                | {"notes": run.notes, "failed": run.failed, "faithful": run.faithful, "seconds": run.seconds}
+                | {name: measure(run) for name, measure in MEASURES.items()}
+                for candidate, run in self.tried.items()
+            ],
+            "best": {name: asdict(candidate) for name, candidate in self.best.items()},
+            "kept": [asdict(candidate) for candidate in self.kept],
+        }
+
+
+def choose_free(attempt: Try, *, layouts: Sequence[str], slots: Sequence[int]) -> Selection:
+    """The server's best for free notes: layouts at four slots, then slots at the best layouts by either measure.
+
+    Kept are the best by notes a second and by faithful ones. Few notes are faithful, so which layout is best by them is
+    partly luck: where both are one layout, the next one by faithful notes is kept too.
+    """
+    tried = _tried(attempt, (Candidate(layout, FIRST_SLOTS) for layout in layouts))
+    measures = ("notes/s", "faithful notes/s")
+    finalists = dict.fromkeys(_best(tried, measure).layout for measure in measures)
+    tried |= _tried(attempt, (Candidate(layout, many) for layout in finalists for many in slots if many != FIRST_SLOTS))
+    best = {measure: _best(tried, measure) for measure in measures}
+    kept = list(dict.fromkeys(best.values()))
+    others = {
+        candidate: run for candidate, run in tried.items() if candidate.layout not in {one.layout for one in kept}
+    }
+    if len({candidate.layout for candidate in kept}) == 1 and others:
+        kept.append(_best(others, "faithful notes/s"))
+    return Selection(tried, best, kept)
+
+
+def choose_guided(attempt: Try, *, layout: str, slots: Sequence[int] = GUIDED_SLOTS) -> Selection:
+    """The server's best slots under the grammar, in the layout that is its fastest for free notes."""
+    return _one(_tried(attempt, (Candidate(layout, many) for many in slots)), "faithful notes/s")
+
+
+def choose_plain(attempt: Try, *, layouts: Sequence[str]) -> Selection:
+    """The layout in which plain Llama samples most tokens a second."""
+    return _one(_tried(attempt, (Candidate(layout) for layout in layouts)), "sampled tokens/s")
+
+
+def _tried(attempt: Try, candidates: Iterable[Candidate]) -> dict[Candidate, Run]:
+    return {candidate: attempt(candidate) for candidate in candidates}
+
+
+def _one(tried: Mapping[Candidate, Run], measure: str) -> Selection:
+    best = _best(tried, measure)
+    return Selection(tried, {measure: best}, [best])
+
+
+def _best(tried: Mapping[Candidate, Run], measure: str) -> Candidate:
+    """The highest by a measure; by notes a second where that is equal (no note was faithful)."""
+    return max(tried, key=lambda candidate: (MEASURES[measure](tried[candidate]), tried[candidate].notes_per_s))

@@ -1,0 +1,178 @@
+"""Training: `dermnote_train.training.train` against the same model in a plain loop, as the paper's authors wrote it.
+
+The plain loop opens and resizes every picture at every step and runs the frozen text tower over padded notes at every
+step. Same pictures, notes, model, losses, batch, epochs and validation; each in a process of its own, in turns.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.optim import Adam
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+
+from dermnote_train.config import TrainConfig
+from dermnote_train.data.adapters import load_dataset
+from dermnote_train.data.draw import draw_dataset
+from dermnote_train.data.records import LesionDataset, Record, Split
+from dermnote_train.data.splits import split_dataset
+from dermnote_train.models import checkpoint, images
+from dermnote_train.progress import Step
+from dermnote_train.training.augment import augmentation
+from dermnote_train.training.losses import image_text_loss
+from dermnote_train.training.train import train
+
+RESULTS = Path(__file__).with_name("results") / "train.json"
+ARMS = ("dermnote", "plain", "plain, 2 loaders")
+
+
+def notes_of(dataset: LesionDataset) -> dict[str, str]:
+    """A note as long as those of strategy G (about 45 words) for every record."""
+    return {
+        record.image_id: (
+            f"A {record.metadata.age or 50}-year-old patient was seen because of a skin lesion on the "
+            f"{record.metadata.site or 'back'}. The patient describes itching and elevation and denies pain. For "
+            f"{record.metadata.diagnosis}, a raised border, large ovoid nests and a pink surface are typical. The "
+            f"lesion was diagnosed as {record.metadata.diagnosis}."
+        )
+        for record in dataset.records
+    }
+
+
+class PlainPictures(Dataset[tuple[Tensor, Tensor, int]]):
+    """Opens, resizes, augments and tokenises at every access."""
+
+    def __init__(self, records: Sequence[Record], notes: dict[str, str], model: Any) -> None:
+        self.records, self.notes, self.model = records, notes, model
+        self.transform = augmentation(image_size=model.towers.preprocessing.image_size)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, int]:
+        record = self.records[row]
+        with Image.open(record.image_path) as picture:
+            pixels = images.preprocess(picture, preprocessing=self.model.towers.preprocessing)
+        tokens = self.model.towers.tokenizer([self.notes[record.image_id]])[0]
+        return self.transform(torch.from_numpy(pixels)), tokens, self.model.classes.index(record.label)
+
+
+def plain(config: TrainConfig, split: Split, classes: tuple[str, ...], notes: dict[str, str], *, loaders: int) -> float:
+    """Seconds of all epochs of the plain loop, validation included."""
+    torch.manual_seed(config.seed)
+    model = checkpoint.build_model(config, classes=classes, with_notes=True)
+    model.towers.visual.requires_grad_(requires_grad=True)
+    counts = {name: sum(record.label == name for record in split.train) for name in classes}
+    weights = [1 / counts[record.label] for record in split.train]
+    pictures = PlainPictures(split.train, notes, model)
+    held_out = PlainPictures(split.val, notes, model)
+    sampler = WeightedRandomSampler(weights, len(weights))
+    batches = DataLoader(pictures, batch_size=config.batch_size, sampler=sampler, num_workers=loaders)
+    checked = DataLoader(held_out, batch_size=config.batch_size, num_workers=loaders)
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = Adam(learned, lr=config.lr, weight_decay=config.weight_decay, amsgrad=True)
+    begun = time.perf_counter()
+    for _ in range(config.epochs):
+        for pixels, tokens, labels in batches:
+            image, text = model.of_pixels(pixels), model.of_text_features(model.towers.text(tokens))
+            loss = image_text_loss(image, text, labels, weights=config.losses).total
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        with torch.inference_mode():
+            for pixels, _, _ in checked:
+                model.of_pixels(pixels)
+    return time.perf_counter() - begun
+
+
+def ours(config: TrainConfig, split: Split, classes: tuple[str, ...], notes: dict[str, str]) -> float:
+    """Seconds of `train` from the first picture that it decodes: text features, epochs, validation and files."""
+    begun: list[float] = []
+
+    def told(_: Step) -> None:
+        if not begun:
+            begun.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, split=split, classes=classes, notes=notes, run_dir=Path(folder), progress=told)
+        return time.perf_counter() - begun[0]
+
+
+def measured(arm: str, *, count: int, epochs: int, size: int, folder: Path) -> dict[str, float]:
+    """Images a second over all epochs, and the process's peak memory in MiB."""
+    dataset = load_dataset(draw_dataset(folder / f"drawn-{count}", count=count))
+    split, notes = split_dataset(dataset), notes_of(dataset)
+    config = TrainConfig(image_size=size, epochs=epochs, patience=epochs)
+    if arm == "dermnote":
+        seconds = ours(config, split, dataset.classes, notes)
+    else:
+        seconds = plain(config, split, dataset.classes, notes, loaders=2 if "loaders" in arm else 0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"images_per_s": epochs * len(split.train) / seconds, "peak_mib": peak}
+
+
+def run_apart(arm: str, options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """One measurement in a process of its own."""
+    command = [sys.executable, "-m", "lab.train", "--arm", arm, "--folder", str(folder)]
+    sizes = {"--count": options.count, "--epochs": options.epochs, "--size": options.size}
+    told = [part for name, value in sizes.items() for part in (name, str(value))]
+    done = subprocess.run([*command, *told], check=True, capture_output=True, text=True)  # noqa: S603
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Every arm in turns; prints the medians and the ratio, and writes them all to lab/results/train.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=320, help="drawn lesions")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--size", type=int, default=128, help="pixels of a side")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        found = measured(
+            options.arm, count=options.count, epochs=options.epochs, size=options.size, folder=options.folder
+        )
+        print(json.dumps(found))
+        return
+    rows: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    with tempfile.TemporaryDirectory() as folder:
+        draw_dataset(Path(folder) / f"drawn-{options.count}", count=options.count)
+        for _ in range(options.rounds):
+            for arm in ARMS:
+                rows[arm].append(run_apart(arm, options, Path(folder)))
+    medians = {
+        arm: {name: statistics.median(row[name] for row in found) for name in found[0]} for arm, found in rows.items()
+    }
+    fastest = max(medians[arm]["images_per_s"] for arm in ARMS[1:])
+    ratio = medians["dermnote"]["images_per_s"] / fastest
+    for arm, found in medians.items():
+        print(f"{arm:18} {found['images_per_s']:7.1f} images/s   peak {found['peak_mib']:6.0f} MiB")
+    print(f"dermnote / the faster plain loop: {ratio:.2f}")
+    RESULTS.parent.mkdir(exist_ok=True)
+    facts = {
+        "rounds": rows,
+        "medians": medians,
+        "ratio": ratio,
+        "settings": vars(options),
+        "machine": platform.platform(),
+    }
+    RESULTS.write_text(json.dumps(facts, indent=1, default=str) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

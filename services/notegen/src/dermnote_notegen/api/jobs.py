@@ -1,0 +1,201 @@
+"""Jobs as the API sees them: submit, look up, cancel. One transaction makes the record and queues the work."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, RedisError, WatchError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from dermnote_contracts.notes import ENDED, Batch, ModelInfo, NoteJob, NoteRequest
+from dermnote_contracts.problems import (
+    IdempotencyKeyReused,
+    QueueFull,
+    QueueUnavailable,
+)
+from dermnote_notegen.queue.records import IDEMPOTENCY, MODEL, Memory, NoteStore, Submission
+from dermnote_notegen.queue.rq_queue import NoteQueue
+from dermnote_notegen.settings import Settings
+from dermnote_notegen.writing.strategies import note_facts
+
+RETRY_AFTER_S = 5
+# Of Redis' maxmemory for new notes; the rest is for ending those that were accepted.
+FULL_SHARE = 0.85
+
+
+@contextmanager
+def queue_errors() -> Iterator[None]:
+    """Redis being away, or full, is 503, not 500."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        raise QueueUnavailable("Redis has no memory left (maxmemory); try later", retry_after_s=60) from error
+    except (RedisConnectionError, RedisTimeoutError) as error:
+        raise QueueUnavailable("Redis does not answer; try again", retry_after_s=RETRY_AFTER_S) from error
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The queue now, and what has ended since this Redis began to count.
+
+    `ended`: notes by status; `texts`: texts of finished notes by who wrote them (llm, template).
+    """
+
+    waiting: int
+    running: int
+    workers: int
+    ended: dict[str, int]
+    texts: dict[str, int]
+    memory: Memory
+
+
+class Jobs:
+    """Everything that the API does with notes.
+
+    `owner` is the name of the caller's key: notes, batches and idempotency keys of another one are not there for it.
+    """
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._store = NoteStore(redis, note_ttl_s=settings.note_ttl_s)
+        self._queue = NoteQueue(redis, job_timeout_s=settings.job_timeout_s, retries=settings.job_retries)
+        self._max_waiting = settings.max_waiting
+        self._ttl_s = settings.note_ttl_s
+
+    def submit(self, request: NoteRequest, *, owner: str = "", idempotency_key: str | None = None) -> NoteJob:
+        """Queue one note; with a key that was used before and the same body, the note of then."""
+        note_facts(request)
+        submission = Submission([request], [uuid.uuid4().hex], owner=owner)
+        note_id = self._submit(submission, key=idempotency_key)
+        with queue_errors():
+            return self._store.get(note_id, owner=owner)
+
+    def submit_batch(
+        self, requests: Sequence[NoteRequest], *, owner: str = "", idempotency_key: str | None = None
+    ) -> Batch:
+        """Queue a batch whole or not at all."""
+        for request in requests:
+            note_facts(request)
+        ids = [uuid.uuid4().hex for _ in requests]
+        batch_id = self._submit(Submission(requests, ids, uuid.uuid4().hex, owner), key=idempotency_key)
+        with queue_errors():
+            return self._store.batch(batch_id, owner=owner)
+
+    def _submit(self, submission: Submission, *, key: str | None) -> str:
+        new_id = submission.batch_id or submission.note_ids[0]
+        with queue_errors():
+            self._refuse_when_full(len(submission.requests))
+            while True:
+                try:
+                    return self._transaction(submission, new_id, key)
+                except WatchError:
+                    continue  # another request with this key came first: look at what it queued
+
+    def _transaction(self, submission: Submission, new_id: str, key: str | None) -> str:
+        with self._redis.pipeline() as pipe:
+            if key is not None:
+                stored_key = IDEMPOTENCY.format(_digest(submission.owner, key) if submission.owner else _digest(key))
+                fingerprint = _digest(*(request.model_dump_json() for request in submission.requests))
+                pipe.watch(stored_key)  # type: ignore[no-untyped-call]
+                earlier = self._redis.get(stored_key)
+                if earlier is not None:
+                    return _same_body(json.loads(earlier), fingerprint)
+                pipe.multi()
+                pipe.set(stored_key, json.dumps({"id": new_id, "body": fingerprint}), ex=self._ttl_s)
+            self._store.add(pipe, submission)
+            self._queue.put(pipe, submission.note_ids)
+            pipe.execute()
+        return new_id
+
+    def _refuse_when_full(self, more: int) -> None:
+        memory = self._store.memory()
+        if memory.limit and memory.used > FULL_SHARE * memory.limit:
+            raise QueueFull(
+                f"Redis holds {memory.used >> 20} of {memory.limit >> 20} MiB, mostly ended notes: fetch and "
+                "DELETE them, keep them for a shorter time (NOTEGEN_NOTE_TTL_S), or give it more memory",
+                retry_after_s=60,
+            )
+        waiting = self._queue.waiting()
+        if waiting + more > self._max_waiting:
+            raise QueueFull(f"{waiting} notes are waiting, {self._max_waiting} at most", retry_after_s=60)
+
+    def get(self, note_id: str, *, owner: str = "") -> NoteJob:
+        """The state of a note; raises UnknownNote."""
+        with queue_errors():
+            return self._store.get(note_id, owner=owner)
+
+    def delete(self, note_id: str, *, owner: str = "") -> NoteJob | None:
+        """Cancel a note that has not ended (and return it), or erase one that has (None)."""
+        with queue_errors():
+            job = self._store.get(note_id, owner=owner)
+            if job.status not in ENDED and self._store.cancel(note_id):
+                self._queue.drop(note_id)
+                return self._store.get(note_id, owner=owner)
+            self._store.erase(note_id)
+            return None
+
+    def batch(self, batch_id: str, *, owner: str = "") -> Batch:
+        """How far a batch is; raises UnknownBatch."""
+        with queue_errors():
+            return self._store.batch(batch_id, owner=owner)
+
+    def batch_notes(self, batch_id: str, *, owner: str = "") -> list[NoteJob]:
+        """The ended jobs of a batch in order; raises UnknownBatch."""
+        with queue_errors():
+            return self._store.ended_in_batch(batch_id, owner=owner)
+
+    def cancel_batch(self, batch_id: str, *, owner: str = "") -> Batch:
+        """Cancel what has not ended; raises UnknownBatch."""
+        with queue_errors():
+            for note_id in self._store.batch_note_ids(batch_id, owner=owner):
+                if self._store.cancel(note_id):
+                    self._queue.drop(note_id)
+            return self._store.batch(batch_id, owner=owner)
+
+    def model(self) -> ModelInfo | None:
+        """The model that the workers reported last, or None when none did lately."""
+        with queue_errors():
+            body = self._redis.get(MODEL)
+        return None if body is None else ModelInfo.model_validate_json(body)
+
+    def figures(self) -> Figures:
+        """What /metrics reports; raises QueueUnavailable."""
+        with queue_errors():
+            ended, texts = self._store.ended_counts()
+            return Figures(
+                waiting=self._queue.waiting(),
+                running=self._queue.running(),
+                workers=self._queue.workers_alive(),
+                ended=ended,
+                texts=texts,
+                memory=self._store.memory(),
+            )
+
+    def checks(self) -> dict[str, str]:
+        """Readiness, check by check: "ok" or what is wrong."""
+        try:
+            self._redis.ping()
+            workers = self._queue.workers_alive()
+            model = self._redis.get(MODEL)
+        except RedisError:
+            return {"redis": "does not answer", "worker": "unknown", "model": "unknown"}
+        return {
+            "redis": "ok",
+            "worker": "ok" if workers else "none is alive",
+            "model": "ok" if model else "not loaded",
+        }
+
+
+def _same_body(earlier: dict[str, str], fingerprint: str) -> str:
+    if earlier["body"] != fingerprint:
+        raise IdempotencyKeyReused("use a new key for a new request")
+    return earlier["id"]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

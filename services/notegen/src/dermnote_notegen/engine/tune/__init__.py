@@ -1,0 +1,1 @@
+"""Choosing the fastest weight layout for this CPU."""

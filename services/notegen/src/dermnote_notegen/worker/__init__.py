@@ -1,0 +1,8 @@
+"""The worker program: one parent process, its engine, and RQ workers that write notes.
+
+`write_note` is re-exported because queued jobs name it as `dermnote_notegen.worker.write_note`.
+"""
+
+from dermnote_notegen.worker.task import write_note
+
+__all__ = ["write_note"]

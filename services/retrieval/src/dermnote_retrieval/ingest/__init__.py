@@ -1,0 +1,1 @@
+"""Writes: uploaded items, checked, encoded and stored."""

@@ -1,0 +1,1 @@
+"""Operations on the whole store: snapshots, restore, re-embedding and maintenance."""

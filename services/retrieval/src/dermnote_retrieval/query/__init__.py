@@ -1,0 +1,1 @@
+"""Searches: from a query to ranked hits."""

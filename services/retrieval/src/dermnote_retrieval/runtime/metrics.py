@@ -1,0 +1,104 @@
+"""Prometheus figures: HTTP requests by route template, and the time of each step of a search. No ids, no values."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import get_args
+
+from fastapi import Depends, FastAPI
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_fastapi_instrumentator import Instrumentator
+
+from dermnote_contracts.guard import BEARER
+from dermnote_contracts.retrieval import IndexInfo, RouteInfo
+from dermnote_retrieval.runtime.timing import Step
+from dermnote_retrieval.runtime.work import Work
+
+_STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+class Metrics:
+    """One registry an app, so that several can live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._steps = Histogram(
+            "dermnote_retrieval_search_step_seconds",
+            "Time of each step of a search",
+            ["step"],
+            buckets=_STEP_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._of_step: dict[str, Histogram] = {step: self._steps.labels(step=step) for step in get_args(Step)}
+
+    def observe_search(self, timings_ms: Mapping[str, float]) -> None:
+        """Count one search's steps."""
+        for step, duration_ms in timings_ms.items():
+            self._of_step[step].observe(duration_ms / 1000)
+
+    def watch(self, figures: Callable[[], IndexInfo], work: Work) -> None:
+        """Report a service's figures whenever somebody asks, and its work."""
+        self.registry.register(_Figures(figures))
+        self.registry.register(work.seconds)
+        self.registry.register(work.size)
+
+    def install(self, app: FastAPI) -> None:
+        """Measure every request and answer at /metrics."""
+        instrumentator = Instrumentator(excluded_handlers=["/metrics", "/health/.*"], registry=self.registry)
+        instrumentator.instrument(app, metric_namespace="dermnote", metric_subsystem="retrieval")
+        instrumentator.expose(
+            app,
+            include_in_schema=True,
+            tags=["service"],
+            response_class=PlainTextResponse,
+            dependencies=[Depends(BEARER)],
+        )
+
+
+class _Figures(Collector):
+    """GET /index as gauges."""
+
+    def __init__(self, figures: Callable[[], IndexInfo]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        info = self._figures()
+        yield _gauge("items", "Items in the store", info.items)
+        yield _gauge("checkpoint_behind", "Writes that a start after a crash would replay", info.checkpoint_behind)
+        if info.store:
+            yield _gauge("store_bytes", "Bytes of the store's files", info.store.bytes)
+            yield _gauge("disk_free_bytes", "Bytes that are free on the store's disk", info.store.free_bytes)
+        if info.snapshots:
+            yield _gauge("snapshots", "Snapshots that are kept", info.snapshots.count)
+            yield _gauge("snapshots_bytes", "Bytes of all snapshots", info.snapshots.bytes)
+            if newest := info.snapshots.newest_at:
+                yield _gauge("snapshot_newest_seconds", "When the newest was taken, in Unix time", newest.timestamp())
+        if info.waiting:
+            yield _gauges("waiting", "What waits for its turn", "what", info.waiting.model_dump().items())
+        for name, meaning, figure in _OF_A_ROUTE:
+            found = ((route, figure(one)) for route, one in info.routes.items())
+            yield _gauges(name, meaning, "route", ((route, value) for route, value in found if value is not None))
+
+
+_OF_A_ROUTE: tuple[tuple[str, str, Callable[[RouteInfo], float | None]], ...] = (
+    ("vectors", "Vectors of a route", lambda one: one.vectors),
+    ("index_memory_bytes", "Memory of a route's index", lambda one: one.memory_mib << 20),
+    (
+        "index_recall",
+        "Recall of a route's lists; none where it is exact",
+        lambda one: None if one.recall is None else one.recall.value,
+    ),
+    ("index_building", "1 while a route's lists are built", lambda one: one.building),
+)
+
+
+def _gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"dermnote_retrieval_{name}", meaning, value=value)
+
+
+def _gauges(name: str, meaning: str, label: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"dermnote_retrieval_{name}", meaning, labels=[label])
+    for of, value in values:
+        family.add_metric([of], value)
+    return family

@@ -1,0 +1,99 @@
+"""How a peer's best is chosen: what is tried, and what of it is kept."""
+
+from collections.abc import Callable, Mapping
+
+from lab.throughput.arms import Run
+from lab.throughput.selection import Candidate, Selection, choose_free, choose_guided, choose_plain
+
+Rates = Mapping[Candidate, tuple[float, float]]
+
+
+def peer(rates: Rates) -> Callable[[Candidate], Run]:
+    """A peer with these (notes, faithful notes) a second; one note and none faithful elsewhere."""
+
+    def attempt(candidate: Candidate) -> Run:
+        notes, faithful = rates.get(candidate, (1, 0))
+        return Run(str(candidate), 100, 100 / notes, 1000, 2000, round(faithful * 100 / notes), 0, 300)
+
+    return attempt
+
+
+def chosen(rates: Rates, *, layouts: tuple[str, ...] = ("Q8_0", "IQ4_NL", "Q4_0")) -> Selection:
+    return choose_free(peer(rates), layouts=layouts, slots=[2, 4, 8])
+
+
+def test_slots_are_tried_at_the_best_layouts_by_either_measure_only() -> None:
+    found = chosen(
+        {Candidate("Q4_0", 4): (2, 0.2), Candidate("IQ4_NL", 4): (1.5, 0.5), Candidate("Q8_0", 4): (1.4, 0.4)}
+    )
+
+    assert list(found.tried) == [
+        *(Candidate(layout, 4) for layout in ("Q8_0", "IQ4_NL", "Q4_0")),
+        *(Candidate("Q4_0", slots) for slots in (2, 8)),
+        *(Candidate("IQ4_NL", slots) for slots in (2, 8)),
+    ]
+
+
+def test_the_best_by_either_measure_are_kept_with_the_slots_that_are_best_for_them() -> None:
+    found = chosen(
+        {Candidate("Q4_0", 4): (2, 0.2), Candidate("Q4_0", 8): (2.5, 0.25), Candidate("IQ4_NL", 4): (1, 0.5)}
+    )
+
+    assert found.best == {"notes/s": Candidate("Q4_0", 8), "faithful notes/s": Candidate("IQ4_NL", 4)}
+    assert found.kept == [Candidate("Q4_0", 8), Candidate("IQ4_NL", 4)]
+
+
+def test_where_one_layout_is_best_by_both_the_next_by_faithful_notes_is_kept_too() -> None:
+    found = chosen({Candidate("Q4_0", 4): (2, 0.8), Candidate("Q8_0", 4): (1, 0.5), Candidate("IQ4_NL", 4): (1.5, 0.2)})
+
+    assert found.kept == [Candidate("Q4_0", 4), Candidate("Q8_0", 4)]
+
+
+def test_one_layout_with_two_slot_counts_is_kept_beside_another_layout() -> None:
+    found = chosen({Candidate("Q4_0", 4): (2, 0.8), Candidate("Q4_0", 8): (2.5, 0.5), Candidate("Q8_0", 4): (1, 0.3)})
+
+    assert found.kept == [Candidate("Q4_0", 8), Candidate("Q4_0", 4), Candidate("Q8_0", 4)]
+
+
+def test_a_peer_with_no_faithful_note_is_chosen_by_notes_a_second() -> None:
+    found = chosen({Candidate("IQ4_NL", 8): (3, 0), Candidate("IQ4_NL", 4): (2, 0)})
+
+    assert set(found.best.values()) == {Candidate("IQ4_NL", 8)}
+
+
+def test_a_layout_alone_is_kept_alone() -> None:
+    assert chosen({}, layouts=("Q4_0",)).kept == [Candidate("Q4_0", 4)]
+
+
+def test_requests_that_fail_are_no_notes() -> None:
+    def attempt(candidate: Candidate) -> Run:
+        fails = 90 if candidate.layout == "Q4_0" else 0
+        return Run("", 100, 50 if fails else 100, 1000, 2000, 0, fails, 300)
+
+    found = choose_free(attempt, layouts=["Q4_0", "Q8_0"], slots=[4])
+
+    assert found.best["notes/s"] == Candidate("Q8_0", 4)
+
+
+def test_under_the_grammar_four_and_eight_slots_are_tried_and_the_better_is_taken() -> None:
+    found = choose_guided(peer({Candidate("Q4_0", 8): (0.9, 0.9), Candidate("Q4_0", 4): (0.8, 0.8)}), layout="Q4_0")
+
+    assert list(found.tried) == [Candidate("Q4_0", 4), Candidate("Q4_0", 8)]
+    assert found.kept == [Candidate("Q4_0", 8)]
+
+
+def test_plain_llama_takes_the_layout_that_samples_fastest() -> None:
+    rates = {"source": (0.7, 0.4), "Q8_0": (0.9, 0.1)}
+
+    found = choose_plain(peer({Candidate(name): rate for name, rate in rates.items()}), layouts=list(rates))
+
+    assert found.kept == [Candidate("Q8_0")]
+
+
+def test_the_record_holds_every_try_and_the_choice() -> None:
+    found = chosen({Candidate("Q4_0", 4): (2, 0.5)}).record()
+
+    (first,) = (one for one in found["tried"] if (one["layout"], one["slots"]) == ("Q4_0", 4))
+    assert (first["notes"], first["notes/s"], first["faithful notes/s"], first["sampled tokens/s"]) == (100, 2, 0.5, 20)
+    assert found["best"]["faithful notes/s"] == {"layout": "Q4_0", "slots": 4}
+    assert {"layout": "Q4_0", "slots": 4} in found["kept"]

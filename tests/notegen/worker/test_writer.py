@@ -1,0 +1,194 @@
+"""Writing a note: retries, fallback, reject, keep, variants, and where its text came from."""
+
+from typing import Any
+
+import pytest
+
+from dermnote_contracts.completions import CompletionRequest, CompletionResponse
+from dermnote_contracts.notes import ModelInfo, Note, NoteRequest
+from dermnote_notegen.engine.scripted import ScriptedModel
+from dermnote_notegen.worker import writer
+from dermnote_notegen.worker.writer import LEAST_DECISIONS, NoteUnfaithful, desk, tidy
+from dermnote_notegen.writing.priors import load_priors
+
+FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
+GOOD = "A 61-year-old woman presents with a melanoma on the back."
+BAD = "A 61-year-old man presents with a melanoma on the back."
+
+
+class Scripted:
+    """The scripted model as the worker sees an engine."""
+
+    model = ModelInfo(name="scripted", sha256="0" * 64, context_tokens=1000, engine="scripted")
+
+    def __init__(self, *texts: str) -> None:
+        self.script = ScriptedModel(list(texts))
+
+    def complete(self, request: CompletionRequest) -> CompletionResponse:
+        return self.script.complete(request, stop=lambda: False)
+
+
+def request(strategy: str = "P2", metadata: dict[str, Any] | None = None, **options: Any) -> NoteRequest:
+    return NoteRequest.model_validate({"metadata": metadata or FACTS, "strategy": strategy, "options": options})
+
+
+def write(wanted: NoteRequest, *, engine: Scripted, seed: int) -> list[Note]:
+    return writer.write(wanted, desk=desk(engine, load_priors()), seed=seed)
+
+
+def test_an_unfaithful_text_is_asked_for_again_with_another_seed() -> None:
+    engine = Scripted(BAD, BAD, GOOD)
+
+    (note,) = write(request(), engine=engine, seed=1)
+
+    assert note.text == GOOD
+    assert (note.provenance.attempts, note.provenance.source) == (3, "llm")
+    assert note.provenance.tokens.sampled == 3 * len(GOOD.split())
+    assert len({asked.seed for asked in engine.script.asked}) == 3
+
+
+def test_deterministic_holds_for_every_attempt_and_the_seeds_follow_from_the_given_one() -> None:
+    first, again, without = Scripted(BAD, BAD, GOOD), Scripted(BAD, BAD, GOOD), Scripted(BAD, BAD, GOOD)
+
+    for engine in (first, again):
+        write(request(deterministic=True), engine=engine, seed=1)
+    write(request(), engine=without, seed=1)
+
+    assert [asked.deterministic for asked in first.script.asked] == [True] * 3
+    assert first.script.asked == again.script.asked
+    assert [asked.deterministic for asked in without.script.asked] == [False] * 3
+
+
+def test_after_four_unfaithful_texts_the_template_takes_over_and_says_so() -> None:
+    (note,) = write(request(), engine=Scripted(BAD), seed=1)
+
+    assert (note.provenance.attempts, note.provenance.source) == (4, "template")
+    assert note.verification.faithful
+
+
+def test_the_policies_fallback_reject_and_keep_ask_once() -> None:
+    (fallen,) = write(request(on_unfaithful="fallback"), engine=Scripted(BAD), seed=1)
+    (kept,) = write(request(on_unfaithful="keep"), engine=Scripted(BAD), seed=1)
+
+    assert (fallen.provenance.attempts, fallen.provenance.source) == (1, "template")
+    assert (kept.text, kept.provenance.source, kept.verification.faithful) == (BAD, "llm", False)
+    assert kept.verification.contradicted[0].field == "sex"
+    with pytest.raises(NoteUnfaithful):
+        write(request(on_unfaithful="reject"), engine=Scripted(BAD), seed=1)
+
+
+def test_variants_differ_and_the_same_seed_gives_the_same_notes() -> None:
+    one = write(request(n=4), engine=Scripted(BAD), seed=7)
+    again = write(request(n=4), engine=Scripted(BAD), seed=7)
+
+    assert len({note.text for note in one}) == 4
+    assert [note.text for note in one] == [note.text for note in again]
+
+
+def test_a_variant_that_says_what_another_said_is_asked_for_again_whatever_the_policy() -> None:
+    other = GOOD.replace("presents with", "has")
+
+    kept = write(request(n=2, on_unfaithful="keep"), engine=Scripted(BAD, BAD, GOOD), seed=1)
+    first, second = write(request(n=2, on_unfaithful="fallback"), engine=Scripted(GOOD, GOOD, GOOD, other), seed=1)
+
+    assert [note.text for note in kept] == [BAD, GOOD]
+    assert (first.text, second.text) == (GOOD, other)
+    assert (first.provenance.attempts, second.provenance.attempts) == (1, 3)
+
+
+def test_a_model_that_only_repeats_itself_leaves_the_second_variant_to_the_template() -> None:
+    first, second = write(request(n=2), engine=Scripted(GOOD), seed=1)
+
+    assert (first.text, first.provenance.source) == (GOOD, "llm")
+    assert second.text != GOOD
+    assert (second.provenance.source, second.verification.faithful) == ("template", True)
+
+
+def test_strategy_m_never_asks_the_model() -> None:
+    engine = Scripted(BAD)
+
+    (note,) = write(request("M", {"diagnosis": "superficial spreading melanoma"}), engine=engine, seed=1)
+
+    assert engine.script.asked == []
+    assert note.verification.faithful
+    for words in ("malignant", "class melanoma", "superficial spreading melanoma"):
+        assert words in note.text
+    assert note.provenance.source == "template"
+
+
+def test_a_blinded_note_never_takes_over_a_diagnosis_that_the_model_names() -> None:
+    blinded = NoteRequest.model_validate({"metadata": FACTS, "strategy": "P2", "include": ["demographics", "site"]})
+
+    (note,) = write(blinded, engine=Scripted("A 61-year-old woman with a melanoma on the back."), seed=1)
+
+    assert note.provenance.source == "template"
+    assert "melanoma" not in note.text
+    assert note.provenance.priors_version is None
+
+
+def test_p3s_own_diagnosis_is_unsupported_even_where_it_is_right() -> None:
+    text = "A 61-year-old woman was seen for a lesion on the back. The diagnosis is melanoma."
+
+    (note,) = write(request("P3", on_unfaithful="keep"), engine=Scripted(text), seed=1)
+
+    assert [(claim.field, claim.text) for claim in note.verification.unsupported] == [("diagnosis", "melanoma")]
+
+
+@pytest.mark.parametrize("strategy", ["P1", "P2", "P3", "G"])
+def test_every_strategy_falls_back_to_a_faithful_note(strategy: str) -> None:
+    facts = FACTS | {"symptoms": {"itch": "yes", "bleed": "no"}, "findings": {"border": "sharp"}}
+
+    (note,) = write(request(strategy, facts, on_unfaithful="fallback"), engine=Scripted(BAD), seed=3)
+
+    assert note.verification.faithful
+    assert (note.verification.coverage, note.provenance.source) == (1, "template")
+
+
+def test_g_is_written_within_its_grammar_and_says_what_priors_it_used() -> None:
+    (note,) = write(request("G"), engine=Scripted(), seed=5)
+
+    assert note.verification.faithful
+    assert (note.provenance.attempts, note.provenance.source) == (1, "llm")
+    assert note.provenance.priors_version == load_priors().version
+    assert {fact.field for fact in note.facts} == set(FACTS)
+
+
+def test_a_text_that_the_model_hardly_decided_counts_as_template() -> None:
+    class Decided(Scripted):
+        def __init__(self, decisions: int) -> None:
+            super().__init__(GOOD)
+            self.decisions = decisions
+
+        def complete(self, request: CompletionRequest) -> CompletionResponse:
+            answer = super().complete(request)
+            return answer.model_copy(update={"usage": answer.usage.model_copy(update={"decisions": self.decisions})})
+
+    (few,) = write(request(), engine=Decided(LEAST_DECISIONS - 1), seed=1)
+    (enough,) = write(request(), engine=Decided(LEAST_DECISIONS), seed=1)
+
+    assert (few.provenance.source, enough.provenance.source) == ("template", "llm")
+    assert few.provenance.tokens.decisions == LEAST_DECISIONS - 1
+
+
+def test_a_seed_gives_the_same_request_to_the_model_and_another_seed_another() -> None:
+    engine = Scripted()
+    for seed in (1, 1, 2):
+        write(request("G"), engine=engine, seed=seed)
+
+    first, again, other = engine.script.asked
+    assert first == again
+    assert first.grammar != other.grammar
+    assert first.seed != other.seed
+
+
+@pytest.mark.parametrize(
+    ("text", "finished", "expected"),
+    [
+        (" One.  Two\n three.", True, "One. Two three."),
+        ("One. Two thr", False, "One."),
+        ("no end", False, ""),
+        ("One. Two.", False, "One. Two."),
+    ],
+)
+def test_a_sentence_that_the_token_limit_cut_is_dropped(text: str, finished: bool, expected: str) -> None:
+    assert tidy(text, finished=finished) == expected

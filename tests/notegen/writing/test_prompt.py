@@ -1,0 +1,164 @@
+"""Rendering: prompts hold the facts and what is typical; blinded ones hint at nothing; only G has a grammar."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from dermnote_contracts.notes import NoteRequest, Strategy
+from dermnote_contracts.vocabulary import diagnoses
+from dermnote_notegen.writing.priors import load_priors
+from dermnote_notegen.writing.prompt import Prompt, chosen_examples, render
+from dermnote_notegen.writing.prompts import prompt_file
+from dermnote_notegen.writing.strategies import CARRIED, note_facts
+from tests.notegen.invented import lesions
+
+PRIORS = load_priors()
+FACTS = {
+    "age": 61,
+    "sex": "female",
+    "site": "back",
+    "diagnosis": "melanoma",
+    "symptoms": {"itch": "yes", "bleed": "no"},
+}
+FREE: tuple[Strategy, ...] = ("P1", "P2", "P3")
+ASKED: tuple[Strategy, ...] = (*FREE, "G")
+
+
+def rendered(
+    strategy: Strategy, metadata: dict[str, Any], *, seed: int = 0, grammar: bool = True, **more: Any
+) -> Prompt:
+    request = NoteRequest.model_validate({"metadata": metadata, "strategy": strategy} | more)
+    facts = note_facts(request)
+    prior = PRIORS.get(facts.diagnosis or "")
+    return render(strategy, facts=facts, prior=prior, options=request.options, seed=seed, grammar=grammar)
+
+
+def patient(prompt: Prompt) -> str:
+    """The facts line of the patient at hand."""
+    return prompt.text.rpartition("Facts: ")[2]
+
+
+@pytest.mark.parametrize("strategy", ASKED)
+def test_a_prompt_begins_with_what_requests_share_and_ends_where_the_note_begins(strategy: Strategy) -> None:
+    text = rendered(strategy, FACTS).text
+
+    assert text.startswith(prompt_file(strategy).instruction)
+    assert text.endswith("\nNote:")
+
+
+def test_g_shows_what_is_typical_and_leaves_the_facts_to_the_text_itself() -> None:
+    prompt = rendered("G", FACTS)
+
+    assert all(finding.wordings[0] in prompt.text for finding in PRIORS["melanoma"].findings)
+    assert "61" not in prompt.text
+    assert prompt.text == rendered("G", FACTS | {"age": 30, "site": "face"}).text
+
+
+def test_an_engine_without_grammars_is_told_the_facts() -> None:
+    prompt = rendered("G", FACTS, grammar=False)
+
+    typical, _, facts = prompt.text.partition("Facts: ")
+    assert (prompt.grammar, prompt.segments) == (None, ())
+    assert all(finding.wordings[0] in typical for finding in PRIORS["melanoma"].findings)
+    assert {"61-year-old woman", "site back", "diagnosis melanoma", "itching yes", "bleeding no"} == set(
+        facts.removesuffix(".\nNote:").split("; ")
+    )
+
+
+def test_the_segments_are_the_grammars_sentences_each_behind_the_prompt() -> None:
+    segments = rendered("G", FACTS).segments
+
+    assert len(segments) == len(["presentation", "symptoms", "typical", "outcome"])
+    assert [segment.from_prompt for segment in segments] == [False, True, True, True]
+    assert segments[0].grammar is not None
+    assert segments[0].grammar.startswith('root ::= " " presentation\n')
+    assert all(segment.max_tokens > 20 for segment in segments)
+
+
+@pytest.mark.parametrize("strategy", FREE)
+def test_only_g_has_a_grammar(strategy: Strategy) -> None:
+    assert rendered(strategy, FACTS).grammar is None
+    assert rendered("G", FACTS).grammar is not None
+
+
+@settings(deadline=None)
+@given(facts=lesions(), strategy=st.sampled_from(["P2", "P3", "G"]))
+def test_a_blinded_prompt_is_the_same_whatever_was_hidden(facts: dict[str, Any], strategy: Strategy) -> None:
+    known = {name: value for name, value in facts.items() if name not in ("diagnosis", "benign_malignant")}
+    include = ["demographics", "site", "history", "symptoms", "findings"]
+    assume(set(CARRIED[strategy]) & set(known))
+    plain = rendered(strategy, known, include=include)
+
+    for diagnosis in ("melanoma", "nevus", "basal cell carcinoma"):
+        assert rendered(strategy, known | {"diagnosis": diagnosis}, include=include) == plain
+
+
+@pytest.mark.parametrize("strategy", ["P2", "G"])
+def test_a_blinded_prompt_names_no_disease_and_nothing_typical(strategy: Strategy) -> None:
+    text = rendered(strategy, FACTS, include=["demographics", "site"]).text.partition("\n")[2].lower()
+
+    for name in diagnoses():
+        assert not re.search(rf"\b{re.escape(name)}\b", text), name
+    for word in ("benign", "malignant", "cancer", "typical", "pigment", "plaque"):
+        assert word not in text, word
+
+
+def test_examples_show_the_same_kinds_of_facts() -> None:
+    text = rendered("P2", {"site": "back", "diagnosis": "melanoma"}).text
+
+    assert "year" not in text
+    assert text.count("Facts: site ") == 4
+    assert text.count("; diagnosis ") == 4
+
+
+@pytest.mark.parametrize(
+    ("strategy", "metadata", "line"),
+    [
+        ("P2", {"site": "scalp"}, "site scalp"),
+        ("P2", {"sex": "male", "diagnosis": "nv"}, "man; diagnosis nevus"),
+        ("P3", {"age": 30, "symptoms": {"grew": "no"}}, "30-year-old patient; growth no"),
+        ("G", {"family_hx_mm": False}, "family history of melanoma no"),
+    ],
+)
+def test_the_patients_line_holds_the_given_facts_and_none_of_an_example(
+    strategy: Strategy, metadata: dict[str, Any], line: str
+) -> None:
+    assert patient(rendered(strategy, metadata, grammar=False)) == f"{line}.\nNote:"
+
+
+def test_p1_names_superclass_and_class_and_shows_the_findings_that_were_given() -> None:
+    metadata = {"diagnosis": "nodular melanoma", "findings": {"border": "sharp"}}
+
+    line = patient(rendered("P1", metadata))
+
+    assert line == "superclass malignant; class melanoma; diagnosis nodular melanoma; border sharp.\nNote:"
+
+
+def test_examples_are_those_nearest_to_the_diagnosis_the_nearest_last() -> None:
+    examples = prompt_file("P2").examples
+
+    chosen = chosen_examples(examples, diagnosis="nodular melanoma")
+
+    assert chosen[-1].facts["diagnosis"] == "melanoma"
+    assert len(chosen) == 3
+    assert chosen_examples(examples, diagnosis=None) == examples[:3]
+
+
+@pytest.mark.parametrize("strategy", ASKED)
+def test_options_reach_the_model(strategy: Strategy) -> None:
+    plain = rendered(strategy, FACTS)
+    asked = rendered(strategy, FACTS, options={"temperature": 0.7, "max_words": 30})
+
+    assert (plain.temperature, asked.temperature) == (prompt_file(strategy).temperature, 0.7)
+    assert (plain.max_tokens, asked.max_tokens) == (round(prompt_file(strategy).max_words * 2.5), 75)
+
+
+def test_a_seed_chooses_wordings_and_nothing_else() -> None:
+    one, other = rendered("G", FACTS, seed=1), rendered("G", FACTS, seed=2)
+
+    assert one.text == other.text
+    assert one.grammar != other.grammar
+    assert one == rendered("G", FACTS, seed=1)

@@ -1,0 +1,84 @@
+"""Facts that tell the class by being there are found, shown and left out; what is missing at random stays."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats.contingency import association
+
+from dermnote_contracts.metadata import LesionMetadata
+from dermnote_train.data.presence import presences, without
+from dermnote_train.data.records import Record
+
+CLASSES = ("NEV", "MEL", "BCC")
+
+
+def records(facts: list[tuple[str, Mapping[str, object]]]) -> tuple[Record, ...]:
+    return tuple(
+        Record(f"i{number}", Path("x.jpg"), f"g{number}", label, LesionMetadata.model_validate(metadata))
+        for number, (label, metadata) in enumerate(facts)
+    )
+
+
+def filled(shares: Mapping[str, float], *, each: int = 100) -> tuple[Record, ...]:
+    """`each` of every class, of which the given share has a sex; ages are all there."""
+    return records(
+        [
+            (label, {"age": 40, "sex": "female"} if place < share * each else {"age": 40})
+            for label, share in shares.items()
+            for place in range(each)
+        ]
+    )
+
+
+def test_a_field_that_cancers_have_and_nevi_lack_tells_the_class() -> None:
+    (sex,) = presences(filled({"NEV": 0.4, "MEL": 1.0, "BCC": 1.0}))
+    assert (sex.path, sex.tells) == ("sex", True)
+    assert sex.by_class == {"BCC": 1.0, "MEL": 1.0, "NEV": 0.4}
+    assert sex.filled == pytest.approx(0.8)
+    # By hand: expected 80/20 a class; (40-80)^2/80 + (60-20)^2/20 = 100 for NEV, 2 * (5 + 20) for the others.
+    assert sex.cramers_v == pytest.approx(np.sqrt(150 / 300))
+
+
+@pytest.mark.parametrize(
+    ("shares", "each"),
+    [
+        ({"NEV": 0.8, "MEL": 0.8, "BCC": 0.8}, 100),
+        ({"NEV": 0.95, "MEL": 1.0, "BCC": 1.0}, 400),  # significant, and yet hardly a hint
+        ({"NEV": 0.25, "MEL": 1.0, "BCC": 1.0}, 4),  # too few to tell
+        ({"NEV": 0.5}, 100),  # one class alone
+    ],
+)
+def test_a_field_that_is_missing_here_and_there_does_not(shares: Mapping[str, float], each: int) -> None:
+    assert [one.tells for one in presences(filled(shares, each=each))] == [False]
+
+
+def test_fields_that_all_have_or_none_have_are_not_listed() -> None:
+    assert presences(filled({"NEV": 1.0, "MEL": 1.0})) == ()
+    assert presences(filled({"NEV": 0.0, "MEL": 0.0})) == ()
+    assert presences(()) == ()
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(CLASSES), st.booleans()), min_size=2, max_size=60))
+def test_cramer_s_v_is_scipy_s(drawn: list[tuple[str, bool]]) -> None:
+    found = presences(records([(label, {"sex": "male"} if has else {}) for label, has in drawn]))
+    labels = sorted({label for label, _ in drawn})
+    if len({has for _, has in drawn}) < 2 or len(labels) < 2:
+        assert all(one.cramers_v == 0 for one in found)
+        return
+    counts = np.array([[drawn.count((label, has)) for has in (True, False)] for label in labels])
+    assert found[0].cramers_v == pytest.approx(association(counts, method="cramer"))
+
+
+def test_facts_are_taken_out_of_groups_too_and_the_rest_stays() -> None:
+    (record,) = records(
+        [("NEV", {"age": 40, "sex": "male", "symptoms": {"itch": "yes", "grew": "no"}, "diagnosis": "nevus"})]
+    )
+    (left,) = without([record], ["sex", "symptoms.grew"])
+    assert left.metadata.given() == {"age": 40, "diagnosis": "nevus", "symptoms": {"itch": "yes"}}
+    (bare,) = without([record], ["symptoms.grew", "symptoms.itch"])
+    assert bare.metadata.given() == {"age": 40, "sex": "male", "diagnosis": "nevus"}

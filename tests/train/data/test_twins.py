@@ -1,0 +1,106 @@
+"""Near-duplicate pictures: saved again, smaller, cropped, brighter, mirrored, turned; and two of a kind are none."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageEnhance
+
+from dermnote_contracts.metadata import LesionMetadata
+from dermnote_train.data.draw import draw_dataset
+from dermnote_train.data.leaks import find_leaks
+from dermnote_train.data.records import LesionDataset, Record, Split
+from dermnote_train.data.twins import looks, twins
+
+Change = Callable[[Image.Image], Image.Image]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, ...]:
+    folder = draw_dataset(tmp_path_factory.mktemp("twins") / "drawn", count=60)
+    return tuple(record_of(path) for path in sorted((folder / "images").iterdir()))
+
+
+def record_of(path: Path, *, group: str | None = None) -> Record:
+    return Record(path.stem, path, group or path.stem, "NEV", LesionMetadata())
+
+
+def saved(picture: Image.Image, path: Path, *, quality: int = 92) -> Record:
+    picture.save(path, quality=quality)
+    return record_of(path)
+
+
+def cropped(picture: Image.Image) -> Image.Image:
+    width, height = picture.size
+    return picture.crop((2, 1, width - 1, height - 2)).resize((width, height))
+
+
+CHANGES: dict[str, tuple[Change, bool]] = {
+    "saved again": (lambda picture: picture, False),
+    "half the size": (lambda picture: picture.resize((112, 112)), False),
+    "cropped": (cropped, False),
+    "brighter": (lambda picture: ImageEnhance.Brightness(picture).enhance(1.12), False),
+    "gray": (lambda picture: picture.convert("L"), False),
+    "mirrored": (lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), True),
+    "upside down": (lambda picture: picture.transpose(Image.Transpose.ROTATE_180), True),
+    "a quarter turned": (lambda picture: picture.transpose(Image.Transpose.ROTATE_90), True),
+    "transposed": (lambda picture: picture.transpose(Image.Transpose.TRANSVERSE), True),
+}
+
+
+@pytest.mark.parametrize("name", list(CHANGES))
+def test_a_picture_is_known_again(pictures: tuple[Record, ...], tmp_path: Path, name: str) -> None:
+    change, turned = CHANGES[name]
+    originals = pictures[::6]
+    copies = [
+        saved(change(Image.open(record.image_path)), tmp_path / f"copy-{record.image_id}.jpg", quality=60)
+        for record in originals
+    ]
+
+    found = twins(looks([*pictures, *copies]))
+
+    assert {(pair.first.image_id, pair.second.image_id) for pair in found} == {
+        (record.image_id, f"copy-{record.image_id}") for record in originals
+    }
+    assert [pair.turned for pair in found] == [turned] * len(originals)
+
+
+def test_pictures_of_the_same_class_are_not_one_picture(pictures: tuple[Record, ...]) -> None:
+    assert twins(looks(pictures)) == ()
+
+
+def test_two_sets_are_compared_with_each_other_alone(pictures: tuple[Record, ...], tmp_path: Path) -> None:
+    copy = saved(Image.open(pictures[3].image_path), tmp_path / "again.jpg")
+    found = twins(looks([*pictures[:3], copy]), looks(pictures[3:8]))
+    assert [(pair.first.image_id, pair.second.image_id) for pair in found] == [("again", pictures[3].image_id)]
+    assert {one.first.image_id for one in twins(looks(pictures[:5]), looks(pictures[3:8]))} == {
+        pictures[3].image_id,
+        pictures[4].image_id,
+    }
+    assert twins((), looks(pictures[:2])) == twins(looks(pictures[:2]), ()) == ()
+
+
+def test_what_is_on_both_sides_of_a_split_is_found(pictures: tuple[Record, ...], tmp_path: Path) -> None:
+    copy = saved(Image.open(pictures[0].image_path), tmp_path / "again.jpg")
+    stranger = record_of(pictures[9].image_path, group=pictures[1].group)
+    split = Split(train=(*pictures[:8], copy), val=(pictures[8],), test=(stranger, *pictures[10:12]), seed=0)
+    inside = find_leaks((), [*split.train, *split.val, *split.test], split=split)
+    assert (inside.groups_across, inside.twins_across, inside.crossed) == ((pictures[1].group,), (), True)
+    assert [pair.second.image_id for pair in inside.twins] == ["again"]
+
+    other_side = Split(train=pictures[:8], val=(pictures[8],), test=(copy,), seed=0)
+    across = find_leaks((), [*other_side.train, *other_side.val, *other_side.test], split=other_side)
+    assert (across.groups_across, len(across.twins_across), across.crossed) == ((), 1, True)
+
+    clean = Split(train=pictures[:8], val=pictures[8:10], test=pictures[10:12], seed=0)
+    assert not find_leaks((), pictures[:12], split=clean).crossed
+
+
+def test_what_another_data_set_has_as_well_is_found(pictures: tuple[Record, ...], tmp_path: Path) -> None:
+    copy = saved(Image.open(pictures[2].image_path), tmp_path / "again.jpg")
+    other = LesionDataset("other", (copy, *pictures[40:44]), ("NEV",), synthetic=True, licence="CC0-1.0")
+    leaks = find_leaks((), pictures[:10], other=other)
+    assert [(pair.first.image_id, pair.second.image_id) for pair in leaks.twins_with_other] == [
+        (pictures[2].image_id, "again")
+    ]
+    assert leaks.crossed

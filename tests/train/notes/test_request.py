@@ -1,0 +1,345 @@
+"""A data set's notes: every image one note, whatever is interrupted, fails or changes. The real service and Valkey."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dermnote_contracts.metadata import LesionMetadata
+from dermnote_contracts.notes import ModelInfo
+from dermnote_contracts.problems import EngineUnavailable
+from dermnote_notegen.queue.records import MODEL
+from dermnote_train.data.records import LesionDataset, Record
+from dermnote_train.errors import UserError
+from dermnote_train.notes.request import NotesPlan, NotesRun, write_dataset_notes
+from dermnote_train.notes.table import NoteRow, read_notes
+from dermnote_train.progress import Report, Step
+from dermnote_train.remote.notegen import NoteService
+from tests.train.servers import Answer, NotesByHand, notes_by_hand, valkey
+
+IMAGES = 12
+PLAN = NotesPlan(strategy="P2", batch_size=4, open_batches=2)
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C, a lost connection, a machine that went down."""
+
+
+@pytest.fixture(scope="module")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with valkey(tmp_path_factory.mktemp("valkey")) as url:
+        yield url
+
+
+@pytest.fixture
+def desk(valkey_url: str) -> Iterator[NotesByHand]:
+    with notes_by_hand(valkey_url) as service:
+        yield service
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def dataset(images: int = IMAGES) -> LesionDataset:
+    """Images told apart by age."""
+    records = [
+        Record(f"img-{n}", Path(f"{n}.jpg"), f"drawn:p{n // 2}", "NEV", LesionMetadata(age=20 + n, diagnosis="nevus"))
+        for n in range(images)
+    ]
+    return LesionDataset("drawn", tuple(records), ("NEV",), synthetic=True, licence="CC0-1.0")
+
+
+def write(
+    desk: NotesByHand, out: Path, *, plan: NotesPlan = PLAN, images: int = IMAGES, progress: Report | None = None
+) -> NotesRun:
+    """A run during which the service writes what it is asked for."""
+    with NoteService(desk.url, patience_s=0.2) as service:
+        return write_dataset_notes(
+            service, dataset(images), plan=plan, out=out, progress=progress or (lambda _: desk.work())
+        )
+
+
+def interrupt(desk: NotesByHand, out: Path, *, written: int) -> None:
+    """A run that ends in the middle: `written` notes exist, and the client has kept those of whole batches."""
+    seen = 0
+
+    def progress(_: Step) -> None:
+        nonlocal seen
+        if seen:
+            raise Interrupted
+        seen += 1
+        desk.work(written)
+
+    with pytest.raises(Interrupted):
+        write(desk, out, progress=progress)
+
+
+def image_ids(rows: tuple[NoteRow, ...]) -> list[str]:
+    return [row.image_id for row in rows]
+
+
+ALL = [f"img-{n}" for n in range(IMAGES)]
+
+
+def test_every_image_gets_one_note_with_its_provenance(desk: NotesByHand, out: Path) -> None:
+    run = write(desk, out)
+
+    assert image_ids(run.rows) == ALL
+    assert read_notes(run.path) == run.rows
+    assert run.path == out / "notes.parquet"
+    assert (run.asked, dict(run.failed)) == (IMAGES, {})
+    assert run.notes_per_s is not None
+    assert run.texts == {row.image_id: row.text for row in run.rows}
+    for number, row in enumerate(run.rows):
+        assert str(20 + number) in row.text
+        assert (row.dataset, row.group, row.label) == ("drawn", f"drawn:p{number // 2}", "NEV")
+        assert (row.strategy, row.model, row.model_sha256) == ("P2", "scripted", "0" * 64)
+        assert row.prompt_version
+        assert row.synthetic
+        assert row.synthetic_image
+    assert len({row.seed for row in run.rows}) == IMAGES
+
+
+def test_a_second_run_asks_for_nothing_and_gives_the_same(desk: NotesByHand, out: Path) -> None:
+    first = write(desk, out)
+    desk.door.asked.clear()
+
+    second = write(desk, out)
+
+    assert second.rows == first.rows
+    assert (second.asked, second.notes_per_s) == (0, None)
+    assert not [call for call in desk.door.asked if call.startswith("POST")]
+    assert len(desk.note_ids()) == IMAGES
+
+
+def test_another_machine_asks_for_the_same_seeds_and_another_seed_for_others(desk: NotesByHand, tmp_path: Path) -> None:
+    here = write(desk, tmp_path / "here")
+    there = write(desk, tmp_path / "there")
+    other = write(desk, tmp_path / "other", plan=replace(PLAN, seed=1))
+
+    assert [row.seed for row in there.rows] == [row.seed for row in here.rows]
+    assert not {row.seed for row in other.rows} & {row.seed for row in here.rows}
+
+
+@pytest.mark.parametrize("written", [0, 1, 4, 6, 8], ids=lambda written: f"{written} written")
+def test_a_run_that_was_interrupted_goes_on_and_no_note_is_asked_for_twice(
+    desk: NotesByHand, out: Path, written: int
+) -> None:
+    interrupt(desk, out, written=written)
+    assert not (out / "notes.parquet").exists()
+
+    run = write(desk, out)
+
+    assert image_ids(run.rows) == ALL
+    assert len(desk.note_ids()) == IMAGES
+    assert run.asked == IMAGES - 4 * (written // 4)
+
+
+def test_a_run_interrupted_again_and_again_comes_to_its_end(desk: NotesByHand, out: Path) -> None:
+    for _ in range(3):
+        interrupt(desk, out, written=3)
+
+    run = write(desk, out)
+
+    assert image_ids(run.rows) == ALL
+    assert len(desk.note_ids()) == IMAGES
+
+
+def test_a_journal_that_was_cut_off_loses_no_note(desk: NotesByHand, out: Path) -> None:
+    first = write(desk, out)
+    (journal,) = out.glob("*.journal.jsonl")
+    journal.write_bytes(journal.read_bytes()[:-50])
+    (out / "notes.parquet").unlink()
+
+    run = write(desk, out)
+
+    assert run.asked == 1
+    assert run.rows == first.rows
+
+
+def test_a_larger_part_of_the_data_asks_for_the_rest_alone(desk: NotesByHand, out: Path) -> None:
+    few = write(desk, out, images=5)
+    more = write(desk, out)
+
+    assert more.asked == IMAGES - 5
+    assert more.rows[:5] == few.rows
+    assert len(desk.note_ids()) == IMAGES
+
+
+def test_no_more_batches_are_open_than_asked_for(desk: NotesByHand, out: Path) -> None:
+    waiting: list[int] = []
+
+    def progress(_: Step) -> None:
+        waiting.append(int(desk.redis.llen("rq:queue:notes")))
+        desk.work(3)
+
+    write(desk, out, plan=replace(PLAN, batch_size=2, open_batches=3), progress=progress)
+
+    assert max(waiting) == 6
+    assert desk.door.asked.count("POST /notes/batch") == IMAGES // 2
+
+
+def test_progress_counts_the_whole_data_set(desk: NotesByHand, out: Path) -> None:
+    steps: list[Step] = []
+
+    def progress(step: Step) -> None:
+        steps.append(step)
+        desk.work(5)
+
+    interrupt(desk, out, written=4)
+    write(desk, out, progress=progress)
+
+    done = [step.done for step in steps]
+    assert done == sorted(done)
+    assert done[0] >= 4
+    assert done[-1] == IMAGES
+    assert {(step.stage, step.total) for step in steps} == {("notes", IMAGES)}
+
+
+def model(name: str, sha256: str | None) -> ModelInfo:
+    return ModelInfo(name=name, sha256=sha256, context_tokens=2048, engine="e")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "asked"),
+    [
+        (model("smol", "a" * 64), model("smol", "b" * 64), IMAGES),
+        (model("smol", "a" * 64), model("smol-renamed", "a" * 64), 0),
+        (model("qwen", None), model("llama", None), IMAGES),
+        (model("qwen", None), model("qwen", None), 0),
+    ],
+    ids=["other weights", "renamed", "another server's other model", "another server's model"],
+)
+def test_notes_are_asked_for_anew_when_the_language_model_is_another(
+    desk: NotesByHand, out: Path, before: ModelInfo, after: ModelInfo, asked: int
+) -> None:
+    desk.load(before)
+    write(desk, out)
+    desk.load(after)
+
+    run = write(desk, out)
+
+    assert run.asked == asked
+    assert image_ids(run.rows) == ALL
+    assert {row.model for row in run.rows} == {after.name if asked else before.name}
+
+
+def test_notes_are_asked_for_anew_when_the_prompt_is_another(desk: NotesByHand, out: Path) -> None:
+    write(desk, out)
+    with NoteService(desk.url) as service:
+        offered = [info.model_copy(update={"prompt_version": "next"}) for info in service.strategies()]
+    answer = json.dumps([info.model_dump() for info in offered]).encode()
+    desk.door.instead["GET /strategies"] = Answer(body=answer, headers={"Content-Type": "application/json"})
+
+    run = write(desk, out)
+
+    assert run.asked == IMAGES
+    assert image_ids(run.rows) == ALL
+
+
+def test_notes_are_asked_for_anew_when_the_priors_changed(desk: NotesByHand, out: Path) -> None:
+    write(desk, out)
+    answer = json.dumps({"version": "next", "diagnoses": ["nevus"]}).encode()
+    desk.door.instead["GET /priors"] = Answer(body=answer, headers={"Content-Type": "application/json"})
+
+    run = write(desk, out)
+
+    assert run.asked == IMAGES
+
+
+def test_template_notes_do_not_depend_on_the_language_model(desk: NotesByHand, out: Path) -> None:
+    template = replace(PLAN, strategy="M")
+    desk.redis.delete(MODEL)
+    write(desk, out, plan=template)
+    desk.load(model("smol", "b" * 64))
+
+    run = write(desk, out, plan=template)
+
+    assert run.asked == 0
+    assert {(row.strategy, row.source, row.model) for row in run.rows} == {("M", "template", None)}
+
+
+def test_two_strategies_do_not_disturb_each_other(desk: NotesByHand, out: Path) -> None:
+    first = write(desk, out)
+    template = write(desk, out, plan=replace(PLAN, strategy="M"))
+    again = write(desk, out)
+
+    assert {row.strategy for row in template.rows} == {"M"}
+    assert (again.asked, again.rows) == (0, first.rows)
+    assert read_notes(out / "notes.parquet") == first.rows
+
+
+def test_failed_notes_are_counted_with_a_reason_and_the_others_kept(desk: NotesByHand, out: Path) -> None:
+    desk.failing = {21, 27}
+
+    run = write(desk, out)
+
+    assert run.failed == {"img-1": "the ink is dry", "img-7": "the ink is dry"}
+    assert image_ids(run.rows) == [name for name in ALL if name not in run.failed]
+    assert read_notes(run.path) == run.rows
+
+
+def test_failed_notes_are_asked_for_anew_and_only_they(desk: NotesByHand, out: Path) -> None:
+    desk.failing = {20, 21, 22, 23, 27}  # a whole batch, and one of another
+    assert len(write(desk, out).failed) == 5
+    assert len(write(desk, out).failed) == 5
+    desk.failing = set()
+
+    run = write(desk, out)
+
+    assert run.asked == 5
+    assert (image_ids(run.rows), dict(run.failed)) == (ALL, {})
+
+
+def test_cancelled_notes_count_as_failed_and_are_asked_for_anew(desk: NotesByHand, out: Path) -> None:
+    def cancel(_: Step) -> None:
+        with NoteService(desk.url) as service:
+            for note_id in desk.note_ids():
+                if service.get(note_id).status == "queued":
+                    service.cancel(note_id)
+
+    run = write(desk, out, progress=cancel)
+
+    assert set(run.failed.values()) == {"cancelled"}
+    assert len(run.failed) == IMAGES
+    assert image_ids(write(desk, out).rows) == ALL
+
+
+def test_a_note_that_was_erased_at_the_service_is_told_and_asked_for_anew(desk: NotesByHand, out: Path) -> None:
+    interrupt(desk, out, written=6)
+    with NoteService(desk.url) as service:
+        erased = 0
+        for note_id in desk.note_ids():
+            job = service.get(note_id)
+            if job.status == "finished" and "25" in job.notes[0].text:
+                erased += service.cancel(note_id) is None
+    assert erased == 1
+
+    run = write(desk, out)
+    assert run.failed == {"img-5": "the service no longer has it"}
+    again = write(desk, out)
+
+    assert (again.asked, image_ids(again.rows)) == (1, ALL)
+
+
+def test_a_strategy_that_is_not_offered_is_one_line_before_anything_is_asked_for(desk: NotesByHand, out: Path) -> None:
+    offered = Answer(body=b"[]", headers={"Content-Type": "application/json"})
+    desk.door.instead["GET /strategies"] = offered
+
+    with pytest.raises(UserError, match="does not offer strategy P2"):
+        write(desk, out)
+
+    assert desk.note_ids() == []
+
+
+def test_a_service_without_a_model_is_told_before_anything_is_asked_for(desk: NotesByHand, out: Path) -> None:
+    desk.redis.delete(MODEL)
+
+    with pytest.raises(EngineUnavailable, match="no worker has reported"):
+        write(desk, out)
+
+    assert desk.note_ids() == []

@@ -1,0 +1,77 @@
+"""Features of views: those of the untouched tower, kept in files that are used again and made anew when damaged."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dermnote_train.data.records import Record
+from dermnote_train.models import images, towers
+from dermnote_train.study.cells import views
+from dermnote_train.study.cells.views import view_features
+
+ToyRecords = Callable[..., tuple[Record, ...]]
+
+
+@pytest.fixture(scope="module")
+def small() -> towers.Towers:
+    return towers.lite(image_size=32)
+
+
+@pytest.fixture
+def records(toy_records: ToyRecords, monkeypatch: pytest.MonkeyPatch) -> tuple[Record, ...]:
+    """Nine pictures, four a file."""
+    monkeypatch.setattr(views, "CHUNK", 4)
+    return toy_records(3)
+
+
+def test_the_first_view_is_the_picture_as_it_is(
+    small: towers.Towers, records: tuple[Record, ...], tmp_path: Path
+) -> None:
+    found = view_features(records, towers=small, views=2, cache_dir=tmp_path / "views")
+    assert found.shape == (9, 3, small.image_features)
+    with torch.inference_mode():
+        plain = small.image_features_of(images.decode(records, preprocessing=small.preprocessing))
+    assert torch.allclose(found[:, 0].float(), plain, atol=1e-2)
+    assert not torch.equal(found[:, 1], found[:, 0])
+
+
+def test_what_is_kept_is_not_computed_again(
+    small: towers.Towers, records: tuple[Record, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = view_features(records, towers=small, views=1, cache_dir=tmp_path / "views")
+    assert len(list((tmp_path / "views").iterdir())) == 3
+    monkeypatch.setattr(images, "decode", lambda *_, **__: pytest.fail("it was computed again"))
+    assert torch.equal(view_features(records, towers=small, views=1, cache_dir=tmp_path / "views"), first)
+
+
+def test_a_damaged_file_is_made_anew_and_the_same(
+    small: towers.Towers, records: tuple[Record, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = view_features(records, towers=small, views=1, cache_dir=tmp_path / "views")
+    torn = sorted((tmp_path / "views").iterdir())[1]
+    torn.write_bytes(torn.read_bytes()[:100])
+    assert torch.equal(view_features(records, towers=small, views=1, cache_dir=tmp_path / "views"), first)
+    assert "damaged" in caplog.text
+
+
+def test_another_picture_or_number_of_views_is_not_taken_for_the_kept_one(
+    small: towers.Towers, records: tuple[Record, ...], tmp_path: Path
+) -> None:
+    first = view_features(records[:1], towers=small, views=1, cache_dir=tmp_path / "views")
+    records[0].image_path.write_bytes(records[1].image_path.read_bytes())
+    assert not torch.equal(view_features(records[:1], towers=small, views=1, cache_dir=tmp_path / "views"), first)
+    assert view_features(records[:1], towers=small, views=2, cache_dir=tmp_path / "views").shape[1] == 3
+
+
+def test_strong_views_are_others_and_none_is_the_picture_alone(
+    small: towers.Towers, records: tuple[Record, ...], tmp_path: Path
+) -> None:
+    kept = tmp_path / "views"
+    mild = view_features(records, towers=small, views=1, cache_dir=kept)
+    strong = view_features(records, towers=small, views=1, kind="strong", cache_dir=kept)
+    none = view_features(records, towers=small, views=0, cache_dir=kept)
+    assert torch.equal(mild[:, 0], strong[:, 0])
+    assert not torch.equal(mild[:, 1], strong[:, 1])
+    assert none.shape == (9, 1, small.image_features)
