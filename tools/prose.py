@@ -154,7 +154,8 @@ def main() -> None:
     """Print the hits, all or those of the paths given as arguments; exit 1 if there are any."""
     rules, allowed = read_rules()
     hits = [hit for hit in check_tree(ROOT, rules, allowed) if hit.file.startswith(tuple(sys.argv[1:]) or "")]
-    print(*hits, sep="\n")
+    for hit in hits:
+        print(hit)
     if hits:
         sys.exit(f"{len(hits)} phrases to rewrite; patterns and exceptions: {RULES.relative_to(ROOT)}")
 
