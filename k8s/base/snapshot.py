@@ -1,4 +1,7 @@
-"""Takes a snapshot of the retrieval service and deletes all but the newest KEEP. Environment: RETRIEVAL_URL, KEY_FILE, KEEP."""
+"""Takes a snapshot of the retrieval service and deletes all but the newest KEEP.
+
+Environment: RETRIEVAL_URL, KEY_FILE, KEEP.
+"""
 
 import json
 import os
