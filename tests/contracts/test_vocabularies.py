@@ -62,7 +62,7 @@ def test_a_label_is_accepted_and_no_name_of_its_diagnosis() -> None:
 
 
 def test_a_spelling_that_two_terms_claim_is_an_error_in_the_data() -> None:
-    with pytest.raises(ValueError, match="stands for 'nevus' and 'melanoma'"):
+    with pytest.raises(ValueError, match="stands for both 'nevus' and 'melanoma'"):
         vocabulary("diagnosis", {"nevus": ["nv"], "melanoma": ["NV"]})
 
 

@@ -1,3 +1,3 @@
-"""Models and errors that cross a process border in Dermnote. Knows pydantic and nothing of any service."""
+"""Models and errors that cross a process boundary in Dermnote. Depends on pydantic only."""
 
 __version__ = "0.1.0"

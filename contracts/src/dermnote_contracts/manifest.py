@@ -1,8 +1,8 @@
-"""The manifest of a model folder: what the training client exports and the retrieval service loads.
+"""The manifest of a model folder, which the training client exports and the retrieval service loads.
 
 A folder of kind `openclip` holds `manifest.json`, `open_clip_config.json`, `open_clip_model.safetensors` (the towers,
-open_clip's own layout), `heads.safetensors` (the linear heads, if any), the tokenizer's files and, where they were
-exported too, the same towers with their heads as ONNX graphs. A folder of kind `onnx` holds graphs and tokenizer only.
+in open_clip's layout), `heads.safetensors` (the linear heads, if any), the tokenizer's files and, optionally, the
+same towers with their heads as ONNX graphs. A folder of kind `onnx` holds only graphs and tokenizer.
 """
 
 from datetime import datetime
@@ -12,15 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MANIFEST_NAME = "manifest.json"
 IMAGE_GRAPH, TEXT_GRAPH = "image.onnx", "text.onnx"
-# float32 [n, 3, image_size, image_size] and int64 [n, tokens] in, float32 [n, dim] out, before normalising.
+# float32 [n, 3, image_size, image_size] and int64 [n, tokens] in, float32 [n, dim] out, not normalised.
 PIXELS, TOKENS = "pixels", "tokens"
 PADDING = "pad_token_id"
-"""Key in the text graph's metadata: the token that pads, which the graph pays no attention to."""
+"""Key in the text graph's metadata: id of the padding token, which the graph masks."""
 Vector3 = tuple[float, float, float]
 
 
 class Preprocessing(BaseModel):
-    """Image preprocessing: RGB, shorter side to `image_size`, centre crop, scale to 0..1, (x - mean) / std."""
+    """Image preprocessing: RGB, resize shorter side to `image_size`, centre crop, scale to 0..1, (x - mean) / std."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,9 +31,9 @@ class Preprocessing(BaseModel):
 
 
 class ModelManifest(BaseModel):
-    """Identity and shape of an encoder. `model_id` names the weights: vectors of two ids never mix.
+    """Identity and shape of an encoder. `model_id` identifies the weights: vectors with different ids never mix.
 
-    `image_dim`, `text_dim`: widths of the unit vectors that the towers give; equal when `aligned`.
+    `image_dim`, `text_dim`: widths of the towers' unit vectors; equal when `aligned`.
     `files`: sha256 of every other file in the folder, by relative path.
     """
 

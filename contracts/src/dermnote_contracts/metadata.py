@@ -1,6 +1,6 @@
-"""LesionMetadata: the facts that come with an image, strict, normalised, and silent where nothing was given.
+"""LesionMetadata: the validated and normalised facts of one lesion.
 
-Field names follow ISIC's isic-metadata wherever it has the field; values are kept as given (an age of 92 stays 92).
+Field names follow ISIC's isic-metadata where it has the field; values are kept as given (an age of 92 stays 92).
 """
 
 import math
@@ -13,8 +13,8 @@ from pydantic_core import PydanticCustomError
 from dermnote_contracts.vocabulary import UnknownTerm, diagnoses, is_not_given, vocabularies
 
 MAX_VALUE_CHARS = 120
-# What benign_malignant can't say of a diagnosis. Of a pre-cancerous or indeterminate one it may say anything: data
-# sets file actinic keratosis as benign, as indeterminate and as malignant.
+# Values of benign_malignant that contradict a superclass. Pre-cancerous and indeterminate diagnoses accept any value: data
+# sets list actinic keratosis as benign, as indeterminate and as malignant.
 CONTRADICTIONS = {
     "benign": ("malignant", "indeterminate/malignant"),
     "malignant": ("benign", "indeterminate/benign"),
@@ -34,16 +34,16 @@ def _term(field: str) -> Callable[[object], str | None]:
             )
         try:
             return vocabularies()[field].normalise(text)
-        except UnknownTerm as wrong:
+        except UnknownTerm as error:
             raise PydanticCustomError(
-                "unknown_term", "{message}", {"message": str(wrong), "nearest": wrong.nearest}
-            ) from wrong
+                "unknown_term", "{message}", {"message": str(error), "nearest": error.nearest}
+            ) from error
 
     return normalise
 
 
 def _terms(field: str) -> Callable[[object], list[str] | None]:
-    one = _term(field)
+    normalise_term = _term(field)
 
     def normalise(value: object) -> list[str] | None:
         if is_not_given(value):
@@ -52,14 +52,14 @@ def _terms(field: str) -> Callable[[object], list[str] | None]:
             value = [value]
         if not isinstance(value, list | tuple | set | frozenset):
             raise PydanticCustomError("terms_type", "must be a list of terms")
-        found = dict.fromkeys(term for term in map(one, value) if term is not None)
-        return list(found) or None
+        terms = dict.fromkeys(term for term in map(normalise_term, value) if term is not None)
+        return list(terms) or None
 
     return normalise
 
 
 def _skin_type(value: object) -> str | None:
-    """Fitzpatrick17k writes -1 where the type isn't known."""
+    """Normalise a skin type; -1 means unknown (Fitzpatrick17k)."""
     text = str(value).strip() if isinstance(value, str | int | float) else ""
     return None if text in ("-1", "-1.0") else _term("fitzpatrick_skin_type")(value)
 
@@ -72,8 +72,8 @@ def _number(value: object) -> object:
     if isinstance(value, str):
         try:
             value = float(value.replace("_", "x"))  # float() would read "6_1" as 61
-        except ValueError as wrong:
-            raise PydanticCustomError("number_type", "must be a number") from wrong
+        except ValueError as error:
+            raise PydanticCustomError("number_type", "must be a number") from error
     if not isinstance(value, int | float):
         raise PydanticCustomError("number_type", "must be a number")
     if isinstance(value, float):
@@ -100,12 +100,12 @@ class _Facts(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     def given(self) -> dict[str, Any]:
-        """Only the fields that were given, as plain JSON values."""
+        """The fields that have a value, as plain JSON values."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 class Symptoms(_Facts):
-    """What the patient reports, as in PAD-UFES-20: yes, no, or not given."""
+    """Symptoms reported by the patient, as in PAD-UFES-20: yes, no, or not given."""
 
     itch: YesNo = None
     hurt: YesNo = None
@@ -116,7 +116,7 @@ class Symptoms(_Facts):
 
 
 class Findings(_Facts):
-    """What is seen in the picture, in the closed vocabulary of arXiv 2511.21827."""
+    """What the image shows, in the closed vocabulary of arXiv 2511.21827."""
 
     asymmetry: Annotated[str | None, BeforeValidator(_term("asymmetry"))] = None
     border: Annotated[str | None, BeforeValidator(_term("border"))] = None
@@ -125,7 +125,7 @@ class Findings(_Facts):
 
 
 class LesionMetadata(_Facts):
-    """The facts known of one lesion. Unknown values are refused with the nearest known ones."""
+    """The known facts of one lesion. An unknown term is an error that names the nearest known terms."""
 
     age: Annotated[Annotated[int | float, Field(ge=0, le=120)] | None, BeforeValidator(_number)] = None
     sex: Annotated[str | None, BeforeValidator(_term("sex"))] = None
@@ -154,15 +154,15 @@ class LesionMetadata(_Facts):
         return self
 
     def given(self) -> dict[str, Any]:
-        """Only what was given; empty groups are left out, so that a field not given leaves no trace."""
+        """The fields that have a value; empty groups are omitted."""
         return {name: value for name, value in super().given().items() if value != {}}
 
 
 def normalise_known(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Normalise the fields that LesionMetadata knows and keep every other key as it is.
+    """Normalise the fields of LesionMetadata and keep every other key unchanged.
 
-    What the retrieval service stores and what its filters compare go through this one function. Known fields that
-    are not given are dropped. Raises pydantic.ValidationError for a known field with a wrong value.
+    The retrieval service applies it to stored metadata and to filters. Known fields without a value are dropped.
+    Raises pydantic.ValidationError for a known field with an invalid value.
     """
     known = {key: value for key, value in metadata.items() if key in LesionMetadata.model_fields}
     others = {key: value for key, value in metadata.items() if key not in known}
@@ -170,7 +170,7 @@ def normalise_known(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def walk(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every given fact as (dotted path, value): ("symptoms.itch", "yes")."""
+    """Each fact as (dotted path, value): ("symptoms.itch", "yes")."""
     for name, value in facts.items():
         if isinstance(value, Mapping):
             yield from walk(value, f"{prefix}{name}.")

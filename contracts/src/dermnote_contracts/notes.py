@@ -1,4 +1,4 @@
-"""The note service's HTTP bodies: NoteRequest in, NoteJob and Batch out."""
+"""Request and response bodies of the note service: NoteRequest, NoteJob, Batch."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -23,10 +23,10 @@ class _Body(BaseModel):
 
 
 class NoteOptions(_Body):
-    """How the note is written. A seed left out is drawn and reported in the provenance.
+    """How the note is written. Without a seed, one is drawn and reported in the provenance.
 
-    `deterministic`: the same request with the same seed gives the same note, whatever else is written meanwhile. Such
-    requests run one at a time. A server that takes the place of Dermnote's engine gets the seed alone.
+    `deterministic`: the same request with the same seed gives the same note, whatever the load. Such requests run one
+    at a time. A remote server in place of Dermnote's engine receives only the seed.
     """
 
     seed: int | None = Field(default=None, ge=0, lt=2**31)
@@ -38,7 +38,7 @@ class NoteOptions(_Body):
 
 
 class NoteRequest(_Body):
-    """One lesion's facts and how to write about them."""
+    """The facts of one lesion and how to write about them."""
 
     metadata: LesionMetadata
     strategy: Strategy = "G"
@@ -47,18 +47,18 @@ class NoteRequest(_Body):
 
     @field_serializer("include")
     def _in_one_order(self, topics: frozenset[Topic]) -> list[Topic]:
-        """Equal requests are equal JSON in every process (a set's own order changes with the hash seed)."""
+        """Sort the topics: equal requests are then equal JSON in every process (set order depends on the hash seed)."""
         return sorted(topics)
 
 
 class BatchRequest(_Body):
-    """Up to 1000 note requests; the answer keeps their order."""
+    """Up to 1000 note requests; the response keeps their order."""
 
     items: Annotated[list[NoteRequest], Field(min_length=1, max_length=MAX_BATCH)]
 
 
 class StatedFact(_Body):
-    """A fact found in the note's text. `start`, `end`: code points, half open."""
+    """A fact stated in the note's text. `start`, `end`: half-open range of code points."""
 
     field: str
     value: Any
@@ -67,7 +67,7 @@ class StatedFact(_Body):
 
 
 class Claim(_Body):
-    """Something the note says that it should not, with its place in the text."""
+    """A claim that the note must not make, with its position in the text."""
 
     field: str
     text: str
@@ -86,7 +86,7 @@ class Verification(_Body):
 
 
 class Tokens(_Body):
-    """Token counts of all attempts. `decisions`: sampled where two or more tokens were allowed."""
+    """Token counts of all attempts. `decisions`: tokens sampled where two or more were allowed."""
 
     prompt: int = 0
     cached: int = 0
@@ -99,18 +99,18 @@ class Tokens(_Body):
 
 
 class Quantization(_Body):
-    """Weights rewritten for the machine that they run on: llama.cpp's name of the type, and the result's sha256."""
+    """Weights rewritten for the machine that runs them: llama.cpp's name of the type, and sha256 of the result."""
 
     type: str
     sha256: str
 
 
 class Provenance(_Body):
-    """Where the text comes from. Every note is synthetic, and says so.
+    """Where the text comes from. Every note is marked as synthetic.
 
-    `model_sha256` is the model's as it was named; `quantization` says what was made of it, where something was.
-    `grammar_enforced`: whether the model was held to the strategy's grammar while it wrote; null without a grammar. A
-    remote server that can't do that leaves faithfulness to verification and retries alone.
+    `model_sha256`: the configured model file; `quantization`: the weights rewritten from it, if any.
+    `grammar_enforced`: whether the strategy's grammar constrained the model while it wrote; null without a grammar. If
+    a remote server does not support grammars, only verification and retries ensure faithfulness.
     """
 
     model: str | None
@@ -128,7 +128,7 @@ class Provenance(_Body):
 
 
 class Note(_Body):
-    """A clinical note, the facts it states, the verdict on it, and where it comes from."""
+    """A clinical note with the facts that it states, its verdict and its provenance."""
 
     text: str
     strategy: Strategy
@@ -138,7 +138,7 @@ class Note(_Body):
 
 
 class NoteJob(BaseModel):
-    """The state of one request; `index` is its place in its batch."""
+    """The state of one request; `index` is its position in its batch."""
 
     id: str
     status: Status
@@ -150,7 +150,7 @@ class NoteJob(BaseModel):
 
 
 class Counts(BaseModel):
-    """Jobs of a batch by status."""
+    """Number of a batch's jobs by status."""
 
     queued: int = 0
     running: int = 0
@@ -160,7 +160,7 @@ class Counts(BaseModel):
 
 
 class Batch(BaseModel):
-    """A batch's identity and how far it is."""
+    """Identity and progress of a batch."""
 
     id: str
     total: int
@@ -168,12 +168,12 @@ class Batch(BaseModel):
 
     @property
     def ended(self) -> int:
-        """Jobs that will not change any more."""
+        """Number of jobs that have ended."""
         return self.counts.finished + self.counts.failed + self.counts.cancelled
 
 
 class StrategyInfo(BaseModel):
-    """One strategy on offer and the facts that its notes must state."""
+    """A strategy and the topics that its notes must state."""
 
     id: Strategy
     title: str
@@ -183,14 +183,14 @@ class StrategyInfo(BaseModel):
 
 
 class PriorsInfo(BaseModel):
-    """The diagnoses that have clinical priors. `version` changes whenever any of them does."""
+    """The diagnoses that have clinical priors. `version` changes with any prior."""
 
     version: str
     diagnoses: list[str]
 
 
 class ModelInfo(BaseModel):
-    """The language model that the workers use. `grammar`: whether its engine can hold a text to a grammar."""
+    """The language model of the workers. `grammar`: whether its engine supports grammars."""
 
     name: str
     sha256: str | None
@@ -204,7 +204,7 @@ class ModelInfo(BaseModel):
 
 
 class Health(BaseModel):
-    """What readiness found, check by check."""
+    """The result of each readiness check."""
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The retrieval service's HTTP bodies: items in, ranked hits out."""
+"""Request and response bodies of the retrieval service: items, searches, ranked hits."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ ITEM_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
 MAX_K = 1000
 MAX_VECTOR = 65_536
 MAX_EMBEDDED = 64
-"""Images or texts of one call of POST /embed, at most."""
+"""Largest number of images or texts per call of POST /embed."""
 
 ItemId = Annotated[str, Field(pattern=ITEM_ID_PATTERN)]
 Group = Annotated[str, Field(min_length=1, max_length=256)]
@@ -27,14 +27,14 @@ class _Body(BaseModel):
 
 
 class Exclude(_Body):
-    """Items and groups (patients, lesions) that must not come back."""
+    """Items and groups (patients, lesions) to leave out of the hits."""
 
     ids: list[str] = []
     groups: list[str] = []
 
 
 class SearchRequest(_Body):
-    """A JSON search: exactly one of `text`, `vector`, `item_id`. An image comes as multipart form instead."""
+    """A JSON search: exactly one of `text`, `vector`, `item_id`. Images are sent as a multipart form instead."""
 
     text: str | None = Field(default=None, min_length=1, max_length=10_000)
     vector: list[float] | None = Field(default=None, min_length=1, max_length=MAX_VECTOR)
@@ -47,14 +47,14 @@ class SearchRequest(_Body):
 
 
 class EmbedRequest(_Body):
-    """Texts to vectors. Images come as multipart form instead. `encoding`: lists of numbers, or base64 of float32."""
+    """Texts to embed. Images are sent as a multipart form. `encoding`: lists of numbers, or base64 of float32."""
 
     texts: list[Annotated[str, Field(min_length=1, max_length=20_000)]] = Field(min_length=1, max_length=MAX_EMBEDDED)
     encoding: Encoding = "float"
 
 
 class EmbedResponse(BaseModel):
-    """One vector of length 1 an input, in their order: [dim] numbers, or base64 of little-endian float32."""
+    """One unit vector per input, in input order: [dim] numbers, or base64 of little-endian float32."""
 
     model: str
     dim: int
@@ -63,11 +63,11 @@ class EmbedResponse(BaseModel):
 
 
 class Hit(BaseModel):
-    """One item found. `rank` counts from 1; `ranks` holds its rank by each route that was searched.
+    """A retrieved item. `rank` counts from 1; `ranks`: its rank in each route that was searched.
 
     `score`: cosine similarity for a single route, the reciprocal-rank sum (Cormack et al. 2009, k = 60) for fused.
-    `image`: a link to the thumbnail, relative to the service, or null. `duplicate_of`: the id of a better hit that says
-    (equal note) or shows (near-duplicate picture) the same. `folded`: hits left out for it under `distinct`.
+    `image`: a link to the thumbnail, relative to the service, or null. `duplicate_of`: the id of a better hit with an
+    equal note or a near-duplicate image. `folded`: number of hits that `distinct` merged into this one.
     """
 
     id: str
@@ -83,7 +83,7 @@ class Hit(BaseModel):
 
 
 class SearchResponse(BaseModel):
-    """Ranked hits. `routes`: the routes really searched (fused uses images alone while towers are not aligned)."""
+    """Ranked hits. `routes`: the routes that were searched (fused uses only images while towers are not aligned)."""
 
     hits: list[Hit]
     model: str
@@ -104,16 +104,16 @@ class Item(BaseModel):
 
 
 class ItemPage(BaseModel):
-    """A page of items in id order; `next_cursor` is null on the last."""
+    """A page of items in id order; `next_cursor` is null on the last page."""
 
     items: list[Item]
     next_cursor: str | None
 
 
 class BulkOutcome(BaseModel):
-    """What became of one record of a bulk load; the answer is one of these a line, in the records' order.
+    """The outcome of one record of a bulk load; the response has one per line, in the records' order.
 
-    `unchanged`: the store held just that, so nothing was encoded or written.
+    `unchanged`: the stored item was identical, so nothing was encoded or written.
     """
 
     id: str
@@ -122,7 +122,7 @@ class BulkOutcome(BaseModel):
 
 
 class IndexRecall(BaseModel):
-    """Share of the `k` exact nearest that the index finds, over `queries` of its own vectors."""
+    """Share of the `k` exact nearest neighbours that the index finds, for `queries` of its own vectors."""
 
     k: int
     queries: int
@@ -130,9 +130,9 @@ class IndexRecall(BaseModel):
 
 
 class RouteInfo(BaseModel):
-    """One route's index: its kind, vector width, count and memory; `recall` is null where it is exact (flat).
+    """Index of one route: kind, vector width, count and memory; `recall` is null if it is exact (flat).
 
-    `building`: lists are being made beside it.
+    `building`: an approximate index is being built in the background.
     """
 
     kind: str
@@ -144,14 +144,14 @@ class RouteInfo(BaseModel):
 
 
 class StoreInfo(BaseModel):
-    """Bytes of the store's files, and those that are free on their disk."""
+    """Bytes of the store's files, and free bytes on their disk."""
 
     bytes: int
     free_bytes: int
 
 
 class SnapshotsInfo(BaseModel):
-    """The snapshots that are kept, the bytes of their stores, and when the newest was taken."""
+    """Number and bytes of the existing snapshots, and when the newest was taken."""
 
     count: int
     bytes: int
@@ -159,7 +159,7 @@ class SnapshotsInfo(BaseModel):
 
 
 class Waiting(BaseModel):
-    """What waits for its turn: requests and bulk loads for a thread, images and texts for the encoder, searches."""
+    """Queue lengths: requests and bulk loads that wait for a thread, images and texts for the encoder, searches."""
 
     requests: int
     loads: int
@@ -169,7 +169,7 @@ class Waiting(BaseModel):
 
 
 class IndexInfo(BaseModel):
-    """Figures of the index as it serves now. `checkpoint_behind`: writes that a start after a crash would replay."""
+    """State of the current index. `checkpoint_behind`: writes that a start after a crash would replay."""
 
     items: int
     model: str
@@ -182,7 +182,7 @@ class IndexInfo(BaseModel):
 
 
 class Snapshot(BaseModel):
-    """A consistent copy of the store. `sha256` and `bytes` are its file's; `vectors` counts those of its model."""
+    """A consistent copy of the store. `sha256` and `bytes` describe its file; `vectors`: vectors per route."""
 
     id: ItemId
     created_at: AwareDatetime
@@ -195,7 +195,7 @@ class Snapshot(BaseModel):
 
 
 class ModelSummary(BaseModel):
-    """A model folder as the service sees it; `reembedding` is the share done, 0 to 1, or null."""
+    """A model folder in the service; `reembedding`: completed share of a re-embedding, 0 to 1, or null."""
 
     name: str
     model_id: str
@@ -205,6 +205,6 @@ class ModelSummary(BaseModel):
 
 
 class ActivateModel(_Body):
-    """`name`: a folder's name in the service's model folder."""
+    """`name`: name of a model folder in RETRIEVAL_MODELS_DIR."""
 
     name: Annotated[str, Field(pattern=ITEM_ID_PATTERN)]

@@ -1,6 +1,6 @@
-"""Closed vocabularies: canonical terms, their accepted spellings, and the nearest terms to a wrong one.
+"""Closed vocabularies: canonical terms, their accepted spellings, and the nearest terms to an unknown one.
 
-Terms are data: vocabularies/*.toml, one file a vocabulary. Normalising never changes a term's granularity.
+Terms are data: vocabularies/*.toml, one file per vocabulary. Normalising never changes a term's granularity.
 """
 
 import difflib
@@ -16,26 +16,26 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 NOT_GIVEN = frozenset({"", "unknown", "unk", "nan", "n/a", "na", "<na>", "none", "null", "not given"})
-# Vocabularies whose entries are tables; every other file holds term = [spellings].
+# Vocabularies whose entries are tables; all others have entries term = [spellings].
 DETAILED = ("diagnoses", "sites")
 MAX_COMPARED_CHARS = 40
 
 
 def is_not_given(value: object) -> bool:
-    """True for every spelling of "we don't know": None, NaN, empty text, "unknown", "UNK" ..."""
+    """Whether a value means "unknown": None, NaN, empty text, "unknown", "UNK" ..."""
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and fold(value) in NOT_GIVEN)
 
 
 def fold(text: str) -> str:
-    """How spellings are compared: lower case, one space between words, underscores as spaces, plain apostrophes."""
+    """Fold a spelling for comparison: lower case, single spaces, underscores as spaces, plain apostrophes."""
     plain = unicodedata.normalize("NFC", text).replace("\u2019", "'")
     return re.sub(r"[\s_]+", " ", plain).strip().lower()
 
 
 class UnknownTerm(ValueError):
-    """A value that the vocabulary doesn't hold. The message names the nearest terms, never the value itself."""
+    """A value outside the vocabulary. The message names the nearest terms, never the value itself."""
 
     def __init__(self, vocabulary: str, nearest: list[str]) -> None:
         self.vocabulary = vocabulary
@@ -45,21 +45,21 @@ class UnknownTerm(ValueError):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """One closed vocabulary. `spellings` maps each folded spelling to its canonical term."""
+    """A closed vocabulary. `spellings` maps each folded spelling to its canonical term."""
 
     name: str
     terms: tuple[str, ...]
     spellings: Mapping[str, str]
 
     def normalise(self, value: str) -> str:
-        """The canonical term for any accepted spelling; raises UnknownTerm."""
+        """The canonical term of an accepted spelling; raises UnknownTerm."""
         term = self.spellings.get(fold(value))
         if term is None:
             raise UnknownTerm(self.name, self.nearest(value))
         return term
 
     def nearest(self, value: str, *, most: int = 3) -> list[str]:
-        """Up to `most` canonical terms that are spelled most alike; all of a small vocabulary."""
+        """Up to `most` canonical terms with the most similar spelling; all terms of a small vocabulary."""
         if len(self.terms) <= 8:
             return list(self.terms)
         close = difflib.get_close_matches(fold(value)[:MAX_COMPARED_CHARS], self.spellings, n=12, cutoff=0.0)
@@ -67,20 +67,20 @@ class Vocabulary:
 
 
 def vocabulary(name: str, spellings_of: Mapping[str, Iterable[str]]) -> Vocabulary:
-    """Build a vocabulary from term -> spellings; a spelling that two terms claim is an error in the data."""
+    """Build a vocabulary from term -> spellings; raises ValueError if two terms share a spelling."""
     spellings: dict[str, str] = {}
     for term, others in spellings_of.items():
         for spelling in (term, *others):
             if spellings.setdefault(fold(spelling), term) != term:
-                raise ValueError(f"{name}: '{spelling}' stands for '{spellings[fold(spelling)]}' and '{term}'")
+                raise ValueError(f"{name}: '{spelling}' stands for both '{spellings[fold(spelling)]}' and '{term}'")
     return Vocabulary(name=name, terms=tuple(spellings_of), spellings=spellings)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A diagnosis and its place in the paper's hierarchy (superclass, class, subclass = the term itself).
+    """A diagnosis and its position in the paper's hierarchy (superclass, class, subclass = the term itself).
 
-    `isic` is the path of the same term in ISIC's hierarchy, or "" where ISIC has no such term.
+    `isic`: path of the same term in ISIC's hierarchy, or "" if ISIC does not have it.
     """
 
     name: str
@@ -92,13 +92,13 @@ class Diagnosis:
 
     @property
     def spellings(self) -> tuple[str, ...]:
-        """Every other spelling that is accepted; of these, running text means the term by its synonyms only."""
+        """All other accepted spellings; in running text, only the synonyms mean the term."""
         return (*self.synonyms, *self.labels, *_last_part(self.isic))
 
 
 @dataclass(frozen=True)
 class Site:
-    """An anatomical site; `general` is ISIC's anatom_site_general that holds it, or ""; `isic` as for a diagnosis."""
+    """An anatomical site; `general`: ISIC's anatom_site_general that contains it, or ""; `isic` as in Diagnosis."""
 
     name: str
     general: str
@@ -108,7 +108,7 @@ class Site:
 
     @property
     def spellings(self) -> tuple[str, ...]:
-        """Every other spelling that is accepted."""
+        """All other accepted spellings."""
         return (*self.synonyms, *_last_part(self.isic))
 
 
@@ -125,7 +125,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _closed() -> list[str]:
-    """The small vocabularies, by the names of their files."""
+    """File names of the small vocabularies, without extension."""
     names = (entry.name for entry in _folder().iterdir() if entry.name.endswith(".toml"))
     return sorted({name.removesuffix(".toml") for name in names} - set(DETAILED))
 
@@ -163,7 +163,7 @@ def sites() -> Mapping[str, Site]:
 
 @cache
 def vocabularies() -> Mapping[str, Vocabulary]:
-    """Every vocabulary by the metadata field that it serves (`symptom` serves all symptoms)."""
+    """Every vocabulary by its metadata field (`symptom` serves all symptoms)."""
     closed = {name: vocabulary(name.replace("_", " "), _read(name)) for name in _closed()}
     return {
         "diagnosis": vocabulary("diagnosis", {d.name: d.spellings for d in diagnoses().values()}),
