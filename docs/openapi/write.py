@@ -1,4 +1,4 @@
-"""Writes the services' OpenAPI documents beside this file; `make openapi` runs it, a test holds the result."""
+"""Writes the services' OpenAPI documents into this folder; run by `make openapi`, checked by a test."""
 
 import json
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ import dermnote_notegen.settings
 import dermnote_retrieval.app
 import dermnote_retrieval.settings
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 def documents() -> Iterator[tuple[Path, str]]:
-    """(file, its content) for each service."""
-    yield HERE / "notegen.json", _render(dermnote_notegen.api.app.create_app(dermnote_notegen.settings.Settings()))
+    """(path, content) of each service's document."""
+    yield FOLDER / "notegen.json", _render(dermnote_notegen.api.app.create_app(dermnote_notegen.settings.Settings()))
     with TemporaryDirectory() as folder:
         settings = dermnote_retrieval.settings.Settings(data_dir=Path(folder), encoder="dummy")
-        yield HERE / "retrieval.json", _render(dermnote_retrieval.app.create_app(settings))
+        yield FOLDER / "retrieval.json", _render(dermnote_retrieval.app.create_app(settings))
 
 
 def _render(app: FastAPI) -> str:

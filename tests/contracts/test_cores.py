@@ -1,4 +1,4 @@
-"""Cores of this process: the affinity, and a container's limit where there is one."""
+"""Cores available to this process: CPU affinity and container limit."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ def v1(folder: Path, *, quota: int, period: int = 100_000) -> Path:
     return folder
 
 
-def test_without_cgroups_it_is_the_affinity(tmp_path: Path) -> None:
+def test_without_cgroups_the_affinity_counts(tmp_path: Path) -> None:
     assert usable_cores(tmp_path) == BOUND
 
 
@@ -36,20 +36,20 @@ def test_without_cgroups_it_is_the_affinity(tmp_path: Path) -> None:
     ("text", "cores"), [("400000 100000\n", 4), ("150000 100000\n", 2), ("10000 100000\n", 1), ("max 100000\n", 64)]
 )
 @pytest.mark.usefixtures("many_cores")
-def test_a_limit_of_cgroup_v2(tmp_path: Path, text: str, cores: int) -> None:
+def test_cgroup_v2_limit(tmp_path: Path, text: str, cores: int) -> None:
     assert usable_cores(v2(tmp_path, text)) == cores
 
 
 @pytest.mark.parametrize(("quota", "cores"), [(400_000, 4), (50_000, 1), (-1, 64)])
 @pytest.mark.usefixtures("many_cores")
-def test_a_limit_of_cgroup_v1(tmp_path: Path, quota: int, cores: int) -> None:
+def test_cgroup_v1_limit(tmp_path: Path, quota: int, cores: int) -> None:
     assert usable_cores(v1(tmp_path, quota=quota)) == cores
 
 
-def test_a_limit_above_the_affinity_gives_no_more_cores(tmp_path: Path) -> None:
+def test_a_limit_above_the_affinity_has_no_effect(tmp_path: Path) -> None:
     assert usable_cores(v2(tmp_path, f"{(BOUND + 8) * 100_000} 100000")) == BOUND
 
 
 @pytest.mark.parametrize("text", ["", "many few", "1 0"])
-def test_what_cannot_be_read_limits_nothing(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_limit_is_ignored(tmp_path: Path, text: str) -> None:
     assert usable_cores(v2(tmp_path, text)) == BOUND

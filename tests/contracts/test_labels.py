@@ -1,4 +1,4 @@
-"""Every label of the public data sets is accepted as exactly its term, never as a coarser or finer one."""
+"""Each label of the public data sets maps to exactly its term, never to a coarser or finer one."""
 
 import pytest
 
@@ -253,14 +253,14 @@ SITES = {
     "buttocks": "buttocks",
     "genital areas": "genital area",
 }
-# What is called pre-cancerous here: Fitzpatrick17k files it as malignant or as benign.
+# Pre-cancerous in our vocabulary; Fitzpatrick17k lists them as malignant or benign.
 PRE_CANCEROUS = {
     "actinic keratosis": "malignant",
     "actinic porokeratosis": "benign",
     "disseminated superficial actinic porokeratosis": "benign",
     "porokeratosis of mibelli": "benign",
 }
-# Different diseases, or a whole and its part, that are easily taken for one.
+# Different diseases, or a term and its subtype, that are easily confused.
 KEPT_APART = [
     ("akiec", "ak"),
     ("akiec", "intraepithelial carcinoma"),
@@ -281,7 +281,7 @@ KEPT_APART = [
 
 
 @pytest.mark.parametrize(("label", "term"), LABELS)
-def test_a_data_sets_diagnosis_label_becomes_its_term(label: str, term: str) -> None:
+def test_a_diagnosis_label_maps_to_its_term(label: str, term: str) -> None:
     assert LesionMetadata(diagnosis=label).diagnosis == term
     assert LesionMetadata(diagnosis=label.upper()).diagnosis == term
 
@@ -293,7 +293,7 @@ def test_fitzpatrick17k_has_114_labels() -> None:
 @pytest.mark.parametrize(
     ("label", "partition"), [(label, part) for part, labels in FITZPATRICK17K.items() for label in labels]
 )
-def test_a_row_of_fitzpatrick17k_agrees_with_itself(label: str, partition: str) -> None:
+def test_label_and_partition_of_fitzpatrick17k_are_consistent(label: str, partition: str) -> None:
     metadata = LesionMetadata.model_validate({"diagnosis": label, "benign_malignant": partition})
     assert metadata.benign_malignant == partition.replace("non-neoplastic", "benign")
     assert metadata.diagnosis is not None
@@ -304,17 +304,17 @@ def test_a_row_of_fitzpatrick17k_agrees_with_itself(label: str, partition: str) 
         assert superclass == metadata.benign_malignant
 
 
-def test_isic_2019s_unknown_class_is_not_given() -> None:
+def test_the_unknown_class_of_isic_2019_counts_as_missing() -> None:
     assert LesionMetadata(diagnosis="UNK").given() == {}
 
 
 @pytest.mark.parametrize(("one", "other"), KEPT_APART)
-def test_a_label_keeps_its_granularity(one: str, other: str) -> None:
+def test_similar_diagnoses_stay_separate_terms(one: str, other: str) -> None:
     assert LesionMetadata(diagnosis=one) != LesionMetadata(diagnosis=other)
 
 
 @pytest.mark.parametrize(("label", "term"), SITES.items())
-def test_a_data_sets_site_label_becomes_its_term(label: str, term: str) -> None:
+def test_a_site_label_maps_to_its_term(label: str, term: str) -> None:
     assert LesionMetadata(site=label).site == term
 
 
@@ -322,7 +322,7 @@ def test_a_data_sets_site_label_becomes_its_term(label: str, term: str) -> None:
     ("one", "other"),
     [("arm", "upper arm"), ("back", "lower back"), ("head", "head/neck"), ("chest", "anterior chest"), ("leg", "calf")],
 )
-def test_a_site_keeps_its_granularity(one: str, other: str) -> None:
+def test_similar_sites_stay_separate_terms(one: str, other: str) -> None:
     assert LesionMetadata(site=one) != LesionMetadata(site=other)
 
 
@@ -338,10 +338,10 @@ def test_a_site_keeps_its_granularity(one: str, other: str) -> None:
         ("morphoeic basal cell carcinoma", "morpheaform basal cell carcinoma"),
     ],
 )
-def test_british_and_american_spellings_are_one_term(british: str, american: str) -> None:
+def test_british_and_american_spellings_are_the_same_term(british: str, american: str) -> None:
     assert LesionMetadata(diagnosis=british) == LesionMetadata(diagnosis=american)
 
 
-def test_every_naevus_is_also_spelt_nevus_and_the_other_way_round() -> None:
+def test_naevus_and_nevus_are_interchangeable() -> None:
     for name in diagnoses():
         assert LesionMetadata(diagnosis=name.replace("nevus", "naevus")).diagnosis == name

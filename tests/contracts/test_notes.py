@@ -1,4 +1,4 @@
-"""NoteRequest and its kin: defaults, equal JSON for equal requests, bounds, token sums."""
+"""NoteRequest and related models: defaults, equal JSON for equal requests, bounds, token sums."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def printed(hash_seed: int) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_request_is_the_same_json_in_every_process() -> None:
+def test_a_request_has_the_same_json_in_every_process() -> None:
     assert len({printed(seed) for seed in (1, 2, 3, 4)}) == 1
 
 
@@ -34,7 +34,7 @@ def test_the_order_of_include_does_not_matter() -> None:
     assert one.model_dump_json() == other.model_dump_json()
 
 
-def test_a_request_survives_its_own_json() -> None:
+def test_a_request_round_trips_through_json() -> None:
     request = NoteRequest.model_validate(
         {
             "metadata": {"age": 0.5, "diagnosis": "mel", "symptoms": {"itch": True}, "findings": {"colours": ["tan"]}},
@@ -46,7 +46,7 @@ def test_a_request_survives_its_own_json() -> None:
     assert NoteRequest.model_validate_json(request.model_dump_json()) == request
 
 
-def test_the_documented_defaults_hold() -> None:
+def test_the_defaults_are_as_documented() -> None:
     request = NoteRequest.model_validate({"metadata": {}})
     assert (request.strategy, request.include, request.options.n) == ("G", ALL_TOPICS, 1)
     assert (request.options.on_unfaithful, request.options.seed) == ("retry", None)
@@ -71,21 +71,21 @@ def test_the_documented_defaults_hold() -> None:
     ],
     ids=repr,
 )
-def test_what_the_contract_does_not_name_is_refused(change: dict[str, Any]) -> None:
+def test_unknown_or_invalid_fields_are_rejected(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         NoteRequest.model_validate({"metadata": {"age": 1}} | change)
 
 
-def test_tokens_add_up_field_by_field() -> None:
+def test_token_counts_add_up_by_field() -> None:
     total = Tokens(prompt=1, cached=2, sampled=3) + Tokens(prompt=10, forced=20, sampled=30, decisions=40)
     assert total == Tokens(prompt=11, cached=2, forced=20, sampled=33, decisions=40)
 
 
-def test_a_batchs_ended_jobs_are_all_that_will_not_change() -> None:
+def test_ended_counts_finished_failed_and_cancelled_jobs() -> None:
     assert Batch(id="b", total=9, counts=Counts(queued=1, running=2, finished=3, failed=2, cancelled=1)).ended == 6
 
 
 @pytest.mark.parametrize("change", [{"prompt": ""}, {"max_tokens": 0}, {"seed": 2**32}, {"deadline_s": 0}, {"n": 2}])
-def test_a_completion_outside_the_engines_bounds_is_refused(change: dict[str, Any]) -> None:
+def test_a_completion_request_out_of_bounds_is_rejected(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         CompletionRequest.model_validate({"prompt": "x"} | change)

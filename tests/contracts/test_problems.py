@@ -1,4 +1,4 @@
-"""The error tree: what a service raises is what a client raises again, and a person reads one line."""
+"""The error tree: the client raises the same class as the service, and each error reads as one line."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_the_client_raises_what_the_service_raised(kind: type[DermnoteError]) ->
     assert (again.detail, again.errors) == (raised.detail, raised.errors)
 
 
-def test_every_error_has_a_code_of_its_own_and_a_title() -> None:
+def test_every_error_has_a_unique_code_and_a_title() -> None:
     codes = [kind.code for kind in ERRORS]
     assert len(codes) == len(set(codes))
     for kind in ERRORS:
@@ -43,18 +43,18 @@ def test_every_error_has_a_code_of_its_own_and_a_title() -> None:
         assert kind.title
 
 
-def test_a_subclass_keeps_its_familys_status() -> None:
+def test_a_subclass_keeps_the_status_of_its_family() -> None:
     for family in (InvalidRequest, NotFound, Unavailable):
         assert {kind.status for kind in tree(family)} == {family.status}
 
 
-def test_an_internal_error_carries_no_detail_out() -> None:
+def test_an_internal_error_exposes_no_detail() -> None:
     problem = InternalError().problem()
     assert (problem.status, problem.code, problem.detail) == (500, "internal-error", "")
 
 
 @pytest.mark.parametrize("body", [None, "<html>", [], {}, {"detail": "Bad Gateway"}], ids=repr)
-def test_an_answer_that_is_no_problem_of_ours_names_its_status(body: object) -> None:
+def test_a_response_in_another_format_is_reported_with_its_status(body: object) -> None:
     error = error_from_problem(body, status=502)
     assert type(error) is DermnoteError
     assert "502" in str(error)
@@ -63,7 +63,7 @@ def test_an_answer_that_is_no_problem_of_ours_names_its_status(body: object) -> 
 @pytest.mark.parametrize(
     "body", [{"code": "not-found"}, {"code": 7, "title": "x", "status": 404}, {"code": "a", "title": 1, "status": "x"}]
 )
-def test_a_malformed_problem_is_an_error_of_ours_too(body: dict[str, object]) -> None:
+def test_a_malformed_problem_is_a_dermnote_error_too(body: dict[str, object]) -> None:
     error = error_from_problem(body, status=502)
     assert isinstance(error, DermnoteError)
     assert "502" in str(error)
@@ -84,7 +84,7 @@ def test_one_line_names_title_detail_and_the_first_three_fields() -> None:
     )
 
 
-def test_one_line_does_not_say_the_title_twice() -> None:
+def test_the_line_does_not_repeat_the_title() -> None:
     assert one_line(UnknownNote()) == "There is no such note"
     assert one_line(error_from_problem(UnknownNote().problem().model_dump(), status=404)) == "There is no such note"
 

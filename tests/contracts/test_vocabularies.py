@@ -1,4 +1,4 @@
-"""The vocabulary files hold together, and agree with ISIC's own isic-metadata where it has the field."""
+"""The vocabulary files are consistent, and agree with isic-metadata where it has the field."""
 
 import tomllib
 from importlib.resources import files
@@ -28,7 +28,7 @@ CLOSED = [name for name in vocabularies() if name not in ("diagnosis", "site")]
 
 
 @pytest.mark.parametrize("name", vocabularies())
-def test_every_spelling_stands_for_one_term_and_reads_back(name: str) -> None:
+def test_every_spelling_maps_to_one_term(name: str) -> None:
     held = vocabularies()[name]
     assert set(held.spellings.values()) == set(held.terms)
     for spelling, term in held.spellings.items():
@@ -36,7 +36,7 @@ def test_every_spelling_stands_for_one_term_and_reads_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", vocabularies())
-def test_no_spelling_also_means_not_given(name: str) -> None:
+def test_no_spelling_also_means_missing(name: str) -> None:
     assert not NOT_GIVEN & set(vocabularies()[name].spellings)
 
 
@@ -49,25 +49,25 @@ def test_no_spelling_is_listed_twice_in_a_file(name: str) -> None:
         assert len(folded) == len(set(folded)), f"{name}: {term} lists a spelling twice"
 
 
-def test_there_is_one_file_a_vocabulary() -> None:
+def test_each_vocabulary_has_one_file() -> None:
     assert set(FILES) - set(DETAILED) == set(CLOSED)
     assert set(DETAILED) <= set(FILES)
 
 
-def test_a_label_is_accepted_and_no_name_of_its_diagnosis() -> None:
+def test_a_label_is_accepted_but_is_not_a_synonym() -> None:
     for diagnosis in diagnoses().values():
         assert not set(diagnosis.labels) & {diagnosis.name, *diagnosis.synonyms}
         for label in diagnosis.labels:
             assert vocabularies()["diagnosis"].normalise(label) == diagnosis.name
 
 
-def test_a_spelling_that_two_terms_claim_is_an_error_in_the_data() -> None:
+def test_a_spelling_shared_by_two_terms_is_an_error() -> None:
     with pytest.raises(ValueError, match="stands for both 'nevus' and 'melanoma'"):
         vocabulary("diagnosis", {"nevus": ["nv"], "melanoma": ["NV"]})
 
 
 @pytest.mark.parametrize("name", diagnoses())
-def test_every_diagnosis_has_a_known_superclass_and_its_class_is_a_term_of_the_same(name: str) -> None:
+def test_every_diagnosis_has_a_known_superclass_which_its_class_shares(name: str) -> None:
     entry = diagnoses()[name]
     assert entry.superclass in ("benign", "indeterminate", "pre-cancerous", "malignant")
     assert entry.klass in diagnoses()
@@ -75,7 +75,7 @@ def test_every_diagnosis_has_a_known_superclass_and_its_class_is_a_term_of_the_s
     assert diagnoses()[entry.klass].klass == entry.klass
 
 
-def test_every_vocabulary_serves_a_field_and_every_term_field_has_one() -> None:
+def test_vocabularies_and_term_fields_correspond() -> None:
     fields = {*LesionMetadata.model_fields, *Findings.model_fields} - {"age", "clin_size_long_diam_mm"}
     fields -= {"symptoms", "findings", "personal_hx_mm", "family_hx_mm"}
     assert set(vocabularies()) == fields | {"symptom"}
@@ -83,13 +83,13 @@ def test_every_vocabulary_serves_a_field_and_every_term_field_has_one() -> None:
 
 
 @pytest.mark.parametrize("name", CLOSED)
-def test_a_small_vocabulary_names_all_its_terms_to_a_wrong_value(name: str) -> None:
+def test_an_error_lists_all_terms_of_a_small_vocabulary(name: str) -> None:
     with pytest.raises(UnknownTerm) as caught:
         vocabularies()[name].normalise("qqqq")
     assert caught.value.nearest == list(vocabularies()[name].terms)
 
 
-def test_our_sexes_are_isics() -> None:
+def test_sexes_equal_those_of_isic() -> None:
     for sex in vocabularies()["sex"].terms:
         assert MetadataRow(sex=sex).sex == sex
 
@@ -97,23 +97,23 @@ def test_our_sexes_are_isics() -> None:
 @pytest.mark.parametrize(
     ("field", "theirs"), [("image_type", ImageTypeEnum), ("fitzpatrick_skin_type", FitzpatrickSkinType)]
 )
-def test_our_terms_are_exactly_isics(field: str, theirs: type[ImageTypeEnum] | type[FitzpatrickSkinType]) -> None:
+def test_terms_equal_those_of_isic(field: str, theirs: type[ImageTypeEnum] | type[FitzpatrickSkinType]) -> None:
     assert set(vocabularies()[field].terms) == {member.value for member in theirs}
 
 
-def test_every_general_site_is_isics_and_all_of_isics_are_known() -> None:
+def test_general_sites_equal_those_of_isic() -> None:
     theirs = {member.value for member in AnatomSiteGeneralEnum}
     assert {site.general for site in sites().values()} - {""} == theirs
     for general in theirs:
         assert vocabularies()["site"].normalise(general) in sites()
 
 
-def test_benign_and_malignant_are_the_roots_of_isics_diagnoses() -> None:
+def test_benign_and_malignant_are_roots_of_the_isic_diagnoses() -> None:
     roots = {member.value.split(":")[0].lower() for member in DiagnosisEnum}
     assert {"benign", "malignant", "indeterminate"} <= roots
     assert set(vocabularies()["benign_malignant"].terms) <= roots | {"indeterminate/benign", "indeterminate/malignant"}
 
 
 @pytest.mark.parametrize("value", [0, False, "no", "0", 0.0])
-def test_a_zero_is_given(value: object) -> None:
+def test_zero_counts_as_given(value: object) -> None:
     assert not is_not_given(value)

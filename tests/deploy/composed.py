@@ -1,4 +1,4 @@
-"""A compose stack of its own name and ports on a real engine, as the tests drive it."""
+"""Test driver for a compose stack with its own name and ports on a real Docker engine."""
 
 import json
 import os
@@ -16,7 +16,7 @@ PROJECT = "dermnote-compose-test"
 
 @dataclass(frozen=True)
 class Container:
-    """A running container as `docker inspect` tells it."""
+    """A running container as reported by `docker inspect`."""
 
     id: str
     service: str
@@ -24,24 +24,24 @@ class Container:
 
     @property
     def pid(self) -> int:
-        """Its first process, as the host numbers it."""
+        """The pid of its first process on the host."""
         return int(self.told["State"]["Pid"])
 
     def run(self, *command: str) -> str:
-        """The output of a command inside; fails where it fails."""
+        """The output of a command in the container; raises if it fails."""
         return docker("exec", self.id, *command)
 
     def tries(self, *command: str) -> bool:
-        """Whether a command inside succeeds."""
+        """Whether a command in the container succeeds."""
         return not subprocess.run(["docker", "exec", self.id, *command], capture_output=True, check=False).returncode
 
     def kill(self) -> None:
-        """kill -9 of its first process, as a crash does it: the engine starts it again."""
+        """kill -9 of its first process, like a crash: Docker restarts the container."""
         os.kill(self.pid, signal.SIGKILL)
 
 
 def docker(*arguments: str, environment: dict[str, str] | None = None) -> str:
-    """The output of a docker command; fails with what it said where it fails."""
+    """The output of a docker command; if it fails, raises with its error output."""
     done = subprocess.run(
         ["docker", *arguments],
         cwd=ROOT,
@@ -63,7 +63,7 @@ def inspected(*ids: str) -> Sequence[Container]:
 
 @dataclass(frozen=True)
 class Composed:
-    """docker compose in the repository's root, under a project name and on ports of its own."""
+    """docker compose in the repository's root, with its own project name and ports."""
 
     environment: dict[str, str] = field(
         default_factory=lambda: (
@@ -83,7 +83,7 @@ class Composed:
         return docker("compose", *arguments, environment=self.environment)
 
     def up(self, *arguments: str) -> None:
-        """`docker compose up --wait`; what the containers said where it fails."""
+        """`docker compose up --wait`; if it fails, raises with the containers' logs."""
         try:
             self("up", "--detach", "--wait", "--wait-timeout", "600", *arguments)
         except AssertionError:
@@ -103,12 +103,12 @@ class Composed:
         return f"http://127.0.0.1:{self.environment['RQ_DASHBOARD_PORT']}"
 
     def containers(self, *services: str) -> Sequence[Container]:
-        """The containers of some services, or of all, that run."""
+        """The running containers of the given services, or of all."""
         ids = self("ps", "--quiet", *services).split()
         return inspected(*ids) if ids else []
 
     def wait_restarted(self, killed: Container) -> None:
-        """Until a killed container runs anew and is healthy."""
+        """Wait until a killed container has restarted and is healthy."""
 
         def healthy() -> bool:
             (state,) = (one["State"] for one in json.loads(docker("inspect", killed.id)))
@@ -117,7 +117,7 @@ class Composed:
         wait_until(healthy, timeout_s=300, what=f"{killed.service} runs again")
 
     def size(self, service: str) -> int:
-        """Bytes of a service's image beyond the image that it is built on."""
+        """Bytes that a service's image adds to its base image."""
         image = json.loads(docker("image", "inspect", f"dermnote/{service}:compose-test"))[0]
         base = json.loads(docker("image", "inspect", "python:3.11-slim-bookworm"))[0]
         return int(image["Size"]) - int(base["Size"])

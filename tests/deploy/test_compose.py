@@ -1,6 +1,6 @@
-"""The compose stack on a real engine: `make compose-test`. It builds the images and takes minutes.
+"""The compose stack on a real Docker engine: `make compose-test`. It builds the images and takes minutes.
 
-The tests share one stack and run in their order; each begins with what the ones before have left.
+The tests share one stack and run in order; each starts from the state that earlier tests created.
 """
 
 import os
@@ -30,14 +30,14 @@ pytestmark = [
 ]
 NOTES = 50
 SERVICES = ("redis", "notegen-api", "notegen-worker", "retrieval")
-# Bytes that an image may have beyond the Python image that it is built on.
+# Bytes that an image may add to its base image.
 MOST_BYTES = {"notegen-api": 60e6, "notegen-worker": 260e6, "retrieval": 410e6}
 PATIENCE_S = 300.0
 
 
 @dataclass
-class Left:
-    """What earlier tests have left in the stack."""
+class State:
+    """State of the stack that earlier tests created."""
 
     note_ids: list[str] = field(default_factory=list)
     items: list[NewItem] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Left:
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Composed]:
-    """Built and started as a user would; everything but the images is removed in the end."""
+    """A stack built and started as by a user; everything except the images is removed at the end."""
     composed = Composed()
     begun = time.monotonic()
     composed("build")
@@ -60,8 +60,8 @@ def stack() -> Iterator[Composed]:
 
 
 @pytest.fixture(scope="module")
-def left() -> Left:
-    return Left()
+def left() -> State:
+    return State()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def retrieval(stack: Composed) -> Iterator[RetrievalService]:
 
 
 def requests(count: int, *, salt: int) -> list[NoteRequest]:
-    """Requests that the model has to write, all different."""
+    """Distinct requests for notes written by the model."""
     return [
         NoteRequest.model_validate(
             {
@@ -90,7 +90,7 @@ def requests(count: int, *, salt: int) -> list[NoteRequest]:
 
 
 def assert_finished(notes: NoteService, batch_id: str, *, count: int) -> list[str]:
-    """Each note of a batch ends once, in its place, faithful; their ids."""
+    """Check that each note of a batch finished once, in order, faithful; returns their ids."""
     wait_until(lambda: notes.batch(batch_id).ended == count, timeout_s=600, what="the batch has ended")
     jobs = list(notes.batch_notes(batch_id))
     assert [job.index for job in jobs] == list(range(count))
@@ -106,8 +106,8 @@ def test_the_images_are_small(stack: Composed) -> None:
     assert {name for name, size in sizes.items() if size > MOST_BYTES[name]} == set()
 
 
-def assert_shut(container: Container) -> None:
-    """It can do nothing but its work."""
+def assert_restricted(container: Container) -> None:
+    """Check that the container has minimal privileges."""
     told = container.told["HostConfig"]
 
     assert told["ReadonlyRootfs"] is True
@@ -126,13 +126,13 @@ def assert_shut(container: Container) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_container_can_do_nothing_but_its_work(stack: Composed, service: str) -> None:
+def test_a_container_has_minimal_privileges(stack: Composed, service: str) -> None:
     (container,) = stack.containers(service)
 
-    assert_shut(container)
+    assert_restricted(container)
 
 
-def test_only_loopback_is_published_and_redis_not_at_all(stack: Composed) -> None:
+def test_only_loopback_ports_are_published_and_none_of_redis(stack: Composed) -> None:
     published = {
         container.service: [binding["HostIp"] for port in ports.values() for binding in port or []]
         for container in stack.containers()
@@ -144,7 +144,7 @@ def test_only_loopback_is_published_and_redis_not_at_all(stack: Composed) -> Non
     assert not published["notegen-worker"]
 
 
-def test_redis_asks_for_the_password_which_shows_nowhere(stack: Composed) -> None:
+def test_redis_requires_the_password_which_is_not_exposed(stack: Composed) -> None:
     (redis,) = stack.containers("redis")
     password = redis.run("cat", "/run/secrets/redis_password").strip()
 
@@ -155,7 +155,7 @@ def test_redis_asks_for_the_password_which_shows_nowhere(stack: Composed) -> Non
 
 
 def test_notes_are_written_indexed_and_found(
-    stack: Composed, left: Left, notes: NoteService, retrieval: RetrievalService, tmp_path: Path
+    stack: Composed, left: State, notes: NoteService, retrieval: RetrievalService, tmp_path: Path
 ) -> None:
     batch = notes.submit_batch(requests(NOTES, salt=1))
     left.note_ids = assert_finished(notes, batch.id, count=NOTES)
@@ -182,7 +182,7 @@ def test_notes_are_written_indexed_and_found(
 
 
 def written_by(worker: Container) -> int:
-    """Requests that a worker's engine has finished."""
+    """Number of requests that a worker's engine has finished."""
     text = worker.run(
         "python",
         "-c",
@@ -221,7 +221,7 @@ def test_no_note_is_lost_when_a_container_dies(stack: Composed, notes: NoteServi
 
 
 def test_no_acknowledged_item_is_lost_when_retrieval_dies(
-    stack: Composed, left: Left, retrieval: RetrievalService
+    stack: Composed, left: State, retrieval: RetrievalService
 ) -> None:
     (container,) = stack.containers("retrieval")
     more = [
@@ -241,7 +241,7 @@ def test_no_acknowledged_item_is_lost_when_retrieval_dies(
         wait_until(lambda: len(acknowledged) > 10, timeout_s=60, what="some items are stored")
         container.kill()
         assert len(acknowledged) < len(more)
-        loading.result(timeout=300)  # the client tries again until the service is back
+        loading.result(timeout=300)  # the client retries until the service is back
 
     stack.wait_restarted(container)
     info = retrieval.index_info()
@@ -249,8 +249,8 @@ def test_no_acknowledged_item_is_lost_when_retrieval_dies(
     assert {retrieval.get_item(one).id for one in acknowledged} == {item.item_id for item in more}
 
 
-def test_down_and_up_again_finds_everything(
-    stack: Composed, left: Left, notes: NoteService, retrieval: RetrievalService
+def test_state_survives_down_and_up(
+    stack: Composed, left: State, notes: NoteService, retrieval: RetrievalService
 ) -> None:
     items = retrieval.index_info().items
     found = retrieval.search_image(left.items[7].image or b"", k=5, via="images")
@@ -267,8 +267,8 @@ def test_down_and_up_again_finds_everything(
     assert [(hit.id, hit.note) for hit in again.hits] == [(hit.id, hit.note) for hit in found.hits]
 
 
-def test_the_queue_can_be_looked_at(stack: Composed, notes: NoteService) -> None:
-    notes.submit(requests(1, salt=9)[0])  # a queue is known from its first job on
+def test_rq_dashboard_shows_the_queue(stack: Composed, notes: NoteService) -> None:
+    notes.submit(requests(1, salt=9)[0])  # a queue exists from its first job on
     stack.up("rq-dashboard")
 
     with urlopen(f"{stack.rq_dashboard}/0/data/queues.json", timeout=30) as answer:  # noqa: S310
@@ -276,7 +276,7 @@ def test_the_queue_can_be_looked_at(stack: Composed, notes: NoteService) -> None
 
     assert '"notes"' in queues
     (container,) = stack.containers("rq-dashboard")
-    assert_shut(container)
+    assert_restricted(container)
 
 
 def test_the_client_runs_its_demo_against_the_stack(stack: Composed) -> None:
@@ -290,4 +290,4 @@ def test_the_client_runs_its_demo_against_the_stack(stack: Composed) -> None:
 
     assert "notes found" in said
     name = stack("--profile", "train", "run", "--detach", "train", "sleep", "300").split()[-1]
-    assert_shut(*inspected(name))
+    assert_restricted(*inspected(name))

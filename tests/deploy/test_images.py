@@ -1,4 +1,4 @@
-"""Dockerfiles and compose files as linters see them, and what joins them to the code. No engine is needed."""
+"""Linter checks of Dockerfiles and compose files, and their consistency with the code. Needs no Docker engine."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ def compose() -> dict[str, Any]:
 
 
 def seconds(text: str) -> int:
-    """Compose's durations, as these files write them: whole seconds."""
+    """Parse a duration of the compose files, in whole seconds."""
     assert re.fullmatch(r"\d+s", text), text
     return int(text.removesuffix("s"))
 
@@ -40,24 +40,24 @@ def test_there_is_a_dockerfile_for_each_deployable() -> None:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
-def test_hadolint_finds_nothing(path: Path) -> None:
+def test_hadolint_passes(path: Path) -> None:
     done = run(BIN / "hadolint", "--no-color", path)
 
     assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
-def test_each_exception_of_hadolint_is_explained_on_the_line_before(path: Path) -> None:
+def test_each_hadolint_exception_is_explained_on_the_line_before(path: Path) -> None:
     lines = path.read_text().splitlines()
 
     for place, line in enumerate(lines):
         if "hadolint ignore" in line:
             before = lines[place - 1]
-            again = line in lines[:place]  # the same rule for the same reason, explained where it is met first
+            again = line in lines[:place]  # the same rule for the same reason, explained at its first use
             assert again or re.match(r"# \w", before), f"{path}:{place + 1}"
 
 
-def test_compose_lint_finds_nothing_that_is_not_explained() -> None:
+def test_compose_lint_finds_only_explained_exceptions() -> None:
     done = run(BIN / "compose-lint", "--fail-on", "low", COMPOSE)
 
     assert done.returncode == 0, done.stdout
@@ -67,15 +67,15 @@ def test_compose_lint_finds_nothing_that_is_not_explained() -> None:
 
 
 def instructions(path: Path, *, stage: str) -> list[str]:
-    """A stage of a Dockerfile without its first line, comments and blank lines."""
+    """The instructions of a Dockerfile stage, without FROM, comments and blank lines."""
     stages = re.split(r"^FROM .* AS ", path.read_text(), flags=re.MULTILINE)
-    (found,) = [text for text in stages if text.startswith(f"{stage}\n")]
-    lines = found.split("\nFROM ")[0].splitlines()[1:]
+    (content,) = [text for text in stages if text.startswith(f"{stage}\n")]
+    lines = content.split("\nFROM ")[0].splitlines()[1:]
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-def test_retrieval_fetches_the_client_by_the_steps_of_the_clients_own_image() -> None:
-    """So the layers are shared; a Dockerfile can't include another."""
+def test_retrieval_builds_the_client_like_the_image_of_the_client() -> None:
+    """Equal steps share their layers; a Dockerfile cannot include another."""
     train, retrieval = ROOT / "clients/train/Dockerfile", ROOT / "services/retrieval/Dockerfile"
     steps = instructions(train, stage="build")
 
@@ -83,18 +83,18 @@ def test_retrieval_fetches_the_client_by_the_steps_of_the_clients_own_image() ->
     assert instructions(retrieval, stage="build-client") == steps
 
 
-def test_prometheus_scrapes_the_same_with_keys_and_without() -> None:
+def test_prometheus_scrapes_the_same_targets_with_and_without_keys() -> None:
     without, with_keys = (
         yaml.safe_load((ROOT / "compose" / name).read_text()) for name in ("prometheus.yml", "prometheus-keys.yml")
     )
-    asked = [job.pop("authorization", None) for job in with_keys["scrape_configs"]]
+    authorization = [job.pop("authorization", None) for job in with_keys["scrape_configs"]]
 
-    assert [job is not None for job in asked] == [True, False, True]
+    assert [job is not None for job in authorization] == [True, False, True]
     assert with_keys == without
 
 
 def test_only_compose_serves_without_keys(compose: dict[str, Any]) -> None:
-    """No image, no manifest for Kubernetes and no override turns authentication off."""
+    """No image, Kubernetes manifest or override disables authentication."""
     elsewhere = [*DOCKERFILES, *(path for path in (ROOT / "k8s").rglob("*") if path.suffix in (".yaml", ".py"))]
 
     assert [path for path in elsewhere if "ALLOW_UNAUTHENTICATED" in path.read_text()] == [
@@ -110,7 +110,7 @@ def test_only_compose_serves_without_keys(compose: dict[str, Any]) -> None:
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
-def test_what_is_in_hand_is_finished_before_the_engine_kills(compose: dict[str, Any]) -> None:
+def test_stop_grace_periods_exceed_the_shutdown_times(compose: dict[str, Any]) -> None:
     services = compose["services"]
 
     assert seconds(services["notegen-worker"]["stop_grace_period"]) > NotegenSettings().job_timeout_s
@@ -132,7 +132,7 @@ def test_every_variable_of_compose_is_documented(compose: dict[str, Any]) -> Non
     assert {name for name in ours - {"HF_HUB_OFFLINE"} if f"`{name}`" not in settings} == set()
 
 
-def test_no_secret_of_a_host_goes_into_an_image() -> None:
+def test_no_host_secret_enters_an_image() -> None:
     """The build context is an allow-list."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]

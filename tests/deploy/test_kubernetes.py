@@ -1,7 +1,7 @@
-"""The manifests: built by kustomize, held against schemas, checkov, one another, and the code that they start.
+"""The manifests: built by kustomize, compared with schemas, checkov, one another, and the code.
 
-No cluster is asked. CRDs (KEDA, Prometheus operator) have no schema here: their fields are compared with what their
-documentation has.
+Needs no cluster. CRDs (KEDA, Prometheus operator) have no schema here: their fields are compared with their
+documentation.
 """
 
 import json
@@ -29,7 +29,7 @@ from tests.e2e.conftest import ROOT
 BIN = Path(sys.executable).parent
 K8S = ROOT / "k8s"
 OVERLAYS = ("dev", "prod", "gpu")
-# The names and files of the secrets that k8s/README.md has people make.
+# Names and files of the secrets described in k8s/README.md.
 SECRETS = {"dermnote-redis": "password", "dermnote-keys": "keys.txt", "dermnote-client": "key"}
 CHECKOV = "checkov==3.3.30"
 CRDS = ("keda.sh/", "monitoring.coreos.com/")
@@ -73,7 +73,7 @@ def documents(text: str) -> Documents:
 
 @pytest.fixture(scope="module")
 def built() -> Callable[[str], Documents]:
-    """An overlay's documents, built once."""
+    """Builds an overlay's documents, once per overlay."""
     kept: dict[str, Documents] = {}
 
     def build(overlay: str) -> Documents:
@@ -90,7 +90,7 @@ def overlay(request: pytest.FixtureRequest, built: Callable[[str], Documents]) -
 
 
 def with_components(folder: Path, *components: str, overlay: str = "prod") -> Documents:
-    """An overlay with more components, as the comments of prod say; kustomize wants relative paths."""
+    """An overlay with additional components, as in the comments of prod; kustomize needs relative paths."""
     (folder / "kustomization.yaml").write_text(
         yaml.safe_dump(
             {
@@ -124,7 +124,7 @@ def template(workload: Document) -> Document:
 
 
 def containers(found: Documents) -> Iterator[tuple[str, Document]]:
-    """(workload's name, container) of all, init containers too."""
+    """(name of the workload, container) for all containers, including init containers."""
     for workload in of_kind(found, *WORKLOADS):
         pod = template(workload)["spec"]
         for container in [*pod["containers"], *pod.get("initContainers", [])]:
@@ -144,10 +144,10 @@ def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     return wanted.items() <= labels.items()
 
 
-# --- what others say of the manifests
+# --- external checks
 
 
-def test_every_document_fits_the_schema_of_the_newest_kubernetes(overlay: Documents) -> None:
+def test_every_document_matches_the_schema_of_the_newest_kubernetes(overlay: Documents) -> None:
     known = [document for document in overlay if not document["apiVersion"].startswith(CRDS)]
     assert len(known) > 20
 
@@ -157,7 +157,7 @@ def test_every_document_fits_the_schema_of_the_newest_kubernetes(overlay: Docume
 
 @pytest.fixture(scope="session")
 def checkov() -> Path:
-    """checkov in an environment of its own: what it needs does not go together with what we do."""
+    """checkov in its own environment: its dependencies conflict with ours."""
     home = ROOT / ".dermnote" / "tools" / "checkov"
     program = home / "bin" / "checkov"
     if not program.exists():
@@ -170,7 +170,7 @@ def checkov() -> Path:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_checkov_finds_nothing_that_is_not_explained(checkov: Path, name: str, tmp_path: Path) -> None:
+def test_checkov_finds_only_explained_exceptions(checkov: Path, name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.yaml"
     path.write_text(kustomized(K8S / "overlays" / name))
 
@@ -191,10 +191,10 @@ def test_checkov_finds_nothing_that_is_not_explained(checkov: Path, name: str, t
     assert all(lines[place - 1].strip().startswith("#") for place in skips)
 
 
-# --- what a cluster would find out only when it runs them
+# --- errors that would otherwise appear only in a cluster
 
 
-def test_no_container_may_do_more_than_it_needs(overlay: Documents) -> None:
+def test_every_container_has_minimal_privileges(overlay: Documents) -> None:
     for workload in of_kind(overlay, *WORKLOADS):
         pod = template(workload)["spec"]
         assert pod["automountServiceAccountToken"] is False
@@ -217,7 +217,7 @@ def test_every_image_has_a_version(overlay: Documents) -> None:
         assert re.search(r"\d", tag), f"{name}: {container['image']}"
 
 
-def test_what_is_mounted_probed_and_selected_is_there(overlay: Documents) -> None:
+def test_mounts_probes_and_selectors_refer_to_existing_objects(overlay: Documents) -> None:
     made = {one["metadata"]["name"] for one in of_kind(overlay, "ConfigMap")}
     for workload in of_kind(overlay, *WORKLOADS):
         pod = template(workload)["spec"]
@@ -242,10 +242,10 @@ def test_what_is_mounted_probed_and_selected_is_there(overlay: Documents) -> Non
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
     for budget in of_kind(overlay, "PodDisruptionBudget"):
         assert any(matches(budget["spec"]["selector"], labels) for labels in pod_labels(overlay))
-        assert budget["spec"]["maxUnavailable"] > 0  # else a node could never be drained
+        assert budget["spec"]["maxUnavailable"] > 0  # otherwise a node could not be drained
 
 
-def test_everything_is_denied_that_is_not_allowed(overlay: Documents) -> None:
+def test_traffic_is_denied_by_default(overlay: Documents) -> None:
     policies = of_kind(overlay, "NetworkPolicy")
     deny = named(overlay, "NetworkPolicy", "default-deny")["spec"]
 
@@ -259,7 +259,7 @@ def test_everything_is_denied_that_is_not_allowed(overlay: Documents) -> None:
 
 
 def ports_of(found: Documents, selector: Mapping[str, Any]) -> set[int]:
-    """The ports of the pods that a selector finds."""
+    """The ports of the pods that a selector matches."""
     pods = [template(one) for one in of_kind(found, *WORKLOADS)]
     return {
         port["containerPort"]
@@ -270,7 +270,7 @@ def ports_of(found: Documents, selector: Mapping[str, Any]) -> set[int]:
     }
 
 
-def test_policies_open_ports_that_are_there(overlay: Documents) -> None:
+def test_policies_open_existing_ports(overlay: Documents) -> None:
     for policy in of_kind(overlay, "NetworkPolicy"):
         spec = policy["spec"]
         for rule in spec.get("ingress", []):
@@ -283,8 +283,8 @@ def test_policies_open_ports_that_are_there(overlay: Documents) -> None:
                     assert opened <= ports_of(overlay, peer["podSelector"]), policy["metadata"]["name"]
 
 
-def lets(policy: Document, direction: str, pod: Mapping[str, str], peer: Mapping[str, str], port: int) -> bool:
-    """Whether a policy lets a pod talk with another pod of the namespace."""
+def allows(policy: Document, direction: str, pod: Mapping[str, str], peer: Mapping[str, str], port: int) -> bool:
+    """Whether a policy allows a pod to connect to another pod of the namespace."""
     side = {"ingress": "from", "egress": "to"}[direction]
     return matches(policy["spec"]["podSelector"], pod) and any(
         port in [one["port"] for one in rule.get("ports", [{"port": port}])]
@@ -294,15 +294,15 @@ def lets(policy: Document, direction: str, pod: Mapping[str, str], peer: Mapping
 
 
 def reaches(found: Documents, pod: Mapping[str, str], service: str, port: int) -> bool:
-    """Whether the policies let a pod out to a service's pods, and let it in there."""
+    """Whether the policies allow a pod's egress to a service's pods, and the ingress there."""
     policies = of_kind(found, "NetworkPolicy")
     target = named(found, "Service", service)["spec"]["selector"]
-    return any(lets(policy, "egress", pod, target, port) for policy in policies) and any(
-        lets(policy, "ingress", target, pod, port) for policy in policies
+    return any(allows(policy, "egress", pod, target, port) for policy in policies) and any(
+        allows(policy, "ingress", target, pod, port) for policy in policies
     )
 
 
-def test_a_pod_reaches_the_services_that_it_is_told_of_and_no_other(overlay: Documents) -> None:
+def test_a_pod_reaches_exactly_its_configured_services(overlay: Documents) -> None:
     every = {
         (one["metadata"]["name"], port["port"]) for one in of_kind(overlay, "Service") for port in one["spec"]["ports"]
     }
@@ -317,16 +317,16 @@ def test_a_pod_reaches_the_services_that_it_is_told_of_and_no_other(overlay: Doc
         assert reached - itself == told, workload["metadata"]["name"]
 
 
-def test_nothing_is_scaled_by_two(overlay: Documents) -> None:
+def test_each_workload_has_one_scaler(overlay: Documents) -> None:
     scalers = of_kind(overlay, "HorizontalPodAutoscaler", "ScaledObject")
     targets = [one["spec"]["scaleTargetRef"]["name"] for one in scalers]
 
     assert len(set(targets)) == len(targets)
     for target in targets:
-        assert "replicas" not in named(overlay, "Deployment", target)["spec"]  # else each apply would set them back
+        assert "replicas" not in named(overlay, "Deployment", target)["spec"]  # otherwise each apply would reset them
 
 
-# --- what joins the manifests to the code
+# --- consistency of manifests and code
 
 
 def documented_settings() -> set[str]:
@@ -343,7 +343,7 @@ def test_every_variable_is_a_setting(overlay: Documents) -> None:
             assert variables <= documented_settings(), name
 
 
-def test_files_are_where_secrets_put_them(overlay: Documents) -> None:
+def test_paths_of_settings_are_in_mounted_secrets(overlay: Documents) -> None:
     readme = (K8S / "README.md").read_text()
     for workload in of_kind(overlay, *WORKLOADS):
         pod = template(workload)["spec"]
@@ -355,12 +355,12 @@ def test_files_are_where_secrets_put_them(overlay: Documents) -> None:
                 if mount["name"] in secrets
             }
             named_files = {one["value"] for one in container.get("env", []) if one["name"].endswith("_FILE")}
-            assert named_files == there or container["name"] == "redis"  # whose command reads it
+            assert named_files == there or container["name"] == "redis"  # its command reads the file
     for secret, file in SECRETS.items():
         assert f"create secret generic {secret} --from-file={file}\n" in readme
 
 
-def test_workers_are_probed_where_the_engine_shows_its_figures(overlay: Documents) -> None:
+def test_workers_are_probed_at_the_engines_metrics_port(overlay: Documents) -> None:
     (container,) = template(named(overlay, "Deployment", "notegen-worker"))["spec"]["containers"]
     (port,) = container["ports"]
 
@@ -371,7 +371,7 @@ def test_workers_are_probed_where_the_engine_shows_its_figures(overlay: Document
 
 
 @pytest.mark.parametrize("service", ["notegen-api", "retrieval"])
-def test_probes_ask_what_the_service_answers(overlay: Documents, service: str) -> None:
+def test_probes_use_paths_of_the_service(overlay: Documents, service: str) -> None:
     document = json.loads((ROOT / "docs" / "openapi" / f"{service.removesuffix('-api')}.json").read_text())
     (container,) = [one for name, one in containers(overlay) if name == service and one["name"] == service]
 
@@ -382,7 +382,7 @@ def test_probes_ask_what_the_service_answers(overlay: Documents, service: str) -
     assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
 
 
-def test_pods_have_the_time_that_programs_take_to_stop(overlay: Documents) -> None:
+def test_grace_periods_exceed_the_shutdown_times(overlay: Documents) -> None:
     def grace_s(kind: str, name: str) -> float:
         return float(template(named(overlay, kind, name))["spec"]["terminationGracePeriodSeconds"])
 
@@ -392,7 +392,7 @@ def test_pods_have_the_time_that_programs_take_to_stop(overlay: Documents) -> No
     assert grace_s("StatefulSet", "retrieval") > stopping_s
 
 
-def test_keys_are_asked_for_everywhere(overlay: Documents) -> None:
+def test_every_service_requires_keys(overlay: Documents) -> None:
     asked = {
         name: {one["name"]: one["value"] for one in container["env"]}
         for name, container in containers(overlay)
@@ -404,7 +404,7 @@ def test_keys_are_asked_for_everywhere(overlay: Documents) -> None:
 
 
 @pytest.mark.parametrize("name", ["prod", "gpu"])
-def test_workers_follow_waiting_and_running_notes(built: Callable[[str], Documents], name: str) -> None:
+def test_workers_scale_with_waiting_and_running_notes(built: Callable[[str], Documents], name: str) -> None:
     found = built(name)
     scaled = named(found, "ScaledObject", "notegen-worker")["spec"]
     triggers = {trigger["name"]: trigger for trigger in scaled["triggers"]}
@@ -414,7 +414,7 @@ def test_workers_follow_waiting_and_running_notes(built: Callable[[str], Documen
     assert scaled.keys() <= SCALED_OBJECT
     assert advanced.keys() <= ADVANCED
     assert advanced["scalingModifiers"].keys() <= SCALING_MODIFIERS
-    # KEDA makes an autoscaler of it, with this behaviour.
+    # KEDA creates an autoscaler with this behaviour.
     target = {"apiVersion": "apps/v1", "kind": "Deployment", **scaled["scaleTargetRef"]}
     made = {
         "scaleTargetRef": target,
@@ -439,15 +439,15 @@ def test_workers_follow_waiting_and_running_notes(built: Callable[[str], Documen
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_an_overlay_names_all_its_images_itself(built: Callable[[str], Documents], name: str) -> None:
-    # Once `newName` has given an image its registry, a layer above no longer finds it, and its tag is silently lost.
+def test_an_overlay_lists_all_its_images_itself(built: Callable[[str], Documents], name: str) -> None:
+    # Once `newName` has set an image's registry, another layer cannot select it by name, and its tag is silently lost.
     written = yaml.safe_load((K8S / "overlays" / name / "kustomization.yaml").read_text())["images"]
     used = {container["image"].partition(":")[0] for _, container in containers(built(name))}
 
     assert {one["name"] for one in written} == {image for image in used if image.startswith("dermnote/")}
 
 
-def test_training_pods_find_each_other(built: Callable[[str], Documents]) -> None:
+def test_training_pods_can_reach_each_other(built: Callable[[str], Documents]) -> None:
     found = built("gpu")
     job = named(found, "Job", "train")["spec"]
     (container,) = job["template"]["spec"]["containers"]
@@ -462,10 +462,10 @@ def test_training_pods_find_each_other(built: Callable[[str], Documents]) -> Non
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
-# --- components that no overlay has by itself
+# --- components that are not in any overlay
 
 
-def test_monitors_find_their_services(tmp_path: Path) -> None:
+def test_monitors_select_their_services(tmp_path: Path) -> None:
     found = with_components(tmp_path, "monitoring")
     monitors = of_kind(found, "ServiceMonitor")
 
@@ -481,14 +481,14 @@ def test_monitors_find_their_services(tmp_path: Path) -> None:
         for endpoint in monitor["spec"]["endpoints"]:
             assert endpoint.keys() <= ENDPOINT
             assert endpoint["port"] in ports
-            # Who asks for keys asks Prometheus too.
+            # A service with keys requires one from Prometheus too.
             key = None if monitor["metadata"]["name"] == "notegen-worker" else ("dermnote-client", "key")
             credentials = endpoint.get("authorization", {}).get("credentials")
             assert (credentials and (credentials["name"], credentials["key"])) == key
 
 
 @pytest.mark.parametrize("name", ["dev", "prod"])
-def test_a_remote_engine_needs_no_engine_to_be_probed(tmp_path: Path, name: str) -> None:
+def test_a_remote_engine_removes_the_probes(tmp_path: Path, name: str) -> None:
     found = with_components(tmp_path, "remote-engine", overlay=name)
     worker = named(found, "Deployment", "notegen-worker")
     (container,) = template(worker)["spec"]["containers"]
@@ -499,12 +499,12 @@ def test_a_remote_engine_needs_no_engine_to_be_probed(tmp_path: Path, name: str)
     assert "ipBlock" in named(found, "NetworkPolicy", "notegen-worker")["spec"]["egress"][-1]["to"][0]
 
 
-def test_the_loader_sees_the_volume_of_the_training(built: Callable[[str], Documents]) -> None:
+def test_the_loader_mounts_the_training_volume(built: Callable[[str], Documents]) -> None:
     (loader,) = documents((K8S / "components" / "training" / "loader.yaml").read_text())
     job = template(named(built("gpu"), "Job", "train"))
 
     validate(loader)
-    assert loader["metadata"]["labels"] == job["metadata"]["labels"]  # what the policies let through
+    assert loader["metadata"]["labels"] == job["metadata"]["labels"]  # selected by the policies
     (here,) = [one for one in loader["spec"]["volumes"] if one["name"] == "home"]
     assert here in job["spec"]["volumes"]
     (container,), (trainer,) = loader["spec"]["containers"], job["spec"]["containers"]
@@ -513,7 +513,7 @@ def test_the_loader_sees_the_volume_of_the_training(built: Callable[[str], Docum
 
 
 @pytest.mark.parametrize("name", ["dev", "prod"])
-def test_a_managed_redis_takes_the_place_of_ours(tmp_path: Path, name: str) -> None:
+def test_a_managed_redis_replaces_ours(tmp_path: Path, name: str) -> None:
     found = with_components(tmp_path, "managed-redis", overlay=name)
 
     of_redis = [one for one in found if one["metadata"]["name"].startswith("redis")]

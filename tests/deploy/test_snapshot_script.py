@@ -1,4 +1,4 @@
-"""The nightly snapshot job's script, run against a real retrieval service with keys."""
+"""The script of the nightly snapshot job, run against a real retrieval service with keys."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def run(url: str, key_file: Path, *, keep: int = 2) -> subprocess.CompletedProce
     )
 
 
-def test_the_newest_are_kept(url: str, key: str, tmp_path: Path) -> None:
+def test_the_newest_snapshots_are_kept(url: str, key: str, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{key}\n")
 
     said = [run(url, tmp_path / "key") for _ in range(4)]
@@ -47,7 +47,7 @@ def test_the_newest_are_kept(url: str, key: str, tmp_path: Path) -> None:
     assert [one.stdout.splitlines()[1:] for one in said] == [[], [], [f"deleted: {taken[0]}"], [f"deleted: {taken[1]}"]]
 
 
-def test_a_wrong_key_is_a_failure_that_says_so(url: str, tmp_path: Path) -> None:
+def test_a_wrong_key_fails_with_the_error(url: str, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("dn_wrong")
 
     said = run(url, tmp_path / "key")
@@ -57,7 +57,7 @@ def test_a_wrong_key_is_a_failure_that_says_so(url: str, tmp_path: Path) -> None
     assert "dn_wrong" not in said.stderr
 
 
-def test_a_service_that_is_away_is_a_failure(tmp_path: Path) -> None:
+def test_an_unreachable_service_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("dn_any")
 
     said = run("http://127.0.0.1:9", tmp_path / "key")

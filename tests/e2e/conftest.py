@@ -1,4 +1,4 @@
-"""One real stack for the e2e tests: supervisord, embedded Valkey, the real GGUF, retrieval, on free ports."""
+"""A real stack for the e2e tests: supervisord, embedded Valkey, the GGUF model, retrieval, on free ports."""
 
 import json
 import os
@@ -17,33 +17,33 @@ ROOT = Path(__file__).parents[2]
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> None:
-    """Poll a condition; fail with its name when it does not come true."""
-    ends = time.monotonic() + timeout_s
+    """Poll a condition; fail with `what` after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < ends, f"not in {timeout_s:.0f} s: {what}"
+        assert time.monotonic() < deadline, f"not in {timeout_s:.0f} s: {what}"
         time.sleep(0.2)
 
 
 @dataclass
 class Stack:
-    """A stack in its own folder; `environment` is what its commands and the client see."""
+    """A stack in its own folder; `environment`: the environment of its commands and of the client."""
 
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
 
     def run(self, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
-        """`python -m stack ...` as `make` runs it."""
+        """Run `python -m stack ...` as `make` does."""
         return self._run(sys.executable, "-m", "stack", *arguments, "--home", str(self.home), timeout_s=timeout_s)
 
     def dermnote(self, *arguments: str | Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
-        """The command `dermnote`, against this stack."""
+        """Run the command `dermnote` against this stack."""
         command = str(Path(sys.executable).parent / "dermnote")
         return self._run(command, *map(str, arguments), timeout_s=timeout_s)
 
@@ -54,30 +54,30 @@ class Stack:
 
     def status(self) -> dict[str, dict[str, str | int]]:
         """Process name -> state and pid."""
-        answer = self.run("status")
-        assert answer.returncode == 0, answer.stderr
-        found: dict[str, dict[str, str | int]] = json.loads(answer.stdout)
-        return found
+        process = self.run("status")
+        assert process.returncode == 0, process.stderr
+        status: dict[str, dict[str, str | int]] = json.loads(process.stdout)
+        return status
 
     def pid(self, process: str) -> int:
-        """The pid of a process of supervisord's, or of the "engine", a child of the worker; 0 when it doesn't run."""
+        """The pid of a supervised process, or of the "engine", a child of the worker; 0 if it is not running."""
         if process == "engine":
             return self._engine_pid()
         return int(self.status()[process]["pid"])
 
     def _engine_pid(self) -> int:
         parent = self.pid("notegen-worker-1")
-        children = psutil.process_iter(["ppid", "cmdline"])  # one that has just died has no command line
+        children = psutil.process_iter(["ppid", "cmdline"])  # a process that has just died has no command line
         commands = {child.pid: child.info["cmdline"] or [] for child in children if child.info["ppid"] == parent}
         return next((pid for pid, command in commands.items() if "engine" in " ".join(command)), 0)
 
     def wait_restarted(self, process: str, old_pid: int) -> None:
-        """Until the process runs anew."""
-        wait_until(lambda: self.pid(process) not in (0, old_pid), timeout_s=60, what=f"{process} runs again")
+        """Wait until the process has been restarted."""
+        wait_until(lambda: self.pid(process) not in (0, old_pid), timeout_s=60, what=f"{process} restarted")
 
 
 def make_stack(home: Path, **environment: str) -> Stack:
-    """A stack with free ports; nothing is started."""
+    """A stack with free ports, not started."""
     ports = {"notegen": free_port(), "retrieval": free_port()}
     inherited = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "DERMNOTE_HOME")}
     return Stack(
@@ -98,11 +98,11 @@ def make_stack(home: Path, **environment: str) -> Stack:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The whole local stack, started as `make up` starts it."""
-    made = make_stack(tmp_path_factory.mktemp("stack") / ".dermnote")
+    """The complete local stack, started like `make up`."""
+    stack = make_stack(tmp_path_factory.mktemp("stack") / ".dermnote")
     try:
-        started = made.run("up")
+        started = stack.run("up")
         assert started.returncode == 0, started.stdout + started.stderr
-        yield made
+        yield stack
     finally:
-        made.run("down")
+        stack.run("down")

@@ -1,4 +1,4 @@
-"""What the dashboard and the scaler ask for is really there: every name is looked up on the running stack."""
+"""Every metric and Redis key that the dashboard and the scaler use exists on a running stack."""
 
 import json
 import re
@@ -25,7 +25,7 @@ DASHBOARD = ROOT / "compose" / "grafana" / "dashboards" / "dermnote.json"
 SCALER = ROOT / "k8s"
 METRIC = re.compile(r"\b(dermnote_\w+)(?:\{([^}]*)\})?")
 GROUPED = re.compile(r"\bby \(([^)]*)\)")
-# Prometheus adds these itself.
+# Added by Prometheus.
 OF_PROMETHEUS = {"instance", "job"}
 NOTES = 80
 
@@ -33,14 +33,14 @@ Exported = Mapping[str, dict[str, set[str]]]
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """(panel's title, query) of all panels."""
+    """(title, query) of all panels."""
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel.get("targets", []):
             yield panel["title"], target["expr"]
 
 
 def scraped(text: str) -> dict[str, dict[str, set[str]]]:
-    """Sample name -> its labels' names -> the values that were seen."""
+    """Sample name -> label names -> observed values."""
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -52,7 +52,7 @@ def scraped(text: str) -> dict[str, dict[str, set[str]]]:
 
 @pytest.fixture(scope="module")
 def exported(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """All that the three programs export once each has done some work."""
+    """All metrics of the three programs after each has done some work."""
     notes_url, retrieval_url = stack.environment["NOTEGEN_URL"], stack.environment["RETRIEVAL_URL"]
     pictures = draw_dataset(tmp_path_factory.mktemp("pictures") / "drawn", count=15, seed=0) / "images"
     with NoteService(notes_url) as notes, RetrievalService(retrieval_url) as retrieval:
@@ -72,7 +72,7 @@ def exported(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Exported
 
 
 @pytest.mark.parametrize(("title", "query"), list(expressions()))
-def test_a_panel_asks_for_what_is_exported(exported: Exported, title: str, query: str) -> None:
+def test_a_panel_queries_exported_metrics(exported: Exported, title: str, query: str) -> None:
     asked = METRIC.findall(query)
     assert asked, f"{title}: no metric of ours"
 
@@ -87,7 +87,7 @@ def test_a_panel_asks_for_what_is_exported(exported: Exported, title: str, query
 
 
 def scaled_lists() -> dict[str, str]:
-    """Trigger's name -> the Redis key whose length it watches, of all ScaledObjects."""
+    """Name of a trigger -> the Redis key whose length it watches, for all ScaledObjects."""
     documents = [
         document
         for path in sorted(SCALER.rglob("*.yaml"))
@@ -100,13 +100,13 @@ def scaled_lists() -> dict[str, str]:
 
 
 def length(redis: Redis, key: str) -> int:
-    """A key's length as KEDA's Redis scaler takes it, by the key's type; 0 where there is none."""
+    """A key's length as in KEDA's Redis scaler, by the key's type; 0 if it does not exist."""
     kind = redis.type(key).decode()
     lengths = {"list": redis.llen, "zset": redis.zcard, "set": redis.scard, "hash": redis.hlen, "none": lambda _: 0}
     return int(lengths[kind](key))
 
 
-def test_the_scaler_watches_what_waits_and_what_runs(stack: Stack) -> None:
+def test_the_scaler_watches_waiting_and_running_notes(stack: Stack) -> None:
     lists = scaled_lists()
     assert set(lists) == {"waiting", "running"}
     requests = [
@@ -129,7 +129,7 @@ def test_the_scaler_watches_what_waits_and_what_runs(stack: Stack) -> None:
         )
 
 
-def test_prometheus_scrapes_ports_that_are_served() -> None:
+def test_prometheus_scrapes_exposed_ports() -> None:
     configuration = yaml.safe_load((ROOT / "compose" / "prometheus.yml").read_text())
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     targets = {

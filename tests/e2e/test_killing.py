@@ -1,4 +1,4 @@
-"""kill -9 of any one process of the stack during a batch loses no note of the batch."""
+"""kill -9 of any process of the stack during a batch loses no note."""
 
 import os
 import signal
@@ -12,13 +12,13 @@ from dermnote_train.remote.notegen import NoteService
 from tests.e2e.conftest import Stack, wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.gguf]
-# So many that most are not written yet when the first has ended, on any machine: far more than the engine has slots.
+# Far more than the engine has slots, so that on any machine most are unwritten when the first one has finished.
 NOTES = 64
 POLL_S = 0.02
 
 
 def requests(salt: int) -> list[NoteRequest]:
-    """Distinct requests that the model has to write."""
+    """Distinct requests for notes written by the model."""
     return [
         NoteRequest.model_validate(
             {
@@ -32,7 +32,7 @@ def requests(salt: int) -> list[NoteRequest]:
 
 
 def kill_in_the_middle(service: NoteService, batch_id: str, pid: int) -> datetime:
-    """kill -9 as soon as a note has ended, while most have not; returns when."""
+    """kill -9 once a note has finished and most have not; returns the time."""
     ends = time.monotonic() + 120
     while (ended := service.batch(batch_id).ended) == 0:
         assert time.monotonic() < ends, "not in 120 s: the first note has ended"
@@ -44,7 +44,7 @@ def kill_in_the_middle(service: NoteService, batch_id: str, pid: int) -> datetim
 
 
 def assert_all_arrive(service: NoteService, batch_id: str, *, killed_at: datetime) -> None:
-    """Each note once, in its place, faithful; some of them written only after the kill."""
+    """Check that each note arrives once, in order, faithful, and some of them after the kill."""
     wait_until(lambda: service.batch(batch_id).ended == NOTES, timeout_s=300, what="the batch has ended")
     notes = list(service.batch_notes(batch_id))
     assert [note.index for note in notes] == list(range(NOTES))
@@ -65,7 +65,7 @@ def test_no_note_is_lost_when_a_process_is_killed(stack: Stack, process: str) ->
         assert_all_arrive(service, batch.id, killed_at=killed_at)
 
 
-def test_no_note_is_lost_when_supervisord_is_killed_and_the_stack_is_started_again(stack: Stack) -> None:
+def test_no_note_is_lost_when_supervisord_is_killed_and_the_stack_restarted(stack: Stack) -> None:
     pid = int((stack.home / "supervisord.pid").read_text())
     with NoteService(stack.environment["NOTEGEN_URL"]) as service:
         batch = service.submit_batch(requests(salt=99))

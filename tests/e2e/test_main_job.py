@@ -1,4 +1,4 @@
-"""The main job against the real stack: notes, index, search, and the demo as a person runs it."""
+"""The main job on the real stack: notes, index, search, and the demo."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ IMAGES = 40
 
 @pytest.fixture(scope="module")
 def drawn(stack: Stack) -> Path:
-    """A small drawn data set."""
+    """A small synthetic data set."""
     folder = stack.home / "data" / "drawn"
     answer = stack.dermnote("datasets", "draw", folder, "--count", str(IMAGES))
     assert answer.returncode == 0, answer.stderr
     return folder
 
 
-def test_notes_index_and_search_go_through(stack: Stack, drawn: Path) -> None:
+def test_notes_index_and_search_succeed(stack: Stack, drawn: Path) -> None:
     notes = stack.dermnote("notes", drawn)
     assert notes.returncode == 0, notes.stdout + notes.stderr
     table = pyarrow.parquet.read_table(stack.home / "notes" / "drawn" / "notes.parquet").to_pylist()
@@ -38,7 +38,7 @@ def test_notes_index_and_search_go_through(stack: Stack, drawn: Path) -> None:
     assert image.stem in search.stdout
 
 
-def test_cross_modal_search_before_training_says_that_towers_are_not_aligned(stack: Stack, drawn: Path) -> None:
+def test_cross_modal_search_before_training_reports_unaligned_towers(stack: Stack, drawn: Path) -> None:
     image = next((drawn / "images").glob("*.jpg"))
 
     search = stack.dermnote("search", image, "--via", "notes")
@@ -48,7 +48,7 @@ def test_cross_modal_search_before_training_says_that_towers_are_not_aligned(sta
     assert len(search.stderr.strip().splitlines()) == 1
 
 
-def test_the_demo_ends_with_found_notes_and_a_report(stack: Stack, drawn: Path, tmp_path: Path) -> None:
+def test_the_demo_ends_with_retrieved_notes_and_a_report(stack: Stack, drawn: Path, tmp_path: Path) -> None:
     demo = stack.dermnote("demo", "--data", drawn, "--epochs", "1", "--out", tmp_path / "demo", timeout_s=900)
 
     assert demo.returncode == 0, demo.stdout + demo.stderr
@@ -60,7 +60,7 @@ def test_the_demo_ends_with_found_notes_and_a_report(stack: Stack, drawn: Path, 
     assert 'href="http' not in report
 
 
-def test_a_data_set_that_is_too_small_to_split_is_one_line(stack: Stack, drawn: Path) -> None:
+def test_a_data_set_too_small_to_split_is_a_one_line_error(stack: Stack, drawn: Path) -> None:
     answer = stack.dermnote("demo", "--data", drawn, "--limit", "5")
 
     assert answer.returncode == 1
@@ -68,7 +68,7 @@ def test_a_data_set_that_is_too_small_to_split_is_one_line(stack: Stack, drawn: 
     assert "too small to split" in answer.stderr
 
 
-def test_an_empty_folder_is_one_line_and_a_failure(stack: Stack, tmp_path: Path) -> None:
+def test_an_empty_folder_is_a_one_line_error(stack: Stack, tmp_path: Path) -> None:
     answer = stack.dermnote("demo", "--data", tmp_path)
 
     assert answer.returncode == 1
@@ -76,7 +76,7 @@ def test_an_empty_folder_is_one_line_and_a_failure(stack: Stack, tmp_path: Path)
     assert str(tmp_path) in answer.stderr
 
 
-def test_a_service_that_is_down_is_one_line_that_says_how_to_start_it(stack: Stack, drawn: Path) -> None:
+def test_an_unreachable_service_is_a_one_line_error_with_the_command_to_start_it(stack: Stack, drawn: Path) -> None:
     stack_down = Stack(stack.home, stack.environment | {"NOTEGEN_URL": "http://127.0.0.1:9"})
 
     answer = stack_down.dermnote("notes", drawn)

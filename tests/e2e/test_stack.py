@@ -1,4 +1,4 @@
-"""`make up` and `make down`: what they start, what they leave alone, and how they fail."""
+"""`make up` and `make down`: what they start and keep, and how they fail."""
 
 import socket
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ pytestmark = pytest.mark.stack
 
 @pytest.fixture
 def light_stack(tmp_path: Path) -> Iterator[Stack]:
-    """A stack of its own without weights, stopped afterwards."""
-    made = make_stack(tmp_path / ".dermnote", NOTEGEN_MODEL="scripted", RETRIEVAL_ENCODER="dummy")
-    yield made
-    made.run("down")
+    """A separate stack without weights, stopped afterwards."""
+    stack = make_stack(tmp_path / ".dermnote", NOTEGEN_MODEL="scripted", RETRIEVAL_ENCODER="dummy")
+    yield stack
+    stack.run("down")
 
 
 def pids(stack: Stack) -> dict[str, str | int]:
-    """The pid of each process. Its state may still say that it starts, for some seconds after it serves."""
+    """The pid of each process. (Its state may be STARTING for some seconds after it serves.)"""
     return {name: process["pid"] for name, process in stack.status().items()}
 
 
-def test_up_again_starts_only_what_is_missing(light_stack: Stack) -> None:
+def test_a_second_up_starts_only_missing_processes(light_stack: Stack) -> None:
     assert light_stack.run("up").returncode == 0
     before = pids(light_stack)
 
@@ -38,7 +38,7 @@ def test_up_again_starts_only_what_is_missing(light_stack: Stack) -> None:
     assert pids(light_stack) == before
 
 
-def test_down_stops_everything_and_up_finds_the_notes_of_before(light_stack: Stack) -> None:
+def test_notes_survive_down_and_up(light_stack: Stack) -> None:
     assert light_stack.run("up").returncode == 0
     with NoteService(light_stack.environment["NOTEGEN_URL"]) as service:
         request = NoteRequest.model_validate({"metadata": {"diagnosis": "mel"}, "strategy": "M"})
@@ -52,7 +52,7 @@ def test_down_stops_everything_and_up_finds_the_notes_of_before(light_stack: Sta
         assert service.get(job.id).notes == job.notes
 
 
-def test_a_port_in_use_is_one_clear_line(light_stack: Stack) -> None:
+def test_a_port_in_use_is_a_one_line_error(light_stack: Stack) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", int(light_stack.environment["NOTEGEN_PORT"])))
         taken.listen()
@@ -65,7 +65,7 @@ def test_a_port_in_use_is_one_clear_line(light_stack: Stack) -> None:
     assert light_stack.run("status").returncode == 1
 
 
-def test_a_process_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:
+def test_a_process_that_does_not_start_is_reported_with_its_log(tmp_path: Path) -> None:
     broken = make_stack(tmp_path / ".dermnote", NOTEGEN_MODEL="/nowhere/model.gguf", RETRIEVAL_ENCODER="dummy")
     try:
         answer = broken.run("up")
@@ -77,7 +77,7 @@ def test_a_process_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> 
     assert "no such file" in answer.stderr
 
 
-def test_a_redis_of_ones_own_is_used(light_stack: Stack, tmp_path: Path) -> None:
+def test_an_external_redis_is_used(light_stack: Stack, tmp_path: Path) -> None:
     with ValkeyServer(data_dir=tmp_path / "own-valkey") as own:
         with_own = Stack(light_stack.home, light_stack.environment | {"REDIS_URL": f"{own.connection_url}/0"})
         try:

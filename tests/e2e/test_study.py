@@ -1,4 +1,4 @@
-"""The whole chain by HTTP alone, with drawn lesions: notes, study (killed once), export, swap, index, search."""
+"""The full chain over HTTP with synthetic lesions: notes, study (killed once), export, model swap, index, search."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ views = 1
 
 @pytest.fixture(scope="module")
 def plan(stack: Stack) -> Path:
-    """Two drawn data sets and a small plan over them."""
+    """Two synthetic data sets and a small plan for them."""
     for name, seed in (("drawn", "0"), ("other", "1")):
         folder = stack.home / "data" / name
         made = stack.dermnote("datasets", "draw", folder, "--count", str(IMAGES), "--seed", seed)
@@ -62,7 +62,7 @@ def plan(stack: Stack) -> Path:
 
 @pytest.fixture(scope="module")
 def out(stack: Stack) -> Path:
-    """One study for all tests here, in their order: its notes are written once."""
+    """The study folder that all tests of this module share, in order: its notes are written once."""
     return stack.home / "study"
 
 
@@ -71,13 +71,13 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_no_time_is_no_cell_and_says_what_is_left(stack: Stack, plan: Path, out: Path) -> None:
+def test_without_time_no_cell_runs_and_the_rest_is_reported(stack: Stack, plan: Path, out: Path) -> None:
     done = stack.dermnote("study", plan, "--out", out, "--minutes", "0", timeout_s=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "18 cells are still to be made" in done.stdout
 
 
-def test_study_export_index_and_search_go_through(stack: Stack, plan: Path, out: Path) -> None:
+def test_study_export_index_and_search_succeed(stack: Stack, plan: Path, out: Path) -> None:
     killed_in_the_middle(
         stack, "study", plan, "--out", out, when=lambda: any((out / "cells").glob("frozen/**/*.safetensors"))
     )
@@ -114,7 +114,7 @@ def test_study_export_index_and_search_go_through(stack: Stack, plan: Path, out:
     assert "lesion" in search.stdout
 
 
-def test_a_trained_model_is_asked_again_but_not_trained_again(stack: Stack, plan: Path, out: Path) -> None:
+def test_a_trained_model_is_re_evaluated_but_not_retrained(stack: Stack, plan: Path, out: Path) -> None:
     cell, run = out / "cells" / "tuned" / "drawn" / "G" / "seed0.safetensors", out / "runs" / "drawn" / "G" / "seed0"
     before, trained = cell.read_bytes(), (run / "model.safetensors").stat().st_mtime_ns
     cell.unlink()
@@ -124,8 +124,8 @@ def test_a_trained_model_is_asked_again_but_not_trained_again(stack: Stack, plan
     assert (run / "model.safetensors").stat().st_mtime_ns == trained
 
 
-def test_a_public_report_holds_nothing_of_the_data(stack: Stack, plan: Path, out: Path) -> None:
-    """A public report shows drawn lesions of its own; those of the domain `drawn` happen to be the same."""
+def test_a_public_report_contains_none_of_the_data(stack: Stack, plan: Path, out: Path) -> None:
+    """A public report shows its own synthetic lesions; those of the domain `drawn` happen to be identical."""
     done = stack.dermnote("study", plan, "--out", out, "--grid", "frozen", "--seeds", "1", "--public", timeout_s=900)
     assert done.returncode == 0, done.stdout + done.stderr
     report = (out / "report.html").read_text()
@@ -137,7 +137,7 @@ def test_a_public_report_holds_nothing_of_the_data(stack: Stack, plan: Path, out
 
 
 def activate(stack: Stack, name: str) -> None:
-    """PUT /models/active, and wait until it serves."""
+    """PUT /models/active, and wait until the model is served."""
     folder = stack.home / "models" / name
     manifest = ModelManifest.model_validate_json((folder / MANIFEST_NAME).read_text())
     with RetrievalService(stack.environment["RETRIEVAL_URL"]) as service:
@@ -146,7 +146,7 @@ def activate(stack: Stack, name: str) -> None:
 
 
 def killed_in_the_middle(stack: Stack, *arguments: str | Path, when: Callable[[], bool]) -> None:
-    """Start the command and kill -9 it, with its processes, as soon as `when()`."""
+    """Start the command and kill -9 it, with its child processes, once `when()` is true."""
     command = [str(Path(sys.executable).parent / "dermnote"), *map(str, arguments)]
     process = subprocess.Popen(
         command,

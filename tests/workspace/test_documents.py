@@ -1,4 +1,4 @@
-"""Documents that must be true: settings, OpenAPI files, the README's tree."""
+"""Documents agree with the code: settings, OpenAPI files, the README's tree, versions."""
 
 import re
 import runpy
@@ -9,6 +9,7 @@ from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+import dermnote_contracts
 import dermnote_notegen.settings
 import dermnote_retrieval.settings
 import dermnote_train.settings
@@ -24,7 +25,7 @@ def variables(settings: type[BaseSettings]) -> set[str]:
 
 
 def _variable(field: FieldInfo) -> str | None:
-    """The environment variable that a field names itself, where it does."""
+    """The environment variable that a field declares as its alias, if any."""
     alias = field.validation_alias
     return str(alias.choices[-1]) if isinstance(alias, AliasChoices) else alias  # type: ignore[return-value]
 
@@ -36,7 +37,7 @@ def test_every_setting_is_documented_with_its_default(package: object) -> None:
     assert variables(package.Settings) <= documented  # type: ignore[attr-defined]
 
 
-def test_no_setting_is_documented_that_nothing_reads() -> None:
+def test_every_documented_setting_is_read() -> None:
     documented = set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs/settings.md").read_text(), re.MULTILINE))
     stack = set(
         re.findall(
@@ -47,14 +48,14 @@ def test_no_setting_is_documented_that_nothing_reads() -> None:
     assert documented <= set().union(*(variables(package.Settings) for package in PACKAGES)) | stack
 
 
-def test_openapi_files_are_what_the_services_say() -> None:
+def test_openapi_files_are_up_to_date() -> None:
     documents = runpy.run_path(str(ROOT / "docs/openapi/write.py"))["documents"]
 
     for path, content in documents():
-        assert path.read_text() == content, f"{path.name} is old: run make openapi"
+        assert path.read_text() == content, f"{path.name} is out of date: run make openapi"
 
 
-def test_the_readme_tree_names_every_folder() -> None:
+def test_the_readme_tree_lists_every_folder() -> None:
     readme = (ROOT / "README.md").read_text()
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
 
@@ -62,10 +63,27 @@ def test_the_readme_tree_names_every_folder() -> None:
         assert f"{folder}/" in readme, folder
 
 
-def test_every_make_target_says_what_it_does() -> None:
+def test_every_make_target_has_a_help_text() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
 
     assert targets is not None
     for target in targets[1].split():
         assert re.search(rf"^{target}:.*## \w", makefile, re.MULTILINE), target
+
+
+def test_compose_and_kubernetes_use_the_version_of_the_packages() -> None:
+    manifests = [path.read_text() for path in sorted((ROOT / "k8s").rglob("*.yaml"))]
+    tags = re.findall(r"DERMNOTE_VERSION:-([^}]+)}", (ROOT / "docker-compose.yml").read_text())
+    tags += re.findall(r"newTag: ([^}\s]+)}|image: dermnote/\w+:(\S+)", "\n".join(manifests))
+
+    versions = {"".join(tag).removesuffix("-gpu") for tag in tags}
+    assert len(tags) == 16
+    assert versions == {dermnote_contracts.__version__}
+
+
+def test_packages_are_released_under_one_version() -> None:
+    projects = [path.read_text() for path in ROOT.glob("*/**/pyproject.toml") if ".venv" not in path.parts]
+    versions = {match[1] for text in projects if (match := re.search(r'^version = "(.+)"', text, re.MULTILINE))}
+
+    assert versions <= {dermnote_contracts.__version__}

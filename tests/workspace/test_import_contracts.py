@@ -1,4 +1,4 @@
-"""The layers that STYLE and DESIGN promise hold in the code."""
+"""The import rules of pyproject.toml hold, and one module imports each heavy library."""
 
 import subprocess
 import sys
@@ -19,19 +19,19 @@ def test_every_import_contract_is_kept() -> None:
     assert lint.returncode == 0, lint.stdout + lint.stderr
 
 
-def test_each_heavy_library_has_one_door() -> None:
-    doors = {
+def test_one_module_imports_each_heavy_library() -> None:
+    modules = {
         "rq": {"services/notegen/src/dermnote_notegen/queue/rq_queue.py"},
         "llama_cpp": {"services/notegen/src/dermnote_notegen/engine/llama.py"},
         "faiss": {"services/retrieval/src/dermnote_retrieval/index/faiss_backend.py"},
         "onnxruntime": {"services/retrieval/src/dermnote_retrieval/encoder/onnx.py"},
     }
 
-    for library, expected in doors.items():
+    for library, expected in modules.items():
         assert _files_importing(library) == expected
 
 
-def test_open_clip_has_one_door_in_each_deployable() -> None:
+def test_one_module_per_deployable_imports_open_clip() -> None:
     files = _files_importing("open_clip")
 
     assert sorted(file.split("/")[1] for file in files) == ["retrieval", "train"]

@@ -1,4 +1,4 @@
-"""The note service's API installs and imports without any heavy library."""
+"""The note service's API installs and runs without any heavy library."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ HEAVY = ("torch", "faiss", "llama_cpp", "numpy", "open_clip", "onnxruntime")
 
 @pytest.fixture(scope="module")
 def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment that has only `pip install contracts services/notegen`."""
+    """A virtual environment with only `pip install contracts services/notegen`."""
     folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
@@ -35,7 +35,7 @@ def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("library", HEAVY)
-def test_installing_the_note_api_brings_no_heavy_library(fresh_python: Path, library: str) -> None:
+def test_the_note_api_installs_no_heavy_library(fresh_python: Path, library: str) -> None:
     script = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({library!r}) is not None)"
 
     assert subprocess.run([fresh_python, "-c", script], check=False).returncode == 0
@@ -47,12 +47,12 @@ def test_the_note_api_runs_in_that_environment(fresh_python: Path) -> None:
         "print(len(create_app(Settings()).openapi()['paths']))"
     )
 
-    answer = subprocess.run([fresh_python, "-c", script], capture_output=True, text=True, check=True)
+    process = subprocess.run([fresh_python, "-c", script], capture_output=True, text=True, check=True)
 
-    assert int(answer.stdout) >= 9
+    assert int(process.stdout) >= 9
 
 
-def test_the_test_itself_would_see_a_heavy_library() -> None:
+def test_the_check_detects_a_heavy_library() -> None:
     script = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
 
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 1
