@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PARTS  := contracts services/notegen[worker] services/retrieval[torch] clients/train
+PARTS  := contracts services/http services/notegen[worker] services/retrieval[torch] clients/train
 EDITABLE := $(foreach part,$(PARTS),-e '$(part)')
-SOURCES := contracts/src services/notegen/src services/retrieval/src clients/train/src stack lab
+SOURCES := contracts/src services/http/src services/notegen/src services/retrieval/src clients/train/src stack lab
 
 # `make demo` takes DATA= (a data set's folder), LIMIT= (a balanced part of it), OUT= (where the report goes).
 DEMO_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(LIMIT),--limit $(LIMIT)) $(if $(OUT),--out '$(OUT)')

@@ -13,10 +13,10 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dermnote_contracts.allowance import Allowance
-from dermnote_contracts.keys import KeysInvalid, add_key, remove_key
 from dermnote_contracts.notes import Note, Provenance, Verification
 from dermnote_contracts.problems import TooManyRequests
+from dermnote_http.keys import KeysInvalid, add_key, remove_key
+from dermnote_http.rate_limit import Allowance
 from dermnote_notegen.api.app import create_app
 from dermnote_notegen.queue.records import NoteStore
 from dermnote_notegen.settings import Settings

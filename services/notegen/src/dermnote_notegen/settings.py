@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dermnote_contracts.cores import usable_cores
+from dermnote_contracts.cpu import usable_cores
 
 
 def _cache_dir() -> Path:

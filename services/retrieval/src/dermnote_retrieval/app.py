@@ -11,13 +11,13 @@ import uvicorn
 from fastapi import Depends, FastAPI
 from PIL import Image
 
-from dermnote_contracts.allowance import Allowance
-from dermnote_contracts.asgi import LoopbackGuard, install_problem_handlers
-from dermnote_contracts.guard import BEARER, KeyGuard, Spend
-from dermnote_contracts.keys import KeyFile, KeysInvalid
-from dermnote_contracts.openapi import complete_document
 from dermnote_contracts.problems import DermnoteError, one_line
 from dermnote_contracts.retrieval import ActivateModel, BulkOutcome, EmbedRequest, SearchRequest
+from dermnote_http.auth import BEARER, KeyGuard, Spend
+from dermnote_http.errors import LoopbackGuard, install_problem_handlers
+from dermnote_http.keys import KeyFile, KeysInvalid
+from dermnote_http.openapi import complete_document
+from dermnote_http.rate_limit import Allowance
 from dermnote_retrieval import __version__
 from dermnote_retrieval.api import embed, health, items, models, search, snapshots
 from dermnote_retrieval.api.index_info import index_info

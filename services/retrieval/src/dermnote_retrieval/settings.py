@@ -7,9 +7,9 @@ from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from dermnote_contracts.asgi import LOOPBACK
-from dermnote_contracts.cores import usable_cores
+from dermnote_contracts.cpu import usable_cores
 from dermnote_contracts.retrieval import ItemId
+from dermnote_http.errors import LOOPBACK
 from dermnote_retrieval.errors import StartRefused
 
 

@@ -8,10 +8,10 @@ from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import Depends, FastAPI
 from redis import Redis
 
-from dermnote_contracts.asgi import BodyLimit, LoopbackGuard, install_problem_handlers
-from dermnote_contracts.guard import BEARER, KeyGuard
-from dermnote_contracts.keys import KeyFile, KeysInvalid
-from dermnote_contracts.openapi import complete_document
+from dermnote_http.auth import BEARER, KeyGuard
+from dermnote_http.errors import BodyLimit, LoopbackGuard, install_problem_handlers
+from dermnote_http.keys import KeyFile, KeysInvalid
+from dermnote_http.openapi import complete_document
 from dermnote_notegen import __version__
 from dermnote_notegen.api import batches, catalogue, health, metrics, notes
 from dermnote_notegen.api.jobs import Jobs

@@ -9,8 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from prometheus_fastapi_instrumentator import Instrumentator
 
-from dermnote_contracts.guard import BEARER
 from dermnote_contracts.problems import QueueUnavailable
+from dermnote_http.auth import BEARER
 from dermnote_notegen.api.jobs import Jobs
 
 

@@ -3,8 +3,8 @@
 from fastapi.concurrency import run_in_threadpool
 from redis import Redis
 
-from dermnote_contracts.allowance import Allowance
-from dermnote_contracts.guard import Spend
+from dermnote_http.auth import Spend
+from dermnote_http.rate_limit import Allowance
 from dermnote_notegen.api.jobs import queue_errors
 
 PREFIX = "notegen:used"

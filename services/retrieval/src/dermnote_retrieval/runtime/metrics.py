@@ -10,8 +10,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_fastapi_instrumentator import Instrumentator
 
-from dermnote_contracts.guard import BEARER
 from dermnote_contracts.retrieval import IndexInfo, RouteInfo
+from dermnote_http.auth import BEARER
 from dermnote_retrieval.runtime.timing import Step
 from dermnote_retrieval.runtime.work import Work
 

@@ -10,9 +10,9 @@ from fastapi import Request
 from fastapi.security import HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dermnote_contracts.asgi import problem_response
-from dermnote_contracts.keys import Key, KeyFile
 from dermnote_contracts.problems import DermnoteError, InvalidRequest, Unauthorized
+from dermnote_http.errors import problem_response
+from dermnote_http.keys import Key, KeyFile
 
 OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"})
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dermnote_contracts.keys import (
+from dermnote_http.keys import (
     MAX_PER_MINUTE,
     Key,
     KeyFile,
@@ -109,7 +109,7 @@ def test_a_key_is_shown_once_and_the_file_holds_its_hash_alone(file: Path, capsy
 
 
 def test_the_command_runs_as_the_documents_say(file: Path) -> None:
-    command = [sys.executable, "-m", "dermnote_contracts.keys", "add", str(file), "clinic"]
+    command = [sys.executable, "-m", "dermnote_http.keys", "add", str(file), "clinic"]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
     again = subprocess.run(command, capture_output=True, text=True, check=False)
 

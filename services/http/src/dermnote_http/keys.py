@@ -1,7 +1,7 @@
 """The key file: who may ask and how much a minute, with the SHA-256 of each key and never the key itself.
 
 One line a key: `name sha256hex [units_per_minute]`; blank lines and lines that begin with # say nothing. A key is 256
-random bits, so a plain hash keeps it. The command is `python -m dermnote_contracts.keys add|remove|list FILE`.
+random bits, so a plain hash keeps it. The command is `python -m dermnote_http.keys add|remove|list FILE`.
 """
 
 import argparse
@@ -115,7 +115,7 @@ class KeyFile:
         self._keys = read_keys(path)
         self._complaint = ""
         if not self._keys:
-            raise KeysInvalid(f"{path}: holds no key; `python -m dermnote_contracts.keys add` makes one")
+            raise KeysInvalid(f"{path}: holds no key; `python -m dermnote_http.keys add` makes one")
 
     def find(self, token: bytes) -> Key | None:
         """The entry of a key, or None. Takes as long whichever entry it is."""
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dermnote_contracts.keys", description="Keys of a service")
+    parser = argparse.ArgumentParser(prog="python -m dermnote_http.keys", description="Keys of a service")
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("add", help="make a key, write its hash to the file, print the key once")
     remove = commands.add_parser("remove", help="revoke a key")

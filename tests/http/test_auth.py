@@ -10,11 +10,11 @@ import pytest
 from fastapi import Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 
-from dermnote_contracts.allowance import Allowance
-from dermnote_contracts.asgi import install_problem_handlers
-from dermnote_contracts.guard import BEARER, Caller, KeyGuard, caller_of
-from dermnote_contracts.keys import KeyFile, add_key, remove_key
 from dermnote_contracts.problems import PROBLEM_JSON, TooManyRequests
+from dermnote_http.auth import BEARER, Caller, KeyGuard, caller_of
+from dermnote_http.errors import install_problem_handlers
+from dermnote_http.keys import KeyFile, add_key, remove_key
+from dermnote_http.rate_limit import Allowance
 from tests.notegen.processes import wait_until
 from tests.train.servers import served
 
