@@ -6,9 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from dermnote_contracts.metadata import LesionMetadata, normalise_known, walk
-from dermnote_contracts.problems import FieldError
+from dermnote_contracts.problems import FieldError, field_errors
 from dermnote_contracts.vocabulary import vocabularies
-from dermnote_http.errors import field_errors
 
 NOT_GIVEN = [
     None,

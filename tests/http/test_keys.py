@@ -105,7 +105,7 @@ def test_a_key_is_shown_once_and_the_file_holds_its_hash_alone(file: Path, capsy
     assert KeyFile(file).find(key.encode()) == read_keys(file)[0]
     capsys.readouterr()
     main(["list", str(file)])
-    assert capsys.readouterr().out == "clinic-a\t600 a minute\nclinic-b\tno limit\n"
+    assert capsys.readouterr().out == "clinic-a\t600 per minute\nclinic-b\tno limit\n"
 
 
 def test_the_command_runs_as_the_documents_say(file: Path) -> None:

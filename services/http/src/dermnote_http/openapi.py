@@ -1,8 +1,4 @@
-"""What the services' OpenAPI documents say of every operation, in one place: refusals are problem+json.
-
-Needs the extra `asgi`, like the rest of the HTTP border. FastAPI knows nothing of asgi.py's problem handlers, and would
-document a 422 of its own.
-"""
+"""Problem+json in a service's OpenAPI document. FastAPI alone would document a 422 of its own."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,41 +10,40 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from dermnote_contracts.problems import PROBLEM_JSON, Problem
 
 _REF = "#/components/schemas/{model}"
-_OWN_REFUSAL = ("HTTPValidationError", "ValidationError")
+_FASTAPI_MODELS = ("HTTPValidationError", "ValidationError")
+_ERROR_RESPONSES = {"4XX": "The request is rejected; `code` says why", "5XX": "The service cannot answer now"}
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, str]:
-    """The schema of a body that its route reads itself; the model goes to complete_document."""
+    """Reference to the schema of a body that its route parses itself; pass the model to `complete_document` too."""
     return {"$ref": _REF.format(model=model.__name__)}
 
 
 def complete_document(app: FastAPI, *, bodies: Sequence[type[BaseModel]] = ()) -> None:
-    """Let the app's document name problem+json for 4xx and 5xx, and hold the models of `bodies` beside its own."""
-    plain = app.openapi
+    """Document problem+json for all 4xx and 5xx answers, and add the schemas of `bodies`."""
+    fastapi_document = app.openapi
 
-    def completed() -> dict[str, Any]:
+    def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _complete(plain(), bodies)
-        return plain()
+            _complete(fastapi_document(), bodies)
+        return fastapi_document()
 
-    app.openapi = completed  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to extend it
 
 
 def _complete(document: dict[str, Any], bodies: Sequence[type[BaseModel]]) -> None:
-    models: list[type[BaseModel]] = [Problem, *bodies]
-    asked: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in models]
-    _, made = models_json_schema(asked, ref_template=_REF)
+    classes: list[type[BaseModel]] = [Problem, *bodies]
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in classes]
+    _, generated = models_json_schema(models, ref_template=_REF)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for name in _OWN_REFUSAL:
+    for name in _FASTAPI_MODELS:
         schemas.pop(name, None)
-    for name, schema in made["$defs"].items():
+    for name, schema in generated["$defs"].items():
         schemas.setdefault(name, schema)
     for operations in document["paths"].values():
         for operation in operations.values():
-            _tell_refusals(operation["responses"])
-
-
-def _tell_refusals(responses: dict[str, Any]) -> None:
-    responses.pop("422", None)
-    for status, meaning in (("4XX", "The request is refused; `code` says why"), ("5XX", "The service can't do it now")):
-        responses[status] = {"description": meaning, "content": {PROBLEM_JSON: {"schema": body_schema(Problem)}}}
+            operation["responses"].pop("422", None)
+            operation["responses"] |= {
+                status: {"description": meaning, "content": {PROBLEM_JSON: {"schema": body_schema(Problem)}}}
+                for status, meaning in _ERROR_RESPONSES.items()
+            }

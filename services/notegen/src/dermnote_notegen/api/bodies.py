@@ -6,8 +6,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from dermnote_contracts.notes import MAX_BATCH, NoteRequest
-from dermnote_contracts.problems import FieldError, InvalidRequest
-from dermnote_http.errors import field_errors
+from dermnote_contracts.problems import FieldError, InvalidRequest, field_errors
 from dermnote_notegen.writing.strategies import note_facts
 
 BATCH_BODY: dict[str, Any] = {

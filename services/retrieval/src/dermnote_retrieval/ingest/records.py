@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import from_json
 
 from dermnote_contracts.metadata import normalise_known
-from dermnote_contracts.problems import InvalidRequest
+from dermnote_contracts.problems import InvalidRequest, field_errors
 from dermnote_contracts.retrieval import Group, ItemId, Route
-from dermnote_http.errors import field_errors
 from dermnote_retrieval.encoder.protocol import Vectors
 from dermnote_retrieval.encoder.vector_codec import read_vector
 from dermnote_retrieval.ingest.images import Decoder, Picture
