@@ -57,7 +57,6 @@ def serve(settings: Settings) -> TestClient:
         service="test",
         title="Test service",
         description="",
-        version="1",
         keys=open_keys(settings),
         limiter=RateLimiter.in_memory(),
     )

@@ -13,6 +13,7 @@ from prometheus_fastapi_instrumentator import Instrumentator
 from pydantic import BaseModel
 from starlette.middleware import Middleware
 
+from dermnote_contracts import __version__
 from dermnote_contracts.problems import DermnoteError, StartRefused, one_line
 from dermnote_http.auth import BEARER, KeyGuard, LoopbackGuard
 from dermnote_http.errors import install_problem_handlers
@@ -30,7 +31,6 @@ def base_app(
     service: str,
     title: str,
     description: str,
-    version: str,
     keys: KeyFile | None,
     limiter: RateLimiter,
     middleware: Sequence[Middleware] = (),
@@ -48,7 +48,7 @@ def base_app(
     elif not settings.allow_unauthenticated:
         guards = [Middleware(LoopbackGuard)]
     layers = [Middleware(CorrelationIdMiddleware), *guards, *middleware]
-    app = FastAPI(title=title, version=version, description=description, lifespan=lifespan, middleware=layers)
+    app = FastAPI(title=title, version=__version__, description=description, lifespan=lifespan, middleware=layers)
     install_problem_handlers(app)
     app.state.registry = registry = CollectorRegistry()
     ProcessCollector(registry=registry)

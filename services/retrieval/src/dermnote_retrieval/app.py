@@ -17,7 +17,6 @@ from dermnote_http.keys import KeyFile
 from dermnote_http.logging import configure_logging
 from dermnote_http.rate_limit import RateLimiter
 from dermnote_http.settings import read_settings
-from dermnote_retrieval import __version__
 from dermnote_retrieval.api import embed, health, items, models, search, snapshots
 from dermnote_retrieval.api.index_info import index_info
 from dermnote_retrieval.runtime.metrics import Metrics
@@ -51,7 +50,6 @@ def create_app(settings: Settings, *, service: Service | None = None, keys: KeyF
         service="retrieval",
         title="Dermnote retrieval service",
         description=DESCRIPTION,
-        version=__version__,
         keys=keys or open_keys(settings),
         limiter=RateLimiter.in_memory(),
         middleware=[Middleware(RefuseWhileDraining, draining=draining)],

@@ -11,7 +11,6 @@ from dermnote_http.errors import BodyLimit
 from dermnote_http.logging import configure_logging
 from dermnote_http.rate_limit import RateLimiter
 from dermnote_http.settings import read_settings
-from dermnote_notegen import __version__
 from dermnote_notegen.api import batches, catalogue, health, notes
 from dermnote_notegen.api.jobs import Jobs, queue_errors
 from dermnote_notegen.api.metrics import JobsCollector
@@ -32,7 +31,6 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
         service="notegen",
         title="Dermnote note service",
         description=DESCRIPTION,
-        version=__version__,
         keys=keys,
         limiter=RateLimiter.in_redis(redis.connection_pool, prefix=RATE_LIMIT_PREFIX, errors=queue_errors),
         middleware=[Middleware(BodyLimit, max_bytes=settings.max_body_bytes)],
