@@ -108,8 +108,9 @@ def test_a_key_is_shown_once_and_the_file_holds_its_hash_alone(file: Path, capsy
     assert capsys.readouterr().out == "clinic-a\t600 per minute\nclinic-b\tno limit\n"
 
 
-def test_the_command_runs_as_the_documents_say(file: Path) -> None:
-    command = [sys.executable, "-m", "dermnote_http.keys", "add", str(file), "clinic"]
+@pytest.mark.parametrize("module", ["dermnote_http.keys", "dermnote_contracts.keys"])
+def test_the_command_runs_under_its_new_and_its_former_name(file: Path, module: str) -> None:
+    command = [sys.executable, "-m", module, "add", str(file), "clinic"]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
     again = subprocess.run(command, capture_output=True, text=True, check=False)
 
