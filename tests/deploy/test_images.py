@@ -141,6 +141,7 @@ def test_no_secret_of_a_host_goes_into_an_image() -> None:
     assert {rule for rule in rules if rule.startswith("!")} == {
         "!constraints.txt",
         "!contracts",
+        "!imaging",
         "!services",
         "!clients",
     }
