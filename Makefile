@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PARTS  := contracts services/notegen[worker] services/retrieval[torch] clients/train
+PARTS  := contracts services/http services/notegen[worker] services/retrieval[torch] clients/train
 EDITABLE := $(foreach part,$(PARTS),-e '$(part)')
-SOURCES := contracts/src services/notegen/src services/retrieval/src clients/train/src stack lab tools
+SOURCES := contracts/src services/http/src services/notegen/src services/retrieval/src clients/train/src stack lab tools
 
 # Variables of `make demo`: DATA= (folder of a data set), LIMIT= (size of a balanced subset), OUT= (folder of the report).
 DEMO_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(LIMIT),--limit $(LIMIT)) $(if $(OUT),--out '$(OUT)')

@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.metadata import LesionMetadata, normalise_known, walk
-from dermnote_contracts.problems import FieldError
+from dermnote_contracts.problems import FieldError, field_errors
 from dermnote_contracts.vocabulary import vocabularies
 
 NOT_GIVEN = [

@@ -1,7 +1,11 @@
 """The error tree: the client raises the same class as the service, and each error reads as one line."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from dermnote_contracts import problems
 from dermnote_contracts.problems import (
     DermnoteError,
     FieldError,
@@ -85,9 +89,39 @@ def test_one_line_names_title_detail_and_the_first_three_fields() -> None:
 
 
 def test_the_line_does_not_repeat_the_title() -> None:
-    assert one_line(UnknownNote()) == "There is no such note"
-    assert one_line(error_from_problem(UnknownNote().problem().model_dump(), status=404)) == "There is no such note"
+    assert one_line(UnknownNote()) == "No such note"
+    assert one_line(error_from_problem(UnknownNote().problem().model_dump(), status=404)) == "No such note"
 
 
 def test_an_error_without_detail_reads_as_its_title() -> None:
     assert str(NoFacts()) == NoFacts.title
+
+
+def test_the_drawing_of_the_tree_shows_every_class_under_its_parent_with_its_status() -> None:
+    assert problems.__doc__ is not None
+    drawn: dict[str, str] = {}
+    parent = ""
+    for line in problems.__doc__.splitlines()[3:]:
+        indented = line.startswith("│")
+        status = ""
+        for name, number in reversed(re.findall(r"([A-Z]\w+)(?: (\d{3}))?", line)):
+            status = number or status
+            drawn[name] = parent if indented else status
+            parent = parent if indented else name
+
+    expected = {
+        kind.__name__: str(kind.status) if DermnoteError in kind.__bases__ else kind.__bases__[0].__name__
+        for kind in ERRORS
+    }
+    assert drawn == expected
+
+
+def test_every_error_with_a_code_is_in_the_contracts_so_that_a_client_can_raise_it() -> None:
+    root = Path(__file__).parents[2]
+    sources = [path for folder in ("services", "clients", "imaging") for path in (root / folder).rglob("src/**/*.py")]
+    elsewhere = [
+        str(path.relative_to(root))
+        for path in sources
+        if re.search(r"^    code(, status)?(, title)?\b.* = .*\"[a-z]+(-[a-z]+)+\"", path.read_text(), re.MULTILINE)
+    ]
+    assert elsewhere == []

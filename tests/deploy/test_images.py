@@ -141,6 +141,7 @@ def test_no_host_secret_enters_an_image() -> None:
     assert {rule for rule in rules if rule.startswith("!")} == {
         "!constraints.txt",
         "!contracts",
+        "!imaging",
         "!services",
         "!clients",
     }

@@ -439,12 +439,17 @@ def test_workers_scale_with_waiting_and_running_notes(built: Callable[[str], Doc
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_an_overlay_lists_all_its_images_itself(built: Callable[[str], Documents], name: str) -> None:
-    # Once `newName` has set an image's registry, another layer cannot select it by name, and its tag is silently lost.
-    written = yaml.safe_load((K8S / "overlays" / name / "kustomization.yaml").read_text())["images"]
+def test_every_image_gets_its_tag_from_the_images_component(built: Callable[[str], Documents], name: str) -> None:
+    # A layer that sets `newName` hides the image from the layers above it, which then silently lose their tags.
+    tagged = yaml.safe_load((K8S / "components/images/kustomization.yaml").read_text())["images"]
+    overlay = yaml.safe_load((K8S / "overlays" / name / "kustomization.yaml").read_text())
     used = {container["image"].partition(":")[0] for _, container in containers(built(name))}
 
-    assert {one["name"] for one in written} == {image for image in used if image.startswith("dermnote/")}
+    assert overlay["components"][-1] == "../../components/images"
+    assert {image for image in used if image.startswith("dermnote/")} <= {one["name"] for one in tagged}
+    assert {one["name"] for one in overlay.get("images", [])} <= {one["name"] for one in tagged}
+    below = [path for folder in ("base", "components") for path in (K8S / folder).rglob("*.yaml")]
+    assert not any("newName" in path.read_text() for path in below)
 
 
 def test_training_pods_can_reach_each_other(built: Callable[[str], Documents]) -> None:

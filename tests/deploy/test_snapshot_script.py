@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from dermnote_contracts.keys import add_key
+from dermnote_http.keys import add_key
 from dermnote_train.remote.retrieval import RetrievalService
 from tests.e2e.conftest import ROOT
 from tests.train.servers import retrieval_service

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dermnote_contracts.manifest import ModelManifest
+from dermnote_http.settings import read_settings
 from dermnote_retrieval.app import create_app, serve
 from dermnote_retrieval.encoder.dummy import DummyEncoder, DummyModels
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.service import open_service
-from dermnote_retrieval.settings import read_settings
+from dermnote_retrieval.settings import Settings
 
 GATE = "DERMNOTE_TEST_GATE"
 """A folder: `arrived` appears in it with the first text, which waits until there is `open`."""
@@ -38,5 +39,5 @@ class GatedModels(DummyModels):
 
 
 if __name__ == "__main__":
-    settings = read_settings()
+    settings = read_settings(Settings)
     serve(create_app(settings, service=open_service(settings, source=GatedModels())), settings, closing_s=3)

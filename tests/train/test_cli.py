@@ -546,7 +546,7 @@ def test_a_search_with_what_is_no_picture_is_one_line(served: Dermnote, tmp_path
 def test_pictures_that_cannot_reach_notes_yet_are_one_line(served: Dermnote, pictures: Path) -> None:
     line = refused(served("search", pictures / "images" / "0.png", "--via", "notes"))
 
-    assert "never aligned" in line
+    assert "not aligned" in line
     assert "train a model" in line
 
 

@@ -1,4 +1,4 @@
-"""Documents agree with the code: settings, OpenAPI files, the README's tree, versions."""
+"""Documents agree with the code: settings, OpenAPI files, the README's tree."""
 
 import re
 import runpy
@@ -9,7 +9,6 @@ from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-import dermnote_contracts
 import dermnote_notegen.settings
 import dermnote_retrieval.settings
 import dermnote_train.settings
@@ -70,20 +69,3 @@ def test_every_make_target_has_a_help_text() -> None:
     assert targets is not None
     for target in targets[1].split():
         assert re.search(rf"^{target}:.*## \w", makefile, re.MULTILINE), target
-
-
-def test_compose_and_kubernetes_use_the_version_of_the_packages() -> None:
-    manifests = [path.read_text() for path in sorted((ROOT / "k8s").rglob("*.yaml"))]
-    tags = re.findall(r"DERMNOTE_VERSION:-([^}]+)}", (ROOT / "docker-compose.yml").read_text())
-    tags += re.findall(r"newTag: ([^}\s]+)}|image: dermnote/\w+:(\S+)", "\n".join(manifests))
-
-    versions = {"".join(tag).removesuffix("-gpu") for tag in tags}
-    assert len(tags) == 16
-    assert versions == {dermnote_contracts.__version__}
-
-
-def test_packages_are_released_under_one_version() -> None:
-    projects = [path.read_text() for path in ROOT.glob("*/**/pyproject.toml") if ".venv" not in path.parts]
-    versions = {match[1] for text in projects if (match := re.search(r'^version = "(.+)"', text, re.MULTILINE))}
-
-    assert versions <= {dermnote_contracts.__version__}

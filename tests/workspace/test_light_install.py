@@ -13,7 +13,7 @@ HEAVY = ("torch", "faiss", "llama_cpp", "numpy", "open_clip", "onnxruntime")
 
 @pytest.fixture(scope="module")
 def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with only `pip install contracts services/notegen`."""
+    """A virtual environment with only contracts, services/http and services/notegen."""
     folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
@@ -27,6 +27,7 @@ def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "-c",
             ROOT / "constraints.txt",
             ROOT / "contracts",
+            ROOT / "services/http",
             ROOT / "services/notegen",
         ],
         check=True,

@@ -1,12 +1,27 @@
-"""The one tree of errors (RFC 9457): raised where it happens, rendered once, raised again by the client.
+"""The tree of errors (RFC 9457): raised where they happen, rendered once by the service, raised again by the client.
 
-DermnoteError
-├── InvalidRequest 422 ─┬─ NoFacts, StrategyNeedsDiagnosis, IdempotencyKeyReused
-│                       └─ ImageRefused, FilterRefused, ModelRefused
-├── NotFound 404 ─ UnknownNote, UnknownBatch, UnknownPrior, UnknownItem, UnknownModel
-├── Conflict 409 ─ EncoderNotAligned, ModelMismatch
-├── TooLarge 413, UnsupportedMedia 415, Unauthorized 401, Forbidden 403, TooManyRequests 429, InsufficientStorage 507
-└── Unavailable 503 ─ QueueFull, EngineUnavailable, QueueUnavailable, Stopping
+DermnoteError 500
+├── InvalidRequest 422
+│   ├── NoFacts, StrategyNeedsDiagnosis, IdempotencyKeyReused, NoteUnfaithful
+│   └── ImageRefused, FilterRefused, ModelRefused
+├── Unauthorized 401
+├── Forbidden 403
+├── NotFound 404
+│   └── UnknownNote, UnknownBatch, UnknownPrior, UnknownItem, UnknownModel, UnknownSnapshot
+├── MethodNotAllowed 405
+├── Conflict 409
+│   └── SnapshotDamaged, EncoderNotAligned, ModelMismatch
+├── TooLarge 413
+├── UnsupportedMedia 415
+├── TooManyRequests 429
+├── ClientGone 499
+├── InternalError 500, WorkerGaveUp 500
+├── EngineRefused 502, EngineCrashed 502
+├── Unavailable 503
+│   └── QueueFull, QueueUnavailable, EngineUnavailable, EngineOverloaded, Stopping
+├── StartRefused 503
+├── DeadlineExceeded 504
+└── InsufficientStorage 507
 """
 
 from collections.abc import Sequence
@@ -15,10 +30,11 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 PROBLEM_JSON = "application/problem+json"
+MAX_FIELD_CHARS = 200
 
 
 class FieldError(BaseModel):
-    """One refused value: where it stands (`body.metadata.age`) and why. Never the value itself."""
+    """One rejected value: its path (`body.metadata.age`) and the reason. Never the value itself."""
 
     field: str
     message: str
@@ -27,7 +43,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """The body of every error answer."""
+    """The body of every error response."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -40,11 +56,11 @@ class Problem(BaseModel):
 
 
 class DermnoteError(Exception):
-    """Base of all errors that have a stable code."""
+    """Base of all errors with a stable code."""
 
     code: ClassVar[str] = "internal-error"
     status: ClassVar[int] = 500
-    title: ClassVar[str] = "Something went wrong inside the service"
+    title: ClassVar[str] = "Internal error"
 
     def __init__(
         self, detail: str = "", *, errors: Sequence[FieldError] = (), retry_after_s: int | None = None
@@ -55,7 +71,7 @@ class DermnoteError(Exception):
         super().__init__(detail or self.title)
 
     def problem(self) -> Problem:
-        """This error as the body of an answer."""
+        """This error as a response body."""
         return Problem(
             type=f"urn:dermnote:problem:{self.code}",
             title=self.title,
@@ -71,12 +87,12 @@ class InvalidRequest(DermnoteError):
 
     @classmethod
     def at(cls, field: str, message: str) -> Self:
-        """What is wrong with one field, named in the detail too."""
+        """An error about one field, which the detail names too."""
         return cls(f"{field}: {message}", errors=[FieldError(field=field, message=message)])
 
 
 class NoFacts(InvalidRequest):
-    code, title = "no-facts", "The metadata holds no known fact to write about"
+    code, title = "no-facts", "The metadata contains no known fact"
 
 
 class StrategyNeedsDiagnosis(InvalidRequest):
@@ -84,11 +100,17 @@ class StrategyNeedsDiagnosis(InvalidRequest):
 
 
 class IdempotencyKeyReused(InvalidRequest):
-    code, title = "idempotency-key-reused", "The Idempotency-Key was used with another body"
+    code, title = "idempotency-key-reused", "The Idempotency-Key was used with a different body"
+
+
+class NoteUnfaithful(InvalidRequest):
+    """A note that failed verification under `on_unfaithful: reject`."""
+
+    code, title = "note-unfaithful", "No faithful note was written"
 
 
 class ImageRefused(InvalidRequest):
-    code, title = "image-refused", "The upload is not an image that can be read"
+    code, title = "image-refused", "The upload is not a readable image"
 
 
 class FilterRefused(InvalidRequest):
@@ -100,39 +122,39 @@ class ModelRefused(InvalidRequest):
 
 
 class Unauthorized(DermnoteError):
-    code, status, title = "unauthorized", 401, "The service asks for a key"
+    code, status, title = "unauthorized", 401, "An API key is required"
 
 
 class Forbidden(DermnoteError):
-    code, status, title = "forbidden", 403, "The request is not allowed from there"
+    code, status, title = "forbidden", 403, "Requests from this host or origin are not allowed"
 
 
 class NotFound(DermnoteError):
-    code, status, title = "not-found", 404, "There is nothing here"
+    code, status, title = "not-found", 404, "Not found"
 
 
 class UnknownNote(NotFound):
-    code, title = "unknown-note", "There is no such note"
+    code, title = "unknown-note", "No such note"
 
 
 class UnknownBatch(NotFound):
-    code, title = "unknown-batch", "There is no such batch"
+    code, title = "unknown-batch", "No such batch"
 
 
 class UnknownPrior(NotFound):
-    code, title = "unknown-prior", "There are no clinical priors of that diagnosis"
+    code, title = "unknown-prior", "No clinical priors for this diagnosis"
 
 
 class UnknownItem(NotFound):
-    code, title = "unknown-item", "There is no such item"
+    code, title = "unknown-item", "No such item"
 
 
 class UnknownModel(NotFound):
-    code, title = "unknown-model", "There is no such model in the model folder"
+    code, title = "unknown-model", "No such model in the model folder"
 
 
 class UnknownSnapshot(NotFound):
-    code, title = "unknown-snapshot", "There is no such snapshot"
+    code, title = "unknown-snapshot", "No such snapshot"
 
 
 class MethodNotAllowed(DermnoteError):
@@ -140,15 +162,15 @@ class MethodNotAllowed(DermnoteError):
 
 
 class Conflict(DermnoteError):
-    code, status, title = "conflict", 409, "The request does not fit the present state"
+    code, status, title = "conflict", 409, "The request conflicts with the current state"
 
 
 class SnapshotDamaged(Conflict):
-    code, title = "snapshot-damaged", "The snapshot is not what was written"
+    code, title = "snapshot-damaged", "The snapshot is damaged"
 
 
 class EncoderNotAligned(Conflict):
-    code, title = "encoder-not-aligned", "The encoder's image and text towers were never aligned"
+    code, title = "encoder-not-aligned", "The encoder's image and text towers are not aligned"
 
 
 class ModelMismatch(Conflict):
@@ -164,23 +186,29 @@ class UnsupportedMedia(DermnoteError):
 
 
 class TooManyRequests(DermnoteError):
-    code, status, title = "too-many-requests", 429, "The key has used what it may use in a minute"
+    code, status, title = "too-many-requests", 429, "The key has reached its limit per minute"
 
 
 class Unavailable(DermnoteError):
-    code, status, title = "unavailable", 503, "The service cannot take the request now"
+    code, status, title = "unavailable", 503, "The service is unavailable"
 
 
 class QueueFull(Unavailable):
-    code, title = "queue-full", "Too many notes are waiting"
+    code, title = "queue-full", "The queue is full"
 
 
 class QueueUnavailable(Unavailable):
-    code, title = "queue-unavailable", "Redis does not answer"
+    code, title = "queue-unavailable", "Redis does not respond"
 
 
 class EngineUnavailable(Unavailable):
-    code, title = "engine-unavailable", "The language model's engine does not answer"
+    code, title = "engine-unavailable", "The engine does not respond"
+
+
+class EngineOverloaded(Unavailable):
+    """The engine's own queue is full."""
+
+    code, title = "engine-overloaded", "The engine has too many requests waiting"
 
 
 class Stopping(Unavailable):
@@ -188,7 +216,37 @@ class Stopping(Unavailable):
 
 
 class EngineRefused(DermnoteError):
-    code, status, title = "engine-refused", 502, "The language model's engine refused the request"
+    code, status, title = "engine-refused", 502, "The engine rejected the request"
+
+
+class EngineCrashed(DermnoteError):
+    """The engine crashed more than once on the same request."""
+
+    code, status, title = "engine-crashed", 502, "The engine crashed each time it ran this request"
+
+
+class DeadlineExceeded(DermnoteError):
+    """The request's own deadline passed."""
+
+    code, status, title = "deadline-exceeded", 504, "The deadline passed"
+
+
+class ClientGone(DermnoteError):
+    """The client disconnected, so nobody reads this."""
+
+    code, status, title = "client-gone", 499, "The client disconnected"
+
+
+class StartRefused(DermnoteError):
+    """A program cannot start; the detail says what is wrong and what to do."""
+
+    code, status, title = "start-refused", 503, "The service cannot start"
+
+
+class WorkerGaveUp(DermnoteError):
+    """The last retry of a job ended without a note."""
+
+    code, title = "worker-gave-up", "The note could not be written after several attempts"
 
 
 class InsufficientStorage(DermnoteError):
@@ -196,30 +254,54 @@ class InsufficientStorage(DermnoteError):
 
 
 class InternalError(DermnoteError):
-    """What a bug becomes on its way out: no detail."""
+    """An unexpected exception; carries no detail."""
+
+    code, status = "internal-error", 500
 
 
-def _tree(base: type[DermnoteError]) -> dict[str, type[DermnoteError]]:
-    found = {base.code: base}
-    for child in base.__subclasses__():
-        found |= _tree(child)
+def error_classes() -> dict[str, type[DermnoteError]]:
+    """Every error class that has a code of its own, by that code."""
+    classes, found = [DermnoteError], dict[str, type[DermnoteError]]()
+    for error_class in classes:
+        if "code" in vars(error_class):
+            found[error_class.code] = error_class
+        classes.extend(error_class.__subclasses__())
     return found
 
 
 def error_from_problem(body: Any, *, status: int) -> DermnoteError:
-    """The same class that the service raised, from its answer; DermnoteError for an answer that is none of ours."""
+    """The error that the service raised, from its response; DermnoteError if the response is not one of ours."""
     if not isinstance(body, dict) or "code" not in body:
         return DermnoteError(f"HTTP {status} without a problem body")
     try:
         problem = Problem.model_validate(body)
     except ValidationError:
         return DermnoteError(f"HTTP {status} with a malformed problem body")
-    kind = _tree(DermnoteError).get(problem.code, DermnoteError)
-    return kind(problem.detail or problem.title, errors=problem.errors)
+    error_class = error_classes().get(problem.code, DermnoteError)
+    return error_class(problem.detail or problem.title, errors=problem.errors)
+
+
+def field_errors(errors: Sequence[Any], *, index: int | None = None) -> list[FieldError]:
+    """Pydantic's errors as ours, without the rejected values. Fields that contradict each other get one error each."""
+    return [
+        FieldError(
+            field=".".join(map(str, path))[:MAX_FIELD_CHARS] or "body",
+            message=error["msg"],
+            index=index,
+            nearest=(error.get("ctx") or {}).get("nearest"),
+        )
+        for error in errors
+        for path in _paths(error)
+    ]
+
+
+def _paths(error: Any) -> list[tuple[Any, ...]]:
+    fields = (error.get("ctx") or {}).get("fields") or []
+    return [(*error["loc"], field) for field in fields] or [error["loc"]]
 
 
 def one_line(error: DermnoteError) -> str:
-    """The error as one line for a person: title, detail and the first refused fields."""
+    """The error as one line for a person: title, detail and the first rejected fields."""
     fields = "; ".join(
         f"{'' if e.index is None else f'item {e.index}: '}{e.field}: {e.message}" for e in error.errors[:3]
     )

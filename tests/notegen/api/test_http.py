@@ -16,7 +16,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import dermnote_notegen.writing.priors
-from dermnote_notegen.api.app import UnsafeBinding, create_app
+from dermnote_contracts.problems import StartRefused
+from dermnote_notegen.api.app import create_app
 from dermnote_notegen.settings import Settings
 from tests.notegen.processes import NoteService, free_port, wait_until
 
@@ -269,7 +270,7 @@ def test_other_hosts_and_origins_are_refused(client: TestClient) -> None:
 
 
 def test_listening_beyond_loopback_without_keys_is_refused() -> None:
-    with pytest.raises(UnsafeBinding, match="ALLOW_UNAUTHENTICATED"):
+    with pytest.raises(StartRefused, match="ALLOW_UNAUTHENTICATED"):
         create_app(Settings(host="0.0.0.0"))  # noqa: S104
 
 

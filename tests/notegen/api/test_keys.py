@@ -13,10 +13,10 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dermnote_contracts.allowance import Allowance
-from dermnote_contracts.keys import KeysInvalid, add_key, remove_key
 from dermnote_contracts.notes import Note, Provenance, Verification
-from dermnote_contracts.problems import TooManyRequests
+from dermnote_contracts.problems import StartRefused, TooManyRequests
+from dermnote_http.keys import add_key, remove_key
+from dermnote_http.rate_limit import RateLimiter
 from dermnote_notegen.api.app import create_app
 from dermnote_notegen.queue.records import NoteStore
 from dermnote_notegen.settings import Settings
@@ -233,7 +233,7 @@ def test_a_batch_may_use_the_whole_minute_and_one_over_it_is_told_so(serve: Serv
     refused = units(client, 6)
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid-request")
     assert "6 units" in refused.json()["detail"]
-    assert "5 a minute" in refused.json()["detail"]
+    assert "5 per minute" in refused.json()["detail"]
     assert units(whole, 5).status_code == 202
 
 
@@ -253,12 +253,12 @@ def test_a_refused_note_is_not_queued(serve: Serve, file: Path, redis: Redis) ->
 
 
 def test_what_was_used_comes_back_after_the_window_and_leaves_nothing_in_redis_for_ever(redis: Redis) -> None:
-    allowance = Allowance.in_redis(redis.connection_pool, prefix="used", window_s=1)
-    allowance.take("ann", limit=10, units=9)
+    limiter = RateLimiter.in_redis(redis.connection_pool, prefix="used", window_s=1)
+    limiter.take("ann", limit=10, units=9)
 
     def again() -> bool:
         try:
-            allowance.take("ann", limit=10, units=10, whole=10)
+            limiter.take("ann", limit=10, units=10, whole=10)
         except TooManyRequests:
             return False
         return True
@@ -283,7 +283,7 @@ def test_a_key_file_that_cannot_be_used_refuses_the_start_in_one_line(
 ) -> None:
     if content is not None:
         file.write_text(content)
-    with pytest.raises(KeysInvalid):
+    with pytest.raises(StartRefused, match="NOTEGEN_KEYS_FILE"):
         create_app(settings.model_copy(update={"keys_file": file}))
 
     started = subprocess.run(
@@ -294,7 +294,7 @@ def test_a_key_file_that_cannot_be_used_refuses_the_start_in_one_line(
         timeout=60,
         check=False,
     )
-    assert started.returncode == 1
+    assert started.returncode == 2
     assert started.stderr.count("\n") == 1
     assert "NOTEGEN_KEYS_FILE" in started.stderr
     assert "what" not in started.stderr

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from dermnote_contracts.keys import add_key, remove_key
+from dermnote_contracts.problems import StartRefused
+from dermnote_http.keys import add_key, remove_key
 from dermnote_retrieval.app import create_app
-from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.settings import Settings
 from tests.retrieval.conftest import Put, Serve
 

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from dermnote_contracts.manifest import ModelManifest
-from dermnote_contracts.problems import ModelMismatch, ModelRefused
+from dermnote_contracts.problems import ModelMismatch, ModelRefused, StartRefused
 from dermnote_retrieval.encoder.dummy import DummyEncoder, DummyModels
 from dermnote_retrieval.encoder.protocol import Encoder
-from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
 

@@ -18,10 +18,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from dermnote_contracts.manifest import Preprocessing
-from dermnote_contracts.problems import ModelRefused, UnknownModel
+from dermnote_contracts.problems import ModelRefused, StartRefused, UnknownModel
 from dermnote_retrieval.encoder.inputs import fit, preprocess
 from dermnote_retrieval.encoder.model_folders import FolderModels
-from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
 from tests.retrieval import graphs

@@ -9,9 +9,9 @@ from pydantic import SecretStr
 from redis import Redis
 from typer.testing import CliRunner
 
-from dermnote_contracts.keys import add_key
 from dermnote_contracts.notes import NoteRequest
 from dermnote_contracts.problems import TooManyRequests, Unauthorized, one_line
+from dermnote_http.keys import add_key
 from dermnote_notegen.api.app import create_app
 from dermnote_notegen.settings import Settings as NotegenSettings
 from dermnote_train.cli import make_app

@@ -1,3 +1,1 @@
 """The note service: API, workers and engine, three processes that meet only over Redis and a socket."""
-
-__version__ = "0.1.0"

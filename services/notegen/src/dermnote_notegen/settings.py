@@ -1,33 +1,29 @@
-"""The only reader of the environment in this package: one frozen object, units in the names."""
+"""The only reader of the environment in this package. Units are in the names."""
 
 import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from dermnote_contracts.cores import usable_cores
+from dermnote_contracts.cpu import usable_cores
+from dermnote_http.settings import ServiceSettings, shared
 
 
 def _cache_dir() -> Path:
-    """Where a user's caches belong (XDG)."""
+    """The user's cache folder (XDG)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermnote"
 
 
-class Settings(BaseSettings):
+class Settings(ServiceSettings):
     """Settings of the API, the workers and the engine. See docs/settings.md."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="NOTEGEN_", env_ignore_empty=True, frozen=True, populate_by_name=True, extra="ignore"
-    )
+    model_config = SettingsConfigDict(env_prefix="NOTEGEN_")
 
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL")
-    redis_password_file: Path | None = Field(default=None, validation_alias="REDIS_PASSWORD_FILE")
-    keys_file: Path | None = None
-    allow_unauthenticated: bool = Field(default=False, validation_alias="ALLOW_UNAUTHENTICATED")
-    host: str = "127.0.0.1"
     port: int = Field(default=8001, ge=1, le=65535)
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", validation_alias=shared("redis_url"))
+    redis_password_file: Path | None = Field(default=None, validation_alias=shared("redis_password_file"))
     max_body_bytes: int = Field(default=8 * 2**20, ge=1024)
     max_waiting: int = Field(default=20_000, ge=1)
     note_ttl_s: int = Field(default=7 * 24 * 3600, ge=60)
@@ -55,25 +51,25 @@ class Settings(BaseSettings):
 
     @property
     def engine_threads(self) -> int:
-        """Threads of the engine: all cores that this process may use."""
+        """Threads of the engine; by default all cores that this process may use."""
         return self.threads or usable_cores()
 
     @property
     def engine_cells(self) -> int:
-        """Tokens that the engine's cache holds, all requests together: 256 a slot, and any one request."""
+        """Tokens in the engine's KV cache: by default 256 per slot, and always enough for one request."""
         return max(self.cache_tokens or 256 * self.engine_slots, self.context_tokens)
 
     @property
     def engine_slots(self) -> int:
-        """Requests that the engine runs at a time: 12 a core, between 12 and 48."""
+        """Requests that the engine runs concurrently: by default 12 per core, between 12 and 48."""
         return self.slots or min(48, 12 * usable_cores())
 
     @property
     def worker_count(self) -> int:
-        """Workers of a pool: more than the engine has slots, so that it is never idle while some verify."""
+        """Workers: more than the engine has slots, so that it is never idle while some verify."""
         return self.workers or self.engine_slots + self.engine_slots // 4
 
     @property
     def starts_engine(self) -> bool:
-        """Whether the pool's parent runs the engine; otherwise somebody else does."""
+        """Whether the worker program runs the engine itself."""
         return self.own_engine and self.engine_url is None

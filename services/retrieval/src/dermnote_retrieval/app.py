@@ -1,31 +1,28 @@
-"""The app and its entry point: parts from service.py, routes from api/, one problem handler from the contracts."""
+"""The app and its entry point: the parts from service.py, the routes from api/."""
 
 import gc
-import logging
-import sys
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from PIL import Image
+from starlette.middleware import Middleware
 
-from dermnote_contracts.allowance import Allowance
-from dermnote_contracts.asgi import LoopbackGuard, install_problem_handlers
-from dermnote_contracts.guard import BEARER, KeyGuard, Spend
-from dermnote_contracts.keys import KeyFile, KeysInvalid
-from dermnote_contracts.openapi import complete_document
-from dermnote_contracts.problems import DermnoteError, one_line
 from dermnote_contracts.retrieval import ActivateModel, BulkOutcome, EmbedRequest, SearchRequest
-from dermnote_retrieval import __version__
+from dermnote_http.app import add_routes, base_app, start_errors, uvicorn_options
+from dermnote_http.auth import open_keys
+from dermnote_http.keys import KeyFile
+from dermnote_http.logging import configure_logging
+from dermnote_http.rate_limit import RateLimiter
+from dermnote_http.settings import read_settings
 from dermnote_retrieval.api import embed, health, items, models, search, snapshots
 from dermnote_retrieval.api.index_info import index_info
-from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.runtime.metrics import Metrics
 from dermnote_retrieval.runtime.shutdown import CLOSING_S, Draining, DrainingServer, RefuseWhileDraining, end_at_once
 from dermnote_retrieval.service import Service, open_service
-from dermnote_retrieval.settings import Settings, read_settings
+from dermnote_retrieval.settings import Settings
 
 # What still runs once the drain is over is cut off.
 AFTER_DRAIN_S = 1
@@ -33,9 +30,10 @@ DESCRIPTION = "Items in, ranked hits out. Errors are application/problem+json wi
 
 
 def create_app(settings: Settings, *, service: Service | None = None, keys: KeyFile | None = None) -> FastAPI:
-    """The retrieval service's app. Its lifespan opens the service where none is handed in, and closes it at the end.
+    """The retrieval service's app. Raises StartRefused.
 
-    `keys`: the settings' key file where it is open already. Raises StartRefused where it can't be used.
+    `service`: by default the lifespan opens one; in both cases it closes it. `keys`: the key file, if
+    it is open already.
     """
 
     @asynccontextmanager
@@ -46,65 +44,43 @@ def create_app(settings: Settings, *, service: Service | None = None, keys: KeyF
         yield
         opened.close()
 
-    app = FastAPI(title="Dermnote retrieval service", version=__version__, description=DESCRIPTION, lifespan=lifespan)
-    app.state.metrics = Metrics()
-    app.state.metrics.install(app)
-    app.state.draining = draining = Draining()
-    install_problem_handlers(app)
-    app.add_middleware(RefuseWhileDraining, draining=draining)
-    keys = keys or open_keys(settings)
-    if keys is not None:
-        app.add_middleware(KeyGuard, keys=keys, spend=_spend_here())
-    elif not settings.allow_unauthenticated:
-        app.add_middleware(LoopbackGuard)
-    for module in (items, search, embed, models, snapshots):
-        app.include_router(module.router, dependencies=[Depends(BEARER)])
-    app.include_router(health.router)
-    complete_document(app, bodies=(SearchRequest, EmbedRequest, ActivateModel, BulkOutcome))
+    draining = Draining()
+    app = base_app(
+        settings,
+        service="retrieval",
+        title="Dermnote retrieval service",
+        description=DESCRIPTION,
+        keys=keys or open_keys(settings),
+        limiter=RateLimiter.in_memory(),
+        middleware=[Middleware(RefuseWhileDraining, draining=draining)],
+        lifespan=lifespan,
+    )
+    app.state.metrics = Metrics(app.state.registry)
+    app.state.draining = draining
+    routers = [module.router for module in (items, search, embed, models, snapshots)]
+    add_routes(app, routers, health=health.router, bodies=(SearchRequest, EmbedRequest, ActivateModel, BulkOutcome))
     return app
 
 
-def open_keys(settings: Settings) -> KeyFile | None:
-    """The key file, where there is one; raises StartRefused where it can't be used."""
-    try:
-        return None if settings.keys_file is None else KeyFile(settings.keys_file)
-    except KeysInvalid as invalid:
-        raise StartRefused(f"RETRIEVAL_KEYS_FILE: {invalid}") from invalid
-
-
-def _spend_here() -> Spend:
-    """Count in this process, which is the only one of the service."""
-    allowance = Allowance.in_memory()
-
-    async def spend(name: str, *, limit: int, units: int, whole: int) -> None:
-        allowance.take(name, limit=limit, units=units, whole=whole)
-
-    return spend
-
-
 def main() -> None:
-    """Serve until told to stop; what prevents a start is one line on stderr, exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    """Serve until a signal stops the process."""
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    try:
-        settings = read_settings()
+    with start_errors("dermnote-retrieval"):
+        settings = read_settings(Settings)
+        configure_logging(settings.log_format)
         keys = open_keys(settings)
         app = create_app(settings, service=open_service(settings), keys=keys)
-    except DermnoteError as wrong:
-        print(f"dermnote-retrieval: {one_line(wrong)}", file=sys.stderr)
-        sys.exit(2)
     serve(app, settings)
 
 
 def serve(app: FastAPI, settings: Settings, *, closing_s: float = CLOSING_S) -> None:
-    """Serve an app of create_app until told to stop, then drain, and close in `closing_s`."""
-    # What is loaded by now stays: without this each full collection walks through all of it, and every request waits.
+    """Serve an app of create_app until a signal, then drain it and close it within `closing_s`."""
+    # Without this, each full garbage collection walks through everything loaded so far while all requests wait.
     gc.collect()
     gc.freeze()
-    # No access log: ids in paths are the users' own and may name patients.
-    config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, access_log=False, timeout_graceful_shutdown=AFTER_DRAIN_S
-    )
+    # No access log: the ids in paths are the users' own and may name patients.
+    options = uvicorn_options(settings, access_log=False, timeout_graceful_shutdown=AFTER_DRAIN_S)
+    config = uvicorn.Config(app, **options)
     DrainingServer(config, draining=app.state.draining, drain_s=settings.drain_s, closing_s=closing_s).run()
     if app.state.service.upkeep.busy:  # in FAISS, which must not be unloaded under it
         end_at_once(0)

@@ -3,12 +3,11 @@
 import logging
 from dataclasses import dataclass
 
-from dermnote_contracts.problems import ModelMismatch, UnknownModel
+from dermnote_contracts.problems import ModelMismatch, StartRefused, UnknownModel
 from dermnote_retrieval.encoder.batched import BatchedModels
 from dermnote_retrieval.encoder.dummy import DummyModels
 from dermnote_retrieval.encoder.model_folders import FolderModels
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
-from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.index.scan import use_threads
 from dermnote_retrieval.ingest.images import Decoder, ImageLimits

@@ -1,24 +1,21 @@
-"""The one reader of the environment: RETRIEVAL_* and ALLOW_UNAUTHENTICATED."""
+"""The only reader of the environment in this package. Units are in the names."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import AliasChoices, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
-from dermnote_contracts.asgi import LOOPBACK
-from dermnote_contracts.cores import usable_cores
+from dermnote_contracts.cpu import usable_cores
 from dermnote_contracts.retrieval import ItemId
-from dermnote_retrieval.errors import StartRefused
+from dermnote_http.settings import ServiceSettings
 
 
-class Settings(BaseSettings):
-    """Everything that can be set, with units in the names."""
+class Settings(ServiceSettings):
+    """Settings of the retrieval service. See docs/settings.md."""
 
-    model_config = SettingsConfigDict(env_prefix="RETRIEVAL_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix="RETRIEVAL_")
 
-    host: str = "127.0.0.1"
     port: int = Field(default=8002, ge=0, le=65535)
     data_dir: Path = Path(".dermnote/retrieval")
     snapshots_dir: Path | None = None
@@ -30,11 +27,6 @@ class Settings(BaseSettings):
     """Name of the model to serve; not set: the one the store was made with, else the encoder's default."""
     reembed_at_start: bool = False
     """Re-embed the whole store before serving when another model made its vectors; not set: refuse to start."""
-    keys_file: Path | None = None
-    """File of API keys; not set: no keys, and loopback only."""
-    allow_unauthenticated: bool = Field(
-        default=False, validation_alias=AliasChoices("allow_unauthenticated", "ALLOW_UNAUTHENTICATED")
-    )
     max_upload_bytes: int = Field(default=20_000_000, ge=1_000)
     max_pixels: int = Field(default=40_000_000, ge=1_000, le=80_000_000)
     max_body_bytes: int = Field(default=2_000_000, ge=1_000)
@@ -62,29 +54,3 @@ class Settings(BaseSettings):
 
     drain_s: float = Field(default=20, ge=0, le=3600)
     """How long what runs may go on once the process is told to stop."""
-
-    @model_validator(mode="after")
-    def _loopback_only_without_auth(self) -> Self:
-        if self.host not in LOOPBACK and self.keys_file is None and not self.allow_unauthenticated:
-            raise ValueError(
-                f"host {self.host} can be reached from other machines, and no authentication is configured: "
-                "set RETRIEVAL_KEYS_FILE, listen on 127.0.0.1, or set ALLOW_UNAUTHENTICATED=1 if something in front "
-                "keeps strangers out"
-            )
-        return self
-
-
-def read_settings() -> Settings:
-    """The settings from the environment; StartRefused names every value that is not valid."""
-    try:
-        return Settings()
-    except ValidationError as wrong:
-        raise StartRefused("; ".join(_setting_line(error) for error in wrong.errors())) from wrong
-
-
-def _setting_line(error: ErrorDetails) -> str:
-    name = "_".join(str(part) for part in error["loc"]).upper()
-    message = error["msg"].removeprefix("Value error, ")
-    if not name:
-        return message
-    return f"{name}: {message}" if name.startswith("ALLOW_") else f"RETRIEVAL_{name}: {message}"

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dermnote_contracts import __version__
 from dermnote_contracts.manifest import MANIFEST_NAME, ModelManifest, Preprocessing
-from dermnote_train import __version__
 from dermnote_train.files import replacing_folder
 from dermnote_train.models import towers
 from dermnote_train.models.model import EMBEDDING, LesionModel

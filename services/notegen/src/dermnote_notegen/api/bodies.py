@@ -5,9 +5,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.notes import MAX_BATCH, NoteRequest
-from dermnote_contracts.problems import FieldError, InvalidRequest
+from dermnote_contracts.problems import FieldError, InvalidRequest, field_errors
 from dermnote_notegen.writing.strategies import note_facts
 
 BATCH_BODY: dict[str, Any] = {

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
-from dermnote_contracts.guard import Caller, caller_of
 from dermnote_contracts.problems import InvalidRequest
+from dermnote_http.auth import Caller, caller_of
 from dermnote_notegen.api.jobs import Jobs
 from dermnote_notegen.writing.priors import Priors
 

@@ -16,9 +16,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, start_http_server
 
-from dermnote_contracts.asgi import install_problem_handlers
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.problems import DermnoteError, EngineUnavailable, InvalidRequest, Unavailable
+from dermnote_http.errors import install_problem_handlers
 from dermnote_notegen.engine.model import (
     Engine,
     EngineBusy,

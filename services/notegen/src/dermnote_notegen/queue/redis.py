@@ -4,10 +4,11 @@ from typing import Any
 
 from redis import Redis
 
+from dermnote_contracts.problems import StartRefused
 from dermnote_notegen.settings import Settings
 
 
-class PasswordUnreadable(Exception):
+class PasswordUnreadable(StartRefused):
     """REDIS_PASSWORD_FILE can't be read, or holds nothing. The message never has what is in it."""
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
-from dermnote_contracts.openapi import body_schema
 from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
 from dermnote_contracts.retrieval import MAX_EMBEDDED, EmbedRequest, EmbedResponse, Encoding
+from dermnote_http.openapi import body_schema
 from dermnote_retrieval.api.forms import FORM_TYPES, Form, ServiceDep, media_type, read_body, read_form, validated
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.encoder.vector_codec import write_vector

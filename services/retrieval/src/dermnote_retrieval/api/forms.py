@@ -15,8 +15,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from dermnote_contracts.asgi import field_errors
-from dermnote_contracts.problems import InsufficientStorage, InvalidRequest, TooLarge, UnsupportedMedia
+from dermnote_contracts.problems import InsufficientStorage, InvalidRequest, TooLarge, UnsupportedMedia, field_errors
 from dermnote_retrieval.runtime.shutdown import Draining
 from dermnote_retrieval.service import Service
 from dermnote_retrieval.store.disk import full_disk_told

@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from dermnote_contracts.openapi import body_schema
 from dermnote_contracts.retrieval import ActivateModel, IndexInfo, ModelSummary
+from dermnote_http.openapi import body_schema
 from dermnote_retrieval.api.forms import ServiceDep, read_body, validated
 from dermnote_retrieval.api.index_info import index_info
 

@@ -6,9 +6,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from dermnote_contracts.openapi import body_schema
 from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
 from dermnote_contracts.retrieval import MAX_K, Distinct, Exclude, SearchRequest, SearchResponse, Via
+from dermnote_http.openapi import body_schema
 from dermnote_retrieval.api.forms import (
     FORM_TYPES,
     Form,

@@ -11,8 +11,7 @@ from typing import IO, Any, cast
 
 from pydantic import ValidationError
 
-from dermnote_contracts.asgi import field_errors
-from dermnote_contracts.problems import DermnoteError, InvalidRequest, Stopping, TooLarge
+from dermnote_contracts.problems import DermnoteError, InvalidRequest, Stopping, TooLarge, field_errors
 from dermnote_retrieval.ingest.images import Decoder
 from dermnote_retrieval.ingest.records import OwnVectors, Record, make_record, parse_json
 from dermnote_retrieval.ingest.writer import Refused

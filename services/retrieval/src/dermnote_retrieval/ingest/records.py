@@ -10,9 +10,8 @@ from typing import IO, Annotated, Any
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import from_json
 
-from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.metadata import normalise_known
-from dermnote_contracts.problems import InvalidRequest
+from dermnote_contracts.problems import InvalidRequest, field_errors
 from dermnote_contracts.retrieval import Group, ItemId, Route
 from dermnote_retrieval.encoder.protocol import Vectors
 from dermnote_retrieval.encoder.vector_codec import read_vector

@@ -13,9 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.metadata import LesionMetadata, normalise_known
-from dermnote_contracts.problems import FieldError, FilterRefused
+from dermnote_contracts.problems import FieldError, FilterRefused, field_errors
 from dermnote_retrieval.store.items import Condition
 from dermnote_retrieval.store.metadata_rows import SqlValue, sql_value
 

@@ -3,14 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import get_args
 
-from fastapi import Depends, FastAPI
-from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_fastapi_instrumentator import Instrumentator
 
-from dermnote_contracts.guard import BEARER
 from dermnote_contracts.retrieval import IndexInfo, RouteInfo
 from dermnote_retrieval.runtime.timing import Step
 from dermnote_retrieval.runtime.work import Work
@@ -19,10 +15,10 @@ _STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 
 
 class Metrics:
-    """One registry an app, so that several can live in one process."""
+    """The service's own metrics, in the app's registry."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
         self._steps = Histogram(
             "dermnote_retrieval_search_step_seconds",
             "Time of each step of a search",
@@ -42,18 +38,6 @@ class Metrics:
         self.registry.register(_Figures(figures))
         self.registry.register(work.seconds)
         self.registry.register(work.size)
-
-    def install(self, app: FastAPI) -> None:
-        """Measure every request and answer at /metrics."""
-        instrumentator = Instrumentator(excluded_handlers=["/metrics", "/health/.*"], registry=self.registry)
-        instrumentator.instrument(app, metric_namespace="dermnote", metric_subsystem="retrieval")
-        instrumentator.expose(
-            app,
-            include_in_schema=True,
-            tags=["service"],
-            response_class=PlainTextResponse,
-            dependencies=[Depends(BEARER)],
-        )
 
 
 class _Figures(Collector):

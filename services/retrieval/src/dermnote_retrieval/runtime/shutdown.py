@@ -13,8 +13,8 @@ import uvicorn
 from anyio import move_on_after
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dermnote_contracts.asgi import problem_response
 from dermnote_contracts.problems import Stopping
+from dermnote_http.errors import problem_response
 
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = 5

@@ -13,8 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from dermnote_contracts.problems import Conflict, DermnoteError, InsufficientStorage, Stopping
-from dermnote_retrieval.errors import StartRefused
+from dermnote_contracts.problems import Conflict, DermnoteError, InsufficientStorage, StartRefused, Stopping
 from dermnote_retrieval.store.disk import full_disk_told
 
 SCHEMA_VERSION = 3

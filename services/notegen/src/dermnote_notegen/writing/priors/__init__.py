@@ -15,13 +15,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from dermnote_contracts.problems import StartRefused
 from dermnote_contracts.vocabulary import diagnoses, sites
 
 LEAST_FINDINGS = 5
 Text = Annotated[str, Field(min_length=2, max_length=160)]
 
 
-class PriorsInvalid(Exception):
+class PriorsInvalid(StartRefused):
     """A priors file that cannot be used: names the file and what is wrong in it."""
 
 

@@ -7,9 +7,10 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from dermnote_contracts.asgi import BodyLimit, LoopbackGuard, install_problem_handlers
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_contracts.problems import PROBLEM_JSON, QueueFull
+from dermnote_http.auth import LoopbackGuard
+from dermnote_http.errors import BodyLimit, install_problem_handlers
 
 MAX_BYTES = 2000
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dermnote_contracts.keys import (
+from dermnote_http.keys import (
     MAX_PER_MINUTE,
     Key,
     KeyFile,
@@ -105,11 +105,12 @@ def test_a_key_is_shown_once_and_the_file_holds_its_hash_alone(file: Path, capsy
     assert KeyFile(file).find(key.encode()) == read_keys(file)[0]
     capsys.readouterr()
     main(["list", str(file)])
-    assert capsys.readouterr().out == "clinic-a\t600 a minute\nclinic-b\tno limit\n"
+    assert capsys.readouterr().out == "clinic-a\t600 per minute\nclinic-b\tno limit\n"
 
 
-def test_the_command_runs_as_the_documents_say(file: Path) -> None:
-    command = [sys.executable, "-m", "dermnote_contracts.keys", "add", str(file), "clinic"]
+@pytest.mark.parametrize("module", ["dermnote_http.keys", "dermnote_contracts.keys"])
+def test_the_command_runs_under_its_new_and_its_former_name(file: Path, module: str) -> None:
+    command = [sys.executable, "-m", module, "add", str(file), "clinic"]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
     again = subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -1,13 +1,7 @@
-"""What both services share at their HTTP border: one problem handler, request ids, the loopback guard.
-
-Needs FastAPI (extra `asgi`); the door of a service that has keys is in guard.py. It logs codes and paths, never bodies.
-"""
+"""Every error rendered as problem+json, in one place. Logs codes and routes, never bodies."""
 
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,22 +13,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dermnote_contracts.problems import (
     PROBLEM_JSON,
     DermnoteError,
-    FieldError,
-    Forbidden,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
     TooLarge,
+    field_errors,
 )
 
 log = logging.getLogger(__name__)
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MAX_FIELD_CHARS = 200
 
 
 def problem_response(error: DermnoteError) -> Response:
-    """The answer for an error."""
+    """The HTTP answer for an error."""
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -42,27 +33,8 @@ def problem_response(error: DermnoteError) -> Response:
     return Response(body, status_code=error.status, media_type=PROBLEM_JSON, headers=headers)
 
 
-def field_errors(errors: Sequence[Any], *, index: int | None = None) -> list[FieldError]:
-    """Pydantic's error list as ours, without the refused values; fields that contradict each other have one each."""
-    return [
-        FieldError(
-            field=".".join(map(str, place))[:MAX_FIELD_CHARS] or "body",
-            message=error["msg"],
-            index=index,
-            nearest=(error.get("ctx") or {}).get("nearest"),
-        )
-        for error in errors
-        for place in _places(error)
-    ]
-
-
-def _places(error: Any) -> list[tuple[Any, ...]]:
-    fields = (error.get("ctx") or {}).get("fields") or []
-    return [(*error["loc"], field) for field in fields] or [error["loc"]]
-
-
 def install_problem_handlers(app: FastAPI) -> None:
-    """Render every error as problem+json, in one place."""
+    """Make the app answer every error with problem+json."""
 
     @app.exception_handler(DermnoteError)
     async def known(_: Request, error: DermnoteError) -> Response:
@@ -86,26 +58,8 @@ def install_problem_handlers(app: FastAPI) -> None:
         return problem_response(InternalError())
 
 
-class LoopbackGuard:
-    """Refuse requests whose Host or Origin is not loopback: a web page must not reach a service that has no keys."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        origin = headers.get("origin")
-        if _host(f"//{headers.get('host', '')}") in LOOPBACK and (origin is None or _host(origin) in LOOPBACK):
-            await self.app(scope, receive, send)
-        else:
-            await problem_response(Forbidden("Host and Origin must be loopback"))(scope, receive, send)
-
-
 class BodyLimit:
-    """Answer 413 to a body over `max_bytes`: by its Content-Length before reading, or while it arrives."""
+    """Middleware: 413 for a body over `max_bytes`, by its Content-Length before reading or while it arrives."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self.app = app
@@ -120,26 +74,19 @@ class BodyLimit:
         if length.isdigit() and int(length) > self.max_bytes:
             await too_large(scope, receive, send)
             return
-        arrived = 0
+        received = 0
 
         async def counted() -> Message:
-            nonlocal arrived
+            nonlocal received
             message = await receive()
-            arrived += len(message.get("body", b""))
-            return {"type": "http.disconnect"} if arrived > self.max_bytes else message
+            received += len(message.get("body", b""))
+            return {"type": "http.disconnect"} if received > self.max_bytes else message
 
         async def guarded(message: Message) -> None:
-            if arrived <= self.max_bytes:
+            if received <= self.max_bytes:
                 await send(message)
 
-        with suppress(ClientDisconnect):  # what an app makes of a body that is cut off here
+        with suppress(ClientDisconnect):  # the app's reaction to the body that is cut off here
             await self.app(scope, counted, guarded)
-        if arrived > self.max_bytes:
+        if received > self.max_bytes:
             await too_large(scope, receive, send)
-
-
-def _host(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None

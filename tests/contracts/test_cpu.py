@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dermnote_contracts.cores import usable_cores
+from dermnote_contracts.cpu import usable_cores
 
 BOUND = len(os.sched_getaffinity(0))
 

@@ -10,11 +10,11 @@ import pytest
 from fastapi import Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 
-from dermnote_contracts.allowance import Allowance
-from dermnote_contracts.asgi import install_problem_handlers
-from dermnote_contracts.guard import BEARER, Caller, KeyGuard, caller_of
-from dermnote_contracts.keys import KeyFile, add_key, remove_key
 from dermnote_contracts.problems import PROBLEM_JSON, TooManyRequests
+from dermnote_http.auth import BEARER, Caller, KeyGuard, caller_of
+from dermnote_http.errors import install_problem_handlers
+from dermnote_http.keys import KeyFile, add_key, remove_key
+from dermnote_http.rate_limit import RateLimiter
 from tests.notegen.processes import wait_until
 from tests.train.servers import served
 
@@ -36,13 +36,8 @@ def app(file: Path, key: str) -> FastAPI:
     """A service with one key and no limit; it notes how many bytes of bodies it has read."""
     app = FastAPI()
     app.state.bytes_read = 0
-    allowance = Allowance.in_memory()
-
-    async def spend(name: str, *, limit: int, units: int, whole: int) -> None:
-        allowance.take(name, limit=limit, units=units, whole=whole)
-
     install_problem_handlers(app)
-    app.add_middleware(KeyGuard, keys=KeyFile(file), spend=spend)
+    app.add_middleware(KeyGuard, keys=KeyFile(file), limiter=RateLimiter.in_memory())
 
     @app.post("/raw", dependencies=[Depends(BEARER)])
     async def raw(request: Request) -> str:
@@ -157,7 +152,7 @@ def test_a_request_that_is_worth_more_than_a_whole_minute_is_422(client: TestCli
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request")
     assert "11 units" in answer.json()["detail"]
-    assert "10 a minute" in answer.json()["detail"]
+    assert "10 per minute" in answer.json()["detail"]
 
 
 def test_a_key_without_a_limit_may_ask_for_anything(client: TestClient, key: str) -> None:
@@ -177,14 +172,14 @@ def test_without_a_guard_nobody_in_particular_asks_and_nothing_is_counted() -> N
 
 
 def test_what_was_used_comes_back_after_the_window() -> None:
-    allowance = Allowance.in_memory(window_s=1)
+    limiter = RateLimiter.in_memory(window_s=1)
     waits: list[int | None] = []
     begun = time.time()
-    allowance.take("clinic", limit=5, units=5)
+    limiter.take("clinic", limit=5, units=5)
 
     def again() -> bool:
         try:
-            allowance.take("clinic", limit=5, units=5, whole=5)
+            limiter.take("clinic", limit=5, units=5, whole=5)
         except TooManyRequests as spent:
             waits.append(spent.retry_after_s)
             return False

@@ -1,0 +1,1 @@
+"""What every HTTP service of Dermnote needs: app factory, errors, authentication, limits, logging, settings."""

@@ -1,0 +1,41 @@
+"""One log format for all programs: time, level, logger, request id and message, as text or as JSON lines."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from asgi_correlation_id import CorrelationIdFilter
+from asgi_correlation_id.context import correlation_id
+from pythonjsonlogger.json import JsonFormatter
+
+REQUEST_ID_HEADER = "X-Request-ID"
+TEXT = "%(asctime)s %(levelname)s %(name)s [%(correlation_id)s] %(message)s"
+JSON_FIELDS = {"asctime": "time", "levelname": "level", "name": "logger", "correlation_id": "request_id"}
+
+
+def configure_logging(log_format: Literal["text", "json"] = "text") -> None:
+    """Send all log records of this process to stderr in the common format, replacing earlier handlers."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(CorrelationIdFilter(default_value="-"))
+    as_json = log_format == "json"
+    handler.setFormatter(JsonFormatter(TEXT, rename_fields=JSON_FIELDS) if as_json else logging.Formatter(TEXT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name in ("httpx", "httpcore"):  # each request to the engine would be a line
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def request_id() -> str | None:
+    """The id of the request that this code runs for."""
+    return correlation_id.get()
+
+
+@contextmanager
+def request_id_scope(value: str | None) -> Iterator[None]:
+    """Run a block for the request `value`: its log lines carry that id."""
+    token = correlation_id.set(value)
+    try:
+        yield
+    finally:
+        correlation_id.reset(token)

@@ -1,0 +1,62 @@
+"""What keeps a program of the note service from starting is one line that names the setting; never a traceback."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.notegen.processes import BIN
+
+PROGRAMS = ["dermnote-notegen", "dermnote-notegen-worker", "dermnote-notegen-engine"]
+
+
+def start(program: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / program],
+        env={"NOTEGEN_MODEL": "scripted", **variables},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"NOTEGEN_PORT": "many"}, "NOTEGEN_PORT"),
+        ({"NOTEGEN_SLOTS": "0", "LOG_FORMAT": "xml"}, "NOTEGEN_SLOTS"),
+        ({"NOTEGEN_REQUANTIZE": "q9"}, "NOTEGEN_REQUANTIZE"),
+        ({"ALLOW_UNAUTHENTICATED": "perhaps"}, "ALLOW_UNAUTHENTICATED"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(tmp_path: Path, program: str, variables: dict[str, str], named: str) -> None:
+    ended = start(program, tmp_path, **variables)
+
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert ended.stderr.startswith(f"{program}: cannot start: ")
+    assert ended.stderr.count("\n") == 1
+    assert all(name in ended.stderr for name in variables)
+    assert named in ended.stderr
+
+
+def test_the_worker_reports_the_setting_that_its_engine_rejects(tmp_path: Path) -> None:
+    ended = start("dermnote-notegen-worker", tmp_path, NOTEGEN_MODEL=str(tmp_path / "missing.gguf"))
+
+    assert ended.returncode != 0
+    assert "missing.gguf" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS[:2])
+def test_priors_that_cannot_be_read_are_one_line(tmp_path: Path, program: str) -> None:
+    (tmp_path / "priors").mkdir()
+    (tmp_path / "priors" / "nevus.yaml").write_text("diagnosis: [")
+    ended = start(program, tmp_path, NOTEGEN_PRIORS_DIR=str(tmp_path / "priors"))
+
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "nevus.yaml" in ended.stderr

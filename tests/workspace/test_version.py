@@ -1,0 +1,35 @@
+"""The version is defined once; every other file that must repeat it agrees."""
+
+import re
+import subprocess
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+from dermnote_contracts import __version__
+
+ROOT = Path(__file__).parents[2]
+# Image tags, and compose's default for them.
+REPEATED = re.compile(r"(?:dermnote/[a-z-]+:|newTag: |DERMNOTE_VERSION(?::-|=|` \| ))(\d+\.\d+\.\d+)")
+
+
+def test_every_package_takes_its_version_from_the_contracts() -> None:
+    for file in [path for path in ROOT.glob("*/**/pyproject.toml") if ".venv" not in path.parts]:
+        project, described = file.parent, tomllib.loads(file.read_text())
+        assert "version" not in described["project"], project
+        path = project / described["tool"]["hatch"]["version"]["path"]
+        assert path.resolve() == ROOT / "contracts/src/dermnote_contracts/__init__.py"
+        assert version(described["project"]["name"]) == __version__
+
+
+def test_every_image_tag_is_that_version() -> None:
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    found = {
+        (name, tag)
+        for name in names
+        if name.endswith((".yml", ".yaml", ".md")) and name != "CHANGELOG.md"
+        for tag in REPEATED.findall((ROOT / name).read_text())
+    }
+
+    assert {"docker-compose.yml", "k8s/components/images/kustomization.yaml"} <= {name for name, _ in found}
+    assert {tag for _, tag in found} == {__version__}
