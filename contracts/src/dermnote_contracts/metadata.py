@@ -13,8 +13,8 @@ from pydantic_core import PydanticCustomError
 from dermnote_contracts.vocabulary import UnknownTerm, diagnoses, is_not_given, vocabularies
 
 MAX_VALUE_CHARS = 120
-# Values of benign_malignant that contradict a superclass. Pre-cancerous and indeterminate diagnoses accept any value: data
-# sets list actinic keratosis as benign, as indeterminate and as malignant.
+# Values of benign_malignant that contradict a superclass. Pre-cancerous and indeterminate diagnoses accept any value:
+# data sets list actinic keratosis as benign, as indeterminate and as malignant.
 CONTRADICTIONS = {
     "benign": ("malignant", "indeterminate/malignant"),
     "malignant": ("benign", "indeterminate/benign"),
