@@ -97,10 +97,7 @@ def test_json_lines_have_the_same_fields(capsys: pytest.CaptureFixture[str]) -> 
     configure_logging("json")
     with request_id_scope(REQUEST_ID):
         log.warning("%d items", 3)
-    try:
-        raise RuntimeError("broken")
-    except RuntimeError:
-        log.exception("failed")
+    log.error("failed", exc_info=RuntimeError("broken"))
 
     first, second = map(json.loads, capsys.readouterr().err.splitlines())
     assert {name: first[name] for name in ("level", "logger", "request_id", "message")} == {

@@ -1,4 +1,4 @@
-"""The door of a service with keys: who passes, what a refusal says, what is counted, what is read."""
+"""Authentication with API keys: who may call, what errors say, what is counted, and what is read."""
 
 import time
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def key(file: Path) -> str:
 
 @pytest.fixture
 def app(file: Path, key: str) -> FastAPI:
-    """A service with one key and no limit; it notes how many bytes of bodies it has read."""
+    """A service with one key and no limit; it counts the body bytes that it has read."""
     app = FastAPI()
     app.state.bytes_read = 0
     install_problem_handlers(app)
@@ -70,24 +70,24 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def refused(answer: Any) -> bool:
-    """Whether an answer is the 401 problem, whole."""
+    """Whether a response is a complete 401 problem."""
     assert answer.headers["content-type"] == PROBLEM_JSON
     assert answer.headers["www-authenticate"] == "Bearer"
     assert answer.json()["status"] == 401
     return bool(answer.status_code == 401 and answer.json()["code"] == "unauthorized")
 
 
-def test_a_good_key_passes_and_the_route_knows_whose_it_is(client: TestClient, key: str) -> None:
+def test_a_valid_key_passes_and_the_route_gets_its_name(client: TestClient, key: str) -> None:
     for scheme in ("Bearer", "bearer", "BEARER"):
         assert client.post("/raw", headers={"Authorization": f"{scheme} {key}"}).json() == "clinic"
 
 
 @pytest.mark.parametrize("form", ["", "{}", "Basic {}", "Bearer", "Bearer ", "Bearer {}x", "Bearer {} {}", "Bearer,{}"])
-def test_anything_but_one_good_key_is_401(client: TestClient, key: str, form: str) -> None:
+def test_anything_but_one_valid_key_is_401(client: TestClient, key: str, form: str) -> None:
     assert refused(client.post("/raw", headers={"Authorization": form.format(key, key)}))
 
 
-def test_no_header_two_headers_and_odd_bytes_are_401(client: TestClient, key: str) -> None:
+def test_no_header_two_headers_and_invalid_bytes_are_401(client: TestClient, key: str) -> None:
     good = (b"Authorization", f"Bearer {key}".encode())
 
     assert refused(client.post("/raw"))
@@ -95,11 +95,11 @@ def test_no_header_two_headers_and_odd_bytes_are_401(client: TestClient, key: st
     assert refused(client.post("/raw", headers=[(b"Authorization", b"Bearer \xff\xfe\xe4")]))
 
 
-def test_a_refusal_repeats_nothing_of_the_key(client: TestClient, key: str) -> None:
+def test_an_error_repeats_nothing_of_the_key(client: TestClient, key: str) -> None:
     assert key[:-1] not in client.post("/raw", headers=bearer(key[:-1])).text
 
 
-def test_a_revoked_key_is_401_with_its_next_request(client: TestClient, file: Path, key: str) -> None:
+def test_a_revoked_key_is_401_at_its_next_request(client: TestClient, file: Path, key: str) -> None:
     other = add_key(file, "other")
     assert client.post("/raw", headers=bearer(key)).status_code == 200
     remove_key(file, "clinic")
@@ -114,11 +114,11 @@ def test_liveness_and_documents_are_open(client: TestClient, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/redoc", "/nowhere", "/health/live/", "/health/live/x", "//health/live"])
-def test_everything_else_asks_for_a_key_also_what_is_not_there(client: TestClient, path: str) -> None:
+def test_all_other_paths_need_a_key_even_unknown_ones(client: TestClient, path: str) -> None:
     assert refused(client.get(path))
 
 
-def test_the_document_says_where_a_key_goes(client: TestClient) -> None:
+def test_the_openapi_document_describes_the_key(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
 
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
@@ -138,7 +138,7 @@ def test_a_key_with_a_limit_is_429_until_its_window_moves(client: TestClient, fi
     assert client.get("/health/live", headers=limited).status_code == 200
 
 
-def test_a_request_that_is_worth_more_is_counted_whole_or_not_at_all(client: TestClient, file: Path) -> None:
+def test_a_request_worth_several_units_is_counted_whole_or_not_at_all(client: TestClient, file: Path) -> None:
     limited = bearer(add_key(file, "limited", per_minute=10))
 
     assert client.post("/worth/7", headers=limited).status_code == 200
@@ -147,7 +147,7 @@ def test_a_request_that_is_worth_more_is_counted_whole_or_not_at_all(client: Tes
     assert client.post("/worth/1", headers=limited).status_code == 429
 
 
-def test_a_request_that_is_worth_more_than_a_whole_minute_is_422(client: TestClient, file: Path) -> None:
+def test_a_request_worth_more_than_the_limit_per_minute_is_422(client: TestClient, file: Path) -> None:
     answer = client.post("/worth/11", headers=bearer(add_key(file, "limited", per_minute=10)))
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request")
@@ -155,11 +155,11 @@ def test_a_request_that_is_worth_more_than_a_whole_minute_is_422(client: TestCli
     assert "10 per minute" in answer.json()["detail"]
 
 
-def test_a_key_without_a_limit_may_ask_for_anything(client: TestClient, key: str) -> None:
+def test_a_key_without_a_limit_is_never_429(client: TestClient, key: str) -> None:
     assert client.post("/worth/1000000", headers=bearer(key)).status_code == 200
 
 
-def test_without_a_guard_nobody_in_particular_asks_and_nothing_is_counted() -> None:
+def test_without_keys_the_caller_is_anonymous_and_nothing_is_counted() -> None:
     app = FastAPI()
 
     @app.get("/")
@@ -171,7 +171,7 @@ def test_without_a_guard_nobody_in_particular_asks_and_nothing_is_counted() -> N
         assert client.get("/").json() == Caller().name == ""
 
 
-def test_what_was_used_comes_back_after_the_window() -> None:
+def test_units_are_free_again_after_the_window() -> None:
     limiter = RateLimiter.in_memory(window_s=1)
     waits: list[int | None] = []
     begun = time.time()
@@ -191,7 +191,7 @@ def test_what_was_used_comes_back_after_the_window() -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_refused_upload_is_answered_unread_and_the_connection_goes_on(app: FastAPI, key: str, chunked: bool) -> None:
+def test_a_rejected_upload_is_not_read_and_the_connection_stays_usable(app: FastAPI, key: str, chunked: bool) -> None:
     chunk, chunks = b"x" * 65536, 256
     body = (chunk for _ in range(chunks)) if chunked else chunk * chunks
     with served(app) as url, httpx.Client(base_url=url, trust_env=False) as client:

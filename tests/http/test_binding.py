@@ -45,7 +45,7 @@ def test_a_loopback_address_needs_no_keys_and_is_a_valid_host_and_origin(client:
 
 @pytest.mark.parametrize("host", BEYOND)
 def test_an_address_beyond_loopback_needs_keys_or_consent(client: TestClient, tmp_path: Path, host: str) -> None:
-    with pytest.raises(StartRefused, match="TEST_KEYS_FILE.*ALLOW_UNAUTHENTICATED"):
+    with pytest.raises(StartRefused, match=r"TEST_KEYS_FILE.*ALLOW_UNAUTHENTICATED"):
         open_keys(Settings(host=host))
 
     assert open_keys(Settings(host=host, allow_unauthenticated=True)) is None

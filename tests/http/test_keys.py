@@ -1,4 +1,4 @@
-"""The key file: what it holds, what is refused, how it is edited, and that a change is seen at once."""
+"""The key file: its format, invalid content, edits, and reloading."""
 
 import logging
 import os
@@ -43,14 +43,14 @@ def file(tmp_path: Path) -> Path:
 
 
 @given(KEY_LISTS, st.sampled_from(["", "# not a key\n", "\n \t\n", "  # indented\n"]), st.sampled_from(["\n", "\r\n"]))
-def test_what_is_written_is_read_whatever_stands_between(keys: list[Key], between: str, end: str) -> None:
+def test_written_keys_are_read_with_any_comments_between_them(keys: list[Key], between: str, end: str) -> None:
     text = between + "".join(key.line() + end + between for key in keys)
 
     assert parse_keys(text, source="keys") == tuple(keys)
 
 
 @given(st.text())
-def test_any_text_is_keys_or_an_error_that_does_not_repeat_it(text: str) -> None:
+def test_any_text_gives_keys_or_an_error_that_does_not_repeat_it(text: str) -> None:
     try:
         told, keys = "", parse_keys(text, source="keys")
     except KeysInvalid as invalid:
@@ -79,7 +79,7 @@ def test_any_text_is_keys_or_an_error_that_does_not_repeat_it(text: str) -> None
         f"first {hashed(b'another key')}",
     ],
 )
-def test_a_line_that_is_no_key_is_named_by_its_number_and_not_repeated(line: str) -> None:
+def test_an_invalid_line_is_named_by_its_number_and_not_repeated(line: str) -> None:
     with pytest.raises(KeysInvalid, match=r"^/etc/keys, line 3: ") as raised:
         parse_keys(f"# ours\nfirst {DIGEST}\n{line}\n", source="/etc/keys")
 
@@ -87,14 +87,14 @@ def test_a_line_that_is_no_key_is_named_by_its_number_and_not_repeated(line: str
         assert secret not in str(raised.value)
 
 
-def test_keys_are_long_random_and_start_alike() -> None:
+def test_keys_are_long_and_random_with_a_common_prefix() -> None:
     keys = {new_key() for _ in range(100)}
 
     assert len(keys) == 100
     assert all(key.startswith("dn_") and len(key) == 3 + 43 for key in keys)
 
 
-def test_a_key_is_shown_once_and_the_file_holds_its_hash_alone(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_is_shown_once_and_the_file_holds_only_its_hash(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["add", str(file), "clinic-a", "--per-minute", "600"])
     key = capsys.readouterr().out.strip()
     main(["add", str(file), "clinic-b"])
@@ -121,7 +121,7 @@ def test_the_command_runs_under_its_new_and_its_former_name(file: Path, module: 
     assert "line 2" in again.stderr
 
 
-def test_an_editor_keeps_comments_other_keys_and_the_mode_that_was_there(file: Path) -> None:
+def test_an_edit_keeps_comments_other_keys_and_the_file_mode(file: Path) -> None:
     file.write_text(f"# ours\nfirst {DIGEST} 5\n\n# last")
     file.chmod(0o640)
     add_key(file, "second")
@@ -133,7 +133,7 @@ def test_an_editor_keeps_comments_other_keys_and_the_mode_that_was_there(file: P
     assert [path.name for path in file.parent.iterdir()] == ["keys"]
 
 
-def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
+def test_a_symbolic_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").touch()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     add_key(tmp_path / "link", "clinic")
@@ -142,7 +142,7 @@ def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
     assert [key.name for key in read_keys(tmp_path / "real")] == ["clinic"]
 
 
-def test_editors_at_the_same_time_lose_nothing(file: Path) -> None:
+def test_concurrent_edits_lose_nothing(file: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda number: add_key(file, f"clinic-{number}"), range(24)))
 
@@ -154,7 +154,7 @@ def test_editors_at_the_same_time_lose_nothing(file: Path) -> None:
     [["add", "clinic", "--per-minute", "0"], ["add", "no name"], ["add", "taken"], ["remove", "nobody"]],
     ids=" ".join,
 )
-def test_an_edit_that_is_refused_changes_nothing_and_is_one_line(file: Path, arguments: list[str]) -> None:
+def test_a_rejected_edit_changes_nothing_and_is_one_line(file: Path, arguments: list[str]) -> None:
     add_key(file, "taken")
     before = file.read_text()
     command, *rest = arguments
@@ -167,7 +167,7 @@ def test_an_edit_that_is_refused_changes_nothing_and_is_one_line(file: Path, arg
     assert [path.name for path in file.parent.iterdir()] == ["keys"]
 
 
-def test_a_file_that_is_invalid_is_not_edited(file: Path) -> None:
+def test_an_invalid_file_is_not_edited(file: Path) -> None:
     file.write_text("what is this\n")
     for change in (lambda: add_key(file, "clinic"), lambda: remove_key(file, "what")):
         with pytest.raises(KeysInvalid, match="line 1"):
@@ -177,7 +177,7 @@ def test_a_file_that_is_invalid_is_not_edited(file: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"# none yet\n", b"\xff\xfe", b"name"])
-def test_a_file_without_a_key_is_refused_at_the_start(file: Path, content: bytes | None) -> None:
+def test_a_file_without_a_key_is_rejected_at_the_start(file: Path, content: bytes | None) -> None:
     if content is not None:
         file.write_bytes(content)
 
@@ -187,12 +187,12 @@ def test_a_file_without_a_key_is_refused_at_the_start(file: Path, content: bytes
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_is_no_key_file(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_key_file(tmp_path: Path) -> None:
     with pytest.raises(KeysInvalid, match="cannot be read"):
         KeyFile(tmp_path)
 
 
-def test_added_and_revoked_keys_count_at_once(file: Path) -> None:
+def test_added_and_revoked_keys_take_effect_at_once(file: Path) -> None:
     first = add_key(file, "first").encode()
     keys = KeyFile(file)
     second = add_key(file, "second").encode()
@@ -204,7 +204,7 @@ def test_added_and_revoked_keys_count_at_once(file: Path) -> None:
     assert keys.find(second) is None
 
 
-def test_a_change_that_keeps_size_and_time_is_seen(file: Path) -> None:
+def test_a_change_that_keeps_size_and_time_is_noticed(file: Path) -> None:
     keep, go = new_key().encode(), new_key().encode()
     file.write_text(Key("one", hashed(go)).line() + "\n")
     keys = KeyFile(file)
@@ -219,7 +219,7 @@ def test_a_change_that_keeps_size_and_time_is_seen(file: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["what is this\n", None], ids=["invalid", "gone"])
-def test_a_file_that_breaks_keeps_its_last_keys_and_says_so_once(
+def test_a_broken_file_keeps_the_last_keys_and_is_logged_once(
     file: Path, caplog: pytest.LogCaptureFixture, broken: str | None
 ) -> None:
     key = add_key(file, "clinic").encode()

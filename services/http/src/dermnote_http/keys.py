@@ -198,7 +198,7 @@ def _edit(path: Path, change: Callable[[str], str]) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder itself: a lock file would stay beside the keys."""
+    """Lock the folder itself: a lock file would stay next to the keys."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

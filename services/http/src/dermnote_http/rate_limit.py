@@ -1,4 +1,4 @@
-"""How many units a key may use per minute: a moving window, in this process or in a Redis that processes share.
+"""Rate limits: units per key and minute in a moving window, in this process or in a Redis that processes share.
 
 Wraps the library `limits`. A request that is rejected is not counted.
 """
