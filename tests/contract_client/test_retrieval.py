@@ -239,9 +239,9 @@ def test_another_model_is_listed_activated_and_waited_for(retrieval: RetrievalSe
 def test_models_that_are_not_there_are_unknown(retrieval: RetrievalService) -> None:
     with pytest.raises(UnknownModel, match="there are: dummy, dummy-aligned"):
         retrieval.activate_model("nobody")
-    with pytest.raises(UserError, match="does not see the model nobody"):
+    with pytest.raises(UserError, match="does not list the model nobody"):
         retrieval.wait_active("nobody", model_id="nobody-1")
-    with pytest.raises(UserError, match="gave up on the model dummy"):
+    with pytest.raises(UserError, match="could not activate the model dummy"):
         retrieval.wait_active("dummy", model_id="dummy-of-other-weights")
 
 

@@ -169,7 +169,7 @@ def test_an_index_run_that_a_full_disk_ends_says_how_far_it_came(
     with told(Answer(body=b'{"status": "ok", "checks": {}}'), Answer(body=body)) as server:
         result = served("index", pictures, RETRIEVAL_URL=server.url)
 
-    assert "2 of 6 items are stored: run the same again" in refused(result)
+    assert "2 of 6 items are stored: run the same command again" in refused(result)
     assert cells(result.stdout)[1][:5] == ["3", "1", "0", "1", "1"]
 
 
@@ -186,7 +186,7 @@ def test_notes_that_failed_are_counted_and_the_next_run_asks_for_them(
 
         services.notes.failing = set()
         went_well(served("notes", pictures, "--out", tmp_path / "out", "--strategy", "M"))
-        assert "all there already" in went_well(served("notes", pictures, "--out", tmp_path / "out", "--strategy", "M"))
+        assert "all reused" in went_well(served("notes", pictures, "--out", tmp_path / "out", "--strategy", "M"))
 
     assert len(read_notes(tmp_path / "out" / "notes.parquet")) == 6
 
@@ -223,7 +223,7 @@ def test_a_picture_on_both_sides_of_a_split_is_a_failure_of_leakage(
     shutil.copytree(drawn, folder)
     went_well(dermnote("datasets", "split", folder, "--out", split))
     told = went_well(dermnote("datasets", "leakage", folder, "--split", split, "--out", out))
-    assert "Pictures that are there twice: 0 pairs" in told
+    assert "Duplicate images: 0 pairs" in told
     assert "groups in more than one part" in told
     assert json.loads(out.read_text())["twins"] == []
 
@@ -233,13 +233,13 @@ def test_a_picture_on_both_sides_of_a_split_is_a_failure_of_leakage(
     shutil.copy(folder / "images" / f"{trained}.jpg", folder / "images" / f"{tested}.jpg")
     crossed = dermnote("datasets", "leakage", folder, "--split", split, "--out", out)
     assert crossed.exit_code == 1
-    assert f"of these, in more than one part of {split}: 1 pairs" in crossed.stdout
+    assert f"Duplicate images in more than one part of {split}: 1 pairs" in crossed.stdout
     (pair,) = json.loads(out.read_text())["twins_across"]
     assert {pair["first"]["image_id"], pair["second"]["image_id"]} == {trained, tested}
 
     both = dermnote("datasets", "leakage", folder, "--against", drawn)
     assert both.exit_code == 1
-    assert "that are in drawn as well: 40 pairs" in both.stdout
+    assert "that are also in drawn: 40 pairs" in both.stdout
 
 
 def test_what_tells_the_class_by_being_there_is_shown_and_left_out(
@@ -256,7 +256,7 @@ def test_what_tells_the_class_by_being_there_is_shown_and_left_out(
         writer.writeheader()
         writer.writerows(rows)
     told = went_well(dermnote("datasets", "inspect", folder))
-    assert "left out, since being filled tells the class (--leaky-fields keeps them): symptoms.itch" in told
+    assert "dropped, since their presence reveals the class (--leaky-fields keeps them): symptoms.itch" in told
     assert all(record.metadata.symptoms.itch is None for record in load_dataset(folder).records)
     assert any(record.metadata.symptoms.itch for record in load_dataset(folder, leaky_fields=True).records)
 
@@ -357,7 +357,7 @@ def test_weights_of_another_split_are_not_evaluated_on_what_they_were_trained_on
 def test_a_run_is_not_evaluated_without_its_own_data(dermnote: Dermnote, run_dir: Path, tmp_path: Path) -> None:
     other = draw_dataset(tmp_path / "drawn", count=15, seed=5)
 
-    assert "are not in drawn; give the data it was made from" in refused(dermnote("evaluate", run_dir, other))
+    assert "are not in drawn; give the data set it was created from" in refused(dermnote("evaluate", run_dir, other))
 
 
 # What is wrong is one line.
@@ -482,7 +482,7 @@ def test_a_model_is_exported_under_a_plain_name_alone(
     result = dermnote("export", run_dir, "--models-dir", models, "--name", name)
 
     if name:
-        assert "no name for a model" in refused(result)
+        assert "not a valid model name" in refused(result)
         assert not models.exists()
     else:
         assert f"model: {models / 'first'}" in went_well(result)

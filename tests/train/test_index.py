@@ -15,7 +15,7 @@ from dermnote_contracts.problems import DermnoteError, InsufficientStorage, Stop
 from dermnote_contracts.retrieval import BulkOutcome
 from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.errors import UserError
-from dermnote_train.index import SHARD, IndexStopped, push, read_picture, search_like
+from dermnote_train.index import SHARD, IndexInterrupted, push, read_image, search_similar
 from dermnote_train.progress import Step
 from dermnote_train.remote.retrieval import RetrievalService
 from tests.train.servers import DROPPED, Answer, problem, retrieval_service, told
@@ -170,7 +170,7 @@ def test_a_picture_that_is_gone_is_one_line(service: RetrievalService, draw: Dra
     with pytest.raises(UserError, match="cannot be read"):
         push(service, dataset, records=dataset.records, notes={})
     with pytest.raises(UserError, match="cannot be read"):
-        read_picture(dataset.records[0].image_path.parent)
+        read_image(dataset.records[0].image_path.parent)
 
 
 def test_an_outcome_that_was_not_told_is_an_error_and_not_a_success(draw: Draw) -> None:
@@ -179,7 +179,7 @@ def test_an_outcome_that_was_not_told_is_an_error_and_not_a_success(draw: Draw) 
     with (
         told(Answer(body=outcome + b"\n")) as server,
         RetrievalService(server.url) as service,
-        pytest.raises(UserError, match="outcome of 1 of 3 items"),
+        pytest.raises(UserError, match="reported only 1 of 3 items"),
     ):
         push(service, dataset, records=dataset.records, notes={})
 
@@ -228,7 +228,9 @@ def test_a_full_disk_ends_the_push_and_says_how_much_is_stored(draw: Draw) -> No
     with (
         told(outcomes(range(SHARD)), full) as server,
         RetrievalService(server.url) as service,
-        pytest.raises(IndexStopped, match=f"The disk is full.*{SHARD + 2} of {SHARD + 5} items are stored") as stopped,
+        pytest.raises(
+            IndexInterrupted, match=f"The disk is full.*{SHARD + 2} of {SHARD + 5} items are stored"
+        ) as stopped,
     ):
         push(service, dataset, records=dataset.records, notes={})
     assert (stopped.value.run.created, len(stopped.value.run.failed)) == (SHARD + 2, 1)
@@ -239,7 +241,7 @@ def test_a_service_that_is_gone_leaves_a_count_of_what_is_stored(draw: Draw) -> 
     with (
         told(outcomes(range(SHARD)), DROPPED) as server,
         RetrievalService(server.url, patience_s=0) as service,
-        pytest.raises(IndexStopped, match=f"cannot be reached.*{SHARD} of {SHARD + 5} items are stored") as stopped,
+        pytest.raises(IndexInterrupted, match=f"cannot be reached.*{SHARD} of {SHARD + 5} items are stored") as stopped,
     ):
         push(service, dataset, records=dataset.records, notes={})
     assert (stopped.value.run.created, dict(stopped.value.run.failed)) == (SHARD, {})
@@ -252,7 +254,7 @@ def test_a_search_finds_its_own_run_and_never_its_own_patient(service: Retrieval
     old = [replace(record, image_id=f"old-{record.image_id}", group="drawn:else") for record in dataset.records]
     push(service, dataset, records=old, notes={}, run="old")
 
-    found = search_like(service, dataset.records[0], dataset=dataset, k=100, via="images", run="new")
+    found = search_similar(service, dataset.records[0], dataset=dataset, k=100, via="images", run="new")
 
     assert {hit.id for hit in found.hits} == {f"drawn-img-{number}" for number in range(2, 8)}
     assert {hit.metadata["run"] for hit in found.hits} == {"new"}

@@ -183,7 +183,7 @@ def test_an_image_that_the_labels_file_lacks_keeps_its_own(tmp_path: Path) -> No
 def test_a_labels_file_that_contradicts_the_table_is_a_fault(tmp_path: Path, dx: str, said: str) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1", dx=dx)])
     _labels(tmp_path / "labels8.csv", [("ham10000", "T1.jpg", "2", said, "ham10000:one")])
-    assert _only_fault(folder) == f"row 2, dx: is {dx.upper()}, but the labels file says {said}"
+    assert _only_fault(folder) == f"row 2, dx: is {dx.upper()}, but {said} in the labels file"
 
 
 def test_a_labels_file_without_its_columns_is_refused(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_a_folder_without_any_of_the_papers_classes_says_how_to_take_all(tmp_pat
     with pytest.raises(UserError) as refused:
         load_dataset(folder)
     assert str(refused.value) == (
-        f"{folder / 'metadata.csv'}: no row is of the classes BEK, NEV, ACK, BCC, MEL; "
+        f"{folder / 'metadata.csv'}: no row has one of the classes BEK, NEV, ACK, BCC, MEL; "
         "use --classes all for every diagnosis"
     )
     assert load_dataset(folder, classes="all").classes == ("DF",)
@@ -443,7 +443,7 @@ def test_a_missing_column_is_refused_by_name(tmp_path: Path) -> None:
         ({"itch": "sometimes"}, "itch: not a known symptom; nearest known: yes, no"),
         ({"colours": "red;mauve"}, "colours: not a known colours; nearest known: white, red"),
         ({"benign_malignant": "malignant"}, "row: diagnosis is benign, but benign_malignant says otherwise"),
-        ({"patient_id": ""}, "patient_id: is empty; splits go by it, so every row needs one"),
+        ({"patient_id": ""}, "patient_id: is empty; the data are split by it, so every row needs one"),
         ({"image": ""}, "image: is empty"),
     ],
 )
@@ -471,14 +471,14 @@ def test_a_wrong_cell_is_named_by_the_data_sets_own_column(tmp_path: Path) -> No
 
 def test_a_row_whose_image_is_missing_is_a_fault(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "data", [_ham("T1"), _ham("T2")], images=["images/T1.jpg"])
-    assert _only_fault(folder) == "row 3, image_id: no file 'T2' in images/ or beside the CSV"
+    assert _only_fault(folder) == "row 3, image_id: no file 'T2' in images/ or next to the CSV"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "./" + "x" * 300, "../outside.jpg", "/outside.jpg", ".", "a\x00b.jpg"])
 def test_an_image_name_that_is_no_file_of_the_folder_is_a_fault(tmp_path: Path, name: str) -> None:
     _picture(tmp_path / "outside.jpg")
     folder = _folder(tmp_path / "data", [{"image": name, "diagnosis": "nevus"}])
-    assert _only_fault(folder) == f"row 2, image: no file {name!r} in images/ or beside the CSV"
+    assert _only_fault(folder) == f"row 2, image: no file {name!r} in images/ or next to the CSV"
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no picture", b"\xff\xd8\xff\xe0", b"%PDF-1.7 "])

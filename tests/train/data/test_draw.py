@@ -173,8 +173,8 @@ def test_what_is_no_drawing_is_never_written_over(tmp_path: Path) -> None:
     (beside / "thesis.txt").write_text("mine", "utf-8")
     expected = {
         full: "not empty and not a drawn data set; give a new folder",
-        beside: "another drawing with thesis.txt beside it; give a new folder",
-        full / "thesis.txt": "a file, not a folder; give a new folder",
+        beside: "a drawn data set that also contains thesis.txt; give a new folder",
+        full / "thesis.txt": "is a file; give a new folder",
     }
     for folder, reason in expected.items():
         with pytest.raises(UserError) as refused:

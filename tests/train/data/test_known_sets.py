@@ -62,7 +62,7 @@ def test_bcn20000_is_read_and_its_test_part_passed_over(tmp_path: Path) -> None:
         ("BCN_1", "bcn20000:BCN_L1", "MEL"),
         ("BCN_2", "bcn20000:BCN_2", "MEL"),
     ]
-    assert reading.passed_over == {"no diagnosis": 1}
+    assert reading.skipped == {"no diagnosis": 1}
     facts = {"age": 35, "sex": "male", "site": "lateral torso", "diagnosis": "melanoma"}
     assert reading.records[0].metadata.given() == facts
     assert reading.unused_columns == ("capture_date",)
@@ -97,7 +97,7 @@ def test_the_archive_s_most_exact_known_diagnosis_counts(tmp_path: Path) -> None
         ("melanoma in situ", "isic:IP_7"),
         ("melanoma", "isic:IL_6"),
     ]
-    assert reading.passed_over == {"a diagnosis that is no skin lesion known here": 1, "no diagnosis": 1}
+    assert reading.skipped == {"a diagnosis that is not a known skin lesion": 1, "no diagnosis": 1}
     assert reading.records[0].metadata.given() == {
         "age": 60,
         "sex": "female",
@@ -130,7 +130,7 @@ def test_a_challenge_s_two_tables_are_one(tmp_path: Path) -> None:
     reading = read(challenge(tmp_path, CLASSES))
     assert reading.name == "isic2019"
     assert [record.label for record in reading.records] == ["MEL", "NEV", "BCC", "ACK", "BEK", "DF", "VASC", "SCC"]
-    assert reading.passed_over == {"no diagnosis": 1}
+    assert reading.skipped == {"no diagnosis": 1}
     assert reading.records[0].metadata.given() == {
         "age": 40,
         "sex": "male",
@@ -183,8 +183,8 @@ def test_fitzpatrick17k_without_what_is_no_lesion_and_what_is_wrongly_labelled(t
     reading = read(tmp_path)
     assert told(reading) == [("a1", "fitzpatrick17k:a1", "BCC"), ("a2", "fitzpatrick17k:a2", "MEL")]
     assert [record.metadata.fitzpatrick_skin_type for record in reading.records] == ["V", None]
-    assert sorted(reading.passed_over.values()) == [1, 1]
-    assert "qc is 3 Wrongly labelled" in reading.passed_over
+    assert sorted(reading.skipped.values()) == [1, 1]
+    assert "qc is 3 Wrongly labelled" in reading.skipped
 
 
 # Plain CSV
@@ -250,7 +250,7 @@ def test_columns_of_one_s_own_are_mapped(tmp_path: Path) -> None:
     reading = read(clinic(tmp_path))
     assert (reading.name, told(reading)) == ("clinic", [("1", "clinic:p1", "MEL"), ("2", "clinic:p1", "NEV")])
     assert [record.metadata.symptoms.itch for record in reading.records] == ["yes", "no"]
-    assert sum(reading.passed_over.values()) == 2
+    assert sum(reading.skipped.values()) == 2
 
 
 def test_without_partly_labelled_an_unknown_diagnosis_is_a_fault(tmp_path: Path) -> None:
@@ -262,11 +262,11 @@ def test_without_partly_labelled_an_unknown_diagnosis_is_a_fault(tmp_path: Path)
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ('age = "Alter"', 'agee = "Alter"', "agee: no such fact"),
+        ('age = "Alter"', 'agee = "Alter"', "agee: unknown fact"),
         ('age = "Alter"', 'age = "Alterr"', "has no column Alterr"),
-        ('diagnosis = "Diagnose"', "", "facts needs the column of the diagnosis"),
+        ('diagnosis = "Diagnose"', "", "facts must name the diagnosis column"),
         ('image = "Datei"', "", "image: Field required"),
-        ('name = "clinic"', 'name = "clinic', "no TOML that can be read"),
+        ('name = "clinic"', 'name = "clinic', "not valid TOML"),
         ('name = "clinic"', 'nmae = "clinic"', "nmae: Extra inputs are not permitted"),
     ],
 )

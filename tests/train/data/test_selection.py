@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_train.data.records import Record
-from dermnote_train.data.selection import balanced_part
+from dermnote_train.data.splits import balanced_part
 from dermnote_train.errors import UserError
 
 PLACES = st.lists(st.tuples(st.sampled_from("ABC"), st.integers(0, 9)), min_size=1, max_size=40)

@@ -62,7 +62,7 @@ def test_a_row_that_does_not_fit_the_header_is_marked(tmp_path: Path) -> None:
 def test_a_csv_without_rows_is_refused(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "metadata.csv"
     path.write_bytes(text)
-    assert _refusal(path) == f"{path}: no rows; it needs a header and one row an image"
+    assert _refusal(path) == f"{path}: no rows; it needs a header and one row per image"
 
 
 def test_text_in_another_encoding_is_refused_with_its_place(tmp_path: Path) -> None:
@@ -74,13 +74,13 @@ def test_text_in_another_encoding_is_refused_with_its_place(tmp_path: Path) -> N
 def test_a_quote_that_never_ends_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "metadata.csv"
     path.write_text('image,site\na.jpg,"back\n', "utf-8")
-    assert _refusal(path).startswith(f"{path}: not a CSV that can be read (")
+    assert _refusal(path).startswith(f"{path}: not a valid CSV (")
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "metadata.csv"
     path.write_text("image,age,age\na.jpg,1,2\n", "utf-8")
-    assert _refusal(path) == f"{path}: column age stands twice in the header; rename one"
+    assert _refusal(path) == f"{path}: duplicate column age in the header; rename one"
 
 
 def test_a_table_that_is_gone_is_refused(tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_a_folder_without_one_clear_table_is_refused(tmp_path: Path) -> None:
         tmp_path / "gone": "no such folder; give a folder with metadata.csv and images/",
         pictures / "a.jpg": "no such folder; give a folder with metadata.csv and images/",
         empty: "the folder is empty; it needs metadata.csv and images/",
-        pictures: "no CSV here; it needs metadata.csv with a column image, and images/",
-        two: "2 CSV files (a.csv, b.csv); name the right one metadata.csv",
+        pictures: "contains no CSV; it needs metadata.csv with a column image, and images/",
+        two: "2 CSV files (a.csv, b.csv); rename the right one to metadata.csv",
     }
     for folder, reason in expected.items():
         with pytest.raises(UserError) as refused:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from dermnote_train.findings.area import NoLesion, find_lesion
 from dermnote_train.findings.measures import Measures, measure_lesion
+from dermnote_train.findings.segmentation import LesionNotFound, find_lesion
 
 SIZE = 224
 SKIN = (222, 178, 155)
@@ -215,20 +215,20 @@ def test_a_lesion_that_is_cut_off_has_colours_but_neither_symmetry_nor_border() 
     [
         (draw(np.zeros((SIZE, SIZE), bool)), "hardly differs|too small|patches"),
         (draw(ellipse(long=12, short=10)), "too small"),
-        (draw(ellipse(x=95, long=70, short=70)), "runs out of the picture"),
+        (draw(ellipse(x=95, long=70, short=70)), "extends beyond the image"),
         (draw(DISC, inside=(212, 168, 146)), "hardly differs"),
         (Drawn(Image.new("RGB", (SIZE, SIZE)), DISC), "black"),
     ],
     ids=["bare skin", "a dot", "half outside", "pale", "black"],
 )
 def test_where_no_area_can_be_trusted_nothing_is_said_and_it_says_why(drawn: Drawn, why: str) -> None:
-    with pytest.raises(NoLesion, match=why):
+    with pytest.raises(LesionNotFound, match=why):
         find_lesion(drawn.picture)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (47, 300)])
 def test_pictures_that_are_too_small_are_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(NoLesion, match="48 pixels are the least"):
+    with pytest.raises(LesionNotFound, match="at least 48 pixels are needed"):
         find_lesion(Image.new("RGB", size, SKIN))
 
 
@@ -238,6 +238,6 @@ def test_noise_of_any_size_is_measured_or_refused(seed: int) -> None:
     width, height = rng.integers(48, 400, 2)
     grain = ndimage.gaussian_filter(rng.normal(0, 1, (height, width, 3)), (*rng.uniform(0, 12, 2), 0))
     noise = (128 + 100 * grain / np.abs(grain).max()).astype(np.uint8)
-    with suppress(NoLesion):
+    with suppress(LesionNotFound):
         shares = measure_lesion(find_lesion(Image.fromarray(noise))).colours
         assert sum(shares.values()) <= 1.000001

@@ -86,7 +86,7 @@ def test_notes_that_are_not_blinded_lacking_or_unreadable_are_refused(
     records = toy_records(2)
     texts = {record.image_id: "A lesion of the back." for record in records}
     first = records[0].image_id
-    with pytest.raises(UserError, match=f"1 of its notes name a diagnosis \\(first {first}: melanoma\\)"):
+    with pytest.raises(UserError, match=f"1 notes name a diagnosis \\(first {first}: melanoma\\)"):
         evaluate(fresh, records=records, blinded=texts | {first: "A melanoma of the back."})
     with pytest.raises(UserError, match=f"no blinded note for 1 images \\(first {first}\\)"):
         evaluate(fresh, records=records, blinded=texts | {first: " "})

@@ -91,7 +91,7 @@ def test_every_image_gets_one_note_with_its_provenance(desk: NotesByHand, out: P
     assert image_ids(run.rows) == ALL
     assert read_notes(run.path) == run.rows
     assert run.path == out / "notes.parquet"
-    assert (run.asked, dict(run.failed)) == (IMAGES, {})
+    assert (run.requested, dict(run.failed)) == (IMAGES, {})
     assert run.notes_per_s is not None
     assert run.texts == {row.image_id: row.text for row in run.rows}
     for number, row in enumerate(run.rows):
@@ -111,7 +111,7 @@ def test_a_second_run_asks_for_nothing_and_gives_the_same(desk: NotesByHand, out
     second = write(desk, out)
 
     assert second.rows == first.rows
-    assert (second.asked, second.notes_per_s) == (0, None)
+    assert (second.requested, second.notes_per_s) == (0, None)
     assert not [call for call in desk.door.asked if call.startswith("POST")]
     assert len(desk.note_ids()) == IMAGES
 
@@ -136,7 +136,7 @@ def test_a_run_that_was_interrupted_goes_on_and_no_note_is_asked_for_twice(
 
     assert image_ids(run.rows) == ALL
     assert len(desk.note_ids()) == IMAGES
-    assert run.asked == IMAGES - 4 * (written // 4)
+    assert run.requested == IMAGES - 4 * (written // 4)
 
 
 def test_a_run_interrupted_again_and_again_comes_to_its_end(desk: NotesByHand, out: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_journal_that_was_cut_off_loses_no_note(desk: NotesByHand, out: Path) 
 
     run = write(desk, out)
 
-    assert run.asked == 1
+    assert run.requested == 1
     assert run.rows == first.rows
 
 
@@ -165,7 +165,7 @@ def test_a_larger_part_of_the_data_asks_for_the_rest_alone(desk: NotesByHand, ou
     few = write(desk, out, images=5)
     more = write(desk, out)
 
-    assert more.asked == IMAGES - 5
+    assert more.requested == IMAGES - 5
     assert more.rows[:5] == few.rows
     assert len(desk.note_ids()) == IMAGES
 
@@ -223,7 +223,7 @@ def test_notes_are_asked_for_anew_when_the_language_model_is_another(
 
     run = write(desk, out)
 
-    assert run.asked == asked
+    assert run.requested == asked
     assert image_ids(run.rows) == ALL
     assert {row.model for row in run.rows} == {after.name if asked else before.name}
 
@@ -237,7 +237,7 @@ def test_notes_are_asked_for_anew_when_the_prompt_is_another(desk: NotesByHand, 
 
     run = write(desk, out)
 
-    assert run.asked == IMAGES
+    assert run.requested == IMAGES
     assert image_ids(run.rows) == ALL
 
 
@@ -248,7 +248,7 @@ def test_notes_are_asked_for_anew_when_the_priors_changed(desk: NotesByHand, out
 
     run = write(desk, out)
 
-    assert run.asked == IMAGES
+    assert run.requested == IMAGES
 
 
 def test_template_notes_do_not_depend_on_the_language_model(desk: NotesByHand, out: Path) -> None:
@@ -259,7 +259,7 @@ def test_template_notes_do_not_depend_on_the_language_model(desk: NotesByHand, o
 
     run = write(desk, out, plan=template)
 
-    assert run.asked == 0
+    assert run.requested == 0
     assert {(row.strategy, row.source, row.model) for row in run.rows} == {("M", "template", None)}
 
 
@@ -269,7 +269,7 @@ def test_two_strategies_do_not_disturb_each_other(desk: NotesByHand, out: Path) 
     again = write(desk, out)
 
     assert {row.strategy for row in template.rows} == {"M"}
-    assert (again.asked, again.rows) == (0, first.rows)
+    assert (again.requested, again.rows) == (0, first.rows)
     assert read_notes(out / "notes.parquet") == first.rows
 
 
@@ -291,7 +291,7 @@ def test_failed_notes_are_asked_for_anew_and_only_they(desk: NotesByHand, out: P
 
     run = write(desk, out)
 
-    assert run.asked == 5
+    assert run.requested == 5
     assert (image_ids(run.rows), dict(run.failed)) == (ALL, {})
 
 
@@ -323,7 +323,7 @@ def test_a_note_that_was_erased_at_the_service_is_told_and_asked_for_anew(desk: 
     assert run.failed == {"img-5": "the service no longer has it"}
     again = write(desk, out)
 
-    assert (again.asked, image_ids(again.rows)) == (1, ALL)
+    assert (again.requested, image_ids(again.rows)) == (1, ALL)
 
 
 def test_a_strategy_that_is_not_offered_is_one_line_before_anything_is_asked_for(desk: NotesByHand, out: Path) -> None:

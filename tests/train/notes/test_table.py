@@ -121,7 +121,7 @@ def test_a_half_written_file_is_not_taken_for_a_whole_one(tmp_path: Path, share:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
 
-    with pytest.raises(UserError, match="no notes file that can be read") as raised:
+    with pytest.raises(UserError, match="not a readable notes file") as raised:
         read_notes(path)
 
     assert str(path) in str(raised.value)
@@ -150,7 +150,7 @@ def test_what_is_no_notes_file_is_one_line(tmp_path: Path, make: Callable[[Path]
 def test_a_parquet_file_of_something_else_names_what_it_lacks(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image_id": ["a"], "text": ["b"]}), tmp_path / "notes.parquet")
 
-    with pytest.raises(UserError, match="no column dataset, group, label, strategy"):
+    with pytest.raises(UserError, match="missing columns dataset, group, label, strategy"):
         read_notes(tmp_path / "notes.parquet")
 
 
@@ -164,9 +164,9 @@ def test_texts_are_found_by_image_and_the_first_that_lacks_is_named() -> None:
 
 def test_a_journal_gives_back_what_was_put_in(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "new" / "notes.jsonl")
-    journal.finished(rows(2))
-    journal.failed(["a", "b"])
-    journal.failed(["a"])
+    journal.add_rows(rows(2))
+    journal.add_failures(["a", "b"])
+    journal.add_failures(["a"])
 
     again = Journal(tmp_path / "new" / "notes.jsonl")
 
@@ -177,12 +177,12 @@ def test_a_journal_gives_back_what_was_put_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize("lost", [1, 40, 300])
 def test_a_line_that_a_crash_cut_off_is_passed_over_and_written_over(tmp_path: Path, lost: int) -> None:
     path = tmp_path / "notes.jsonl"
-    Journal(path).finished(rows(3))
+    Journal(path).add_rows(rows(3))
     path.write_bytes(path.read_bytes()[:-lost])
 
     cut = Journal(path)
     assert list(cut.rows.values()) == rows(2)
-    cut.finished(rows(3)[2:])
+    cut.add_rows(rows(3)[2:])
 
     assert list(Journal(path).rows.values()) == rows(3)
 
@@ -193,7 +193,7 @@ def test_a_line_that_a_crash_cut_off_is_passed_over_and_written_over(tmp_path: P
 )
 def test_a_damaged_journal_says_what_to_do(tmp_path: Path, line: str) -> None:
     path = tmp_path / "notes.jsonl"
-    Journal(path).finished(rows(1))
+    Journal(path).add_rows(rows(1))
     path.write_bytes(path.read_bytes() + line.encode(errors="surrogateescape") + b"\n")
 
     with pytest.raises(UserError, match="the journal is damaged; delete it") as raised:

@@ -14,10 +14,9 @@ from dermnote_contracts.notes import ModelInfo, NoteRequest
 from dermnote_contracts.problems import DermnoteError, FieldError, InvalidRequest, QueueFull
 from dermnote_contracts.retrieval import ModelSummary
 from dermnote_train.errors import UserError
-from dermnote_train.remote.http import Session
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
-from dermnote_train.remote.shards import NewItem, tar_of
+from dermnote_train.remote.shards import NewItem, pack_shard
 from tests.notegen.processes import free_port
 from tests.train.servers import DROPPED, SCRIPTED, SILENCE, Answer, ToldServer, problem, told
 
@@ -25,10 +24,6 @@ MODEL = Answer(body=SCRIPTED.model_dump_json().encode())
 REQUEST = NoteRequest.model_validate({"metadata": {"diagnosis": "mel"}, "strategy": "M"})
 JOB = {"id": "a1", "status": "queued", "created_at": "2026-01-01T00:00:00Z"}
 FULL = QueueFull("20000 notes are waiting")
-
-
-def session(url: str, **options: Any) -> Session:
-    return Session(url, service="note service", variable="NOTEGEN_URL", key_variable="NOTEGEN_API_KEY", **options)
 
 
 def one_line(error: BaseException) -> str:
@@ -190,11 +185,11 @@ def test_a_code_of_a_later_version_is_still_an_error_with_its_detail() -> None:
 
 
 def test_a_silent_service_is_given_up_at_the_deadline_and_not_asked_again() -> None:
-    with told(SILENCE) as server, session(server.url) as calls, pytest.raises(UserError) as raised:
+    with told(SILENCE) as server, NoteService(server.url) as calls, pytest.raises(UserError) as raised:
         calls.request("GET", "/model", timeout_s=0.2)
 
     assert server.url in one_line(raised.value)
-    assert "no answer to GET /model within 0.2 s" in str(raised.value)
+    assert "did not respond to GET /model within 0.2 s" in str(raised.value)
     assert len(server.asked) == 1
 
 
@@ -331,7 +326,7 @@ def _models(*found: dict[str, Any]) -> Answer:
 def _wait(server: ToldServer, *, timeout_s: float = 60, heard: list[float] | None = None) -> ModelSummary:
     with RetrievalService(server.url) as service:
         told_to = None if heard is None else heard.append
-        return service.wait_active("m", model_id="m-2", timeout_s=timeout_s, told=told_to)
+        return service.wait_active("m", model_id="m-2", timeout_s=timeout_s, on_progress=told_to)
 
 
 def test_a_model_is_waited_for_until_its_new_weights_serve() -> None:
@@ -346,9 +341,9 @@ def test_a_model_is_waited_for_until_its_new_weights_serve() -> None:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (_models(), "does not see the model m"),
-        (_models(_summary()), "gave up on the model m"),
-        (_models(_summary(model_id="m-1", active=True)), "gave up on the model m"),
+        (_models(), "does not list the model m"),
+        (_models(_summary()), "could not activate the model m"),
+        (_models(_summary(model_id="m-1", active=True)), "could not activate the model m"),
     ],
 )
 def test_a_model_that_will_not_come_is_not_waited_for(answer: Answer, expected: str) -> None:
@@ -362,7 +357,7 @@ def test_a_model_that_is_late_is_one_line() -> None:
     with told(_models(_summary(reembedding=0.1))) as server, pytest.raises(UserError) as raised:
         _wait(server, timeout_s=0.3)
 
-    assert "did not swap in m within 0.3 s" in one_line(raised.value)
+    assert "did not activate m within 0.3 s" in one_line(raised.value)
 
 
 def test_a_shard_holds_every_item_with_its_parts_in_order() -> None:
@@ -372,7 +367,7 @@ def test_a_shard_holds_every_item_with_its_parts_in_order() -> None:
         NewItem("c" * 128, b"png bytes", "png", "", {}, "p2"),
     ]
 
-    with tarfile.open(fileobj=io.BytesIO(tar_of(items)), mode="r:") as tar:
+    with tarfile.open(fileobj=io.BytesIO(pack_shard(items)), mode="r:") as tar:
         held = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
 
     assert list(held) == [

@@ -1,3 +1,3 @@
-"""The training client of Dermnote. Talks to the services over HTTP only."""
+"""Training client of Dermnote; uses the services over HTTP only."""
 
 __version__ = "0.1.0"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dermnote_train.data.isic import fetch
+from dermnote_train.cli.datasets import fetch
 from dermnote_train.errors import UserError
 
 
@@ -47,7 +47,7 @@ def test_without_a_choice_all_is_downloaded(tool: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("script", "why"),
-    [("raise SystemExit(3)", "ended with 3"), ("", "wrote no metadata.csv")],
+    [("raise SystemExit(3)", "failed with exit code 3"), ("", "wrote no metadata.csv")],
     ids=["fails", "nothing"],
 )
 def test_a_download_that_fails_is_told(tool: Path, tmp_path: Path, script: str, why: str) -> None:

@@ -8,9 +8,9 @@ from PIL import Image, ImageEnhance
 
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_train.data.draw import draw_dataset
-from dermnote_train.data.leaks import find_leaks
+from dermnote_train.data.duplicates import find_duplicates, fingerprints
+from dermnote_train.data.leakage import find_leakage
 from dermnote_train.data.records import LesionDataset, Record, Split
-from dermnote_train.data.twins import looks, twins
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -57,7 +57,7 @@ def test_a_picture_is_known_again(pictures: tuple[Record, ...], tmp_path: Path, 
         for record in originals
     ]
 
-    found = twins(looks([*pictures, *copies]))
+    found = find_duplicates(fingerprints([*pictures, *copies]))
 
     assert {(pair.first.image_id, pair.second.image_id) for pair in found} == {
         (record.image_id, f"copy-{record.image_id}") for record in originals
@@ -66,41 +66,41 @@ def test_a_picture_is_known_again(pictures: tuple[Record, ...], tmp_path: Path, 
 
 
 def test_pictures_of_the_same_class_are_not_one_picture(pictures: tuple[Record, ...]) -> None:
-    assert twins(looks(pictures)) == ()
+    assert find_duplicates(fingerprints(pictures)) == ()
 
 
 def test_two_sets_are_compared_with_each_other_alone(pictures: tuple[Record, ...], tmp_path: Path) -> None:
     copy = saved(Image.open(pictures[3].image_path), tmp_path / "again.jpg")
-    found = twins(looks([*pictures[:3], copy]), looks(pictures[3:8]))
+    found = find_duplicates(fingerprints([*pictures[:3], copy]), fingerprints(pictures[3:8]))
     assert [(pair.first.image_id, pair.second.image_id) for pair in found] == [("again", pictures[3].image_id)]
-    assert {one.first.image_id for one in twins(looks(pictures[:5]), looks(pictures[3:8]))} == {
+    assert {one.first.image_id for one in find_duplicates(fingerprints(pictures[:5]), fingerprints(pictures[3:8]))} == {
         pictures[3].image_id,
         pictures[4].image_id,
     }
-    assert twins((), looks(pictures[:2])) == twins(looks(pictures[:2]), ()) == ()
+    assert find_duplicates((), fingerprints(pictures[:2])) == find_duplicates(fingerprints(pictures[:2]), ()) == ()
 
 
 def test_what_is_on_both_sides_of_a_split_is_found(pictures: tuple[Record, ...], tmp_path: Path) -> None:
     copy = saved(Image.open(pictures[0].image_path), tmp_path / "again.jpg")
     stranger = record_of(pictures[9].image_path, group=pictures[1].group)
     split = Split(train=(*pictures[:8], copy), val=(pictures[8],), test=(stranger, *pictures[10:12]), seed=0)
-    inside = find_leaks((), [*split.train, *split.val, *split.test], split=split)
-    assert (inside.groups_across, inside.twins_across, inside.crossed) == ((pictures[1].group,), (), True)
-    assert [pair.second.image_id for pair in inside.twins] == ["again"]
+    inside = find_leakage((), [*split.train, *split.val, *split.test], split=split)
+    assert (inside.groups_across, inside.duplicates_across, inside.crosses) == ((pictures[1].group,), (), True)
+    assert [pair.second.image_id for pair in inside.duplicates] == ["again"]
 
     other_side = Split(train=pictures[:8], val=(pictures[8],), test=(copy,), seed=0)
-    across = find_leaks((), [*other_side.train, *other_side.val, *other_side.test], split=other_side)
-    assert (across.groups_across, len(across.twins_across), across.crossed) == ((), 1, True)
+    across = find_leakage((), [*other_side.train, *other_side.val, *other_side.test], split=other_side)
+    assert (across.groups_across, len(across.duplicates_across), across.crosses) == ((), 1, True)
 
     clean = Split(train=pictures[:8], val=pictures[8:10], test=pictures[10:12], seed=0)
-    assert not find_leaks((), pictures[:12], split=clean).crossed
+    assert not find_leakage((), pictures[:12], split=clean).crosses
 
 
 def test_what_another_data_set_has_as_well_is_found(pictures: tuple[Record, ...], tmp_path: Path) -> None:
     copy = saved(Image.open(pictures[2].image_path), tmp_path / "again.jpg")
     other = LesionDataset("other", (copy, *pictures[40:44]), ("NEV",), synthetic=True, licence="CC0-1.0")
-    leaks = find_leaks((), pictures[:10], other=other)
-    assert [(pair.first.image_id, pair.second.image_id) for pair in leaks.twins_with_other] == [
+    leaks = find_leakage((), pictures[:10], other=other)
+    assert [(pair.first.image_id, pair.second.image_id) for pair in leaks.duplicates_with_other] == [
         (pictures[2].image_id, "again")
     ]
-    assert leaks.crossed
+    assert leaks.crosses
