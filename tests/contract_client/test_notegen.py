@@ -60,7 +60,7 @@ def cut_off() -> Iterator[NoteService]:
         yield client
 
 
-def test_a_note_is_waited_for_and_comes_with_verdict_and_provenance(notes: NoteService) -> None:
+def test_a_note_with_wait_has_its_verification_and_provenance(notes: NoteService) -> None:
     job = notes.submit(request("P2", options={"seed": 7}), wait_s=60)
 
     assert (job.status, job.error, job.index) == ("finished", None, None)
@@ -73,7 +73,7 @@ def test_a_note_is_waited_for_and_comes_with_verdict_and_provenance(notes: NoteS
     assert notes.get(job.id) == job
 
 
-def test_a_note_that_is_not_waited_for_is_a_job_that_ends_later(notes: NoteService) -> None:
+def test_a_note_without_wait_is_a_job_that_ends_later(notes: NoteService) -> None:
     job = notes.submit(request())
 
     assert job.status in ("queued", "running", "finished")
@@ -96,7 +96,7 @@ def test_every_option_of_a_request_arrives(notes: NoteService) -> None:
     assert job.notes[0].text != job.notes[1].text
 
 
-def test_one_key_is_one_note_and_another_body_under_it_is_refused(notes: NoteService) -> None:
+def test_an_idempotency_key_gives_one_note_and_rejects_another_body(notes: NoteService) -> None:
     first = notes.submit(request(), idempotency_key="one-key")
 
     assert notes.submit(request(), idempotency_key="one-key").id == first.id
@@ -105,7 +105,7 @@ def test_one_key_is_one_note_and_another_body_under_it_is_refused(notes: NoteSer
     assert notes.submit(request()).id != notes.submit(request()).id
 
 
-def test_requests_that_are_equal_are_the_same_body_whatever_the_order_of_their_topics(notes: NoteService) -> None:
+def test_equal_requests_have_the_same_body_whatever_the_order_of_topics(notes: NoteService) -> None:
     first = notes.submit(request(include=sorted(ALL_TOPICS)), idempotency_key="topics")
 
     assert notes.submit(request(include=sorted(ALL_TOPICS, reverse=True)), idempotency_key="topics").id == first.id
@@ -126,7 +126,7 @@ def test_a_batch_is_counted_and_its_notes_come_in_order(notes: NoteService) -> N
         assert str(age) in job.notes[0].text
 
 
-def test_one_key_is_one_batch(notes: NoteService) -> None:
+def test_an_idempotency_key_gives_one_batch(notes: NoteService) -> None:
     items = [request(metadata={"diagnosis": "nv"}), request(metadata={"diagnosis": "bcc"})]
     first = notes.submit_batch(items, idempotency_key="a-batch")
 
@@ -135,7 +135,7 @@ def test_one_key_is_one_batch(notes: NoteService) -> None:
         notes.submit_batch(items[::-1], idempotency_key="a-batch")
 
 
-def test_the_largest_batch_is_taken(notes: NoteService) -> None:
+def test_the_largest_batch_is_accepted(notes: NoteService) -> None:
     batch = notes.submit_batch([request()] * MAX_BATCH)
 
     assert notes.cancel_batch(batch.id).total == MAX_BATCH
@@ -166,7 +166,7 @@ def test_a_batch_is_cancelled(idle: NoteService) -> None:
 
 
 @pytest.mark.parametrize("ask", [NoteService.batch, NoteService.batch_notes, NoteService.cancel_batch])
-def test_a_batch_that_is_not_there_is_unknown(idle: NoteService, ask: Any) -> None:
+def test_a_missing_batch_is_unknown(idle: NoteService, ask: Any) -> None:
     with pytest.raises(UnknownBatch):
         ask(idle, "nobody")
 
@@ -179,7 +179,7 @@ def test_a_batch_that_is_not_there_is_unknown(idle: NoteService, ask: Any) -> No
         (request("M", metadata={"age": 50}), StrategyNeedsDiagnosis),
     ],
 )
-def test_a_refused_request_is_the_services_own_error(
+def test_a_rejected_request_raises_the_services_own_error(
     idle: NoteService, wanted: NoteRequest, error: type[DermnoteError]
 ) -> None:
     with pytest.raises(InvalidRequest) as raised:
@@ -189,7 +189,7 @@ def test_a_refused_request_is_the_services_own_error(
     assert raised.value.detail
 
 
-def test_a_refused_batch_names_every_bad_item_and_queues_nothing(idle: NoteService) -> None:
+def test_a_rejected_batch_names_every_invalid_item_and_queues_nothing(idle: NoteService) -> None:
     items = [request(), request(metadata={}), request("P2", metadata={"age": 50}, include=["site"])]
 
     with pytest.raises(InvalidRequest) as raised:
@@ -199,12 +199,12 @@ def test_a_refused_batch_names_every_bad_item_and_queues_nothing(idle: NoteServi
     assert idle.submit_batch([request()] * 3).counts.queued == 3  # all three places were free
 
 
-def test_a_key_that_is_none_is_refused_with_a_reason(idle: NoteService) -> None:
+def test_an_invalid_idempotency_key_is_rejected_with_a_reason(idle: NoteService) -> None:
     with pytest.raises(InvalidRequest, match="Idempotency-Key"):
         idle.submit(request(), idempotency_key="k" * 256)
 
 
-def test_a_full_queue_is_told_with_the_time_to_come_back(idle: NoteService) -> None:
+def test_a_full_queue_is_raised_with_a_retry_delay(idle: NoteService) -> None:
     idle.submit_batch([request()] * 3)
 
     with pytest.raises(QueueFull) as raised:
@@ -214,7 +214,7 @@ def test_a_full_queue_is_told_with_the_time_to_come_back(idle: NoteService) -> N
     assert "3 at most" in raised.value.detail
 
 
-def test_without_redis_every_call_is_queue_unavailable(cut_off: NoteService) -> None:
+def test_without_redis_every_call_raises_queue_unavailable(cut_off: NoteService) -> None:
     calls = [
         lambda: cut_off.submit(request()),
         lambda: cut_off.submit_batch([request()]),
@@ -240,7 +240,7 @@ def test_readiness_names_what_is_missing(notes: NoteService, idle: NoteService, 
         cut_off.require_ready()
 
 
-def test_strategies_and_model_come_typed(notes: NoteService, idle: NoteService) -> None:
+def test_strategies_and_model_are_typed(notes: NoteService, idle: NoteService) -> None:
     offered = {strategy.id: strategy for strategy in notes.strategies()}
 
     assert set(offered) == {"M", "P1", "P2", "P3", "G"}

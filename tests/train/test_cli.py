@@ -154,7 +154,7 @@ def test_notes_are_written_indexed_and_found(served: Dermnote, services: Service
     assert "nothing found" in went_well(served("search", pictures / "images" / "0.png", "--dataset", "other"))
 
 
-def test_an_index_run_that_a_full_disk_ends_says_how_far_it_came(
+def test_an_index_run_stopped_by_a_full_disk_reports_what_was_stored(
     served: Dermnote, services: Services, pictures: Path
 ) -> None:
     with services.notes.working():
@@ -173,7 +173,7 @@ def test_an_index_run_that_a_full_disk_ends_says_how_far_it_came(
     assert cells(result.stdout)[1][:5] == ["3", "1", "0", "1", "1"]
 
 
-def test_notes_that_failed_are_counted_and_the_next_run_asks_for_them(
+def test_failed_notes_are_counted_and_retried_by_the_next_run(
     served: Dermnote, services: Services, pictures: Path, tmp_path: Path
 ) -> None:
     services.notes.failing = {42}
@@ -191,7 +191,7 @@ def test_notes_that_failed_are_counted_and_the_next_run_asks_for_them(
     assert len(read_notes(tmp_path / "out" / "notes.parquet")) == 6
 
 
-def test_items_that_were_refused_are_told_and_the_exit_code_says_so(
+def test_rejected_items_are_reported_and_the_exit_code_is_1(
     served: Dermnote, services: Services, pictures: Path, tmp_path: Path
 ) -> None:
     with services.notes.working():
@@ -216,9 +216,7 @@ def test_data_sets_are_drawn_inspected_checked_and_split(dermnote: Dermnote, tmp
     assert "HAM10000" in went_well(dermnote("datasets", "list"))
 
 
-def test_a_picture_on_both_sides_of_a_split_is_a_failure_of_leakage(
-    dermnote: Dermnote, drawn: Path, tmp_path: Path
-) -> None:
+def test_leakage_fails_if_an_image_is_in_two_parts_of_a_split(dermnote: Dermnote, drawn: Path, tmp_path: Path) -> None:
     folder, split, out = tmp_path / "data", tmp_path / "split.csv", tmp_path / "leaks.json"
     shutil.copytree(drawn, folder)
     went_well(dermnote("datasets", "split", folder, "--out", split))
@@ -242,7 +240,7 @@ def test_a_picture_on_both_sides_of_a_split_is_a_failure_of_leakage(
     assert "that are also in drawn: 40 pairs" in both.stdout
 
 
-def test_what_tells_the_class_by_being_there_is_shown_and_left_out(
+def test_fields_whose_presence_reveals_the_class_are_shown_and_dropped(
     dermnote: Dermnote, drawn: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
@@ -261,7 +259,7 @@ def test_what_tells_the_class_by_being_there_is_shown_and_left_out(
     assert any(record.metadata.symptoms.itch for record in load_dataset(folder, leaky_fields=True).records)
 
 
-def test_findings_are_measured_shown_and_said_in_notes(
+def test_findings_are_measured_shown_and_added_to_notes(
     served: Dermnote, services: Services, drawn: Path, home: Path, tmp_path: Path
 ) -> None:
     told = went_well(served("findings", drawn, "--limit", "10", "--sheet", tmp_path / "sheet.png"))
@@ -280,7 +278,7 @@ def test_findings_are_measured_shown_and_said_in_notes(
     assert any(said)
 
 
-def test_blinded_notes_are_asked_for_without_the_diagnosis_and_kept_apart(
+def test_blinded_notes_are_requested_without_the_diagnosis_and_stored_separately(
     served: Dermnote, services: Services, pictures: Path, home: Path
 ) -> None:
     services.notes.asked.clear()
@@ -291,13 +289,13 @@ def test_blinded_notes_are_asked_for_without_the_diagnosis_and_kept_apart(
     assert all(one.include == BLINDED for one in services.notes.asked)
 
 
-def test_notes_with_findings_of_other_images_are_refused(served: Dermnote, drawn: Path, tmp_path: Path) -> None:
+def test_findings_of_other_images_are_rejected(served: Dermnote, drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "findings.csv").write_text("image_id,asymmetry,border,colours\nother,,,\n")
     line = refused(served("notes", drawn, "--limit", "10", "--findings", tmp_path / "findings.csv"))
     assert "no findings for 10 images" in line
 
 
-def test_a_broken_picture_is_found_by_check_and_refused_by_the_others(
+def test_a_broken_image_is_reported_by_check_and_rejected_by_other_commands(
     dermnote: Dermnote, pictures: Path, tmp_path: Path
 ) -> None:
     path = pictures / "images" / "3.png"
@@ -341,7 +339,7 @@ def test_a_run_is_evaluated_on_all_of_another_data_set(dermnote: Dermnote, run_d
     assert json.loads((run_dir / "evaluation-pictures.json").read_text())["n"] == 6
 
 
-def test_weights_of_another_split_are_not_evaluated_on_what_they_were_trained_on(
+def test_weights_are_not_evaluated_on_their_training_images(
     dermnote: Dermnote, drawn: Path, run_dir: Path, tmp_path: Path
 ) -> None:
     # What a training that was killed before its end leaves in the folder of an older run: new weights, old split.
@@ -354,7 +352,9 @@ def test_weights_of_another_split_are_not_evaluated_on_what_they_were_trained_on
     went_well(dermnote("evaluate", retrained, drawn))
 
 
-def test_a_run_is_not_evaluated_without_its_own_data(dermnote: Dermnote, run_dir: Path, tmp_path: Path) -> None:
+def test_evaluation_of_the_own_data_set_needs_all_of_its_images(
+    dermnote: Dermnote, run_dir: Path, tmp_path: Path
+) -> None:
     other = draw_dataset(tmp_path / "drawn", count=15, seed=5)
 
     assert "are not in drawn; give the data set it was created from" in refused(dermnote("evaluate", run_dir, other))
@@ -376,7 +376,7 @@ def test_a_run_is_not_evaluated_without_its_own_data(dermnote: Dermnote, run_dir
     ],
     ids=" ".join,
 )
-def test_a_folder_that_is_no_data_set_is_one_line(served: Dermnote, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_an_invalid_data_folder_is_a_one_line_error(served: Dermnote, tmp_path: Path, command: tuple[str, ...]) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     lacking = write_folder(tmp_path / "lacking", count=6, without="diagnosis")
@@ -391,7 +391,7 @@ def test_a_folder_that_is_no_data_set_is_one_line(served: Dermnote, tmp_path: Pa
 
 
 @pytest.mark.parametrize("command", [("notes",), ("index",), ("demo", "--data")], ids=" ".join)
-def test_a_service_that_is_down_is_one_line_with_its_url(
+def test_a_stopped_service_is_a_one_line_error_with_its_url(
     dermnote: Dermnote, pictures: Path, command: tuple[str, ...]
 ) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
@@ -402,19 +402,19 @@ def test_a_service_that_is_down_is_one_line_with_its_url(
     assert "make up" in line
 
 
-def test_a_search_without_a_service_is_one_line_with_its_url(dermnote: Dermnote, pictures: Path) -> None:
+def test_a_search_without_a_service_is_a_one_line_error_with_its_url(dermnote: Dermnote, pictures: Path) -> None:
     nobody = f"http://127.0.0.1:{free_port()}"
 
     assert nobody in refused(dermnote("search", pictures / "images" / "0.png", RETRIEVAL_URL=nobody))
 
 
 @pytest.mark.parametrize("url", ["localhost:8002", "nothing", "http://127.0.0.1:port"])
-def test_a_url_that_is_none_is_one_line(dermnote: Dermnote, pictures: Path, url: str) -> None:
+def test_an_invalid_url_is_a_one_line_error(dermnote: Dermnote, pictures: Path, url: str) -> None:
     assert "set NOTEGEN_URL" in refused(dermnote("notes", pictures, NOTEGEN_URL=url))
     assert "set RETRIEVAL_URL" in refused(dermnote("index", pictures, RETRIEVAL_URL=url))
 
 
-def test_a_service_that_is_not_ready_is_one_line_that_says_what_lacks(
+def test_a_service_that_is_not_ready_is_a_one_line_error_with_the_failing_check(
     served: Dermnote, services: Services, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     not_ready = Answer(503, b'{"status": "unavailable", "checks": {"redis": "ok", "worker": "none is alive"}}')
@@ -450,14 +450,14 @@ def test_a_service_that_is_not_ready_is_one_line_that_says_what_lacks(
     ],
     ids=" ".join,
 )
-def test_a_value_that_no_option_takes_is_one_line_that_names_it(
+def test_an_invalid_option_is_a_one_line_error_that_names_it(
     dermnote: Dermnote, arguments: tuple[str, ...], expected: str
 ) -> None:
     assert expected in refused(dermnote(*arguments), code=2)
 
 
 @pytest.mark.parametrize("arguments", [(), ("datasets",)], ids=["dermnote", "dermnote datasets"])
-def test_a_command_that_is_given_nothing_shows_its_help(dermnote: Dermnote, arguments: tuple[str, ...]) -> None:
+def test_a_command_without_arguments_shows_its_help(dermnote: Dermnote, arguments: tuple[str, ...]) -> None:
     result = dermnote(*arguments)
 
     assert result.exit_code == 2
@@ -466,7 +466,9 @@ def test_a_command_that_is_given_nothing_shows_its_help(dermnote: Dermnote, argu
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])
-def test_a_folder_that_is_no_run_is_one_line(dermnote: Dermnote, drawn: Path, tmp_path: Path, command: str) -> None:
+def test_an_invalid_run_folder_is_a_one_line_error(
+    dermnote: Dermnote, drawn: Path, tmp_path: Path, command: str
+) -> None:
     more = [drawn] if command == "evaluate" else []
 
     assert "not a run folder" in refused(dermnote(command, tmp_path / "nowhere", *more))
@@ -474,7 +476,7 @@ def test_a_folder_that_is_no_run_is_one_line(dermnote: Dermnote, drawn: Path, tm
 
 
 @pytest.mark.parametrize("name", ["my model", "a/b", "..", "", "../outside", "x" * 129])
-def test_a_model_is_exported_under_a_plain_name_alone(
+def test_a_model_is_only_exported_under_a_plain_name(
     dermnote: Dermnote, run_dir: Path, tmp_path: Path, name: str
 ) -> None:
     models = tmp_path / "models"
@@ -488,14 +490,16 @@ def test_a_model_is_exported_under_a_plain_name_alone(
         assert f"model: {models / 'first'}" in went_well(result)
 
 
-def test_training_without_notes_says_how_to_make_them(dermnote: Dermnote, drawn: Path, home: Path) -> None:
+def test_training_without_notes_explains_how_to_create_them(dermnote: Dermnote, drawn: Path, home: Path) -> None:
     line = refused(dermnote("train", drawn))
 
     assert str(home / "notes" / "drawn" / "notes.parquet") in line
     assert "dermnote notes" in line
 
 
-def test_a_notes_file_that_is_none_is_one_line(served: Dermnote, drawn: Path, run_dir: Path, tmp_path: Path) -> None:
+def test_an_invalid_notes_file_is_a_one_line_error(
+    served: Dermnote, drawn: Path, run_dir: Path, tmp_path: Path
+) -> None:
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(b"PAR1 and no more")
 
@@ -505,7 +509,7 @@ def test_a_notes_file_that_is_none_is_one_line(served: Dermnote, drawn: Path, ru
         assert str(notes) in refused(served("evaluate", run_dir, drawn, "--notes", notes))
 
 
-def test_a_file_where_a_folder_should_be_is_one_line(
+def test_a_file_in_place_of_a_folder_is_a_one_line_error(
     served: Dermnote, pictures: Path, drawn: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "file"
@@ -534,7 +538,9 @@ def png_of(width: int, height: int) -> bytes:
     [None, b"", b"no picture", png_of(50_000, 50_000), png_of(9_000, 9_000), png_of(64, 64)],
     ids=["missing", "empty", "text", "bomb", "too large", "torn"],
 )
-def test_a_search_with_what_is_no_picture_is_one_line(served: Dermnote, tmp_path: Path, content: bytes | None) -> None:
+def test_a_search_with_an_invalid_image_is_a_one_line_error(
+    served: Dermnote, tmp_path: Path, content: bytes | None
+) -> None:
     path = tmp_path / "query.png"
     if content is not None:
         path.write_bytes(content)
@@ -543,14 +549,14 @@ def test_a_search_with_what_is_no_picture_is_one_line(served: Dermnote, tmp_path
     assert str(tmp_path) in refused(served("search", tmp_path))
 
 
-def test_pictures_that_cannot_reach_notes_yet_are_one_line(served: Dermnote, pictures: Path) -> None:
+def test_searching_notes_with_an_unaligned_encoder_is_a_one_line_error(served: Dermnote, pictures: Path) -> None:
     line = refused(served("search", pictures / "images" / "0.png", "--via", "notes"))
 
     assert "never aligned" in line
     assert "train a model" in line
 
 
-def test_a_strategy_that_the_service_lacks_is_one_line(
+def test_a_strategy_that_is_not_offered_is_a_one_line_error(
     served: Dermnote, services: Services, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = Answer(body=b"[]", headers={"Content-Type": "application/json"})
@@ -559,7 +565,7 @@ def test_a_strategy_that_the_service_lacks_is_one_line(
     assert "does not offer strategy P2" in refused(served("notes", pictures, "--strategy", "P2"))
 
 
-def test_the_installed_command_ends_with_one_line_and_a_failure(tmp_path: Path) -> None:
+def test_the_installed_command_prints_one_line_and_exits_with_1(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "dermnote"), "datasets", "inspect", str(tmp_path / "nowhere")]
 
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -29,16 +29,16 @@ folder.mkdir()
 """
 
 
-def test_the_tool_is_told_what_to_download(tool: Path, tmp_path: Path) -> None:
+def test_the_tool_receives_the_selection(tool: Path, tmp_path: Path) -> None:
     tool.write_text(DOWNLOADS)
-    fetch(tmp_path / "data", collections=(70, 65), search='diagnosis_3:"Nevus" AND sex:male', limit=10)
+    fetch(tmp_path / "data", collection=[70, 65], search='diagnosis_3:"Nevus" AND sex:male', limit=10)
     assert (tmp_path / "data" / "told.txt").read_text().splitlines() == [
         *("image", "download", str(tmp_path / "data"), "--limit", "10"),
         *("--collections", "70,65", "--search", 'diagnosis_3:"Nevus" AND sex:male'),
     ]
 
 
-def test_without_a_choice_all_is_downloaded(tool: Path, tmp_path: Path) -> None:
+def test_everything_is_downloaded_by_default(tool: Path, tmp_path: Path) -> None:
     tool.write_text(DOWNLOADS)
     fetch(tmp_path / "data")
     told = (tmp_path / "data" / "told.txt").read_text().splitlines()
@@ -50,13 +50,13 @@ def test_without_a_choice_all_is_downloaded(tool: Path, tmp_path: Path) -> None:
     [("raise SystemExit(3)", "failed with exit code 3"), ("", "wrote no metadata.csv")],
     ids=["fails", "nothing"],
 )
-def test_a_download_that_fails_is_told(tool: Path, tmp_path: Path, script: str, why: str) -> None:
+def test_a_failed_download_is_reported(tool: Path, tmp_path: Path, script: str, why: str) -> None:
     tool.write_text(script)
     with pytest.raises(UserError, match=why):
         fetch(tmp_path / "data")
 
 
-def test_a_tool_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="pip install isic-cli"):
         fetch(tmp_path / "data")

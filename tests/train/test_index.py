@@ -73,7 +73,7 @@ def test_every_item_is_stored_with_its_note_facts_and_group(service: RetrievalSe
     }
 
 
-def test_a_record_without_a_note_is_stored_by_its_picture(service: RetrievalService, draw: Draw) -> None:
+def test_a_record_without_a_note_is_stored_with_its_image(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(2)
 
     run = push(service, dataset, records=dataset.records, notes={"img-0": "the only note"})
@@ -83,7 +83,7 @@ def test_a_record_without_a_note_is_stored_by_its_picture(service: RetrievalServ
     assert "run" not in service.get_item("drawn-img-1").metadata
 
 
-def test_pushing_again_updates_and_adds_nothing(service: RetrievalService, draw: Draw) -> None:
+def test_a_repeated_push_updates_items_and_adds_none(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(3)
     push(service, dataset, records=dataset.records, notes={})
 
@@ -94,7 +94,7 @@ def test_pushing_again_updates_and_adds_nothing(service: RetrievalService, draw:
     assert service.get_item("drawn-img-2").note == "note of img-2"
 
 
-def test_a_push_that_was_interrupted_is_made_whole_by_the_next(service: RetrievalService, draw: Draw) -> None:
+def test_an_interrupted_push_is_completed_by_the_next(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(SHARD + 6)
     steps: list[Step] = []
 
@@ -112,7 +112,7 @@ def test_a_push_that_was_interrupted_is_made_whole_by_the_next(service: Retrieva
     assert [(step.done, step.total) for step in steps] == [(SHARD, SHARD + 6), (SHARD + 6, SHARD + 6)]
 
 
-def test_refused_items_are_told_with_a_reason_and_the_others_stored(service: RetrievalService, draw: Draw) -> None:
+def test_rejected_items_are_reported_with_a_reason_and_the_others_stored(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(4)
     notes = notes_of(dataset) | {"img-1": "a NUL \0 inside", "img-3": "x" * 30_000}
 
@@ -125,7 +125,7 @@ def test_refused_items_are_told_with_a_reason_and_the_others_stored(service: Ret
     assert service.index_info().items == 2
 
 
-def test_a_picture_that_the_service_refuses_is_one_outcome(service: RetrievalService, draw: Draw) -> None:
+def test_an_image_rejected_by_the_service_is_one_failed_item(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(3)
     whole = dataset.records[1].image_path.read_bytes()
     dataset.records[1].image_path.write_bytes(whole[:60])
@@ -137,7 +137,7 @@ def test_a_picture_that_the_service_refuses_is_one_outcome(service: RetrievalSer
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("JPEG", "jpg"), ("WEBP", "webp"), ("PNG", "jpg")])
-def test_every_kind_of_picture_is_taken_whatever_its_name_says(
+def test_every_image_format_is_accepted_whatever_the_suffix(
     service: RetrievalService, draw: Draw, form: str, suffix: str
 ) -> None:
     dataset = draw(2, form=form, suffix=suffix)
@@ -145,7 +145,7 @@ def test_every_kind_of_picture_is_taken_whatever_its_name_says(
     assert push(service, dataset, records=dataset.records, notes={}).created == 2
 
 
-def test_a_telephones_jpeg_of_several_pictures_is_taken(service: RetrievalService, draw: Draw) -> None:
+def test_a_multi_picture_jpeg_is_accepted(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(1)
     red = Image.new("RGB", (8, 8), "red")
     red.save(dataset.records[0].image_path, "MPO", save_all=True, append_images=[red])
@@ -163,7 +163,7 @@ def test_long_image_names_are_stored(service: RetrievalService, draw: Draw) -> N
     assert service.get_item(f"drawn-{records[0].image_id}").group == "drawn:p0"
 
 
-def test_a_picture_that_is_gone_is_one_line(service: RetrievalService, draw: Draw) -> None:
+def test_a_missing_image_is_a_one_line_error(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(1)
     dataset.records[0].image_path.unlink()
 
@@ -173,7 +173,7 @@ def test_a_picture_that_is_gone_is_one_line(service: RetrievalService, draw: Dra
         read_image(dataset.records[0].image_path.parent)
 
 
-def test_an_outcome_that_was_not_told_is_an_error_and_not_a_success(draw: Draw) -> None:
+def test_a_missing_outcome_is_an_error(draw: Draw) -> None:
     dataset = draw(3)
     outcome = json.dumps({"id": "drawn-img-0", "status": "created"}).encode()
     with (
@@ -198,7 +198,7 @@ def members(body: bytes) -> list[str]:
         return list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames()))
 
 
-def test_a_service_that_stops_in_the_middle_gets_the_rest_again(draw: Draw) -> None:
+def test_the_rest_is_sent_again_to_a_service_that_stops_midway(draw: Draw) -> None:
     dataset = draw(5)
     stopping = outcomes(range(2), end=Stopping())
     busy = problem(Stopping(), **{"Retry-After": "0"})
@@ -211,7 +211,7 @@ def test_a_service_that_stops_in_the_middle_gets_the_rest_again(draw: Draw) -> N
     assert others == [first[2:], first[2:]]
 
 
-def test_a_service_that_never_goes_on_is_given_up(draw: Draw) -> None:
+def test_a_service_that_stays_stopped_is_abandoned(draw: Draw) -> None:
     dataset = draw(3)
     with (
         told(outcomes(range(0), end=Stopping())) as server,
@@ -222,7 +222,7 @@ def test_a_service_that_never_goes_on_is_given_up(draw: Draw) -> None:
     assert len(server.asked) == 2
 
 
-def test_a_full_disk_ends_the_push_and_says_how_much_is_stored(draw: Draw) -> None:
+def test_a_full_disk_ends_the_push_with_the_number_of_stored_items(draw: Draw) -> None:
     dataset = draw(SHARD + 5)
     full = outcomes(range(SHARD, SHARD + 2), end=InsufficientStorage("nothing was stored"))
     with (
@@ -236,7 +236,7 @@ def test_a_full_disk_ends_the_push_and_says_how_much_is_stored(draw: Draw) -> No
     assert (stopped.value.run.created, len(stopped.value.run.failed)) == (SHARD + 2, 1)
 
 
-def test_a_service_that_is_gone_leaves_a_count_of_what_is_stored(draw: Draw) -> None:
+def test_a_lost_service_ends_the_push_with_the_number_of_stored_items(draw: Draw) -> None:
     dataset = draw(SHARD + 5)
     with (
         told(outcomes(range(SHARD)), DROPPED) as server,
@@ -247,7 +247,9 @@ def test_a_service_that_is_gone_leaves_a_count_of_what_is_stored(draw: Draw) -> 
     assert (stopped.value.run.created, dict(stopped.value.run.failed)) == (SHARD, {})
 
 
-def test_a_search_finds_its_own_run_and_never_its_own_patient(service: RetrievalService, draw: Draw) -> None:
+def test_a_search_returns_items_of_its_own_run_but_never_of_its_own_patient(
+    service: RetrievalService, draw: Draw
+) -> None:
     dataset, other = draw(8), draw(8, name="other")
     push(service, dataset, records=dataset.records, notes=notes_of(dataset), run="new")
     push(service, other, records=other.records, notes=notes_of(other), run="new")

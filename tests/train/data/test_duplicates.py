@@ -49,7 +49,7 @@ CHANGES: dict[str, tuple[Change, bool]] = {
 
 
 @pytest.mark.parametrize("name", list(CHANGES))
-def test_a_picture_is_known_again(pictures: tuple[Record, ...], tmp_path: Path, name: str) -> None:
+def test_a_transformed_copy_is_found(pictures: tuple[Record, ...], tmp_path: Path, name: str) -> None:
     change, turned = CHANGES[name]
     originals = pictures[::6]
     copies = [
@@ -65,11 +65,11 @@ def test_a_picture_is_known_again(pictures: tuple[Record, ...], tmp_path: Path, 
     assert [pair.turned for pair in found] == [turned] * len(originals)
 
 
-def test_pictures_of_the_same_class_are_not_one_picture(pictures: tuple[Record, ...]) -> None:
+def test_images_of_the_same_class_are_not_duplicates(pictures: tuple[Record, ...]) -> None:
     assert find_duplicates(fingerprints(pictures)) == ()
 
 
-def test_two_sets_are_compared_with_each_other_alone(pictures: tuple[Record, ...], tmp_path: Path) -> None:
+def test_two_sets_are_only_compared_with_each_other(pictures: tuple[Record, ...], tmp_path: Path) -> None:
     copy = saved(Image.open(pictures[3].image_path), tmp_path / "again.jpg")
     found = find_duplicates(fingerprints([*pictures[:3], copy]), fingerprints(pictures[3:8]))
     assert [(pair.first.image_id, pair.second.image_id) for pair in found] == [("again", pictures[3].image_id)]
@@ -80,7 +80,7 @@ def test_two_sets_are_compared_with_each_other_alone(pictures: tuple[Record, ...
     assert find_duplicates((), fingerprints(pictures[:2])) == find_duplicates(fingerprints(pictures[:2]), ()) == ()
 
 
-def test_what_is_on_both_sides_of_a_split_is_found(pictures: tuple[Record, ...], tmp_path: Path) -> None:
+def test_duplicates_and_groups_across_a_split_are_found(pictures: tuple[Record, ...], tmp_path: Path) -> None:
     copy = saved(Image.open(pictures[0].image_path), tmp_path / "again.jpg")
     stranger = record_of(pictures[9].image_path, group=pictures[1].group)
     split = Split(train=(*pictures[:8], copy), val=(pictures[8],), test=(stranger, *pictures[10:12]), seed=0)
@@ -96,7 +96,7 @@ def test_what_is_on_both_sides_of_a_split_is_found(pictures: tuple[Record, ...],
     assert not find_leakage((), pictures[:12], split=clean).crosses
 
 
-def test_what_another_data_set_has_as_well_is_found(pictures: tuple[Record, ...], tmp_path: Path) -> None:
+def test_duplicates_in_another_data_set_are_found(pictures: tuple[Record, ...], tmp_path: Path) -> None:
     copy = saved(Image.open(pictures[2].image_path), tmp_path / "again.jpg")
     other = LesionDataset("other", (copy, *pictures[40:44]), ("NEV",), synthetic=True, licence="CC0-1.0")
     leaks = find_leakage((), pictures[:10], other=other)

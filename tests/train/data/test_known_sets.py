@@ -44,7 +44,7 @@ def told(reading: Reading) -> list[tuple[str, str, str]]:
 # BCN20000
 
 
-def test_bcn20000_is_read_and_its_test_part_passed_over(tmp_path: Path) -> None:
+def test_bcn20000_is_read_without_its_test_part(tmp_path: Path) -> None:
     row = {"bcn_filename": "BCN_1.jpg", "age_approx": "35.0", "anatom_site_general": "lateral torso"}
     row |= {"diagnosis": "MEL", "lesion_id": "BCN_L1", "capture_date": "2020-01-01", "sex": "male"}
     write(
@@ -78,7 +78,7 @@ def isic(number: int, **cells: str) -> Cells:
     return row | {"lesion_id": f"IL_{number}", "clin_size_long_diam_mm": "4.5"} | cells
 
 
-def test_the_archive_s_most_exact_known_diagnosis_counts(tmp_path: Path) -> None:
+def test_the_most_specific_known_diagnosis_of_the_archive_is_used(tmp_path: Path) -> None:
     deep = {"diagnosis_1": "Malignant", "diagnosis_2": "Malignant melanocytic proliferations (Melanoma)"}
     rows = [
         isic(1, **deep, diagnosis_3="Melanoma Invasive", diagnosis_4="Melanoma Invasive, Nodular"),
@@ -126,7 +126,7 @@ def challenge(folder: Path, labels: Sequence[str]) -> Path:
     return folder
 
 
-def test_a_challenge_s_two_tables_are_one(tmp_path: Path) -> None:
+def test_the_two_tables_of_a_challenge_are_joined(tmp_path: Path) -> None:
     reading = read(challenge(tmp_path, CLASSES))
     assert reading.name == "isic2019"
     assert [record.label for record in reading.records] == ["MEL", "NEV", "BCC", "ACK", "BEK", "DF", "VASC", "SCC"]
@@ -141,7 +141,7 @@ def test_a_challenge_s_two_tables_are_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hot", ["", "MEL NV"])
-def test_a_truth_that_is_none_is_named(tmp_path: Path, hot: str) -> None:
+def test_an_invalid_ground_truth_row_is_named(tmp_path: Path, hot: str) -> None:
     challenge(tmp_path, ["NV", "MEL"])
     path = tmp_path / "ISIC_2019_Training_GroundTruth.csv"
     lines = path.read_text().splitlines()
@@ -154,7 +154,7 @@ def test_a_truth_that_is_none_is_named(tmp_path: Path, hot: str) -> None:
 # Derm7pt
 
 
-def test_derm7pt_is_read_where_its_archive_puts_it(tmp_path: Path) -> None:
+def test_derm7pt_is_read_in_its_archive_structure(tmp_path: Path) -> None:
     row = {"case_num": "1", "diagnosis": "melanoma (in situ)", "seven_point_score": "3", "location": "lower limbs"}
     row |= {"sex": "female", "clinic": "AAA/Aaa01.jpg", "derm": "AAA/Aaa02.jpg", "elevation": "flat"}
     other = row | {"case_num": "2", "diagnosis": "clark nevus", "derm": "BBB/Bbb01.jpg", "location": "genital areas"}
@@ -169,7 +169,7 @@ def test_derm7pt_is_read_where_its_archive_puts_it(tmp_path: Path) -> None:
 # Fitzpatrick17k
 
 
-def test_fitzpatrick17k_without_what_is_no_lesion_and_what_is_wrongly_labelled(tmp_path: Path) -> None:
+def test_fitzpatrick17k_is_read_without_other_conditions_and_wrong_labels(tmp_path: Path) -> None:
     row = {"md5hash": "a1", "fitzpatrick_scale": "5", "fitzpatrick_centaur": "4", "label": "basal cell carcinoma"}
     row |= {"nine_partition_label": "malignant epidermal", "three_partition_label": "malignant", "qc": "", "url": ""}
     rows = [
@@ -190,7 +190,7 @@ def test_fitzpatrick17k_without_what_is_no_lesion_and_what_is_wrongly_labelled(t
 # Plain CSV
 
 
-def test_a_plain_csv_s_rows_go_by_one_column_alone(tmp_path: Path) -> None:
+def test_a_plain_csv_is_grouped_by_a_single_column(tmp_path: Path) -> None:
     """A patient that is missing in one row must not be split off by the lesion."""
     row = {"image": "1.jpg", "diagnosis": "nevus", "patient_id": "p1", "lesion_id": "l1"}
     write(tmp_path / "metadata.csv", [row, row | {"image": "2.jpg", "patient_id": ""}])
@@ -199,7 +199,7 @@ def test_a_plain_csv_s_rows_go_by_one_column_alone(tmp_path: Path) -> None:
         load_dataset(tmp_path)
 
 
-def test_a_plain_csv_with_an_archive_s_id_beside_it_stays_plain(tmp_path: Path) -> None:
+def test_a_plain_csv_with_archive_columns_stays_plain(tmp_path: Path) -> None:
     row = {"image": "1.jpg", "diagnosis": "nevus", "isic_id": "ISIC_0", "derm": "", "seven_point_score": ""}
     write(tmp_path / "metadata.csv", [row])
     draw(tmp_path / "images" / "1.jpg")
@@ -246,7 +246,7 @@ def clinic(folder: Path, mapping: str = MAPPING) -> Path:
     return folder
 
 
-def test_columns_of_one_s_own_are_mapped(tmp_path: Path) -> None:
+def test_custom_columns_are_mapped(tmp_path: Path) -> None:
     reading = read(clinic(tmp_path))
     assert (reading.name, told(reading)) == ("clinic", [("1", "clinic:p1", "MEL"), ("2", "clinic:p1", "NEV")])
     assert [record.metadata.symptoms.itch for record in reading.records] == ["yes", "no"]
@@ -270,7 +270,7 @@ def test_without_partly_labelled_an_unknown_diagnosis_is_a_fault(tmp_path: Path)
         ('name = "clinic"', 'nmae = "clinic"', "nmae: Extra inputs are not permitted"),
     ],
 )
-def test_a_mapping_that_is_wrong_says_where(tmp_path: Path, old: str, new: str, why: str) -> None:
+def test_an_invalid_mapping_is_reported_with_its_location(tmp_path: Path, old: str, new: str, why: str) -> None:
     with pytest.raises(UserError, match=why) as refused:
         read_folder(clinic(tmp_path, MAPPING.replace(old, new)))
     assert "columns.toml" in str(refused.value)

@@ -34,7 +34,7 @@ def filled(shares: Mapping[str, float], *, each: int = 100) -> tuple[Record, ...
     )
 
 
-def test_a_field_that_cancers_have_and_nevi_lack_tells_the_class() -> None:
+def test_a_field_that_only_cancers_have_reveals_the_class() -> None:
     (sex,) = presences(filled({"NEV": 0.4, "MEL": 1.0, "BCC": 1.0}))
     assert (sex.path, sex.tells) == ("sex", True)
     assert sex.by_class == {"BCC": 1.0, "MEL": 1.0, "NEV": 0.4}
@@ -52,11 +52,11 @@ def test_a_field_that_cancers_have_and_nevi_lack_tells_the_class() -> None:
         ({"NEV": 0.5}, 100),  # one class alone
     ],
 )
-def test_a_field_that_is_missing_here_and_there_does_not(shares: Mapping[str, float], each: int) -> None:
+def test_a_field_missing_at_random_does_not_reveal_the_class(shares: Mapping[str, float], each: int) -> None:
     assert [one.tells for one in presences(filled(shares, each=each))] == [False]
 
 
-def test_fields_that_all_have_or_none_have_are_not_listed() -> None:
+def test_fields_of_all_or_no_records_are_not_listed() -> None:
     assert presences(filled({"NEV": 1.0, "MEL": 1.0})) == ()
     assert presences(filled({"NEV": 0.0, "MEL": 0.0})) == ()
     assert presences(()) == ()
@@ -64,7 +64,7 @@ def test_fields_that_all_have_or_none_have_are_not_listed() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(CLASSES), st.booleans()), min_size=2, max_size=60))
-def test_cramer_s_v_is_scipy_s(drawn: list[tuple[str, bool]]) -> None:
+def test_cramers_v_equals_scipys(drawn: list[tuple[str, bool]]) -> None:
     found = presences(records([(label, {"sex": "male"} if has else {}) for label, has in drawn]))
     labels = sorted({label for label, _ in drawn})
     if len({has for _, has in drawn}) < 2 or len(labels) < 2:
@@ -74,7 +74,7 @@ def test_cramer_s_v_is_scipy_s(drawn: list[tuple[str, bool]]) -> None:
     assert found[0].cramers_v == pytest.approx(association(counts, method="cramer"))
 
 
-def test_facts_are_taken_out_of_groups_too_and_the_rest_stays() -> None:
+def test_nested_facts_are_dropped_too_and_the_rest_stays() -> None:
     (record,) = records(
         [("NEV", {"age": 40, "sex": "male", "symptoms": {"itch": "yes", "grew": "no"}, "diagnosis": "nevus"})]
     )

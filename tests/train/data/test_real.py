@@ -53,7 +53,7 @@ def test_groups_are_the_published_ones(folder: Path) -> None:
     assert [record.group for record in reading.records] == [f"{folder.name}:{group}" for group in published]
 
 
-def test_given_facts_are_as_many_as_the_table_gives(folder: Path) -> None:
+def test_the_number_of_facts_equals_the_tables(folder: Path) -> None:
     records = read_folder(folder, leaky_fields=True).records
     rows = _table(folder)
     sex = "gender" if folder.name == "pad_ufes_20" else "sex"
@@ -69,7 +69,7 @@ def test_given_facts_are_as_many_as_the_table_gives(folder: Path) -> None:
         )
 
 
-def test_a_published_data_set_splits_by_group_and_in_proportion(folder: Path) -> None:
+def test_a_published_data_set_is_split_by_group_in_proportion(folder: Path) -> None:
     dataset = load_dataset(folder)
     split = split_dataset(dataset, seed=1)
     places = defaultdict(set)

@@ -25,7 +25,7 @@ def fresh(toy_classes: tuple[str, ...]) -> LesionModel:
 
 
 @pytest.mark.parametrize("name", sorted(diagnoses()))
-def test_every_diagnosis_is_known_in_a_text(name: str) -> None:
+def test_every_diagnosis_is_detected_in_a_text(name: str) -> None:
     for spelled in (name, name.upper(), *diagnoses()[name].synonyms):
         assert named_diagnosis(f"A lesion of the back, consistent with {spelled}, was seen.")
 
@@ -38,15 +38,15 @@ def test_every_diagnosis_is_known_in_a_text(name: str) -> None:
         "",
     ],
 )
-def test_a_text_that_names_none_names_none(text: str) -> None:
+def test_a_text_without_a_diagnosis_names_none(text: str) -> None:
     assert named_diagnosis(text) is None
 
 
-def test_a_blinded_note_has_all_but_the_diagnosis() -> None:
+def test_a_blinded_note_has_every_topic_but_the_diagnosis() -> None:
     assert set(BLINDED) == {"demographics", "site", "history", "symptoms", "findings"}
 
 
-def test_notes_and_pictures_are_classified_each_alone_and_together(fresh: LesionModel, toy_records: ToyRecords) -> None:
+def test_notes_and_images_are_classified_separately_and_together(fresh: LesionModel, toy_records: ToyRecords) -> None:
     records = toy_records(4)
     texts = {record.image_id: f"A lesion of the {'back' if record.label == 'red' else 'arm'}." for record in records}
 
@@ -66,7 +66,7 @@ def test_notes_and_pictures_are_classified_each_alone_and_together(fresh: Lesion
     assert "picture + blinded note: AUROC macro (one against the rest)" in names
 
 
-def test_together_is_the_mean_of_the_logits(fresh: LesionModel, toy_records: ToyRecords) -> None:
+def test_the_fused_prediction_is_the_mean_of_the_logits(fresh: LesionModel, toy_records: ToyRecords) -> None:
     """A text branch that is certain outvotes a picture that is not."""
     records = toy_records(3)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_together_is_the_mean_of_the_logits(fresh: LesionModel, toy_records: Toy
     assert found.image_and_blinded_note.confusion == found.blinded_note.confusion
 
 
-def test_notes_that_are_not_blinded_lacking_or_unreadable_are_refused(
+def test_unblinded_or_missing_notes_are_rejected(
     fresh: LesionModel, toy_records: ToyRecords, toy_classes: tuple[str, ...]
 ) -> None:
     records = toy_records(2)

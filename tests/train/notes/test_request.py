@@ -104,7 +104,7 @@ def test_every_image_gets_one_note_with_its_provenance(desk: NotesByHand, out: P
     assert len({row.seed for row in run.rows}) == IMAGES
 
 
-def test_a_second_run_asks_for_nothing_and_gives_the_same(desk: NotesByHand, out: Path) -> None:
+def test_a_second_run_requests_nothing_and_returns_the_same_notes(desk: NotesByHand, out: Path) -> None:
     first = write(desk, out)
     desk.door.asked.clear()
 
@@ -116,7 +116,7 @@ def test_a_second_run_asks_for_nothing_and_gives_the_same(desk: NotesByHand, out
     assert len(desk.note_ids()) == IMAGES
 
 
-def test_another_machine_asks_for_the_same_seeds_and_another_seed_for_others(desk: NotesByHand, tmp_path: Path) -> None:
+def test_note_seeds_are_reproducible_and_depend_on_the_run_seed(desk: NotesByHand, tmp_path: Path) -> None:
     here = write(desk, tmp_path / "here")
     there = write(desk, tmp_path / "there")
     other = write(desk, tmp_path / "other", plan=replace(PLAN, seed=1))
@@ -126,9 +126,7 @@ def test_another_machine_asks_for_the_same_seeds_and_another_seed_for_others(des
 
 
 @pytest.mark.parametrize("written", [0, 1, 4, 6, 8], ids=lambda written: f"{written} written")
-def test_a_run_that_was_interrupted_goes_on_and_no_note_is_asked_for_twice(
-    desk: NotesByHand, out: Path, written: int
-) -> None:
+def test_an_interrupted_run_resumes_without_requesting_a_note_twice(desk: NotesByHand, out: Path, written: int) -> None:
     interrupt(desk, out, written=written)
     assert not (out / "notes.parquet").exists()
 
@@ -139,7 +137,7 @@ def test_a_run_that_was_interrupted_goes_on_and_no_note_is_asked_for_twice(
     assert run.requested == IMAGES - 4 * (written // 4)
 
 
-def test_a_run_interrupted_again_and_again_comes_to_its_end(desk: NotesByHand, out: Path) -> None:
+def test_a_run_interrupted_several_times_still_completes(desk: NotesByHand, out: Path) -> None:
     for _ in range(3):
         interrupt(desk, out, written=3)
 
@@ -149,7 +147,7 @@ def test_a_run_interrupted_again_and_again_comes_to_its_end(desk: NotesByHand, o
     assert len(desk.note_ids()) == IMAGES
 
 
-def test_a_journal_that_was_cut_off_loses_no_note(desk: NotesByHand, out: Path) -> None:
+def test_a_truncated_journal_loses_no_note(desk: NotesByHand, out: Path) -> None:
     first = write(desk, out)
     (journal,) = out.glob("*.journal.jsonl")
     journal.write_bytes(journal.read_bytes()[:-50])
@@ -161,7 +159,7 @@ def test_a_journal_that_was_cut_off_loses_no_note(desk: NotesByHand, out: Path) 
     assert run.rows == first.rows
 
 
-def test_a_larger_part_of_the_data_asks_for_the_rest_alone(desk: NotesByHand, out: Path) -> None:
+def test_a_larger_limit_requests_only_the_new_notes(desk: NotesByHand, out: Path) -> None:
     few = write(desk, out, images=5)
     more = write(desk, out)
 
@@ -170,7 +168,7 @@ def test_a_larger_part_of_the_data_asks_for_the_rest_alone(desk: NotesByHand, ou
     assert len(desk.note_ids()) == IMAGES
 
 
-def test_no_more_batches_are_open_than_asked_for(desk: NotesByHand, out: Path) -> None:
+def test_the_number_of_open_batches_is_bounded(desk: NotesByHand, out: Path) -> None:
     waiting: list[int] = []
 
     def progress(_: Step) -> None:
@@ -214,7 +212,7 @@ def model(name: str, sha256: str | None) -> ModelInfo:
     ],
     ids=["other weights", "renamed", "another server's other model", "another server's model"],
 )
-def test_notes_are_asked_for_anew_when_the_language_model_is_another(
+def test_another_language_model_makes_notes_be_requested_again(
     desk: NotesByHand, out: Path, before: ModelInfo, after: ModelInfo, asked: int
 ) -> None:
     desk.load(before)
@@ -228,7 +226,7 @@ def test_notes_are_asked_for_anew_when_the_language_model_is_another(
     assert {row.model for row in run.rows} == {after.name if asked else before.name}
 
 
-def test_notes_are_asked_for_anew_when_the_prompt_is_another(desk: NotesByHand, out: Path) -> None:
+def test_another_prompt_version_makes_notes_be_requested_again(desk: NotesByHand, out: Path) -> None:
     write(desk, out)
     with NoteService(desk.url) as service:
         offered = [info.model_copy(update={"prompt_version": "next"}) for info in service.strategies()]
@@ -241,7 +239,7 @@ def test_notes_are_asked_for_anew_when_the_prompt_is_another(desk: NotesByHand, 
     assert image_ids(run.rows) == ALL
 
 
-def test_notes_are_asked_for_anew_when_the_priors_changed(desk: NotesByHand, out: Path) -> None:
+def test_changed_priors_make_notes_be_requested_again(desk: NotesByHand, out: Path) -> None:
     write(desk, out)
     answer = json.dumps({"version": "next", "diagnoses": ["nevus"]}).encode()
     desk.door.instead["GET /priors"] = Answer(body=answer, headers={"Content-Type": "application/json"})
@@ -263,7 +261,7 @@ def test_template_notes_do_not_depend_on_the_language_model(desk: NotesByHand, o
     assert {(row.strategy, row.source, row.model) for row in run.rows} == {("M", "template", None)}
 
 
-def test_two_strategies_do_not_disturb_each_other(desk: NotesByHand, out: Path) -> None:
+def test_two_strategies_do_not_affect_each_other(desk: NotesByHand, out: Path) -> None:
     first = write(desk, out)
     template = write(desk, out, plan=replace(PLAN, strategy="M"))
     again = write(desk, out)
@@ -273,7 +271,7 @@ def test_two_strategies_do_not_disturb_each_other(desk: NotesByHand, out: Path) 
     assert read_notes(out / "notes.parquet") == first.rows
 
 
-def test_failed_notes_are_counted_with_a_reason_and_the_others_kept(desk: NotesByHand, out: Path) -> None:
+def test_failed_notes_are_reported_with_a_reason_and_the_others_stored(desk: NotesByHand, out: Path) -> None:
     desk.failing = {21, 27}
 
     run = write(desk, out)
@@ -283,7 +281,7 @@ def test_failed_notes_are_counted_with_a_reason_and_the_others_kept(desk: NotesB
     assert read_notes(run.path) == run.rows
 
 
-def test_failed_notes_are_asked_for_anew_and_only_they(desk: NotesByHand, out: Path) -> None:
+def test_only_failed_notes_are_retried(desk: NotesByHand, out: Path) -> None:
     desk.failing = {20, 21, 22, 23, 27}  # a whole batch, and one of another
     assert len(write(desk, out).failed) == 5
     assert len(write(desk, out).failed) == 5
@@ -295,7 +293,7 @@ def test_failed_notes_are_asked_for_anew_and_only_they(desk: NotesByHand, out: P
     assert (image_ids(run.rows), dict(run.failed)) == (ALL, {})
 
 
-def test_cancelled_notes_count_as_failed_and_are_asked_for_anew(desk: NotesByHand, out: Path) -> None:
+def test_cancelled_notes_count_as_failed_and_are_retried(desk: NotesByHand, out: Path) -> None:
     def cancel(_: Step) -> None:
         with NoteService(desk.url) as service:
             for note_id in desk.note_ids():
@@ -309,7 +307,7 @@ def test_cancelled_notes_count_as_failed_and_are_asked_for_anew(desk: NotesByHan
     assert image_ids(write(desk, out).rows) == ALL
 
 
-def test_a_note_that_was_erased_at_the_service_is_told_and_asked_for_anew(desk: NotesByHand, out: Path) -> None:
+def test_a_note_erased_by_the_service_is_reported_and_retried(desk: NotesByHand, out: Path) -> None:
     interrupt(desk, out, written=6)
     with NoteService(desk.url) as service:
         erased = 0
@@ -326,7 +324,7 @@ def test_a_note_that_was_erased_at_the_service_is_told_and_asked_for_anew(desk: 
     assert (again.requested, image_ids(again.rows)) == (1, ALL)
 
 
-def test_a_strategy_that_is_not_offered_is_one_line_before_anything_is_asked_for(desk: NotesByHand, out: Path) -> None:
+def test_a_strategy_that_is_not_offered_fails_before_any_request(desk: NotesByHand, out: Path) -> None:
     offered = Answer(body=b"[]", headers={"Content-Type": "application/json"})
     desk.door.instead["GET /strategies"] = offered
 
@@ -336,7 +334,7 @@ def test_a_strategy_that_is_not_offered_is_one_line_before_anything_is_asked_for
     assert desk.note_ids() == []
 
 
-def test_a_service_without_a_model_is_told_before_anything_is_asked_for(desk: NotesByHand, out: Path) -> None:
+def test_a_service_without_a_model_fails_before_any_request(desk: NotesByHand, out: Path) -> None:
     desk.redis.delete(MODEL)
 
     with pytest.raises(EngineUnavailable, match="no worker has reported"):

@@ -41,14 +41,14 @@ def _no_stray_proxy() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("busy", [Answer(429), Answer(503), problem(FULL), Answer(503, headers={"Retry-After": "0"})])
-def test_a_busy_service_is_asked_again(busy: Answer) -> None:
+def test_a_busy_service_is_retried(busy: Answer) -> None:
     with told(busy, busy, MODEL) as server, NoteService(server.url) as service:
         assert service.model() == SCRIPTED
 
     assert [asked.call for asked in server.asked] == ["GET /model"] * 3
 
 
-def test_a_busy_service_is_left_alone_for_as_long_as_it_says() -> None:
+def test_retry_after_is_respected() -> None:
     with told(problem(FULL, **{"Retry-After": "1"}), MODEL) as server, NoteService(server.url) as service:
         begun = time.monotonic()
         service.model()
@@ -57,7 +57,7 @@ def test_a_busy_service_is_left_alone_for_as_long_as_it_says() -> None:
     assert len(server.asked) == 2
 
 
-def test_a_service_that_stays_busy_is_told_as_it_told_itself() -> None:
+def test_a_service_that_stays_busy_raises_its_own_error() -> None:
     with (
         told(problem(FULL)) as server,
         NoteService(server.url, patience_s=0.3) as service,
@@ -68,7 +68,7 @@ def test_a_service_that_stays_busy_is_told_as_it_told_itself() -> None:
     assert len(server.asked) > 1
 
 
-def test_a_service_that_wants_more_patience_than_there_is_is_not_waited_for() -> None:
+def test_a_retry_after_beyond_the_patience_is_not_waited_for() -> None:
     with (
         told(problem(FULL, **{"Retry-After": "3600"})) as server,
         NoteService(server.url, patience_s=5) as service,
@@ -83,14 +83,14 @@ def test_a_service_that_wants_more_patience_than_there_is_is_not_waited_for() ->
 @pytest.mark.parametrize(
     "broken", [DROPPED, Answer(body=b'{"name": ', missing=40)], ids=["no answer", "half an answer"]
 )
-def test_a_connection_that_breaks_is_made_again(broken: Answer) -> None:
+def test_a_broken_connection_is_retried(broken: Answer) -> None:
     with told(broken, broken, MODEL) as server, NoteService(server.url) as service:
         assert service.model() == SCRIPTED
 
     assert len(server.asked) == 3
 
 
-def test_a_service_that_is_just_starting_is_waited_for() -> None:
+def test_the_client_waits_for_a_service_that_is_starting() -> None:
     port = free_port()
     found: list[ModelInfo] = []
 
@@ -107,7 +107,7 @@ def test_a_service_that_is_just_starting_is_waited_for() -> None:
     assert found == [SCRIPTED]
 
 
-def test_a_note_asked_for_again_keeps_its_key_and_two_notes_have_two() -> None:
+def test_retries_keep_the_idempotency_key_and_two_requests_have_two() -> None:
     accepted = Answer(202, json.dumps(JOB).encode())
     with told(DROPPED, problem(FULL), accepted) as server, NoteService(server.url) as service:
         service.submit(REQUEST)
@@ -117,7 +117,7 @@ def test_a_note_asked_for_again_keeps_its_key_and_two_notes_have_two() -> None:
     assert first == second == third != other
 
 
-def test_a_batch_asked_for_again_is_the_same_batch() -> None:
+def test_a_retried_batch_has_the_same_key_and_body() -> None:
     accepted = Answer(202, json.dumps({"id": "b", "total": 2, "counts": {"queued": 2}}).encode())
     with told(DROPPED, accepted) as server, NoteService(server.url) as service:
         assert service.submit_batch([REQUEST, REQUEST], idempotency_key="mine").total == 2
@@ -148,7 +148,7 @@ def test_every_error_is_raised_as_the_class_that_the_service_raised(kind: type[D
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 413, 422, 500, 507])
-def test_a_refusal_is_not_asked_for_again(status: int) -> None:
+def test_a_rejected_request_is_not_retried(status: int) -> None:
     refusal = Answer(status, InvalidRequest("no").problem().model_dump_json().encode())
     with (
         told(refusal, MODEL) as server,
@@ -160,7 +160,7 @@ def test_a_refusal_is_not_asked_for_again(status: int) -> None:
     assert len(server.asked) == 1
 
 
-def test_a_refusal_keeps_its_fields() -> None:
+def test_a_validation_error_keeps_its_fields() -> None:
     fields = [FieldError(field="metadata.age", message="too old", index=3, nearest=["120"])]
     with (
         told(problem(InvalidRequest("see errors", errors=fields))) as server,
@@ -172,7 +172,7 @@ def test_a_refusal_keeps_its_fields() -> None:
     assert raised.value.errors == fields
 
 
-def test_a_code_of_a_later_version_is_still_an_error_with_its_detail() -> None:
+def test_an_unknown_error_code_keeps_its_detail() -> None:
     body = {"title": "New", "status": 418, "code": "not-known-yet", "detail": "no coffee here"}
     with (
         told(Answer(418, json.dumps(body).encode())) as server,
@@ -184,7 +184,7 @@ def test_a_code_of_a_later_version_is_still_an_error_with_its_detail() -> None:
     assert len(server.asked) == 1
 
 
-def test_a_silent_service_is_given_up_at_the_deadline_and_not_asked_again() -> None:
+def test_a_silent_service_times_out_without_a_retry() -> None:
     with told(SILENCE) as server, NoteService(server.url) as calls, pytest.raises(UserError) as raised:
         calls.request("GET", "/model", timeout_s=0.2)
 
@@ -194,7 +194,7 @@ def test_a_silent_service_is_given_up_at_the_deadline_and_not_asked_again() -> N
 
 
 @pytest.mark.parametrize("ask", [NoteService.model, NoteService.health, NoteService.require_ready])
-def test_a_note_service_that_is_down_is_one_line_with_its_url(ask: Any) -> None:
+def test_a_stopped_note_service_is_a_one_line_error_with_its_url(ask: Any) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with NoteService(url, patience_s=0) as service, pytest.raises(UserError) as raised:
         ask(service)
@@ -204,7 +204,7 @@ def test_a_note_service_that_is_down_is_one_line_with_its_url(ask: Any) -> None:
     assert "NOTEGEN_URL" in str(raised.value)
 
 
-def test_a_retrieval_service_that_is_down_names_its_own_variable() -> None:
+def test_a_stopped_retrieval_service_names_its_own_setting() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with RetrievalService(url, patience_s=0) as service, pytest.raises(UserError) as raised:
         service.index_info()
@@ -217,7 +217,7 @@ def test_a_retrieval_service_that_is_down_names_its_own_variable() -> None:
 @pytest.mark.parametrize(
     "url", ["localhost:8001", "", "/notes", "ftp://127.0.0.1", "http://127.0.0.1:port", "http://[::1"]
 )
-def test_what_is_no_url_is_one_line_that_names_the_setting(url: str, ask: Any) -> None:
+def test_an_invalid_url_is_a_one_line_error_that_names_the_setting(url: str, ask: Any) -> None:
     with pytest.raises(UserError) as raised, NoteService(url, patience_s=0) as service:
         ask(service)
 
@@ -237,7 +237,7 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("name", STRANGERS)
-def test_another_program_on_the_port_is_one_line_that_asks_whether_it_is_the_service(name: str) -> None:
+def test_another_program_on_the_port_is_a_one_line_error(name: str) -> None:
     with (
         told(STRANGERS[name]) as server,
         NoteService(server.url, patience_s=0) as service,
@@ -250,7 +250,7 @@ def test_another_program_on_the_port_is_one_line_that_asks_whether_it_is_the_ser
 
 
 @pytest.mark.parametrize("body", [b'{"a": 1}', b'[{"id": "Z"}]', b"[1]", b"no JSON"])
-def test_a_list_of_something_else_is_one_line(body: bytes) -> None:
+def test_a_list_of_something_else_is_a_one_line_error(body: bytes) -> None:
     with told(Answer(200, body)) as server, NoteService(server.url) as service, pytest.raises(UserError) as raised:
         service.strategies()
 
@@ -260,7 +260,7 @@ def test_a_list_of_something_else_is_one_line(body: bytes) -> None:
 NOT_READY = Answer(503, b'{"status": "unavailable", "checks": {"redis": "ok", "worker": "none is alive"}}')
 
 
-def test_not_being_ready_is_an_answer_and_not_waited_for() -> None:
+def test_a_service_that_is_not_ready_is_reported_without_waiting() -> None:
     with told(NOT_READY) as server, NoteService(server.url) as service:
         health = service.health()
         with pytest.raises(UserError) as raised:
@@ -272,7 +272,7 @@ def test_not_being_ready_is_an_answer_and_not_waited_for() -> None:
     assert len(server.asked) == 2
 
 
-def test_not_being_ready_is_an_answer_after_a_broken_connection_too() -> None:
+def test_health_survives_a_broken_connection() -> None:
     with told(DROPPED, NOT_READY) as server, NoteService(server.url) as service:
         assert service.health().checks == {"redis": "ok", "worker": "none is alive"}
 
@@ -287,14 +287,14 @@ def test_not_being_ready_is_an_answer_after_a_broken_connection_too() -> None:
     ],
     ids=["page", "plain text", "nested checks", "listed checks"],
 )
-def test_the_readiness_of_another_program_is_one_line(stranger: Answer) -> None:
+def test_the_readiness_of_another_program_is_a_one_line_error(stranger: Answer) -> None:
     with told(stranger) as server, NoteService(server.url) as service, pytest.raises(UserError) as raised:
         service.require_ready()
 
     assert server.url in one_line(raised.value)
 
 
-def test_a_note_may_hold_any_character_that_other_programs_take_for_a_line_break() -> None:
+def test_notes_may_contain_unicode_line_separators() -> None:
     texts = ["one\u2028line", "one\x85line", "one\x0bline"]
     lines = [_finished(index, text) for index, text in enumerate(texts)]
     with told(Answer(200, "\n".join(lines).encode() + b"\n")) as server, NoteService(server.url) as service:
@@ -329,7 +329,7 @@ def _wait(server: ToldServer, *, timeout_s: float = 60, heard: list[float] | Non
         return service.wait_active("m", model_id="m-2", timeout_s=timeout_s, on_progress=told_to)
 
 
-def test_a_model_is_waited_for_until_its_new_weights_serve() -> None:
+def test_wait_active_returns_once_the_new_weights_are_active() -> None:
     old = _summary(model_id="m-1", active=True, reembedding=0.0)
     heard: list[float] = []
     with told(_models(old), _models(_summary(reembedding=0.5)), _models(_summary(active=True))) as server:
@@ -346,21 +346,21 @@ def test_a_model_is_waited_for_until_its_new_weights_serve() -> None:
         (_models(_summary(model_id="m-1", active=True)), "could not activate the model m"),
     ],
 )
-def test_a_model_that_will_not_come_is_not_waited_for(answer: Answer, expected: str) -> None:
+def test_wait_active_fails_at_once_for_a_model_that_cannot_become_active(answer: Answer, expected: str) -> None:
     with told(answer) as server, pytest.raises(UserError, match=expected) as raised:
         _wait(server)
 
     one_line(raised.value)
 
 
-def test_a_model_that_is_late_is_one_line() -> None:
+def test_wait_active_times_out_with_a_one_line_error() -> None:
     with told(_models(_summary(reembedding=0.1))) as server, pytest.raises(UserError) as raised:
         _wait(server, timeout_s=0.3)
 
     assert "did not activate m within 0.3 s" in one_line(raised.value)
 
 
-def test_a_shard_holds_every_item_with_its_parts_in_order() -> None:
+def test_a_shard_contains_every_item_with_its_parts_in_order() -> None:
     items = [
         NewItem("a", b"jpeg bytes", "jpg", "ein Fleck, groß", {"age": 61}, "p1"),
         NewItem("b", None, "jpg", None, {}, None),

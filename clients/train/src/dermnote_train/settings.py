@@ -22,8 +22,3 @@ class Settings(BaseSettings):
     def models_dir(self) -> Path:
         """The folder from which the retrieval service loads models."""
         return self.dermnote_models_dir or self.dermnote_home / "models"
-
-
-def read_settings() -> Settings:
-    """The settings from the current environment."""
-    return Settings()

@@ -125,8 +125,8 @@ def print_presences(reading: Reading) -> None:
         )
 
 
-@app.command("fetch")
-def fetch_images(
+@app.command()
+def fetch(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for images and metadata.csv.")],
     *,
     collection: Annotated[
@@ -138,18 +138,12 @@ def fetch_images(
     limit: Annotated[int, typer.Option(min=0, help="Maximum number of images; 0 for all.")] = 0,
 ) -> None:
     """Download images and metadata from the ISIC Archive with its own tool, isic-cli (pip install isic-cli)."""
-    fetch(folder, collections=collection or (), search=search, limit=limit)
-    output.print_line(f"downloaded to {folder}; inspect it with: dermnote datasets inspect {folder}")
-
-
-def fetch(folder: Path, *, collections: Sequence[int] = (), search: str | None = None, limit: int = 0) -> None:
-    """Download images and metadata.csv with isic-cli, which shows its own progress. Raises UserError."""
     tool = shutil.which("isic")
     if tool is None:
         raise UserError("the command isic is not installed; install it with: pip install isic-cli")
     command = [tool, "image", "download", str(folder), "--limit", str(limit)]
-    if collections:
-        command += ["--collections", ",".join(map(str, collections))]
+    if collection:
+        command += ["--collections", ",".join(map(str, collection))]
     if search:
         command += ["--search", search]
     result = subprocess.run(command, check=False)  # noqa: S603 - a list, no shell
@@ -157,6 +151,7 @@ def fetch(folder: Path, *, collections: Sequence[int] = (), search: str | None =
         raise UserError(f"isic-cli failed with exit code {result.returncode}; see its output above")
     if not (folder / "metadata.csv").is_file():
         raise UserError(f"{folder}: isic-cli wrote no metadata.csv; check that the search matches any images")
+    output.print_line(f"downloaded to {folder}; inspect it with: dermnote datasets inspect {folder}")
 
 
 @app.command()

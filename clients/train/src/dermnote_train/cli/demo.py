@@ -13,7 +13,7 @@ from dermnote_train.config import TrainConfig
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.demo import DemoPlan, DemoResult, Services, run_demo
 from dermnote_train.report import write_report
-from dermnote_train.settings import read_settings
+from dermnote_train.settings import Settings
 
 SHOWN_QUERIES = 2
 
@@ -36,7 +36,7 @@ def demo(
     leaky_fields: options.Leaky = False,
 ) -> None:
     """Run the pipeline: data, notes, training, evaluation, index, search and an HTML report."""
-    settings = read_settings()
+    settings = Settings()
     plan = DemoPlan(
         strategy=strategy,
         config=TrainConfig(epochs=epochs, image_size=image_size, seed=seed),

@@ -11,7 +11,7 @@ from dermnote_train.errors import UserError
 from dermnote_train.models.checkpoint import load_checkpoint
 from dermnote_train.models.export import Runtime, export_lite, export_model
 from dermnote_train.models.run_folder import read_run_data
-from dermnote_train.settings import read_settings
+from dermnote_train.settings import Settings
 from dermnote_train.study.model_cards import CARD_NAME
 
 MODEL_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
@@ -33,7 +33,7 @@ def export(
     name = name or ("lite" if what == "lite" else Path(what).resolve().name)
     if not re.fullmatch(MODEL_NAME, name):
         raise UserError(f"{name}: not a valid model name; give --name of letters, digits, '.', '_' and '-'")
-    models_dir = models_dir or read_settings().models_dir
+    models_dir = models_dir or Settings().models_dir
     with output.console().status("exporting"):
         if what == "lite":
             folder = export_lite(models_dir, name=name, runtime=runtime)

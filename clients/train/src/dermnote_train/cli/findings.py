@@ -10,9 +10,10 @@ from dermnote_train.cli import options, output
 from dermnote_train.data.splits import balanced_part
 from dermnote_train.findings.measures import COLOURS
 from dermnote_train.findings.table import ImageFindings, draw_sheet, measure_dataset, write_findings
-from dermnote_train.settings import read_settings
+from dermnote_train.settings import Settings
 
 ON_SHEET = 36
+TERMS = ("a lesion was found", "symmetric", "asymmetric", "sharp", "mixed", "indistinct", *COLOURS)
 
 
 def findings(
@@ -33,7 +34,7 @@ def findings(
             folder, classes=classes, labels=labels, limit=limit, seed=seed, progress=progress
         )
         measured = measure_dataset(dataset.records, progress=progress)
-    path = out or read_settings().dermnote_home / "findings" / f"{dataset.name}.csv"
+    path = out or Settings().dermnote_home / "findings" / f"{dataset.name}.csv"
     write_findings(path, measured)
     print_findings(measured, {record.image_id: record.label for record in dataset.records})
     output.print_line(f"findings: {path}")
@@ -45,22 +46,19 @@ def findings(
 def print_findings(measured: tuple[ImageFindings, ...], labels: dict[str, str]) -> None:
     """Print how often each term was found per class, and why images have no findings."""
     classes = sorted(set(labels.values()))
-    groups = {name: [one for one in measured if labels[one.image_id] == name] for name in classes}
-    rows = [
-        ("a lesion was found", *(_share([one.measures is not None for one in g]) for g in (measured, *groups.values())))
-    ]
-    for term in ("symmetric", "asymmetric", "sharp", "mixed", "indistinct", *COLOURS):
-        rows.append((term, *(_share([term in _terms(one) for one in group]) for group in groups)))
-    output.print_table("Findings, share of images", ("", "all", *classes), rows)
+    terms = {one.image_id: _terms(one) for one in measured}
+    groups = [list(terms), *([image_id for image_id in terms if labels[image_id] == name] for name in classes)]
+    output.print_table(
+        "Findings, share of images",
+        ("", "all", *classes),
+        [(term, *(f"{sum(term in terms[i] for i in group) / len(group):.0%}" for group in groups)) for term in TERMS],
+    )
     reasons = Counter(one.why_not for one in measured if one.why_not)
     for reason, count in reasons.most_common():
         output.print_line(f"no findings for {count} images: {reason}")
 
 
-def _terms(one: ImageFindings) -> set[str]:
+def _terms(one: ImageFindings) -> set[str | None]:
     found = one.findings
-    return {term for term in (found.asymmetry, found.border, *(found.colours or ())) if term}
-
-
-def _share(flags: list[bool]) -> str:
-    return f"{sum(flags) / len(flags):.0%}"
+    measured = {TERMS[0]} if one.measures is not None else set()
+    return {*measured, found.asymmetry, found.border, *(found.colours or ())}

@@ -16,7 +16,7 @@ from dermnote_train.evaluation.tables import headline
 from dermnote_train.progress import Report
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
-from dermnote_train.settings import read_settings
+from dermnote_train.settings import Settings
 
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="Data set: a CSV and images/ (see dermnote datasets list).")
@@ -42,19 +42,19 @@ Notes = Annotated[
 
 def note_service() -> NoteService:
     """The note service of the settings."""
-    settings = read_settings()
+    settings = Settings()
     return NoteService(settings.notegen_url, key=settings.notegen_api_key)
 
 
 def retrieval_service() -> RetrievalService:
     """The retrieval service of the settings."""
-    settings = read_settings()
+    settings = Settings()
     return RetrievalService(settings.retrieval_url, key=settings.retrieval_api_key)
 
 
 def notes_path(dataset: str) -> Path:
     """Where dermnote notes writes the notes of a data set by default."""
-    return read_settings().dermnote_home / "notes" / dataset / "notes.parquet"
+    return Settings().dermnote_home / "notes" / dataset / "notes.parquet"
 
 
 def read_dataset(

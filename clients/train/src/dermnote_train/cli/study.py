@@ -10,7 +10,7 @@ from dermnote_train.cli import options, output
 from dermnote_train.data.adapters import read_folder
 from dermnote_train.report.study.page import write_study_report
 from dermnote_train.report.study.results import answers
-from dermnote_train.settings import read_settings
+from dermnote_train.settings import Settings
 from dermnote_train.study.analysis.export import write_sheets
 from dermnote_train.study.analysis.figures import study_figures
 from dermnote_train.study.analysis.results import StudyFigures
@@ -49,7 +49,7 @@ def study(
 ) -> None:
     """Measure whether and by how much notes help. Run the command again to resume an interrupted study."""
     plan = _adjusted(_plan(data, tuple(away or ())), grid=grid, seeds=seeds, mode=mode, limit=limit)
-    folder = out or read_settings().dermnote_home / "study"
+    folder = out or Settings().dermnote_home / "study"
     started = time.monotonic()
     with options.note_service() as service, output.progress_bars() as progress:
         service.require_ready()

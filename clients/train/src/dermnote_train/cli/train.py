@@ -13,7 +13,7 @@ from dermnote_train.errors import UserError
 from dermnote_train.models.run_folder import keep_run_data
 from dermnote_train.notes.table import read_notes, texts_for
 from dermnote_train.progress import silent
-from dermnote_train.settings import read_settings
+from dermnote_train.settings import Settings
 from dermnote_train.training.distributed import joined
 from dermnote_train.training.train import TrainResult
 from dermnote_train.training.train import train as train_model
@@ -75,7 +75,7 @@ def train(
             folder, classes=classes, labels=labels, limit=limit, seed=seed, progress=progress
         )
         split = split_dataset(dataset, seed=seed)
-        run_dir = out or read_settings().dermnote_home / "runs" / (dataset.name + ("-image-only" if image_only else ""))
+        run_dir = out or Settings().dermnote_home / "runs" / (dataset.name + ("-image-only" if image_only else ""))
         source = notes or options.notes_path(dataset.name)
         rows = () if image_only else read_notes(source)
         texts = None if image_only else texts_for(dataset.records, rows, source=source)

@@ -19,16 +19,7 @@ LIMITS = ((4, 0.94), (8, 0.97))
 the pixels (32 x 32, gray). Hashes alone would match any two round, centred lesions."""
 CHUNK = 512
 THREADS = 4
-POSES: tuple[tuple[Image.Transpose, ...], ...] = (
-    (),
-    (Image.Transpose.ROTATE_90,),
-    (Image.Transpose.ROTATE_180,),
-    (Image.Transpose.ROTATE_270,),
-    (Image.Transpose.FLIP_LEFT_RIGHT,),
-    (Image.Transpose.FLIP_TOP_BOTTOM,),
-    (Image.Transpose.TRANSPOSE,),
-    (Image.Transpose.TRANSVERSE,),
-)
+POSES = (None, *Image.Transpose)  # upright first, then the seven rotations and reflections
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +59,7 @@ def _fingerprint(record: Record) -> Fingerprint:
         small = ImageOps.exif_transpose(file).convert("L").resize((4 * SIDE, 4 * SIDE), Image.Resampling.LANCZOS)
     hashes, pixels = [], []
     for pose in POSES:
-        posed = small
-        for turn in pose:
-            posed = posed.transpose(turn)
+        posed = small if pose is None else small.transpose(pose)
         bits = imagehash.phash(posed, hash_size=8).hash.ravel()
         hashes.append(int("".join("1" if bit else "0" for bit in bits), 2))
         tiny = np.asarray(posed.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)

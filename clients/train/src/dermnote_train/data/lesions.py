@@ -35,14 +35,8 @@ class Outline:
     ) -> list[tuple[float, float, float]]:
         """`count` random discs (x, y, radius) around the centre; a `spread` of 1 reaches the border."""
         angles, reach = rng.uniform(0, 2 * np.pi, count), self.radius * spread * np.sqrt(rng.random(count))
-        return list(
-            zip(
-                self.x + reach * np.cos(angles),
-                self.y + reach * np.sin(angles),
-                rng.uniform(*sizes, count),
-                strict=True,
-            )
-        )
+        x, y = self.x + reach * np.cos(angles), self.y + reach * np.sin(angles)
+        return list(zip(x, y, rng.uniform(*sizes, count), strict=True))
 
     def rim(self, angle: float) -> tuple[float, float]:
         """The outermost point of the lesion in a direction (in radians)."""
@@ -116,23 +110,15 @@ def _melanoma(rng: np.random.Generator, image: Floats, outline: Outline, palette
     brown, dark, black, blue, red, white = palette
     area = outline.cover(soft=rng.uniform(0.8, 3.5))
     image = blend(image, brown, area * 0.92)
-    for colour, share, strength in (
-        (dark, 0.1, 0.85),
-        (black, 0.8, 0.85),
-        (blue, 0.75, 0.6),
-        (red, 1.0, 0.4),
-        (white, 1.3, 0.5),
-    ):
+    patches = ((dark, 0.1, 0.85), (black, 0.8, 0.85), (blue, 0.75, 0.6), (red, 1.0, 0.4), (white, 1.3, 0.5))
+    for colour, share, strength in patches:
         if colour is dark or rng.random() < 0.7:
             field = noise(rng, SIZE, grain=rng.uniform(9, 18)) - share
             image = blend(image, colour, step(field, soft=rng.uniform(0.06, 0.25)) * area * strength)
-    rays = [
-        (
-            curve(rng, outline.rim(angle), angle=angle, length=rng.uniform(8, 20), bend=0.03),
-            rng.uniform(1.2, 2.6),
-        )
-        for angle in rng.uniform(0, 2 * np.pi) + rng.uniform(0, 2.2, rng.integers(0, 16))
-    ]
+    rays = []
+    for angle in rng.uniform(0, 2 * np.pi) + rng.uniform(0, 2.2, rng.integers(0, 16)):
+        ray = curve(rng, outline.rim(angle), angle=angle, length=rng.uniform(8, 20), bend=0.03)
+        rays.append((ray, rng.uniform(1.2, 2.6)))
     image = blend(image, dark, lines(SIZE, rays) * 0.7)
     net = network(rng, SIZE, mesh=rng.uniform(11, 17)) * area * step(noise(rng, SIZE, grain=20), soft=0.2)
     image = blend(image, black, net * 0.5)
@@ -165,19 +151,14 @@ def _vessels(rng: np.random.Generator, outline: Outline) -> list[tuple[list[tupl
     """Branching vessels that grow inwards."""
     strokes = []
     for angle in rng.uniform(0, 2 * np.pi, rng.integers(2, 6)):
-        trunk = curve(
-            rng,
-            outline.rim(angle),
-            angle=angle + np.pi + rng.normal(0, 0.5),
-            length=outline.radius * 1.1,
-            bend=0.07,
-        )
+        start = outline.rim(angle)
+        inwards = angle + np.pi + rng.normal(0, 0.5)
+        trunk = curve(rng, start, angle=inwards, length=outline.radius * 1.1, bend=0.07)
         strokes.append((trunk, rng.uniform(1.4, 2.4)))
-        for start in rng.choice(len(trunk), size=min(4, len(trunk)), replace=False):
+        for index in rng.choice(len(trunk), size=min(4, len(trunk)), replace=False):
             heading = angle + np.pi + rng.choice([-1, 1]) * rng.uniform(0.5, 1.1)
-            strokes.append(
-                (curve(rng, trunk[start], angle=heading, length=rng.uniform(10, 26), bend=0.1), rng.uniform(0.7, 1.2))
-            )
+            branch = curve(rng, trunk[index], angle=heading, length=rng.uniform(10, 26), bend=0.1)
+            strokes.append((branch, rng.uniform(0.7, 1.2)))
     return strokes
 
 
@@ -211,19 +192,10 @@ def _actinic(rng: np.random.Generator, image: Floats, outline: Outline, palette:
 def _hair(rng: np.random.Generator) -> Floats:
     count = int(rng.choice([0, 0, 0, 2, 4, 8, 14]))
     heading = rng.uniform(0, np.pi)
-    strokes = [
-        (
-            curve(
-                rng,
-                tuple(rng.uniform(-10, SIZE + 10, 2)),
-                angle=heading + rng.normal(0, 0.5),
-                length=rng.uniform(50, 170),
-                bend=0.008,
-            ),
-            rng.uniform(0.7, 1.5),
-        )
-        for _ in range(count)
-    ]
+    strokes = []
+    for _ in range(count):
+        start, angle = tuple(rng.uniform(-10, SIZE + 10, 2)), heading + rng.normal(0, 0.5)
+        strokes.append((curve(rng, start, angle=angle, length=rng.uniform(50, 170), bend=0.008), rng.uniform(0.7, 1.5)))
     return lines(SIZE, strokes) * rng.uniform(0.55, 0.9)
 
 

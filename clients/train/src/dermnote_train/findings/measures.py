@@ -15,27 +15,19 @@ from dermnote_contracts.vocabulary import vocabularies
 from dermnote_train.findings.segmentation import Bools, Floats, Lesion
 
 COLOURS = vocabularies()["colours"].terms
-CANVAS = 129
-"""Side of the square on which a lesion is folded; odd, so that it has a centre."""
-FOLDED = 48.0
-"""Radius on the canvas of a disc of the lesion's area."""
+CANVAS = 129  # side of the square on which a lesion is folded; odd, so that it has a centre
+FOLDED = 48.0  # radius on the canvas of a disc of the lesion's area
 SHAPE_LIMIT, COLOUR_LIMIT = 0.18, 9.0
 """Limits above which an axis is asymmetric: share of the area without mirror image; mean CIE76 to the mirror image."""
 SECTORS = 8
 SHARP_WIDTH = 0.16
 """A sector's border is sharp if the colour falls from three quarters to one quarter within this share of the radius."""
-SHARP_FROM, INDISTINCT_TO = 6, 2
-"""Numbers of sharp sectors out of eight."""
-MIN_FALL = 5.0
-"""Least difference in CIE76 between inside and outside for a sector to have a sharp border."""
-MAX_CUT = 0.12
-"""Share of the outline on the image's edge up to which shape and border are measured."""
-REACH = 0.35
-"""Length of a border profile on each side of the outline, as a share of the radius."""
-MIN_SHARE = 0.06
-"""Share of the lesion's area from which a colour counts."""
-SKIN_COLOURED = 6.0
-"""CIE76 from the skin below which a pixel counts as skin-coloured only."""
+SHARP_FROM, INDISTINCT_TO = 6, 2  # numbers of sharp sectors out of eight
+MIN_FALL = 5.0  # least difference in CIE76 between inside and outside for a sector to have a sharp border
+MAX_CUT = 0.12  # share of the outline on the image's edge up to which shape and border are measured
+REACH = 0.35  # length of a border profile on each side of the outline, as a share of the radius
+MIN_SHARE = 0.06  # share of the lesion's area from which a colour counts
+SKIN_COLOURED = 6.0  # CIE76 from the skin below which a pixel counts as skin-coloured only
 
 
 @dataclass(frozen=True)
@@ -115,7 +107,8 @@ def sharp_sectors(lesion: Lesion) -> int:
     """Number of sectors out of eight with a sharp border (the B of Stolz's ABCD rule counts the same eight)."""
     away = ndimage.distance_transform_edt(~lesion.area) - ndimage.distance_transform_edt(lesion.area)
     outline = max(measure.find_contours(lesion.area.astype(float), 0.5), key=len)
-    normal = np.stack([ndimage.map_coordinates(slope, outline.T, order=1) for slope in np.gradient(_smoothed(away))])
+    smooth: Floats = ndimage.gaussian_filter(away, 2)
+    normal = np.stack([ndimage.map_coordinates(slope, outline.T, order=1) for slope in np.gradient(smooth)])
     normal /= np.maximum(np.linalg.norm(normal, axis=0), 1e-6)
     steps = np.linspace(-REACH, REACH, 57) * lesion.radius
     points = outline.T[:, :, None] + normal[:, :, None] * steps
@@ -125,11 +118,6 @@ def sharp_sectors(lesion: Lesion) -> int:
     sector = ((angles + np.pi) / (2 * np.pi) * SECTORS).astype(int) % SECTORS
     fields = [profiles[sector == number].mean(axis=0) for number in range(SECTORS) if (sector == number).any()]
     return sum(_width(profile) <= SHARP_WIDTH for profile in fields)
-
-
-def _smoothed(field: Floats) -> Floats:
-    smooth: Floats = ndimage.gaussian_filter(field, 2)
-    return smooth
 
 
 def _width(profile: Floats) -> float:

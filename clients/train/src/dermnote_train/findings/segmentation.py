@@ -12,28 +12,18 @@ from skimage import color, filters, measure, morphology
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 
-SIDE = 256
-"""Longer side in pixels at which images are measured."""
+SIDE = 256  # longer side in pixels at which images are measured
 SKIN = np.array([0.40, 0.32, 0.28])
 """Share of red, green and blue in the reference skin to which every image is normalised."""
-MIN_SIDE = 48
-"""Shorter side in pixels from which an image is measured."""
-HAIR = 0.06
-"""How much darker than its surroundings (0..1) a line of at most six pixels must be to count as hair."""
-DARK_FIELD = 14.0
-"""L* below which a region that touches the image's edge is the dermoscope's rim."""
-FRAME = 0.12
-"""Width of the frame from which the skin is sampled, as a share of the image."""
-MIN_AREA, MAX_AREA = 0.015, 0.75
-"""Share of the image that a lesion covers."""
-FITS = 4
-"""Iterations of the skin fit."""
-MIN_SOLIDITY = 0.65
-"""Share of its convex hull that a lesion fills; less indicates merged patches."""
-MIN_CONTRAST = 5.5
-"""Least difference of the median CIE76 distances from the skin inside and outside the lesion."""
-MAX_CUT = 0.25
-"""Share of the outline that may lie on the image's edge."""
+MIN_SIDE = 48  # shorter side in pixels from which an image is measured
+HAIR = 0.06  # how much darker than its surroundings (0..1) a line of at most six pixels must be to count as hair
+DARK_FIELD = 14.0  # L* below which a region that touches the image's edge is the dermoscope's rim
+FRAME = 0.12  # width of the frame from which the skin is sampled, as a share of the image
+MIN_AREA, MAX_AREA = 0.015, 0.75  # share of the image that a lesion covers
+FITS = 4  # iterations of the skin fit
+MIN_SOLIDITY = 0.65  # share of its convex hull that a lesion fills; less indicates merged patches
+MIN_CONTRAST = 5.5  # least difference of the median CIE76 distances from the skin inside and outside the lesion
+MAX_CUT = 0.25  # share of the outline that may lie on the image's edge
 
 
 class LesionNotFound(Exception):

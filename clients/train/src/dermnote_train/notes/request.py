@@ -85,11 +85,6 @@ def write_dataset_notes(
     requests = [_image_request(record, plan, writer=writer) for record in dataset.records]
     pending = deque(_missing_batches(requests, journal, size=plan.batch_size))
     requested = sum(map(len, pending))
-
-    def report(ended: int, failures: int) -> None:
-        detail = f"{failures} failed" if failures else ""
-        progress(Step(STAGE, len(requests) - requested + ended, len(requests), detail))
-
     failed: dict[str, str] = {}
     open_batches: list[_OpenBatch] = []
     closed = ended = 0
@@ -105,12 +100,17 @@ def write_dataset_notes(
                 open_batches.remove(batch)
                 closed += batch.ended
         previous, ended = ended, closed + sum(batch.ended for batch in open_batches)
-        report(ended, len(failed))
+        detail = f"{len(failed)} failed" if failed else ""
+        progress(Step(STAGE, len(requests) - requested + ended, len(requests), detail))
         if ended > previous:
             pause_s, last_change = MIN_PAUSE_S, time.monotonic()
         else:
             pause_s = min(pause_s * 1.5, MAX_PAUSE_S)
-            _check_stalled(last_change)
+            if time.monotonic() - last_change > STALLED_AFTER_S:
+                raise UserError(
+                    f"no note has ended for {STALLED_AFTER_S:g} s; check the worker's log, then run the same command "
+                    "again to resume"
+                )
         if open_batches:
             time.sleep(pause_s)
     rows = tuple(journal.rows[one.key] for one in requests if one.key in journal.rows)
@@ -185,11 +185,3 @@ def _failure_reason(job: NoteJob | None) -> str:
     if job is None:
         return "the service no longer has it"
     return (job.error.detail or job.error.title) if job.error else job.status
-
-
-def _check_stalled(last_change: float) -> None:
-    if time.monotonic() - last_change > STALLED_AFTER_S:
-        raise UserError(
-            f"no note has ended for {STALLED_AFTER_S:g} s; check the worker's log, then run the same command again to "
-            "resume"
-        )

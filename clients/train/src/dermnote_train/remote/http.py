@@ -12,13 +12,7 @@ from dermnote_contracts.problems import Unauthorized, error_from_problem
 from dermnote_train.errors import UserError
 
 BUSY = (429, 503)
-CONNECTION_ERRORS = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.ReadError,
-    httpx.WriteError,
-    httpx.RemoteProtocolError,
-)
+CONNECTION_ERRORS = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
 
 Body = TypeVar("Body")
 

@@ -21,20 +21,14 @@ class NewItem:
     note: str | None
     metadata: dict[str, Any]
     group: str | None
-    image_vector: Sequence[float] | None = None
-    note_vector: Sequence[float] | None = None
+    image_vector: list[float] | None = None
+    note_vector: list[float] | None = None
     model: str | None = None
 
     def fields(self) -> dict[str, Any]:
         """The JSON fields that are set: everything except image and note."""
-        fields = {
-            "metadata": self.metadata,
-            "group": self.group,
-            "image_vector": None if self.image_vector is None else list(self.image_vector),
-            "note_vector": None if self.note_vector is None else list(self.note_vector),
-            "model": self.model,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
+        names = ("metadata", "group", "image_vector", "note_vector", "model")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 def pack_shard(items: Sequence[NewItem]) -> bytes:
