@@ -1,4 +1,4 @@
-"""Every method of the note service's client against the real service: typed answers, and errors as the same class."""
+"""Every method of the note client against the real service: typed results, and errors of the same class."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,14 +36,14 @@ def request(strategy: str = "M", *, metadata: dict[str, Any] | None = None, **mo
 
 
 def ended(notes: NoteService, batch: Batch) -> Batch:
-    """A batch once all of it has ended."""
+    """A batch after all of its notes have ended."""
     wait_until(lambda: notes.batch(batch.id).ended == batch.total, timeout_s=120, what="the batch has ended")
     return notes.batch(batch.id)
 
 
 @pytest.fixture
 def idle(processes: Processes) -> Iterator[NoteService]:
-    """The same service over a database of its own that no worker looks at; three notes may wait."""
+    """The same service over its own database without workers; its queue holds three notes."""
     url = processes.redis_url.removesuffix("/0") + "/1"
     with Redis.from_url(url) as redis:
         redis.flushdb()
@@ -54,7 +54,7 @@ def idle(processes: Processes) -> Iterator[NoteService]:
 
 @pytest.fixture
 def cut_off() -> Iterator[NoteService]:
-    """A service whose Redis does not answer."""
+    """A service whose Redis is unreachable."""
     dead = Redis(port=free_port(), retry=Retry(NoBackoff(), 0))
     with served(create_app(Settings(), redis=dead)) as url, NoteService(url, patience_s=0.2) as client:
         yield client
@@ -196,7 +196,7 @@ def test_a_rejected_batch_names_every_invalid_item_and_queues_nothing(idle: Note
         idle.submit_batch(items)
 
     assert [(error.index, error.field) for error in raised.value.errors] == [(1, "metadata"), (2, "metadata")]
-    assert idle.submit_batch([request()] * 3).counts.queued == 3  # all three places were free
+    assert idle.submit_batch([request()] * 3).counts.queued == 3  # the whole queue was free
 
 
 def test_an_invalid_idempotency_key_is_rejected_with_a_reason(idle: NoteService) -> None:

@@ -1,4 +1,4 @@
-"""Every method of the retrieval client against the real service: typed answers, and errors as the same class."""
+"""Every method of the retrieval client against the real service: typed results, and errors of the same class."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -233,7 +233,7 @@ def test_another_model_is_listed_and_activated(retrieval: RetrievalService, pain
     assert (served.active, served.reembedding) == (True, None)
     assert retrieval.index_info().aligned
     assert retrieval.search_image(paint("red"), k=1, via="notes").hits[0].id == "red"
-    retrieval.activate_model("dummy-aligned")  # it serves already: nothing to do
+    retrieval.activate_model("dummy-aligned")  # already active: nothing to do
 
 
 def test_missing_models_are_unknown(retrieval: RetrievalService) -> None:

@@ -1,4 +1,4 @@
-"""Filling the index: one outcome an item, going on after an interruption, and searches that keep to their own run."""
+"""Pushing to the index: one outcome per item, resuming after an interruption, and searches within one run."""
 
 import io
 import json
@@ -25,7 +25,7 @@ COLOURS = ("red", "green", "blue", "black")
 
 
 class Interrupted(Exception):
-    """Stands for Ctrl-C, or a machine that went down."""
+    """Stands for Ctrl-C or a crashed machine."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def service(tmp_path: Path) -> Iterator[RetrievalService]:
 
 @pytest.fixture
 def draw(tmp_path: Path) -> Draw:
-    """A data set of pictures of one colour each, two pictures a patient."""
+    """A data set of single-colour images, two per patient."""
 
     def drawn(count: int, *, name: str = "drawn", form: str = "PNG", suffix: str = "png") -> LesionDataset:
         records = []
@@ -185,15 +185,15 @@ def test_a_missing_outcome_is_an_error(draw: Draw) -> None:
 
 
 def outcomes(numbers: range, *, end: DermnoteError | None = None) -> Answer:
-    """A bulk load's answer: these were created, and the next one failed."""
-    told = [BulkOutcome(id=f"drawn-img-{number}", status="created") for number in numbers]
+    """The response to a bulk load: these items were created, and the next one failed."""
+    reported = [BulkOutcome(id=f"drawn-img-{number}", status="created") for number in numbers]
     if end is not None:
-        told.append(BulkOutcome(id=f"drawn-img-{numbers.stop}", status="failed", error=end.problem()))
-    return Answer(body=b"".join(one.model_dump_json(exclude_none=True).encode() + b"\n" for one in told))
+        reported.append(BulkOutcome(id=f"drawn-img-{numbers.stop}", status="failed", error=end.problem()))
+    return Answer(body=b"".join(one.model_dump_json(exclude_none=True).encode() + b"\n" for one in reported))
 
 
 def members(body: bytes) -> list[str]:
-    """The ids in a shard, in their order."""
+    """The item ids of a shard, in order."""
     with tarfile.open(fileobj=io.BytesIO(body)) as tar:
         return list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames()))
 

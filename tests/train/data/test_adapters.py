@@ -1,4 +1,4 @@
-"""Data folders as records: HAM10000, PAD-UFES-20 and plain ones, and what each fault in them is told as."""
+"""Reading data folders: HAM10000, PAD-UFES-20 and plain ones, and the message for each fault."""
 
 import csv
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def _picture(path: Path) -> None:
 
 
 def _folder(folder: Path, rows: Sequence[Cells], *, images: Sequence[str] = ()) -> Path:
-    """A data folder with these rows; `images`: paths inside it."""
+    """A data folder with these rows; `images`: paths within it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -76,18 +76,18 @@ def _facts(reading: Reading) -> dict[str, object]:
     return _only(reading).metadata.given()
 
 
-def _refusal(folder: Path) -> str:
-    with pytest.raises(UserError) as refused:
+def _error(folder: Path) -> str:
+    with pytest.raises(UserError) as raised:
         load_dataset(folder, classes="all")
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
 def _only_fault(folder: Path, *, leaky_fields: bool = False) -> str:
-    """The one fault of a folder, as the error of loading it tells it."""
-    with pytest.raises(UserError) as refused:
+    """The only fault of a folder, from the error that loading it raises."""
+    with pytest.raises(UserError) as raised:
         load_dataset(folder, classes="all", leaky_fields=leaky_fields)
-    message = str(refused.value)
+    message = str(raised.value)
     start, end = f"{folder / 'metadata.csv'}: 1 problem: ", f". List all: dermnote datasets check {folder}"
     assert message.startswith(start)
     assert message.endswith(end)
@@ -179,17 +179,17 @@ def test_an_image_missing_from_the_labels_file_keeps_its_label(tmp_path: Path) -
     assert (record.label, record.group) == ("AKIEC", "ham10000:L_T1")
 
 
-@pytest.mark.parametrize(("dx", "said"), [("mel", "NEV"), ("akiec", "MEL")])
-def test_a_labels_file_that_contradicts_the_table_is_a_fault(tmp_path: Path, dx: str, said: str) -> None:
+@pytest.mark.parametrize(("dx", "other"), [("mel", "NEV"), ("akiec", "MEL")])
+def test_a_labels_file_that_contradicts_the_table_is_a_fault(tmp_path: Path, dx: str, other: str) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1", dx=dx)])
-    _labels(tmp_path / "labels8.csv", [("ham10000", "T1.jpg", "2", said, "ham10000:one")])
-    assert _only_fault(folder) == f"row 2, dx: is {dx.upper()}, but {said} in the labels file"
+    _labels(tmp_path / "labels8.csv", [("ham10000", "T1.jpg", "2", other, "ham10000:one")])
+    assert _only_fault(folder) == f"row 2, dx: is {dx.upper()}, but {other} in the labels file"
 
 
 def test_a_labels_file_without_its_columns_is_rejected(tmp_path: Path) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1")])
     (folder / "labels8.csv").write_text("image,name\nT1.jpg,NEV\n", "utf-8")
-    assert _refusal(folder) == (
+    assert _error(folder) == (
         f"{folder / 'labels8.csv'}: no column source, class8, group; a labels file has "
         "source, image, class8, name, group"
     )
@@ -200,7 +200,7 @@ def test_a_labels_row_without_image_name_or_group_is_rejected(tmp_path: Path, ro
     folder = _ham_folder(tmp_path / "data", [_ham("T1")])
     labels = folder / "labels8.csv"
     labels.write_text(f"source,image,class8,name,group\nham10000,T2.jpg,2,NEV,ham10000:L2\n{row}\n", "utf-8")
-    assert _refusal(folder) == f"{labels}: row 3: every row needs an image, a name and a group"
+    assert _error(folder) == f"{labels}: row 3: every row needs an image, a name and a group"
 
 
 def test_a_missing_labels_file_is_an_error(tmp_path: Path) -> None:
@@ -380,19 +380,19 @@ def test_drawn_and_real_images_cannot_be_mixed(tmp_path: Path) -> None:
         {"image": f"{name}.jpg", "diagnosis": "nevus", "synthetic": flag} for name, flag in (("a", "yes"), ("b", ""))
     ]
     folder = _plain_folder(tmp_path / "data", rows)
-    assert _refusal(folder) == (
+    assert _error(folder) == (
         f"{folder / 'metadata.csv'}: column synthetic is true in some rows only; keep drawn and real images apart"
     )
 
 
-# Classes and parts
+# Classes and limits
 
 
 def test_a_folder_without_the_papers_classes_suggests_classes_all(tmp_path: Path) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1", dx="df")])
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as raised:
         load_dataset(folder)
-    assert str(refused.value) == (
+    assert str(raised.value) == (
         f"{folder / 'metadata.csv'}: no row has one of the classes BEK, NEV, ACK, BCC, MEL; "
         "use --classes all for every diagnosis"
     )
@@ -418,12 +418,12 @@ def test_a_class_left_without_images_by_a_limit_is_dropped(tmp_path: Path) -> No
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "gone"
-    assert _refusal(folder) == f"{folder}: no such folder; give a folder with metadata.csv and images/"
+    assert _error(folder) == f"{folder}: no such folder; give a folder with metadata.csv and images/"
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "data", [{"image": "a.jpg", "age": "3"}])
-    assert _refusal(folder).startswith(f"{folder / 'metadata.csv'}: no column diagnosis; read as plain CSV")
+    assert _error(folder).startswith(f"{folder / 'metadata.csv'}: no column diagnosis; read as plain CSV")
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_an_invalid_cell_is_reported_by_row_and_column(tmp_path: Path, cells: Ce
 
 def test_an_invalid_value_is_never_repeated(tmp_path: Path) -> None:
     row = {"image": "a.jpg", "diagnosis": "Jane Roe", "age": "Jane Roe", "sex": "Jane Roe", "site": "Jane Roe"}
-    message = _refusal(_plain_folder(tmp_path / "data", [row]))
+    message = _error(_plain_folder(tmp_path / "data", [row]))
     assert "4 problems" in message
     assert "Jane" not in message
 
@@ -505,7 +505,7 @@ def test_a_row_with_too_few_cells_is_a_fault(tmp_path: Path) -> None:
 def test_all_faults_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
     rows = [_ham(f"T{number}", age="old") for number in range(5)] + [_ham("T9")]
     folder = _ham_folder(tmp_path / "data", rows)
-    message = _refusal(folder)
+    message = _error(folder)
     assert message.startswith(f"{folder / 'metadata.csv'}: 5 problems: row 2, age: must be a number; row 3, age: ")
     assert message.endswith(f"; row 4, age: must be a number; and 2 more. List all: dermnote datasets check {folder}")
     reading = read_folder(folder)

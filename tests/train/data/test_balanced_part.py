@@ -1,4 +1,4 @@
-"""A balanced part of a data set: its size, its classes, its groups."""
+"""The size, classes and groups of a balanced part of a data set."""
 
 from collections import Counter
 from pathlib import Path
@@ -25,7 +25,7 @@ def _records(places: list[tuple[str, int]]) -> tuple[Record, ...]:
 
 
 def _even(counts: dict[str, int]) -> tuple[Record, ...]:
-    """Records of classes in these numbers, each its own group."""
+    """Records with these numbers per class, each in its own group."""
     labels = [label for label, count in counts.items() for _ in range(count)]
     return _records([(label, number) for number, label in enumerate(labels)])
 

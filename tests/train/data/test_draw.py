@@ -1,4 +1,4 @@
-"""The drawn data set: repeatable, even, valid by the contract, and called SYNTHETIC wherever it can be seen."""
+"""The drawn data set: reproducible, balanced, valid under the contract, and labelled SYNTHETIC everywhere."""
 
 import csv
 from collections import Counter, defaultdict
@@ -48,15 +48,15 @@ def test_the_same_seed_draws_the_same_bytes(tmp_path: Path) -> None:
 def test_another_seed_draws_other_patients_and_images(tmp_path: Path) -> None:
     folders = [draw_dataset(tmp_path / str(seed), count=6, seed=seed) for seed in (3, 14)]
     rows = zip(*map(_table, folders), strict=True)
-    assert any(one["diagnosis"] == other["diagnosis"] for one, other in rows)  # alike in class, yet not in the picture
+    assert any(one["diagnosis"] == other["diagnosis"] for one, other in rows)  # the same class, but another image
     first, second = map(_bytes, folders)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] == second[name]] == []
 
 
 def test_every_drawn_image_is_different(dataset: LesionDataset) -> None:
-    pictures = {record.image_path.read_bytes() for record in dataset.records}
-    assert len(pictures) == COUNT
+    images = {record.image_path.read_bytes() for record in dataset.records}
+    assert len(images) == COUNT
 
 
 @pytest.mark.parametrize("count", [5, 8])
@@ -135,7 +135,7 @@ def test_colour_alone_identifies_some_but_not_all_classes(dataset: LesionDataset
 
 
 def _colours(path: Path) -> np.ndarray:
-    """How the middle differs from the skin around it, and how much it varies."""
+    """Colour difference between the centre and the skin, and the variation of the centre."""
     with Image.open(path) as image:
         pixels = np.asarray(image, dtype=float)
     skin = np.concatenate([pixels[:12], pixels[-12:]]).mean((0, 1))
@@ -177,9 +177,9 @@ def test_other_files_are_never_overwritten(tmp_path: Path) -> None:
         full / "thesis.txt": "is a file; give a new folder",
     }
     for folder, reason in expected.items():
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(UserError) as raised:
             draw_dataset(folder, count=3)
-        assert str(refused.value) == f"{folder}: {reason}"
+        assert str(raised.value) == f"{folder}: {reason}"
     assert (full / "thesis.txt").read_text("utf-8") == (beside / "thesis.txt").read_text("utf-8") == "mine"
 
 

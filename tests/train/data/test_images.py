@@ -1,4 +1,4 @@
-"""Files that are no images, or not whole ones, are told apart from those that are."""
+"""Files that are not images, or truncated ones, are detected."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ def _encoded(form: str) -> bytes:
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """A PNG that says its size and holds no pixels."""
+    """A PNG that declares a size but has no pixels."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     return start + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
@@ -46,10 +46,10 @@ def test_complete_images_have_no_fault(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_truncated_image_is_a_fault_and_never_a_crash(tmp_path: Path, form: str) -> None:
-    path, whole = tmp_path / "a.jpg", _encoded(form)
-    last = len(whole) * 9 // 10
+    path, complete = tmp_path / "a.jpg", _encoded(form)
+    last = len(complete) * 9 // 10
     for length in [*range(40), *range(40, last, max(1, last // 60))]:
-        path.write_bytes(whole[:length])
+        path.write_bytes(complete[:length])
         fault = header_fault(path) or decode_fault(path)
         assert fault is not None
         assert fault.startswith("a.jpg ")
@@ -58,12 +58,12 @@ def test_a_truncated_image_is_a_fault_and_never_a_crash(tmp_path: Path, form: st
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_damaged_bytes_never_crash_the_check(tmp_path: Path, form: str) -> None:
-    path, whole = tmp_path / "a.jpg", bytearray(_encoded(form))
+    path, complete = tmp_path / "a.jpg", bytearray(_encoded(form))
     rng = np.random.default_rng(1)
     faults = 0
     for _ in range(150):
-        damaged = whole.copy()
-        for place in rng.integers(0, len(whole), 6):
+        damaged = complete.copy()
+        for place in rng.integers(0, len(complete), 6):
             damaged[place] = rng.integers(256)
         path.write_bytes(damaged)
         faults += (header_fault(path) or decode_fault(path)) is not None
@@ -106,9 +106,9 @@ def test_broken_images_are_found_and_counted(tmp_path: Path) -> None:
     found = undecodable(records, progress=steps.append)
     assert [record.image_id for record, _ in found] == ["a", "c"]
     assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as raised:
         refuse_undecodable(records)
-    assert str(refused.value) == (
+    assert str(raised.value) == (
         f"{tmp_path}: a.jpg cannot be decoded (OSError, 500 bytes); replace the file (and 1 more)"
     )
     refuse_undecodable(records[1:2])

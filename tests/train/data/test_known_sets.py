@@ -1,6 +1,6 @@
-"""The public data sets beside HAM10000 and PAD-UFES-20, as their files are laid out, and columns.toml for any other.
+"""The other public data sets in their published structure, and columns.toml for any other CSV.
 
-The rows are made up; columns, spellings and folders are those of the data sets.
+The rows are invented; columns, spellings and folders are those of the data sets.
 """
 
 import csv
@@ -36,7 +36,7 @@ def read(folder: Path) -> Reading:
     return reading
 
 
-def told(reading: Reading) -> list[tuple[str, str, str]]:
+def summary(reading: Reading) -> list[tuple[str, str, str]]:
     """(image, group, class) of every record."""
     return [(record.image_id, record.group, record.label) for record in reading.records]
 
@@ -58,7 +58,7 @@ def test_bcn20000_is_read_without_its_test_part(tmp_path: Path) -> None:
     draw(*(tmp_path / "BCN_20k_train" / f"BCN_{number}.jpg" for number in (1, 2, 3)))
     reading = read(tmp_path)
     assert reading.name == "bcn20000"
-    assert told(reading) == [
+    assert summary(reading) == [
         ("BCN_1", "bcn20000:BCN_L1", "MEL"),
         ("BCN_2", "bcn20000:BCN_2", "MEL"),
     ]
@@ -84,7 +84,7 @@ def test_the_most_specific_known_diagnosis_of_the_archive_is_used(tmp_path: Path
         isic(1, **deep, diagnosis_3="Melanoma Invasive", diagnosis_4="Melanoma Invasive, Nodular"),
         isic(2, diagnosis_1="Benign", diagnosis_2="Benign epidermal proliferations", diagnosis_3="Solar lentigo"),
         isic(3, **deep, diagnosis_3="Melanoma in situ", patient_id="IP_7"),
-        isic(4, diagnosis_1="Benign", diagnosis_3="Something that nobody named"),
+        isic(4, diagnosis_1="Benign", diagnosis_3="An unknown diagnosis"),
         isic(5),
         isic(6, **deep, diagnosis_3="Melanoma Invasive"),
     ]
@@ -161,7 +161,7 @@ def test_derm7pt_is_read_in_its_archive_structure(tmp_path: Path) -> None:
     write(tmp_path / "meta" / "meta.csv", [row, other])
     draw(tmp_path / "images" / "AAA" / "Aaa02.jpg", tmp_path / "images" / "BBB" / "Bbb01.jpg")
     reading = read(tmp_path)
-    assert told(reading) == [("AAA_Aaa02", "derm7pt:1", "MEL"), ("BBB_Bbb01", "derm7pt:2", "NEV")]
+    assert summary(reading) == [("AAA_Aaa02", "derm7pt:1", "MEL"), ("BBB_Bbb01", "derm7pt:2", "NEV")]
     facts = {"sex": "female", "site": "lower extremity", "diagnosis": "melanoma in situ"}
     assert reading.records[0].metadata.given() == facts
 
@@ -176,12 +176,12 @@ def test_fitzpatrick17k_is_read_without_other_conditions_and_wrong_labels(tmp_pa
         row,
         row | {"md5hash": "a2", "fitzpatrick_scale": "-1", "label": "malignant melanoma"},
         row | {"md5hash": "a3", "qc": "3 Wrongly labelled"},
-        row | {"md5hash": "a4", "label": "a label that nobody knows"},
+        row | {"md5hash": "a4", "label": "an unknown label"},
     ]
     write(tmp_path / "fitzpatrick17k.csv", rows)
     draw(*(tmp_path / "images" / f"{row['md5hash']}.jpg" for row in rows))
     reading = read(tmp_path)
-    assert told(reading) == [("a1", "fitzpatrick17k:a1", "BCC"), ("a2", "fitzpatrick17k:a2", "MEL")]
+    assert summary(reading) == [("a1", "fitzpatrick17k:a1", "BCC"), ("a2", "fitzpatrick17k:a2", "MEL")]
     assert [record.metadata.fitzpatrick_skin_type for record in reading.records] == ["V", None]
     assert sorted(reading.skipped.values()) == [1, 1]
     assert "qc is 3 Wrongly labelled" in reading.skipped
@@ -191,7 +191,7 @@ def test_fitzpatrick17k_is_read_without_other_conditions_and_wrong_labels(tmp_pa
 
 
 def test_a_plain_csv_is_grouped_by_a_single_column(tmp_path: Path) -> None:
-    """A patient that is missing in one row must not be split off by the lesion."""
+    """A row without a patient must not be grouped by its lesion instead."""
     row = {"image": "1.jpg", "diagnosis": "nevus", "patient_id": "p1", "lesion_id": "l1"}
     write(tmp_path / "metadata.csv", [row, row | {"image": "2.jpg", "patient_id": ""}])
     draw(tmp_path / "images" / "1.jpg", tmp_path / "images" / "2.jpg")
@@ -248,7 +248,7 @@ def clinic(folder: Path, mapping: str = MAPPING) -> Path:
 
 def test_custom_columns_are_mapped(tmp_path: Path) -> None:
     reading = read(clinic(tmp_path))
-    assert (reading.name, told(reading)) == ("clinic", [("1", "clinic:p1", "MEL"), ("2", "clinic:p1", "NEV")])
+    assert (reading.name, summary(reading)) == ("clinic", [("1", "clinic:p1", "MEL"), ("2", "clinic:p1", "NEV")])
     assert [record.metadata.symptoms.itch for record in reading.records] == ["yes", "no"]
     assert sum(reading.skipped.values()) == 2
 
@@ -260,7 +260,7 @@ def test_without_partly_labelled_an_unknown_diagnosis_is_a_fault(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "why"),
+    ("old", "new", "reason"),
     [
         ('age = "Alter"', 'agee = "Alter"', "agee: unknown fact"),
         ('age = "Alter"', 'age = "Alterr"', "has no column Alterr"),
@@ -270,7 +270,7 @@ def test_without_partly_labelled_an_unknown_diagnosis_is_a_fault(tmp_path: Path)
         ('name = "clinic"', 'nmae = "clinic"', "nmae: Extra inputs are not permitted"),
     ],
 )
-def test_an_invalid_mapping_is_reported_with_its_location(tmp_path: Path, old: str, new: str, why: str) -> None:
-    with pytest.raises(UserError, match=why) as refused:
+def test_an_invalid_mapping_is_reported_with_its_location(tmp_path: Path, old: str, new: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as raised:
         read_folder(clinic(tmp_path, MAPPING.replace(old, new)))
-    assert "columns.toml" in str(refused.value)
+    assert "columns.toml" in str(raised.value)

@@ -1,4 +1,4 @@
-"""Which layout a header is, and which columns it must have."""
+"""Recognition of layouts by their header, and missing columns."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ def _layout(header: str) -> Layout:
     return layout_of(TABLE, tuple(header.split(",")))
 
 
-def _without(header: str, *lacking: str) -> str:
-    return ",".join(name for name in header.split(",") if name not in lacking)
+def _without(header: str, *missing: str) -> str:
+    return ",".join(name for name in header.split(",") if name not in missing)
 
 
 def test_each_layout_is_recognised_by_its_header() -> None:
@@ -35,20 +35,20 @@ def test_column_order_and_extra_columns_do_not_matter() -> None:
     assert _layout(",".join([*reversed(PAD_HEADER.split(",")), "remark"])) is PAD_UFES_20
 
 
-@pytest.mark.parametrize("lacking", ["lesion_id", "age", "sex", "localization"])
-def test_a_missing_column_of_ham10000_is_named(lacking: str) -> None:
-    with pytest.raises(UserError) as refused:
-        _layout(_without(HAM_HEADER, lacking))
-    assert str(refused.value) == (
-        f"{TABLE}: no column {lacking}; read as HAM10000 (dermoscopy), it needs image or image_id, lesion_id, dx, age, "
+@pytest.mark.parametrize("missing", ["lesion_id", "age", "sex", "localization"])
+def test_a_missing_column_of_ham10000_is_named(missing: str) -> None:
+    with pytest.raises(UserError) as raised:
+        _layout(_without(HAM_HEADER, missing))
+    assert str(raised.value) == (
+        f"{TABLE}: no column {missing}; read as HAM10000 (dermoscopy), it needs image or image_id, lesion_id, dx, age, "
         "sex, localization"
     )
 
 
-@pytest.mark.parametrize("lacking", ["patient_id", "age", "region", "itch", "elevation"])
-def test_a_missing_column_of_pad_ufes_20_is_named(lacking: str) -> None:
-    with pytest.raises(UserError, match=f"no column {lacking}; read as PAD-UFES-20"):
-        _layout(_without(PAD_HEADER, lacking))
+@pytest.mark.parametrize("missing", ["patient_id", "age", "region", "itch", "elevation"])
+def test_a_missing_column_of_pad_ufes_20_is_named(missing: str) -> None:
+    with pytest.raises(UserError, match=f"no column {missing}; read as PAD-UFES-20"):
+        _layout(_without(PAD_HEADER, missing))
 
 
 def test_all_missing_columns_are_named() -> None:
@@ -61,9 +61,9 @@ def test_the_leaky_columns_of_pad_ufes_20_are_optional() -> None:
 
 
 def test_a_plain_csv_needs_an_image_and_a_diagnosis() -> None:
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as raised:
         _layout("Picture,class")
-    assert str(refused.value) == (
+    assert str(raised.value) == (
         f"{TABLE}: no column image or image_id or img_id or filename, diagnosis; read as plain CSV and image folder, "
         "it needs image or image_id or img_id or filename, diagnosis"
     )

@@ -1,4 +1,4 @@
-"""Facts that tell the class by being there are found, shown and left out; what is missing at random stays."""
+"""Facts whose presence reveals the class are found and dropped; facts missing at random stay."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ def records(facts: list[tuple[str, Mapping[str, object]]]) -> tuple[Record, ...]
 
 
 def filled(shares: Mapping[str, float], *, each: int = 100) -> tuple[Record, ...]:
-    """`each` of every class, of which the given share has a sex; ages are all there."""
+    """`each` records per class, of which the given share has a sex; all have an age."""
     return records(
         [
             (label, {"age": 40, "sex": "female"} if place < share * each else {"age": 40})
@@ -39,7 +39,7 @@ def test_a_field_that_only_cancers_have_reveals_the_class() -> None:
     assert (sex.path, sex.tells) == ("sex", True)
     assert sex.by_class == {"BCC": 1.0, "MEL": 1.0, "NEV": 0.4}
     assert sex.filled == pytest.approx(0.8)
-    # By hand: expected 80/20 a class; (40-80)^2/80 + (60-20)^2/20 = 100 for NEV, 2 * (5 + 20) for the others.
+    # By hand: expected 80/20 per class; (40-80)^2/80 + (60-20)^2/20 = 100 for NEV, 2 * (5 + 20) for the others.
     assert sex.cramers_v == pytest.approx(np.sqrt(150 / 300))
 
 
@@ -47,9 +47,9 @@ def test_a_field_that_only_cancers_have_reveals_the_class() -> None:
     ("shares", "each"),
     [
         ({"NEV": 0.8, "MEL": 0.8, "BCC": 0.8}, 100),
-        ({"NEV": 0.95, "MEL": 1.0, "BCC": 1.0}, 400),  # significant, and yet hardly a hint
-        ({"NEV": 0.25, "MEL": 1.0, "BCC": 1.0}, 4),  # too few to tell
-        ({"NEV": 0.5}, 100),  # one class alone
+        ({"NEV": 0.95, "MEL": 1.0, "BCC": 1.0}, 400),  # significant, but a small effect
+        ({"NEV": 0.25, "MEL": 1.0, "BCC": 1.0}, 4),  # too few records
+        ({"NEV": 0.5}, 100),  # only one class
     ],
 )
 def test_a_field_missing_at_random_does_not_reveal_the_class(shares: Mapping[str, float], each: int) -> None:

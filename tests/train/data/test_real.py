@@ -1,4 +1,4 @@
-"""The published data sets themselves, read from the folder that DERMNOTE_DATA names."""
+"""The published data sets, read from the folder in DERMNOTE_DATA."""
 
 import csv
 import os
@@ -26,7 +26,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
     name: str = request.param
     data = os.environ.get("DERMNOTE_DATA")
     if not data:
-        pytest.skip("DERMNOTE_DATA is not set; it names a folder that holds ham10000/ and pad_ufes_20/")
+        pytest.skip("DERMNOTE_DATA is not set; set it to a folder with ham10000/ and pad_ufes_20/")
     if not (Path(data) / name).is_dir():
         pytest.skip(f"DERMNOTE_DATA has no folder {name}/")
     return Path(data) / name
@@ -65,7 +65,7 @@ def test_the_number_of_facts_equals_the_tables(folder: Path) -> None:
     if folder.name == "pad_ufes_20":
         itches = Counter(record.metadata.symptoms.itch for record in records)
         assert (itches["yes"], itches["no"]) == tuple(
-            sum(r["itch"] == said for r in rows) for said in ("True", "False")
+            sum(r["itch"] == answer for r in rows) for answer in ("True", "False")
         )
 
 

@@ -1,4 +1,4 @@
-"""Splits: whole groups, every record once, classes in proportion, the same for the same seed, or one clear line."""
+"""Splits: whole groups, every record once, classes in proportion, deterministic by seed, or a one-line error."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def _dataset(places: Sequence[tuple[str, str]]) -> LesionDataset:
 
 
 def _of_sizes(sizes: Mapping[str, Sequence[int]]) -> LesionDataset:
-    """Groups of one class each, with these many records."""
+    """Groups of one class each, with these numbers of records."""
     return _dataset(
         [
             (label, f"{label}{n}")
@@ -40,7 +40,7 @@ def _of_sizes(sizes: Mapping[str, Sequence[int]]) -> LesionDataset:
 
 
 def _sizes(groups: st.SearchStrategy[int]) -> st.SearchStrategy[dict[str, list[int]]]:
-    """For two to four classes, the sizes of their groups."""
+    """The sizes of the groups of two to four classes."""
     of_class = groups.flatmap(lambda count: st.lists(st.integers(1, 5), min_size=count, max_size=count))
     return st.lists(of_class, min_size=2, max_size=4).map(lambda found: dict(zip("ABCD", found, strict=False)))
 
@@ -59,11 +59,11 @@ def _check_partition(split: Split, dataset: LesionDataset) -> None:
         assert list(part) == [record for record in dataset.records if record in part]
 
 
-def _refusal(dataset: LesionDataset) -> str:
-    with pytest.raises(UserError) as refused:
+def _error(dataset: LesionDataset) -> str:
+    with pytest.raises(UserError) as raised:
         split_dataset(dataset)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
 @FEW
@@ -75,7 +75,7 @@ def test_five_groups_per_class_are_split_in_proportion(sizes: dict[str, list[int
     assert split.seed == seed
     for label, groups in sizes.items():
         train, val, test = (sum(record.label == label for record in part) for part in _parts(split))
-        # No nearer than a group: that is what whole groups allow.
+        # Whole groups allow no better match than the size of a group.
         assert abs(test - sum(groups) / 5) <= max(groups)
         assert abs(val - (train + val) / 4) <= max(groups)
 
@@ -141,7 +141,7 @@ def test_no_seed_is_too_large(seed: int) -> None:
 
 
 def test_an_attempt_that_leaves_a_single_patient_gives_the_same_error() -> None:
-    # With seed 2 the first test part leaves a single patient, which can't be parted again.
+    # With seed 2, the first test part leaves a single patient, which cannot be split again.
     held = {"A": {"p3": 2, "p4": 9, "p5": 1}, "B": {"p1": 1, "p2": 9, "p4": 9}}
     dataset = _dataset([(label, p) for label, sizes in held.items() for p, size in sizes.items() for _ in range(size)])
     with pytest.raises(UserError, match=r"too few groups .* to put every class into"):
@@ -159,29 +159,29 @@ def test_the_largest_group_can_be_in_any_part() -> None:
 
 def test_one_class_cannot_be_split() -> None:
     assert (
-        _refusal(_of_sizes({"A": [1] * 9}))
+        _error(_of_sizes({"A": [1] * 9}))
         == "toy: A is its only class; add images of another class, or use --classes all"
     )
 
 
 def test_too_few_groups_are_reported_with_their_numbers() -> None:
-    assert _refusal(_of_sizes({"A": [9, 9], "B": [1] * 9, "C": [30]})) == (
+    assert _error(_of_sizes({"A": [9, 9], "B": [1] * 9, "C": [30]})) == (
         "toy: too small to split: every class needs 3 groups (patients or lesions), but A has 2, C has 1; "
         "add images or raise the limit"
     )
 
 
 def test_groups_that_cannot_be_split_are_an_error() -> None:
-    # Every class has three patients, but of any three disjoint sets of patients one lacks a class.
+    # Every class has three patients, but in any three disjoint sets of patients a class is missing from one.
     patients = {"A": "012", "B": "013", "C": "023"}
     dataset = _dataset([(label, patient) for label, held in patients.items() for patient in held * 3])
-    assert _refusal(dataset) == (
+    assert _error(dataset) == (
         "toy: there are too few groups (patients or lesions) to put every class into the training, validation and test "
         "part; add images of the rarest class or use fewer classes"
     )
 
 
-# The split's file
+# Split files
 
 
 @pytest.fixture
@@ -212,9 +212,9 @@ def test_a_split_of_other_images_is_rejected(tmp_path: Path, dataset: LesionData
     path = tmp_path / "split.csv"
     write_split(path, split_dataset(dataset))
     fewer = replace(dataset, records=dataset.records[2:])
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as raised:
         read_split(path, fewer)
-    assert str(refused.value) == f"{path}: 2 of its images are not in toy; give the data set it was created from"
+    assert str(raised.value) == f"{path}: 2 of its images are not in toy; give the data set it was created from"
 
 
 @pytest.mark.parametrize(
@@ -235,6 +235,6 @@ def test_an_invalid_split_file_is_rejected(tmp_path: Path, dataset: LesionDatase
     path = tmp_path / "split.csv"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as raised:
         read_split(path, dataset)
-    assert str(refused.value) == f"{path}: not a readable split; create one with: dermnote datasets split FOLDER"
+    assert str(raised.value) == f"{path}: not a readable split; create one with: dermnote datasets split FOLDER"

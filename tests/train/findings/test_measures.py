@@ -1,4 +1,4 @@
-"""Findings of drawn shapes whose properties are known: area, symmetry, border, colours, and when nothing is said."""
+"""Findings of drawn shapes with known properties: area, symmetry, border, colours, and rejected images."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,9 +36,9 @@ TRIANGLE: Area = (ROWS < 50) & (2 * np.abs(COLUMNS) - 110 < ROWS - 50)
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that was drawn, and the area that was drawn in it."""
+    """A drawn image and the true area of its lesion."""
 
-    picture: Image.Image
+    image: Image.Image
     area: Area
 
 
@@ -63,11 +63,11 @@ def draw(
 
 
 def measured(drawn: Drawn) -> Measures:
-    return measure_lesion(find_lesion(drawn.picture))
+    return measure_lesion(find_lesion(drawn.image))
 
 
 def overlap(drawn: Drawn) -> float:
-    found = find_lesion(drawn.picture).area
+    found = find_lesion(drawn.image).area
     return float((found & drawn.area).sum() / (found | drawn.area).sum())
 
 
@@ -107,14 +107,14 @@ def test_two_halves_of_different_colour_are_asymmetric_and_two_rings_are_not() -
 def test_findings_do_not_depend_on_pose_or_size() -> None:
     drawn = draw(BITTEN, inside=np.where((ROWS < 0)[..., None], DARK, LIGHT).astype(float))
     poses: list[Callable[[Image.Image], Image.Image]] = [
-        lambda picture: picture.transpose(Image.Transpose.ROTATE_90),
-        lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        lambda picture: picture.resize((2 * SIZE, 2 * SIZE)),
-        lambda picture: picture.rotate(25, fillcolor=SKIN, resample=Image.Resampling.BICUBIC),
+        lambda image: image.transpose(Image.Transpose.ROTATE_90),
+        lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        lambda image: image.resize((2 * SIZE, 2 * SIZE)),
+        lambda image: image.rotate(25, fillcolor=SKIN, resample=Image.Resampling.BICUBIC),
     ]
     upright = measured(drawn).findings()
     for pose in poses:
-        assert measure_lesion(find_lesion(pose(drawn.picture))).findings() == upright
+        assert measure_lesion(find_lesion(pose(drawn.image))).findings() == upright
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_findings_are_the_same_on_lighter_and_darker_skin(skin: tuple[int, int, 
 
 def test_hairs_do_not_change_the_findings() -> None:
     drawn = draw(DISC)
-    pixels = np.asarray(drawn.picture).copy()
+    pixels = np.asarray(drawn.image).copy()
     for start in range(-200, 200, 45):
         pixels[np.abs(COLUMNS - 0.6 * ROWS - start) < 1.3] = (40, 28, 22)
     hairy = Drawn(Image.fromarray(pixels), DISC)
@@ -198,7 +198,7 @@ def test_hairs_do_not_change_the_findings() -> None:
 
 def test_the_dark_rim_of_a_dermoscope_does_not_change_the_findings() -> None:
     drawn = draw(DISC)
-    pixels = np.asarray(drawn.picture).copy()
+    pixels = np.asarray(drawn.image).copy()
     pixels[np.hypot(ROWS, COLUMNS) > 108] = (4, 4, 5)
     rimmed = Drawn(Image.fromarray(pixels), DISC)
     assert overlap(rimmed) > 0.93
@@ -211,7 +211,7 @@ def test_a_lesion_cut_off_by_the_image_only_has_colours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("drawn", "why"),
+    ("drawn", "reason"),
     [
         (draw(np.zeros((SIZE, SIZE), bool)), "hardly differs|too small|patches"),
         (draw(ellipse(long=12, short=10)), "too small"),
@@ -221,9 +221,9 @@ def test_a_lesion_cut_off_by_the_image_only_has_colours() -> None:
     ],
     ids=["bare skin", "a dot", "half outside", "pale", "black"],
 )
-def test_a_doubtful_segmentation_is_rejected_with_a_reason(drawn: Drawn, why: str) -> None:
-    with pytest.raises(LesionNotFound, match=why):
-        find_lesion(drawn.picture)
+def test_a_doubtful_segmentation_is_rejected_with_a_reason(drawn: Drawn, reason: str) -> None:
+    with pytest.raises(LesionNotFound, match=reason):
+        find_lesion(drawn.image)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (47, 300)])

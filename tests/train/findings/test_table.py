@@ -1,4 +1,4 @@
-"""Findings as a file: measured, written, read into the records, and every file that is none told in one line."""
+"""Findings of a data set: measured, written, added to the records; invalid files are rejected."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +39,8 @@ def test_a_data_set_is_measured_in_order_like_each_image_alone(
 ) -> None:
     assert [one.image_id for one in measured] == [record.image_id for record in records]
     for record, one in list(zip(records, measured, strict=True))[::7]:
-        with Image.open(record.image_path) as picture:
-            assert measure_image(picture, image_id=record.image_id) == one
+        with Image.open(record.image_path) as image:
+            assert measure_image(image, image_id=record.image_id) == one
 
 
 def test_most_drawn_lesions_are_found_and_the_others_have_a_reason(measured: tuple[ImageFindings, ...]) -> None:

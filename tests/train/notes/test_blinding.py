@@ -1,4 +1,4 @@
-"""Blinded notes: what names a diagnosis is refused, and what does not is classified by itself and with the picture."""
+"""Blinded notes: those that name a diagnosis are rejected; others are classified alone and with the image."""
 
 from collections.abc import Callable
 
@@ -57,17 +57,17 @@ def test_notes_and_images_are_classified_separately_and_together(fresh: LesionMo
     assert (without.blinded_note, without.image_and_blinded_note) == (None, None)
     assert found.blinded_note is not None
     assert found.image_and_blinded_note is not None
-    told = found.blinded_note.confusion
-    assert sum(map(sum, told)) == len(records)
-    # Two different texts can only be given two classes.
-    assert sum(any(row[column] for row in told) for column in range(3)) <= 2
+    confusion = found.blinded_note.confusion
+    assert sum(map(sum, confusion)) == len(records)
+    # Two different texts can have at most two classes.
+    assert sum(any(row[column] for row in confusion) for column in range(3)) <= 2
     names = [row.name for row in headline(found)]
     assert "blinded note: balanced accuracy" in names
     assert "picture + blinded note: AUROC macro (one against the rest)" in names
 
 
 def test_the_fused_prediction_is_the_mean_of_the_logits(fresh: LesionModel, toy_records: ToyRecords) -> None:
-    """A text branch that is certain outvotes a picture that is not."""
+    """A confident text branch outweighs an uncertain image branch."""
     records = toy_records(3)
     with torch.no_grad():
         fresh.head.image.weight.zero_()

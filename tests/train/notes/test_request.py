@@ -1,4 +1,4 @@
-"""A data set's notes: every image one note, whatever is interrupted, fails or changes. The real service and Valkey."""
+"""Notes of a data set: one per image, whatever is interrupted, fails or changes. Uses the real service and Valkey."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ PLAN = NotesPlan(strategy="P2", batch_size=4, open_batches=2)
 
 
 class Interrupted(Exception):
-    """Stands for Ctrl-C, a lost connection, a machine that went down."""
+    """Stands for Ctrl-C, a lost connection or a crashed machine."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def dataset(images: int = IMAGES) -> LesionDataset:
-    """Images told apart by age."""
+    """A data set in which every age is different."""
     records = [
         Record(f"img-{n}", Path(f"{n}.jpg"), f"drawn:p{n // 2}", "NEV", LesionMetadata(age=20 + n, diagnosis="nevus"))
         for n in range(images)
@@ -56,7 +56,7 @@ def dataset(images: int = IMAGES) -> LesionDataset:
 def write(
     desk: NotesByHand, out: Path, *, plan: NotesPlan = PLAN, images: int = IMAGES, progress: Report | None = None
 ) -> NotesRun:
-    """A run during which the service writes what it is asked for."""
+    """A run during which the service writes the requested notes."""
     with NoteService(desk.url, patience_s=0.2) as service:
         return write_dataset_notes(
             service, dataset(images), plan=plan, out=out, progress=progress or (lambda _: desk.work())
@@ -64,7 +64,7 @@ def write(
 
 
 def interrupt(desk: NotesByHand, out: Path, *, written: int) -> None:
-    """A run that ends in the middle: `written` notes exist, and the client has kept those of whole batches."""
+    """Interrupt a run after `written` notes; the client has stored those of completed batches."""
     seen = 0
 
     def progress(_: Step) -> None:
@@ -117,12 +117,12 @@ def test_a_second_run_requests_nothing_and_returns_the_same_notes(desk: NotesByH
 
 
 def test_note_seeds_are_reproducible_and_depend_on_the_run_seed(desk: NotesByHand, tmp_path: Path) -> None:
-    here = write(desk, tmp_path / "here")
-    there = write(desk, tmp_path / "there")
+    first = write(desk, tmp_path / "first")
+    repeated = write(desk, tmp_path / "repeated")
     other = write(desk, tmp_path / "other", plan=replace(PLAN, seed=1))
 
-    assert [row.seed for row in there.rows] == [row.seed for row in here.rows]
-    assert not {row.seed for row in other.rows} & {row.seed for row in here.rows}
+    assert [row.seed for row in repeated.rows] == [row.seed for row in first.rows]
+    assert not {row.seed for row in other.rows} & {row.seed for row in first.rows}
 
 
 @pytest.mark.parametrize("written", [0, 1, 4, 6, 8], ids=lambda written: f"{written} written")
@@ -203,7 +203,7 @@ def model(name: str, sha256: str | None) -> ModelInfo:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "asked"),
+    ("before", "after", "requested"),
     [
         (model("smol", "a" * 64), model("smol", "b" * 64), IMAGES),
         (model("smol", "a" * 64), model("smol-renamed", "a" * 64), 0),
@@ -213,7 +213,7 @@ def model(name: str, sha256: str | None) -> ModelInfo:
     ids=["other weights", "renamed", "another server's other model", "another server's model"],
 )
 def test_another_language_model_makes_notes_be_requested_again(
-    desk: NotesByHand, out: Path, before: ModelInfo, after: ModelInfo, asked: int
+    desk: NotesByHand, out: Path, before: ModelInfo, after: ModelInfo, requested: int
 ) -> None:
     desk.load(before)
     write(desk, out)
@@ -221,9 +221,9 @@ def test_another_language_model_makes_notes_be_requested_again(
 
     run = write(desk, out)
 
-    assert run.requested == asked
+    assert run.requested == requested
     assert image_ids(run.rows) == ALL
-    assert {row.model for row in run.rows} == {after.name if asked else before.name}
+    assert {row.model for row in run.rows} == {after.name if requested else before.name}
 
 
 def test_another_prompt_version_makes_notes_be_requested_again(desk: NotesByHand, out: Path) -> None:
@@ -282,7 +282,7 @@ def test_failed_notes_are_reported_with_a_reason_and_the_others_stored(desk: Not
 
 
 def test_only_failed_notes_are_retried(desk: NotesByHand, out: Path) -> None:
-    desk.failing = {20, 21, 22, 23, 27}  # a whole batch, and one of another
+    desk.failing = {20, 21, 22, 23, 27}  # a complete batch, and one of another
     assert len(write(desk, out).failed) == 5
     assert len(write(desk, out).failed) == 5
     desk.failing = set()

@@ -1,4 +1,4 @@
-"""Notes on disk: a Parquet file that is whole or not there, and a journal that survives being cut off."""
+"""Notes on disk: an atomically written Parquet file, and a journal that survives truncation."""
 
 import json
 import resource
@@ -49,7 +49,7 @@ def rows(count: int) -> list[NoteRow]:
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """The kernel ends every write beyond `size` bytes with an error, as a full disk would."""
+    """Writes beyond `size` bytes fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -131,7 +131,7 @@ def test_a_truncated_file_is_rejected(tmp_path: Path, share: float) -> None:
 
 
 def nothing(_: Path) -> None:
-    """There is no such file."""
+    """Create no file."""
 
 
 def a_csv(path: Path) -> None:

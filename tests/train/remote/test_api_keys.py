@@ -1,4 +1,4 @@
-"""The client's API keys: sent with every request and to nobody else, never shown, and named when one is missing."""
+"""API keys of the client: sent with every request, never shown, and named when missing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def notegen_url(tmp_path: Path, file: Path) -> Iterator[str]:
-    """The note service with a key that nobody knows, over a real Valkey."""
+    """The note service with an unrelated key, over a real Valkey."""
     add_key(file, "somebody")
     (tmp_path / "valkey").mkdir()
     with (
@@ -110,11 +110,11 @@ def test_the_retrieval_service_accepts_a_key_too(tmp_path: Path, file: Path) -> 
 
 def test_the_command_line_names_the_missing_key_setting_in_one_line(tmp_path: Path, file: Path) -> None:
     key = add_key(file, "clinic")
-    picture = str(tmp_path / "picture.png")
-    Image.new("RGB", (32, 24), "red").save(picture)
+    image = str(tmp_path / "image.png")
+    Image.new("RGB", (32, 24), "red").save(image)
     with retrieval_service(tmp_path / "store", keys_file=file) as url:
         without, wrong, good = (
-            CliRunner(env={"RETRIEVAL_URL": url, "RETRIEVAL_API_KEY": sent}).invoke(make_app(), ["search", picture])
+            CliRunner(env={"RETRIEVAL_URL": url, "RETRIEVAL_API_KEY": sent}).invoke(make_app(), ["search", image])
             for sent in ("", "dn_secret", key)
         )
 

@@ -1,4 +1,4 @@
-"""HTTP with a service: what is tried again and what is not, deadlines, and every failure as one line that helps."""
+"""The HTTP client: retries, timeouts, and helpful one-line errors."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def one_line(error: BaseException) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_stray_proxy() -> Iterator[None]:
-    """Whatever proxy this machine has set, the client talks to the service itself."""
+    """The client ignores proxy settings of the machine."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             environment.setenv(name, "http://127.0.0.1:9")
@@ -94,15 +94,15 @@ def test_the_client_waits_for_a_service_that_is_starting() -> None:
     port = free_port()
     found: list[ModelInfo] = []
 
-    def ask() -> None:
+    def request_model() -> None:
         with NoteService(f"http://127.0.0.1:{port}", patience_s=60) as service:
             found.append(service.model())
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    asking.join(0.2)
+    thread = threading.Thread(target=request_model)
+    thread.start()
+    thread.join(0.2)
     with told(MODEL, port=port):
-        asking.join(60)
+        thread.join(60)
 
     assert found == [SCRIPTED]
 
@@ -128,7 +128,7 @@ def test_a_retried_batch_has_the_same_key_and_body() -> None:
 
 
 def tree(kind: type[DermnoteError]) -> list[type[DermnoteError]]:
-    """The classes that both services may raise, below one."""
+    """All error classes of the services below one class."""
     children = [child for child in kind.__subclasses__() if child.__module__ == DermnoteError.__module__]
     return children + [below for child in children for below in tree(child)]
 
@@ -149,9 +149,9 @@ def test_every_error_is_raised_as_the_class_that_the_service_raised(kind: type[D
 
 @pytest.mark.parametrize("status", [400, 404, 409, 413, 422, 500, 507])
 def test_a_rejected_request_is_not_retried(status: int) -> None:
-    refusal = Answer(status, InvalidRequest("no").problem().model_dump_json().encode())
+    rejection = Answer(status, InvalidRequest("no").problem().model_dump_json().encode())
     with (
-        told(refusal, MODEL) as server,
+        told(rejection, MODEL) as server,
         NoteService(server.url) as service,
         pytest.raises(InvalidRequest),
     ):
@@ -193,11 +193,11 @@ def test_a_silent_service_times_out_without_a_retry() -> None:
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("ask", [NoteService.model, NoteService.health, NoteService.require_ready])
-def test_a_stopped_note_service_is_a_one_line_error_with_its_url(ask: Any) -> None:
+@pytest.mark.parametrize("method", [NoteService.model, NoteService.health, NoteService.require_ready])
+def test_a_stopped_note_service_is_a_one_line_error_with_its_url(method: Any) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with NoteService(url, patience_s=0) as service, pytest.raises(UserError) as raised:
-        ask(service)
+        method(service)
 
     assert f"the note service at {url} cannot be reached" in one_line(raised.value)
     assert "make up" in str(raised.value)
@@ -213,33 +213,33 @@ def test_a_stopped_retrieval_service_names_its_own_setting() -> None:
     assert "RETRIEVAL_URL" in str(raised.value)
 
 
-@pytest.mark.parametrize("ask", [NoteService.model, NoteService.health])
+@pytest.mark.parametrize("method", [NoteService.model, NoteService.health])
 @pytest.mark.parametrize(
     "url", ["localhost:8001", "", "/notes", "ftp://127.0.0.1", "http://127.0.0.1:port", "http://[::1"]
 )
-def test_an_invalid_url_is_a_one_line_error_that_names_the_setting(url: str, ask: Any) -> None:
+def test_an_invalid_url_is_a_one_line_error_that_names_the_setting(url: str, method: Any) -> None:
     with pytest.raises(UserError) as raised, NoteService(url, patience_s=0) as service:
-        ask(service)
+        method(service)
 
     assert "not a URL for the note service; set NOTEGEN_URL to http://host:port" in one_line(raised.value)
 
 
-STRANGERS = {
+OTHER_PROGRAMS = {
     "a web page": Answer(200, b"<html>It works!</html>"),
-    "a web page that is not there": Answer(404, b"<html>404</html>"),
+    "a missing web page": Answer(404, b"<html>404</html>"),
     "another API": Answer(200, b'{"status": "UP"}'),
     "another API's error": Answer(400, b'{"error": "bad"}'),
     "a list": Answer(200, b"[]"),
-    "somewhere else": Answer(302, b"", {"Location": "http://127.0.0.1:9/"}),
-    "no gzip": Answer(200, b"not compressed", {"Content-Encoding": "gzip"}),
-    "a server with a fault": Answer(500, b"Internal Server Error"),
+    "a redirect": Answer(302, b"", {"Location": "http://127.0.0.1:9/"}),
+    "invalid gzip": Answer(200, b"not compressed", {"Content-Encoding": "gzip"}),
+    "a failing server": Answer(500, b"Internal Server Error"),
 }
 
 
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", OTHER_PROGRAMS)
 def test_another_program_on_the_port_is_a_one_line_error(name: str) -> None:
     with (
-        told(STRANGERS[name]) as server,
+        told(OTHER_PROGRAMS[name]) as server,
         NoteService(server.url, patience_s=0) as service,
         pytest.raises(UserError) as raised,
     ):
@@ -278,7 +278,7 @@ def test_health_survives_a_broken_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    "stranger",
+    "other",
     [
         Answer(404, b"<html>404</html>"),
         Answer(503, b"Service Unavailable"),
@@ -287,8 +287,8 @@ def test_health_survives_a_broken_connection() -> None:
     ],
     ids=["page", "plain text", "nested checks", "listed checks"],
 )
-def test_the_readiness_of_another_program_is_a_one_line_error(stranger: Answer) -> None:
-    with told(stranger) as server, NoteService(server.url) as service, pytest.raises(UserError) as raised:
+def test_the_readiness_of_another_program_is_a_one_line_error(other: Answer) -> None:
+    with told(other) as server, NoteService(server.url) as service, pytest.raises(UserError) as raised:
         service.require_ready()
 
     assert server.url in one_line(raised.value)
@@ -323,19 +323,19 @@ def _models(*found: dict[str, Any]) -> Answer:
     return Answer(200, json.dumps(list(found)).encode())
 
 
-def _wait(server: ToldServer, *, timeout_s: float = 60, heard: list[float] | None = None) -> ModelSummary:
+def _wait(server: ToldServer, *, timeout_s: float = 60, progress: list[float] | None = None) -> ModelSummary:
     with RetrievalService(server.url) as service:
-        told_to = None if heard is None else heard.append
-        return service.wait_active("m", model_id="m-2", timeout_s=timeout_s, on_progress=told_to)
+        on_progress = None if progress is None else progress.append
+        return service.wait_active("m", model_id="m-2", timeout_s=timeout_s, on_progress=on_progress)
 
 
 def test_wait_active_returns_once_the_new_weights_are_active() -> None:
     old = _summary(model_id="m-1", active=True, reembedding=0.0)
-    heard: list[float] = []
+    progress: list[float] = []
     with told(_models(old), _models(_summary(reembedding=0.5)), _models(_summary(active=True))) as server:
-        assert _wait(server, heard=heard) == ModelSummary.model_validate(_summary(active=True))
+        assert _wait(server, progress=progress) == ModelSummary.model_validate(_summary(active=True))
 
-    assert heard == [0.0, 0.5]
+    assert progress == [0.0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -368,9 +368,9 @@ def test_a_shard_contains_every_item_with_its_parts_in_order() -> None:
     ]
 
     with tarfile.open(fileobj=io.BytesIO(pack_shard(items)), mode="r:") as tar:
-        held = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+        members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
 
-    assert list(held) == [
+    assert list(members) == [
         "a.jpg",
         "a.txt",
         "a.json",
@@ -379,7 +379,7 @@ def test_a_shard_contains_every_item_with_its_parts_in_order() -> None:
         f"{'c' * 128}.txt",
         f"{'c' * 128}.json",
     ]
-    assert held["a.jpg"] == b"jpeg bytes"
-    assert held["a.txt"].decode() == "ein Fleck, groß"
-    assert json.loads(held["a.json"]) == {"metadata": {"age": 61}, "group": "p1"}
-    assert json.loads(held["b.json"]) == {"metadata": {}}
+    assert members["a.jpg"] == b"jpeg bytes"
+    assert members["a.txt"].decode() == "ein Fleck, groß"
+    assert json.loads(members["a.json"]) == {"metadata": {"age": 61}, "group": "p1"}
+    assert json.loads(members["b.json"]) == {"metadata": {}}
