@@ -21,7 +21,7 @@ from dermnote_train.findings.table import with_findings
 from dermnote_train.notes.request import NotesPlan, write_dataset_notes
 from dermnote_train.notes.table import read_notes
 from dermnote_train.remote.notegen import NoteService
-from tests.train.servers import Answer, told
+from tests.train.servers import Answer, scripted_server
 
 OLD = Path(__file__).parent / "train-0.1.0"
 EXPECTED: dict[str, Any] = json.loads((OLD / "expected.json").read_text("utf-8"))
@@ -76,10 +76,10 @@ def test_an_interrupted_run_resumes_without_requesting_finished_notes(dataset: L
         *(first, second, first, _jobs(batches[0]), second, _jobs(batches[1])),
         *(third, third, _jobs(batches[2])),
     ]
-    with told(*answers) as server, NoteService(server.url, patience_s=0) as service:
+    with scripted_server(*answers) as server, NoteService(server.url, patience_s=0) as service:
         run = write_dataset_notes(service, dataset, plan=PLAN, out=tmp_path)
 
-    posts = [request for request in server.asked if request.call == "POST /notes/batch"]
+    posts = [request for request in server.received if request.call == "POST /notes/batch"]
     assert [len(json.loads(post.body)["items"]) for post in posts] == [1, 10, 9]
     assert posts[1].headers["Idempotency-Key"] == EXPECTED["second_batch_key"]
     assert _unordered(json.loads(posts[1].body)) == _unordered(EXPECTED["second_batch"])

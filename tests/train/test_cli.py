@@ -24,7 +24,14 @@ from dermnote_train.data.draw import draw_dataset
 from dermnote_train.notes.blinding import BLINDED
 from dermnote_train.notes.table import read_notes, write_notes
 from tests.notegen.processes import free_port
-from tests.train.servers import Answer, NotesByHand, notes_by_hand, retrieval_service, told, valkey
+from tests.train.servers import (
+    Answer,
+    ManualNoteService,
+    manual_note_service,
+    retrieval_service,
+    scripted_server,
+    valkey,
+)
 
 Dermnote = Callable[..., Result]
 DIAGNOSES = ("nevus", "melanoma", "basal cell carcinoma")
@@ -35,7 +42,7 @@ SMALL = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")
 class Services:
     """Both services, ready; notes are only written inside `working()`."""
 
-    notes: NotesByHand
+    notes: ManualNoteService
     retrieval: str
 
 
@@ -43,7 +50,7 @@ class Services:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     with (
         valkey(tmp_path_factory.mktemp("valkey")) as redis_url,
-        notes_by_hand(redis_url) as notes,
+        manual_note_service(redis_url) as notes,
         retrieval_service(tmp_path_factory.mktemp("store")) as retrieval,
     ):
         yield Services(notes, retrieval)
@@ -166,7 +173,7 @@ def test_an_index_run_stopped_by_a_full_disk_reports_what_was_stored(
         BulkOutcome(id="images-2", status="failed", error=full),
     ]
     body = "\n".join(outcome.model_dump_json(exclude_none=True) for outcome in outcomes).encode()
-    with told(Answer(body=b'{"status": "ok", "checks": {}}'), Answer(body=body)) as server:
+    with scripted_server(Answer(body=b'{"status": "ok", "checks": {}}'), Answer(body=body)) as server:
         result = served("index", images, RETRIEVAL_URL=server.url)
 
     assert "2 of 6 items are stored: run the same command again" in fail(result)
@@ -268,12 +275,12 @@ def test_findings_are_measured_shown_and_added_to_notes(
     assert "a lesion was found" in output
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
 
-    services.notes.asked.clear()
+    services.notes.requests.clear()
     with services.notes.working():
         succeed(served("notes", drawn, "--limit", "10", "--findings", measured))
     with measured.open() as file:
         rows = list(csv.DictReader(file))
-    stated = sorted((one.metadata.findings.asymmetry or "") for one in services.notes.asked)
+    stated = sorted((one.metadata.findings.asymmetry or "") for one in services.notes.requests)
     assert stated == sorted(row["asymmetry"] for row in rows)
     assert any(stated)
 
@@ -281,12 +288,12 @@ def test_findings_are_measured_shown_and_added_to_notes(
 def test_blinded_notes_are_requested_without_the_diagnosis_and_stored_separately(
     served: Dermnote, services: Services, images: Path, home: Path
 ) -> None:
-    services.notes.asked.clear()
+    services.notes.requests.clear()
     with services.notes.working():
         output = succeed(served("notes", images, "--blinded"))
     assert str(home / "notes" / "images-blinded" / "notes.parquet") in output
-    assert len(services.notes.asked) == 6
-    assert all(one.include == BLINDED for one in services.notes.asked)
+    assert len(services.notes.requests) == 6
+    assert all(one.include == BLINDED for one in services.notes.requests)
 
 
 def test_findings_of_other_images_are_rejected(served: Dermnote, drawn: Path, tmp_path: Path) -> None:
@@ -418,7 +425,7 @@ def test_a_service_that_is_not_ready_is_a_one_line_error_with_the_failing_check(
     served: Dermnote, services: Services, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     not_ready = Answer(503, b'{"status": "unavailable", "checks": {"redis": "ok", "worker": "none is alive"}}')
-    monkeypatch.setitem(services.notes.door.instead, "GET /health/ready", not_ready)
+    monkeypatch.setitem(services.notes.app.overrides, "GET /health/ready", not_ready)
 
     for command in (("notes", images), ("demo", "--data", images)):
         assert f"{services.notes.url} is not ready (worker: none is alive)" in fail(served(*command))
@@ -560,7 +567,7 @@ def test_a_strategy_that_is_not_offered_is_a_one_line_error(
     served: Dermnote, services: Services, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = Answer(body=b"[]", headers={"Content-Type": "application/json"})
-    monkeypatch.setitem(services.notes.door.instead, "GET /strategies", nothing)
+    monkeypatch.setitem(services.notes.app.overrides, "GET /strategies", nothing)
 
     assert "does not offer strategy P2" in fail(served("notes", images, "--strategy", "P2"))
 

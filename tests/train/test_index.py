@@ -18,7 +18,7 @@ from dermnote_train.errors import UserError
 from dermnote_train.index import SHARD, IndexInterrupted, push, read_image, search_similar
 from dermnote_train.progress import Step
 from dermnote_train.remote.retrieval import RetrievalService
-from tests.train.servers import DROPPED, Answer, problem, retrieval_service, told
+from tests.train.servers import DROPPED, Answer, problem, retrieval_service, scripted_server
 
 Draw = Callable[..., LesionDataset]
 COLOURS = ("red", "green", "blue", "black")
@@ -177,7 +177,7 @@ def test_a_missing_outcome_is_an_error(draw: Draw) -> None:
     dataset = draw(3)
     outcome = json.dumps({"id": "drawn-img-0", "status": "created"}).encode()
     with (
-        told(Answer(body=outcome + b"\n")) as server,
+        scripted_server(Answer(body=outcome + b"\n")) as server,
         RetrievalService(server.url) as service,
         pytest.raises(UserError, match="reported only 1 of 3 items"),
     ):
@@ -202,11 +202,11 @@ def test_the_rest_is_sent_again_to_a_service_that_stops_midway(draw: Draw) -> No
     dataset = draw(5)
     stopping = outcomes(range(2), end=Stopping())
     busy = problem(Stopping(), **{"Retry-After": "0"})
-    with told(stopping, busy, outcomes(range(2, 5))) as server, RetrievalService(server.url) as service:
+    with scripted_server(stopping, busy, outcomes(range(2, 5))) as server, RetrievalService(server.url) as service:
         run = push(service, dataset, records=dataset.records, notes={})
 
         assert (run.created, dict(run.failed)) == (5, {})
-        first, *others = [members(asked.body) for asked in server.asked]
+        first, *others = [members(asked.body) for asked in server.received]
     assert first == [f"drawn-img-{number}" for number in range(5)]
     assert others == [first[2:], first[2:]]
 
@@ -214,19 +214,19 @@ def test_the_rest_is_sent_again_to_a_service_that_stops_midway(draw: Draw) -> No
 def test_a_service_that_stays_stopped_is_abandoned(draw: Draw) -> None:
     dataset = draw(3)
     with (
-        told(outcomes(range(0), end=Stopping())) as server,
+        scripted_server(outcomes(range(0), end=Stopping())) as server,
         RetrievalService(server.url) as service,
         pytest.raises(Stopping),
     ):
         push(service, dataset, records=dataset.records, notes={})
-    assert len(server.asked) == 2
+    assert len(server.received) == 2
 
 
 def test_a_full_disk_ends_the_push_with_the_number_of_stored_items(draw: Draw) -> None:
     dataset = draw(SHARD + 5)
     full = outcomes(range(SHARD, SHARD + 2), end=InsufficientStorage("nothing was stored"))
     with (
-        told(outcomes(range(SHARD)), full) as server,
+        scripted_server(outcomes(range(SHARD)), full) as server,
         RetrievalService(server.url) as service,
         pytest.raises(
             IndexInterrupted, match=f"The disk is full.*{SHARD + 2} of {SHARD + 5} items are stored"
@@ -239,7 +239,7 @@ def test_a_full_disk_ends_the_push_with_the_number_of_stored_items(draw: Draw) -
 def test_a_lost_service_ends_the_push_with_the_number_of_stored_items(draw: Draw) -> None:
     dataset = draw(SHARD + 5)
     with (
-        told(outcomes(range(SHARD)), DROPPED) as server,
+        scripted_server(outcomes(range(SHARD)), DROPPED) as server,
         RetrievalService(server.url, patience_s=0) as service,
         pytest.raises(IndexInterrupted, match=f"cannot be reached.*{SHARD} of {SHARD + 5} items are stored") as stopped,
     ):

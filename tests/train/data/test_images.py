@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from dermnote_contracts.metadata import LesionMetadata
-from dermnote_train.data.images import ImageFolder, decode_fault, header_fault, refuse_undecodable, undecodable
+from dermnote_train.data.images import ImageFolder, check_decodable, decode_fault, header_fault, undecodable
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.progress import Step
@@ -107,11 +107,11 @@ def test_broken_images_are_found_and_counted(tmp_path: Path) -> None:
     assert [record.image_id for record, _ in found] == ["a", "c"]
     assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
     with pytest.raises(UserError) as raised:
-        refuse_undecodable(records)
+        check_decodable(records)
     assert str(raised.value) == (
         f"{tmp_path}: a.jpg cannot be decoded (OSError, 500 bytes); replace the file (and 1 more)"
     )
-    refuse_undecodable(records[1:2])
+    check_decodable(records[1:2])
 
 
 def test_a_name_with_folders_matches_only_that_file(tmp_path: Path) -> None:

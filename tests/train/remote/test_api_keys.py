@@ -19,7 +19,7 @@ from dermnote_train.errors import UserError
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
 from dermnote_train.settings import Settings
-from tests.train.servers import SCRIPTED, Answer, problem, retrieval_service, served, told, valkey
+from tests.train.servers import SCRIPTED, Answer, problem, retrieval_service, scripted_server, served, valkey
 
 MODEL = Answer(body=SCRIPTED.model_dump_json().encode())
 REQUEST = NoteRequest.model_validate({"metadata": {"diagnosis": "mel"}, "strategy": "M"})
@@ -45,19 +45,19 @@ def notegen_url(tmp_path: Path, file: Path) -> Iterator[str]:
 
 
 def test_the_key_is_sent_with_every_request() -> None:
-    with told(MODEL) as server, NoteService(server.url, key=SecretStr(" dn_secret\n")) as service:
+    with scripted_server(MODEL) as server, NoteService(server.url, key=SecretStr(" dn_secret\n")) as service:
         service.model()
         service.health()
 
-    assert [asked.headers["Authorization"] for asked in server.asked] == ["Bearer dn_secret"] * 2
+    assert [asked.headers["Authorization"] for asked in server.received] == ["Bearer dn_secret"] * 2
 
 
 @pytest.mark.parametrize("key", [None, SecretStr(""), SecretStr(" ")])
 def test_without_a_key_no_header_is_sent(key: SecretStr | None) -> None:
-    with told(MODEL) as server, NoteService(server.url, key=key) as service:
+    with scripted_server(MODEL) as server, NoteService(server.url, key=key) as service:
         service.model()
 
-    assert "Authorization" not in server.asked[0].headers
+    assert "Authorization" not in server.received[0].headers
 
 
 @pytest.mark.parametrize("key", ["dn_\nsecret", "dn_ secret", "dn_sécret", "dn_secret\x7f"])
@@ -129,19 +129,19 @@ def test_the_command_line_names_the_missing_key_setting_in_one_line(tmp_path: Pa
 
 @pytest.mark.parametrize("spent", [problem(SPENT), problem(SPENT, **{"Retry-After": "0"})])
 def test_a_rate_limited_key_is_retried(spent: Answer) -> None:
-    with told(spent, spent, MODEL) as server, NoteService(server.url) as service:
+    with scripted_server(spent, spent, MODEL) as server, NoteService(server.url) as service:
         assert service.model() == SCRIPTED
 
-    assert len(server.asked) == 3
+    assert len(server.received) == 3
 
 
 def test_a_rate_limit_beyond_the_patience_is_raised_with_its_delay() -> None:
     with (
-        told(problem(SPENT, **{"Retry-After": "60"})) as server,
+        scripted_server(problem(SPENT, **{"Retry-After": "60"})) as server,
         NoteService(server.url, patience_s=5) as service,
         pytest.raises(TooManyRequests) as raised,
     ):
         service.model()
 
     assert raised.value.retry_after_s == 60
-    assert len(server.asked) == 1
+    assert len(server.received) == 1

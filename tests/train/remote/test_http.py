@@ -18,7 +18,7 @@ from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
 from dermnote_train.remote.shards import NewItem, pack_shard
 from tests.notegen.processes import free_port
-from tests.train.servers import DROPPED, SCRIPTED, SILENCE, Answer, ToldServer, problem, told
+from tests.train.servers import DROPPED, SCRIPTED, SILENCE, Answer, ScriptedServer, problem, scripted_server
 
 MODEL = Answer(body=SCRIPTED.model_dump_json().encode())
 REQUEST = NoteRequest.model_validate({"metadata": {"diagnosis": "mel"}, "strategy": "M"})
@@ -42,52 +42,52 @@ def _no_stray_proxy() -> Iterator[None]:
 
 @pytest.mark.parametrize("busy", [Answer(429), Answer(503), problem(FULL), Answer(503, headers={"Retry-After": "0"})])
 def test_a_busy_service_is_retried(busy: Answer) -> None:
-    with told(busy, busy, MODEL) as server, NoteService(server.url) as service:
+    with scripted_server(busy, busy, MODEL) as server, NoteService(server.url) as service:
         assert service.model() == SCRIPTED
 
-    assert [asked.call for asked in server.asked] == ["GET /model"] * 3
+    assert [asked.call for asked in server.received] == ["GET /model"] * 3
 
 
 def test_retry_after_is_respected() -> None:
-    with told(problem(FULL, **{"Retry-After": "1"}), MODEL) as server, NoteService(server.url) as service:
+    with scripted_server(problem(FULL, **{"Retry-After": "1"}), MODEL) as server, NoteService(server.url) as service:
         begun = time.monotonic()
         service.model()
 
     assert time.monotonic() - begun > 0.95
-    assert len(server.asked) == 2
+    assert len(server.received) == 2
 
 
 def test_a_service_that_stays_busy_raises_its_own_error() -> None:
     with (
-        told(problem(FULL)) as server,
+        scripted_server(problem(FULL)) as server,
         NoteService(server.url, patience_s=0.3) as service,
         pytest.raises(QueueFull, match="20000 notes are waiting"),
     ):
         service.model()
 
-    assert len(server.asked) > 1
+    assert len(server.received) > 1
 
 
 def test_a_retry_after_beyond_the_patience_is_not_waited_for() -> None:
     with (
-        told(problem(FULL, **{"Retry-After": "3600"})) as server,
+        scripted_server(problem(FULL, **{"Retry-After": "3600"})) as server,
         NoteService(server.url, patience_s=5) as service,
         pytest.raises(QueueFull) as raised,
     ):
         service.model()
 
     assert raised.value.retry_after_s == 3600
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 @pytest.mark.parametrize(
     "broken", [DROPPED, Answer(body=b'{"name": ', missing=40)], ids=["no answer", "half an answer"]
 )
 def test_a_broken_connection_is_retried(broken: Answer) -> None:
-    with told(broken, broken, MODEL) as server, NoteService(server.url) as service:
+    with scripted_server(broken, broken, MODEL) as server, NoteService(server.url) as service:
         assert service.model() == SCRIPTED
 
-    assert len(server.asked) == 3
+    assert len(server.received) == 3
 
 
 def test_the_client_waits_for_a_service_that_is_starting() -> None:
@@ -101,7 +101,7 @@ def test_the_client_waits_for_a_service_that_is_starting() -> None:
     thread = threading.Thread(target=request_model)
     thread.start()
     thread.join(0.2)
-    with told(MODEL, port=port):
+    with scripted_server(MODEL, port=port):
         thread.join(60)
 
     assert found == [SCRIPTED]
@@ -109,22 +109,22 @@ def test_the_client_waits_for_a_service_that_is_starting() -> None:
 
 def test_retries_keep_the_idempotency_key_and_two_requests_have_two() -> None:
     accepted = Answer(202, json.dumps(JOB).encode())
-    with told(DROPPED, problem(FULL), accepted) as server, NoteService(server.url) as service:
+    with scripted_server(DROPPED, problem(FULL), accepted) as server, NoteService(server.url) as service:
         service.submit(REQUEST)
         service.submit(REQUEST)
 
-    first, second, third, other = [asked.headers["Idempotency-Key"] for asked in server.asked]
+    first, second, third, other = [asked.headers["Idempotency-Key"] for asked in server.received]
     assert first == second == third != other
 
 
 def test_a_retried_batch_has_the_same_key_and_body() -> None:
     accepted = Answer(202, json.dumps({"id": "b", "total": 2, "counts": {"queued": 2}}).encode())
-    with told(DROPPED, accepted) as server, NoteService(server.url) as service:
+    with scripted_server(DROPPED, accepted) as server, NoteService(server.url) as service:
         assert service.submit_batch([REQUEST, REQUEST], idempotency_key="mine").total == 2
 
-    assert [asked.headers["Idempotency-Key"] for asked in server.asked] == ["mine", "mine"]
-    assert server.asked[0].body == server.asked[1].body
-    assert len(json.loads(server.asked[0].body)["items"]) == 2
+    assert [asked.headers["Idempotency-Key"] for asked in server.received] == ["mine", "mine"]
+    assert server.received[0].body == server.received[1].body
+    assert len(json.loads(server.received[0].body)["items"]) == 2
 
 
 def tree(kind: type[DermnoteError]) -> list[type[DermnoteError]]:
@@ -136,7 +136,7 @@ def tree(kind: type[DermnoteError]) -> list[type[DermnoteError]]:
 @pytest.mark.parametrize("kind", tree(DermnoteError), ids=lambda kind: kind.code)
 def test_every_error_is_raised_as_the_class_that_the_service_raised(kind: type[DermnoteError]) -> None:
     with (
-        told(problem(kind("what and where"), **{"Retry-After": "3"})) as server,
+        scripted_server(problem(kind("what and where"), **{"Retry-After": "3"})) as server,
         NoteService(server.url, patience_s=0) as service,
         pytest.raises(kind) as raised,
     ):
@@ -151,19 +151,19 @@ def test_every_error_is_raised_as_the_class_that_the_service_raised(kind: type[D
 def test_a_rejected_request_is_not_retried(status: int) -> None:
     rejection = Answer(status, InvalidRequest("no").problem().model_dump_json().encode())
     with (
-        told(rejection, MODEL) as server,
+        scripted_server(rejection, MODEL) as server,
         NoteService(server.url) as service,
         pytest.raises(InvalidRequest),
     ):
         service.model()
 
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 def test_a_validation_error_keeps_its_fields() -> None:
     fields = [FieldError(field="metadata.age", message="too old", index=3, nearest=["120"])]
     with (
-        told(problem(InvalidRequest("see errors", errors=fields))) as server,
+        scripted_server(problem(InvalidRequest("see errors", errors=fields))) as server,
         NoteService(server.url) as service,
         pytest.raises(InvalidRequest) as raised,
     ):
@@ -175,22 +175,22 @@ def test_a_validation_error_keeps_its_fields() -> None:
 def test_an_unknown_error_code_keeps_its_detail() -> None:
     body = {"title": "New", "status": 418, "code": "not-known-yet", "detail": "no coffee here"}
     with (
-        told(Answer(418, json.dumps(body).encode())) as server,
+        scripted_server(Answer(418, json.dumps(body).encode())) as server,
         NoteService(server.url) as service,
         pytest.raises(DermnoteError, match="no coffee here"),
     ):
         service.model()
 
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 def test_a_silent_service_times_out_without_a_retry() -> None:
-    with told(SILENCE) as server, NoteService(server.url) as calls, pytest.raises(UserError) as raised:
+    with scripted_server(SILENCE) as server, NoteService(server.url) as calls, pytest.raises(UserError) as raised:
         calls.request("GET", "/model", timeout_s=0.2)
 
     assert server.url in one_line(raised.value)
     assert "did not respond to GET /model within 0.2 s" in str(raised.value)
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 @pytest.mark.parametrize("method", [NoteService.model, NoteService.health, NoteService.require_ready])
@@ -239,7 +239,7 @@ OTHER_PROGRAMS = {
 @pytest.mark.parametrize("name", OTHER_PROGRAMS)
 def test_another_program_on_the_port_is_a_one_line_error(name: str) -> None:
     with (
-        told(OTHER_PROGRAMS[name]) as server,
+        scripted_server(OTHER_PROGRAMS[name]) as server,
         NoteService(server.url, patience_s=0) as service,
         pytest.raises(UserError) as raised,
     ):
@@ -251,7 +251,11 @@ def test_another_program_on_the_port_is_a_one_line_error(name: str) -> None:
 
 @pytest.mark.parametrize("body", [b'{"a": 1}', b'[{"id": "Z"}]', b"[1]", b"no JSON"])
 def test_a_list_of_something_else_is_a_one_line_error(body: bytes) -> None:
-    with told(Answer(200, body)) as server, NoteService(server.url) as service, pytest.raises(UserError) as raised:
+    with (
+        scripted_server(Answer(200, body)) as server,
+        NoteService(server.url) as service,
+        pytest.raises(UserError) as raised,
+    ):
         service.strategies()
 
     assert server.url in one_line(raised.value)
@@ -261,7 +265,7 @@ NOT_READY = Answer(503, b'{"status": "unavailable", "checks": {"redis": "ok", "w
 
 
 def test_a_service_that_is_not_ready_is_reported_without_waiting() -> None:
-    with told(NOT_READY) as server, NoteService(server.url) as service:
+    with scripted_server(NOT_READY) as server, NoteService(server.url) as service:
         health = service.health()
         with pytest.raises(UserError) as raised:
             service.require_ready()
@@ -269,11 +273,11 @@ def test_a_service_that_is_not_ready_is_reported_without_waiting() -> None:
     assert (health.status, health.checks["worker"]) == ("unavailable", "none is alive")
     assert "is not ready (worker: none is alive)" in one_line(raised.value)
     assert "redis" not in str(raised.value)
-    assert len(server.asked) == 2
+    assert len(server.received) == 2
 
 
 def test_health_survives_a_broken_connection() -> None:
-    with told(DROPPED, NOT_READY) as server, NoteService(server.url) as service:
+    with scripted_server(DROPPED, NOT_READY) as server, NoteService(server.url) as service:
         assert service.health().checks == {"redis": "ok", "worker": "none is alive"}
 
 
@@ -288,7 +292,7 @@ def test_health_survives_a_broken_connection() -> None:
     ids=["page", "plain text", "nested checks", "listed checks"],
 )
 def test_the_readiness_of_another_program_is_a_one_line_error(other: Answer) -> None:
-    with told(other) as server, NoteService(server.url) as service, pytest.raises(UserError) as raised:
+    with scripted_server(other) as server, NoteService(server.url) as service, pytest.raises(UserError) as raised:
         service.require_ready()
 
     assert server.url in one_line(raised.value)
@@ -297,7 +301,7 @@ def test_the_readiness_of_another_program_is_a_one_line_error(other: Answer) -> 
 def test_notes_may_contain_unicode_line_separators() -> None:
     texts = ["one\u2028line", "one\x85line", "one\x0bline"]
     lines = [_finished(index, text) for index, text in enumerate(texts)]
-    with told(Answer(200, "\n".join(lines).encode() + b"\n")) as server, NoteService(server.url) as service:
+    with scripted_server(Answer(200, "\n".join(lines).encode() + b"\n")) as server, NoteService(server.url) as service:
         jobs = list(service.batch_notes("b"))
 
     assert [job.notes[0].text for job in jobs] == texts
@@ -323,7 +327,7 @@ def _models(*found: dict[str, Any]) -> Answer:
     return Answer(200, json.dumps(list(found)).encode())
 
 
-def _wait(server: ToldServer, *, timeout_s: float = 60, progress: list[float] | None = None) -> ModelSummary:
+def _wait(server: ScriptedServer, *, timeout_s: float = 60, progress: list[float] | None = None) -> ModelSummary:
     with RetrievalService(server.url) as service:
         on_progress = None if progress is None else progress.append
         return service.wait_active("m", model_id="m-2", timeout_s=timeout_s, on_progress=on_progress)
@@ -332,7 +336,7 @@ def _wait(server: ToldServer, *, timeout_s: float = 60, progress: list[float] | 
 def test_wait_active_returns_once_the_new_weights_are_active() -> None:
     old = _summary(model_id="m-1", active=True, reembedding=0.0)
     progress: list[float] = []
-    with told(_models(old), _models(_summary(reembedding=0.5)), _models(_summary(active=True))) as server:
+    with scripted_server(_models(old), _models(_summary(reembedding=0.5)), _models(_summary(active=True))) as server:
         assert _wait(server, progress=progress) == ModelSummary.model_validate(_summary(active=True))
 
     assert progress == [0.0, 0.5]
@@ -347,14 +351,14 @@ def test_wait_active_returns_once_the_new_weights_are_active() -> None:
     ],
 )
 def test_wait_active_fails_at_once_for_a_model_that_cannot_become_active(answer: Answer, expected: str) -> None:
-    with told(answer) as server, pytest.raises(UserError, match=expected) as raised:
+    with scripted_server(answer) as server, pytest.raises(UserError, match=expected) as raised:
         _wait(server)
 
     one_line(raised.value)
 
 
 def test_wait_active_times_out_with_a_one_line_error() -> None:
-    with told(_models(_summary(reembedding=0.1))) as server, pytest.raises(UserError) as raised:
+    with scripted_server(_models(_summary(reembedding=0.1))) as server, pytest.raises(UserError) as raised:
         _wait(server, timeout_s=0.3)
 
     assert "did not activate m within 0.3 s" in one_line(raised.value)

@@ -14,7 +14,7 @@ from dermnote_train.cli import options, output
 from dermnote_train.data.adapters import Reading, dataset_of, load_dataset, read_folder
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.data.duplicates import DuplicatePair
-from dermnote_train.data.images import refuse_undecodable, undecodable
+from dermnote_train.data.images import check_decodable, undecodable
 from dermnote_train.data.labels import PAPER5
 from dermnote_train.data.layouts import COLUMNS_FILE, ISIC_2019, LAYOUTS
 from dermnote_train.data.leakage import find_leakage, write_leakage
@@ -173,7 +173,7 @@ def leakage(
     other = None if against is None else load_dataset(against, classes=classes, leaky_fields=True)
     parts = None if split_file is None else read_split(split_file, dataset)
     with output.progress_bars() as progress:
-        refuse_undecodable((*dataset.records, *(other.records if other else ())), progress=progress)
+        check_decodable((*dataset.records, *(other.records if other else ())), progress=progress)
         report = find_leakage(reading.presences, dataset.records, split=parts, other=other, progress=progress)
     print_presences(reading)
     print_duplicates("Duplicate images", report.duplicates)

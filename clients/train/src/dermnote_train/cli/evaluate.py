@@ -10,7 +10,7 @@ from dermnote_train.cli import options, output
 from dermnote_train.errors import UserError
 from dermnote_train.evaluation.evaluate import evaluate as evaluate_model
 from dermnote_train.evaluation.tables import subgroup_rows
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.models.checkpoint import load_checkpoint
 from dermnote_train.models.run_folder import read_run_data, run_split
 from dermnote_train.notes.table import read_notes
@@ -66,7 +66,7 @@ def evaluate(
             ],
         )
     path = run / f"evaluation-{dataset.name}.json"
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(
             json.dumps({"dataset": dataset.name, "synthetic": dataset.synthetic} | result.as_json(), indent=2)
         )

@@ -8,7 +8,7 @@ import typer
 from dermnote_contracts.notes import Strategy
 from dermnote_train.cli import output
 from dermnote_train.data.adapters import load_dataset
-from dermnote_train.data.images import refuse_undecodable
+from dermnote_train.data.images import check_decodable
 from dermnote_train.data.labels import ClassSet
 from dermnote_train.data.records import LesionDataset
 from dermnote_train.evaluation.results import Evaluation
@@ -69,7 +69,7 @@ def read_dataset(
 ) -> LesionDataset:
     """Load a data set and decode every image once, to report a broken one before any work. Raises UserError."""
     dataset = load_dataset(folder, classes=classes, labels=labels, limit=limit, seed=seed, leaky_fields=leaky_fields)
-    refuse_undecodable(dataset.records, progress=progress)
+    check_decodable(dataset.records, progress=progress)
     return dataset
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from dermnote_train.data.labels import DIAGNOSIS_OF, PAPER5
 from dermnote_train.data.lesions import draw_lesion
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing_folder
+from dermnote_train.files import atomic_folder
 from dermnote_train.progress import Report, Step, silent
 
 NOTICE = "SYNTHETIC.txt"
@@ -56,7 +56,7 @@ def draw_dataset(folder: Path, *, count: int = 160, seed: int = 0, progress: Rep
         if _notice_in(folder) == notice:
             return folder
         _check_replaceable(folder)
-    with replacing_folder(folder) as new:
+    with atomic_folder(folder) as new:
         (new / IMAGES).mkdir()
         rows = _rows(count, seed=seed)
         for done, row in enumerate(rows, 1):

@@ -86,7 +86,7 @@ def undecodable(records: Sequence[Record], *, progress: Report = silent) -> list
     return found
 
 
-def refuse_undecodable(records: Sequence[Record], *, progress: Report = silent) -> None:
+def check_decodable(records: Sequence[Record], *, progress: Report = silent) -> None:
     """Raise UserError if any image cannot be decoded, with the first one and the number of others."""
     found = undecodable(records, progress=progress)
     if found:

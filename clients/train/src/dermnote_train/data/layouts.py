@@ -58,11 +58,14 @@ class Layout:
 
 
 SYMPTOMS = tuple(Symptoms.model_fields)
+FIELDS = tuple(name for name in LesionMetadata.model_fields if name not in ("symptoms", "findings"))
 FACTS = (
-    *(name for name in LesionMetadata.model_fields if name not in ("symptoms", "findings")),
+    *FIELDS,
     *(f"symptoms.{name}" for name in SYMPTOMS),
     *(f"findings.{name}" for name in Findings.model_fields),
 )
+
+ISIC_FACTS = {"age": "age_approx", "sex": "sex", "site": "anatom_site_general"}
 
 HAM10000 = Layout(
     name="ham10000",
@@ -95,7 +98,7 @@ BCN20000 = Layout(
     image=("bcn_filename",),
     group=("lesion_id",),
     required=("lesion_id", "diagnosis"),
-    facts={"diagnosis": "diagnosis", "age": "age_approx", "sex": "sex", "site": "anatom_site_general"},
+    facts={"diagnosis": "diagnosis", **ISIC_FACTS},
     partly_labelled=True,  # its test part has no diagnoses
     optional_groups=True,
     recognised_by=("bcn_filename",),
@@ -107,18 +110,7 @@ ISIC_ARCHIVE = Layout(
     licence="as each image's copyright_license says",
     image=("isic_id",),
     group=("patient_id", "lesion_id"),
-    facts={
-        "diagnosis": "diagnosis",
-        "age": "age_approx",
-        "sex": "sex",
-        "site": "anatom_site_general",
-        "benign_malignant": "benign_malignant",
-        "image_type": "image_type",
-        "fitzpatrick_skin_type": "fitzpatrick_skin_type",
-        "clin_size_long_diam_mm": "clin_size_long_diam_mm",
-        "personal_hx_mm": "personal_hx_mm",
-        "family_hx_mm": "family_hx_mm",
-    },
+    facts={name: name for name in FIELDS} | ISIC_FACTS,
     diagnoses=("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis"),
     spelled={"diagnosis": {"Melanoma Invasive": "melanoma", "Nevus, NOS": "nevus"}},
     partly_labelled=True,
@@ -132,12 +124,7 @@ ISIC_2019 = Layout(
     licence="CC BY-NC 4.0",
     image=("image",),
     group=("lesion_id",),
-    facts={
-        "diagnosis": ONE_HOT_DIAGNOSIS,
-        "age": "age_approx",
-        "sex": "sex",
-        "site": "anatom_site_general",
-    },
+    facts={"diagnosis": ONE_HOT_DIAGNOSIS, **ISIC_FACTS},
     partly_labelled=True,  # the class UNK
     optional_groups=True,
     recognised_by=(ONE_HOT_DIAGNOSIS,),

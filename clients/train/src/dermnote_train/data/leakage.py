@@ -11,7 +11,7 @@ from dermnote_train.data.duplicates import DuplicatePair, find_duplicates, finge
 from dermnote_train.data.presence import Presence
 from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.data.splits import PART_NAMES
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.progress import Report, silent
 
 
@@ -79,7 +79,7 @@ def write_leakage(path: Path, leakage: Leakage) -> None:
         "twins_across": [_pair(pair) for pair in leakage.duplicates_across],
         "twins_with_other": [_pair(pair) for pair in leakage.duplicates_with_other],
     }
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

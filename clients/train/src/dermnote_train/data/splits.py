@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.data.tables import read_table
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 
 FOLDS = 5  # one is the test part, one the validation part: 60/20/20
 ATTEMPTS = 50
@@ -110,7 +110,7 @@ def _fold(records: Sequence[Record], *, folds: int, state: int) -> tuple[tuple[R
 
 def write_split(path: Path, split: Split) -> None:
     """Write image_id, part, group, label and seed of every record as CSV, atomically."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(SPLIT_COLUMNS)
         for part in PART_NAMES:

@@ -17,7 +17,7 @@ from dermnote_contracts.metadata import Findings
 from dermnote_train.data.records import Record
 from dermnote_train.data.tables import read_table
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.findings.measures import COLOURS, Measures, measure_lesion
 from dermnote_train.findings.segmentation import LesionNotFound, find_lesion, shrunk
 from dermnote_train.progress import Report, Step, silent
@@ -61,7 +61,7 @@ def measure_image(image: Image.Image, *, image_id: str) -> ImageFindings:
 
 
 def measure_dataset(records: Sequence[Record], *, progress: Report = silent) -> tuple[ImageFindings, ...]:
-    """The findings of every record, in order. The images must be decodable (refuse_undecodable)."""
+    """The findings of every record, in order. The images must be decodable (check_decodable)."""
     workers = min(len(os.sched_getaffinity(0)), len(records))
     # Not fork: it would copy locks that library threads hold.
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
@@ -80,7 +80,7 @@ def _measure_file(file: tuple[Path, str]) -> ImageFindings:
 
 def write_findings(path: Path, measured: Sequence[ImageFindings]) -> None:
     """Write the CSV atomically."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(map(_cells, measured))
@@ -138,7 +138,7 @@ def draw_sheet(path: Path, records: Sequence[Record]) -> None:
         tile, caption = _tile(record)
         sheet.paste(tile, (x, y))
         draw.multiline_text((x + 3, y + TILE - 4), f"{record.label}\n{caption}", fill="black", font=font, spacing=2)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         sheet.save(partial, format="PNG")
 
 

@@ -12,7 +12,7 @@ BLINDED: frozenset[Topic] = ALL_TOPICS - {"diagnosis"}
 """The topics of a blinded note."""
 
 
-def refuse_named(notes: Mapping[str, str], *, source: str) -> None:
+def check_blinded(notes: Mapping[str, str], *, source: str) -> None:
     """Raise UserError if any note names a diagnosis, with their number and the first one."""
     naming = {image_id: name for image_id, text in notes.items() if (name := named_diagnosis(text))}
     if naming:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from dermnote_contracts.notes import Note
 from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ ARROW: dict[Any, pa.DataType] = {
     int: pa.int64(),
     str | None: pa.string(),
 }
+PROVENANCE = ("source", "attempts", "seed", "model", "model_sha256", "prompt_version", "priors_version", "synthetic")
 SCHEMA = pa.schema([pa.field(field.name, ARROW[field.type]) for field in fields(NoteRow)])
 
 
@@ -75,23 +76,16 @@ def row_of(record: Record, note: Note, *, dataset: LesionDataset, request: str) 
         faithful=verdict.faithful,
         coverage=verdict.coverage,
         faults=json.dumps({name: found for name, found in faults.items() if found}),
-        source=origin.source,
-        attempts=origin.attempts,
-        seed=origin.seed,
-        model=origin.model,
-        model_sha256=origin.model_sha256,
-        prompt_version=origin.prompt_version,
-        priors_version=origin.priors_version,
         sampled_tokens=origin.tokens.sampled,
-        synthetic=origin.synthetic,
         synthetic_image=dataset.synthetic,
         request=request,
+        **{name: getattr(origin, name) for name in PROVENANCE},
     )
 
 
 def write_notes(path: Path, rows: Sequence[NoteRow]) -> None:
     """Write the Parquet file atomically."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA), temporary)
 
 
