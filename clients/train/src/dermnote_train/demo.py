@@ -43,15 +43,6 @@ class DemoPlan:
 
 
 @dataclass(frozen=True)
-class Services:
-    """The two services, and the folder from which retrieval loads models."""
-
-    notes: NoteService
-    retrieval: RetrievalService
-    models_dir: Path
-
-
-@dataclass(frozen=True)
 class Arm:
     """A trained model and its evaluation on the held-out test part."""
 
@@ -105,12 +96,14 @@ def run_demo(
     dataset: LesionDataset,
     *,
     plan: DemoPlan,
-    services: Services,
+    note_service: NoteService,
+    retrieval: RetrievalService,
+    models_dir: Path,
     out: Path,
     progress: Report,
     print_line: Callable[[str], None],
 ) -> DemoResult:
-    """Run the pipeline; writes below `out` and to the models folder.
+    """Run the pipeline; writes below `out` and to `models_dir`, from which the retrieval service loads models.
 
     Raises UserError or DermnoteError at the first failure; the next run reuses the notes written so far.
     """
@@ -122,7 +115,7 @@ def run_demo(
     )
     with _timed(seconds, "notes"):
         notes_plan = NotesPlan(strategy=plan.strategy, seed=plan.config.seed)
-        notes = write_dataset_notes(services.notes, dataset, plan=notes_plan, out=out, progress=progress)
+        notes = write_dataset_notes(note_service, dataset, plan=notes_plan, out=out, progress=progress)
         _check_failures("notes failed", notes.failed)
     with _timed(seconds, "training"):
         model = _arm("image + notes", dataset, split, notes.texts, plan=plan, run_dir=out / "model", progress=progress)
@@ -134,15 +127,15 @@ def run_demo(
                 _arm("images alone", dataset, split, None, plan=plan, run_dir=out / "image-only", progress=progress)
             )
     with _timed(seconds, "export and swap"):
-        manifest = _serve(model.result, dataset, services=services, progress=progress)
+        manifest = _serve(model.result, dataset, retrieval=retrieval, models_dir=models_dir, progress=progress)
     pool = (*split.train, *split.val)
     run = _run_id(pool, manifest)
     with _timed(seconds, "index"):
-        index = push(services.retrieval, dataset, records=pool, notes=notes.texts, run=run, progress=progress)
+        index = push(retrieval, dataset, records=pool, notes=notes.texts, run=run, progress=progress)
         _check_failures("items were not stored", index.failed)
     with _timed(seconds, "search"):
         queries = tuple(
-            _search(query, dataset, pool, plan=plan, run=run, service=services.retrieval)
+            _search(query, dataset, pool, plan=plan, run=run, service=retrieval)
             for query in _query_records(split.test, dataset.classes, plan=plan)
         )
     return DemoResult(
@@ -150,11 +143,11 @@ def run_demo(
         plan=plan,
         split=split,
         notes=notes,
-        language_model=services.notes.model(),
+        language_model=note_service.model(),
         arms=tuple(arms),
         manifest=manifest,
         index=index,
-        index_info=services.retrieval.index_info(),
+        index_info=retrieval.index_info(),
         queries=queries,
         seconds=seconds,
     )
@@ -191,17 +184,24 @@ def _arm(
     return Arm(name, result, evaluation)
 
 
-def _serve(result: TrainResult, dataset: LesionDataset, *, services: Services, progress: Report) -> ModelManifest:
+def _serve(
+    result: TrainResult,
+    dataset: LesionDataset,
+    *,
+    retrieval: RetrievalService,
+    models_dir: Path,
+    progress: Report,
+) -> ModelManifest:
     """Export the model and wait until the retrieval service uses it."""
     name = f"demo-{dataset.name}"
-    folder = export_model(result.model, models_dir=services.models_dir, name=name, synthetic=dataset.synthetic)
+    folder = export_model(result.model, models_dir=models_dir, name=name, synthetic=dataset.synthetic)
     manifest = ModelManifest.model_validate_json((folder / MANIFEST_NAME).read_text("utf-8"))
-    services.retrieval.activate_model(name)
+    retrieval.activate_model(name)
 
     def report(share: float) -> None:
         progress(Step("re-embed index", round(100 * share), 100, "%"))
 
-    services.retrieval.wait_active(name, model_id=manifest.model_id, on_progress=report)
+    retrieval.wait_active(name, model_id=manifest.model_id, on_progress=report)
     return manifest
 
 

@@ -28,33 +28,20 @@ SHOWN = 20
 @app.command("list")
 def list_layouts() -> None:
     """List the supported data sets and how they are recognised."""
-    rows = [
-        (
-            layout.name,
-            layout.title,
-            "two CSVs, *Metadata and *GroundTruth" if layout is ISIC_2019 else _columns(layout.recognised_by),
-            " or ".join(layout.group) or "none",
-            layout.licence,
-        )
-        for layout in LAYOUTS
-    ]
-    mapped = f"{COLUMNS_FILE} next to it (docs/data.md)"
+    rows = []
+    for layout in LAYOUTS:
+        columns = f"column {' and '.join(layout.recognised_by)}"
+        recognised_by = "two CSVs, *Metadata and *GroundTruth" if layout is ISIC_2019 else columns
+        groups = " or ".join(layout.group) or "none"
+        rows.append((layout.name, layout.title, recognised_by, groups, layout.licence))
+    mapped, mapping = f"{COLUMNS_FILE} next to it (docs/data.md)", f"see {COLUMNS_FILE}"
+    plain_groups = "group, patient_id or lesion_id"
     rows += [
-        ("(any)", "any other CSV + images", mapped, f"see {COLUMNS_FILE}", f"see {COLUMNS_FILE}"),
-        (
-            "(folder name)",
-            "plain CSV + images/",
-            "columns image, diagnosis",
-            "group, patient_id or lesion_id",
-            "owner's",
-        ),
+        ("(any)", "any other CSV + images", mapped, mapping, mapping),
+        ("(folder name)", "plain CSV + images/", "columns image, diagnosis", plain_groups, "its owner's"),
         ("drawn", "procedurally drawn lesions, SYNTHETIC", "dermnote datasets draw", "patient_id", "CC0-1.0"),
     ]
     output.print_table("Supported data sets", ("name", "description", "recognised by", "groups", "licence"), rows)
-
-
-def _columns(names: Sequence[str]) -> str:
-    return f"column{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 @app.command()

@@ -11,7 +11,7 @@ from dermnote_train.cli.index import print_hits
 from dermnote_train.cli.notes import print_notes
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.draw import draw_dataset
-from dermnote_train.demo import DemoPlan, DemoResult, Services, run_demo
+from dermnote_train.demo import DemoPlan, DemoResult, run_demo
 from dermnote_train.report import write_report
 from dermnote_train.settings import Settings
 
@@ -62,7 +62,9 @@ def demo(
             result = run_demo(
                 dataset,
                 plan=plan,
-                services=Services(notes, retrieval, settings.models_dir),
+                note_service=notes,
+                retrieval=retrieval,
+                models_dir=settings.models_dir,
                 out=run_dir,
                 progress=progress,
                 print_line=output.print_line,

@@ -53,7 +53,7 @@ def draw_dataset(folder: Path, *, count: int = 160, seed: int = 0, progress: Rep
     """
     notice = _notice(count, seed)
     if folder.exists():
-        if _notice_in(folder) == notice:
+        if (folder / NOTICE).is_file() and (folder / NOTICE).read_text("utf-8") == notice:
             return folder
         _check_replaceable(folder)
     with atomic_folder(folder) as new:
@@ -74,10 +74,6 @@ def _notice(count: int, seed: int) -> str:
         "For trying software only; nothing about skin or disease can be learned from it. Free of rights (CC0-1.0).\n"
         f"Made by: dermnote datasets draw --count {count} --seed {seed} (drawing 1)\n"
     )
-
-
-def _notice_in(folder: Path) -> str | None:
-    return (folder / NOTICE).read_text("utf-8") if (folder / NOTICE).is_file() else None
 
 
 def _check_replaceable(folder: Path) -> None:

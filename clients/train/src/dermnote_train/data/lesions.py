@@ -136,15 +136,12 @@ def _basal_cell(rng: np.random.Generator, image: Floats, outline: Outline, palet
     nests = outline.discs(rng, int(rng.integers(1, 9)), spread=0.85, sizes=(3, 9))
     image = blend(image, blue, spots(SIZE, nests, soft=2.5) * area * rng.uniform(0.45, 0.8))
     if rng.random() < 0.35:
-        sore = step(rng.uniform(7, 15) - _away(outline, rng) + 2 * noise(rng, SIZE, grain=3), soft=1.5)
+        reach = rng.uniform(7, 15)
+        x, y = np.array([outline.x, outline.y]) + rng.normal(0, outline.radius * 0.25, 2)
+        rows, columns = np.mgrid[:SIZE, :SIZE]
+        sore = step(reach - np.hypot(columns - x, rows - y) + 2 * noise(rng, SIZE, grain=3), soft=1.5)
         image = blend(image, crust, sore * 0.85)
     return blend(image, red, lines(SIZE, _vessels(rng, outline)) * area * rng.uniform(0.5, 0.85))
-
-
-def _away(outline: Outline, rng: np.random.Generator) -> Floats:
-    rows, columns = np.mgrid[:SIZE, :SIZE]
-    x, y = np.array([outline.x, outline.y]) + rng.normal(0, outline.radius * 0.25, 2)
-    return np.asarray(np.hypot(columns - x, rows - y), dtype=np.float64)
 
 
 def _vessels(rng: np.random.Generator, outline: Outline) -> list[tuple[list[tuple[float, float]], float]]:
