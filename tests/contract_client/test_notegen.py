@@ -84,9 +84,9 @@ def test_a_note_without_wait_is_a_job_that_ends_later(notes: NoteService) -> Non
 def test_every_option_of_a_request_arrives(notes: NoteService) -> None:
     options = {"seed": 3, "temperature": 0.5, "max_words": 60, "n": 2, "on_unfaithful": "fallback"}
     options["deterministic"] = True
-    wanted = request("P2", include=["diagnosis", "site"], options=options)
+    full = request("P2", include=["diagnosis", "site"], options=options)
 
-    job = notes.submit(wanted, wait_s=60)
+    job = notes.submit(full, wait_s=60)
 
     assert len(job.notes) == 2
     for note in job.notes:
@@ -172,7 +172,7 @@ def test_a_missing_batch_is_unknown(idle: NoteService, ask: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "error"),
+    ("invalid", "error"),
     [
         (request("P2", metadata={}), NoFacts),
         (request("P2", metadata={"age": 50}, include=["site"]), NoFacts),
@@ -180,10 +180,10 @@ def test_a_missing_batch_is_unknown(idle: NoteService, ask: Any) -> None:
     ],
 )
 def test_a_rejected_request_raises_the_services_own_error(
-    idle: NoteService, wanted: NoteRequest, error: type[DermnoteError]
+    idle: NoteService, invalid: NoteRequest, error: type[DermnoteError]
 ) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        idle.submit(wanted)
+        idle.submit(invalid)
 
     assert type(raised.value) is error
     assert raised.value.detail
@@ -241,14 +241,14 @@ def test_readiness_names_what_is_missing(notes: NoteService, idle: NoteService, 
 
 
 def test_strategies_and_model_are_typed(notes: NoteService, idle: NoteService) -> None:
-    offered = {strategy.id: strategy for strategy in notes.strategies()}
+    available = {strategy.id: strategy for strategy in notes.strategies()}
 
-    assert set(offered) == {"M", "P1", "P2", "P3", "G"}
+    assert set(available) == {"M", "P1", "P2", "P3", "G"}
     priors = notes.priors()
     assert {"melanoma", "nevus"} <= set(priors.diagnoses)
     assert priors.version
-    assert (offered["M"].uses_llm, offered["P2"].uses_llm) == (False, True)
-    assert all(strategy.prompt_version and strategy.states for strategy in offered.values())
+    assert (available["M"].uses_llm, available["P2"].uses_llm) == (False, True)
+    assert all(strategy.prompt_version and strategy.states for strategy in available.values())
     model = notes.model()
     assert (model.name, model.engine) == ("scripted", "scripted")
     assert model.context_tokens > 0

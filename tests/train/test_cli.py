@@ -234,7 +234,7 @@ def test_leakage_fails_if_an_image_is_in_two_parts_of_a_split(dermnote: Dermnote
 
     with split.open(newline="") as file:
         parts = {row["image_id"]: row["part"] for row in csv.DictReader(file)}
-    trained, tested = (next(name for name, part in parts.items() if part == wanted) for wanted in ("train", "test"))
+    trained, tested = (next(name for name, part in parts.items() if part == role) for role in ("train", "test"))
     shutil.copy(folder / "images" / f"{trained}.jpg", folder / "images" / f"{tested}.jpg")
     crossed = dermnote("datasets", "leakage", folder, "--split", split, "--out", out)
     assert crossed.exit_code == 1

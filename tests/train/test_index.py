@@ -127,8 +127,8 @@ def test_rejected_items_are_reported_with_a_reason_and_the_others_stored(service
 
 def test_an_image_rejected_by_the_service_is_one_failed_item(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(3)
-    whole = dataset.records[1].image_path.read_bytes()
-    dataset.records[1].image_path.write_bytes(whole[:60])
+    content = dataset.records[1].image_path.read_bytes()
+    dataset.records[1].image_path.write_bytes(content[:60])
 
     run = push(service, dataset, records=dataset.records, notes={})
 
@@ -206,7 +206,7 @@ def test_the_rest_is_sent_again_to_a_service_that_stops_midway(draw: Draw) -> No
         run = push(service, dataset, records=dataset.records, notes={})
 
         assert (run.created, dict(run.failed)) == (5, {})
-        first, *others = [members(asked.body) for asked in server.received]
+        first, *others = [members(request.body) for request in server.received]
     assert first == [f"drawn-img-{number}" for number in range(5)]
     assert others == [first[2:], first[2:]]
 

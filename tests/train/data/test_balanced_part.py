@@ -44,9 +44,9 @@ def test_a_part_has_the_given_size_and_order(places: list[tuple[str, int]], limi
 @given(PLACES, st.integers(1, 50), SEEDS)
 def test_at_most_one_group_is_split(places: list[tuple[str, int]], limit: int, seed: int) -> None:
     records = _records(places)
-    whole = Counter(record.group for record in records)
+    sizes = Counter(record.group for record in records)
     taken = Counter(record.group for record in balanced_part(records, limit=limit, seed=seed))
-    assert sum(count < whole[group] for group, count in taken.items()) <= 1
+    assert sum(count < sizes[group] for group, count in taken.items()) <= 1
 
 
 @settings(deadline=None)

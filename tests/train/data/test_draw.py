@@ -169,18 +169,18 @@ def test_other_files_are_never_overwritten(tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("mine", "utf-8")
-    beside = draw_dataset(tmp_path / "beside", count=3, seed=1)
-    (beside / "thesis.txt").write_text("mine", "utf-8")
+    mixed = draw_dataset(tmp_path / "mixed", count=3, seed=1)
+    (mixed / "thesis.txt").write_text("mine", "utf-8")
     expected = {
         full: "not empty and not a drawn data set; give a new folder",
-        beside: "a drawn data set that also contains thesis.txt; give a new folder",
+        mixed: "a drawn data set that also contains thesis.txt; give a new folder",
         full / "thesis.txt": "is a file; give a new folder",
     }
     for folder, reason in expected.items():
         with pytest.raises(UserError) as raised:
             draw_dataset(folder, count=3)
         assert str(raised.value) == f"{folder}: {reason}"
-    assert (full / "thesis.txt").read_text("utf-8") == (beside / "thesis.txt").read_text("utf-8") == "mine"
+    assert (full / "thesis.txt").read_text("utf-8") == (mixed / "thesis.txt").read_text("utf-8") == "mine"
 
 
 def test_an_interrupted_drawing_leaves_no_files(tmp_path: Path) -> None:

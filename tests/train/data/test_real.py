@@ -78,5 +78,5 @@ def test_a_published_data_set_is_split_by_group_in_proportion(folder: Path) -> N
             places[record.group].add(name)
     assert max(map(len, places.values())) == 1
     assert len(split.train) + len(split.val) + len(split.test) == len(dataset.records)
-    whole, tested = (Counter(record.label for record in part) for part in (dataset.records, split.test))
-    assert all(tested[label] / whole[label] == pytest.approx(0.2, abs=0.05) for label in dataset.classes)
+    total, tested = (Counter(record.label for record in part) for part in (dataset.records, split.test))
+    assert all(tested[label] / total[label] == pytest.approx(0.2, abs=0.05) for label in dataset.classes)

@@ -142,8 +142,10 @@ def test_no_seed_is_too_large(seed: int) -> None:
 
 def test_an_attempt_that_leaves_a_single_patient_gives_the_same_error() -> None:
     # With seed 2, the first test part leaves a single patient, which cannot be split again.
-    held = {"A": {"p3": 2, "p4": 9, "p5": 1}, "B": {"p1": 1, "p2": 9, "p4": 9}}
-    dataset = _dataset([(label, p) for label, sizes in held.items() for p, size in sizes.items() for _ in range(size)])
+    groups = {"A": {"p3": 2, "p4": 9, "p5": 1}, "B": {"p1": 1, "p2": 9, "p4": 9}}
+    dataset = _dataset(
+        [(label, p) for label, sizes in groups.items() for p, size in sizes.items() for _ in range(size)]
+    )
     with pytest.raises(UserError, match=r"too few groups .* to put every class into"):
         split_dataset(dataset, seed=2)
 
@@ -174,7 +176,7 @@ def test_too_few_groups_are_reported_with_their_numbers() -> None:
 def test_groups_that_cannot_be_split_are_an_error() -> None:
     # Every class has three patients, but in any three disjoint sets of patients a class is missing from one.
     patients = {"A": "012", "B": "013", "C": "023"}
-    dataset = _dataset([(label, patient) for label, held in patients.items() for patient in held * 3])
+    dataset = _dataset([(label, patient) for label, groups in patients.items() for patient in groups * 3])
     assert _error(dataset) == (
         "toy: there are too few groups (patients or lesions) to put every class into the training, validation and test "
         "part; add images of the rarest class or use fewer classes"

@@ -236,8 +236,8 @@ def test_another_language_model_makes_notes_be_requested_again(
 def test_another_prompt_version_makes_notes_be_requested_again(notegen: ManualNoteService, out: Path) -> None:
     write(notegen, out)
     with NoteService(notegen.url) as service:
-        offered = [info.model_copy(update={"prompt_version": "next"}) for info in service.strategies()]
-    answer = json.dumps([info.model_dump() for info in offered]).encode()
+        strategies = [info.model_copy(update={"prompt_version": "next"}) for info in service.strategies()]
+    answer = json.dumps([info.model_dump() for info in strategies]).encode()
     notegen.app.overrides["GET /strategies"] = Answer(body=answer, headers={"Content-Type": "application/json"})
 
     run = write(notegen, out)
@@ -332,8 +332,8 @@ def test_a_note_erased_by_the_service_is_reported_and_retried(notegen: ManualNot
 
 
 def test_a_strategy_that_is_not_offered_fails_before_any_request(notegen: ManualNoteService, out: Path) -> None:
-    offered = Answer(body=b"[]", headers={"Content-Type": "application/json"})
-    notegen.app.overrides["GET /strategies"] = offered
+    strategies = Answer(body=b"[]", headers={"Content-Type": "application/json"})
+    notegen.app.overrides["GET /strategies"] = strategies
 
     with pytest.raises(UserError, match="does not offer strategy P2"):
         write(notegen, out)

@@ -120,8 +120,8 @@ def test_a_full_disk_leaves_the_old_file_intact(tmp_path: Path) -> None:
 def test_a_truncated_file_is_rejected(tmp_path: Path, share: float) -> None:
     path = tmp_path / "notes.parquet"
     write_notes(path, rows(500))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * share)])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
 
     with pytest.raises(UserError, match="not a readable notes file") as raised:
         read_notes(path)

@@ -49,7 +49,7 @@ def test_the_key_is_sent_with_every_request() -> None:
         service.model()
         service.health()
 
-    assert [asked.headers["Authorization"] for asked in server.received] == ["Bearer dn_secret"] * 2
+    assert [request.headers["Authorization"] for request in server.received] == ["Bearer dn_secret"] * 2
 
 
 @pytest.mark.parametrize("key", [None, SecretStr(""), SecretStr(" ")])

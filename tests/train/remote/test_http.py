@@ -45,15 +45,15 @@ def test_a_busy_service_is_retried(busy: Answer) -> None:
     with scripted_server(busy, busy, MODEL) as server, NoteService(server.url) as service:
         assert service.model() == SCRIPTED
 
-    assert [asked.call for asked in server.received] == ["GET /model"] * 3
+    assert [request.call for request in server.received] == ["GET /model"] * 3
 
 
 def test_retry_after_is_respected() -> None:
     with scripted_server(problem(FULL, **{"Retry-After": "1"}), MODEL) as server, NoteService(server.url) as service:
-        begun = time.monotonic()
+        started = time.monotonic()
         service.model()
 
-    assert time.monotonic() - begun > 0.95
+    assert time.monotonic() - started > 0.95
     assert len(server.received) == 2
 
 
@@ -113,7 +113,7 @@ def test_retries_keep_the_idempotency_key_and_two_requests_have_two() -> None:
         service.submit(REQUEST)
         service.submit(REQUEST)
 
-    first, second, third, other = [asked.headers["Idempotency-Key"] for asked in server.received]
+    first, second, third, other = [request.headers["Idempotency-Key"] for request in server.received]
     assert first == second == third != other
 
 
@@ -122,27 +122,27 @@ def test_a_retried_batch_has_the_same_key_and_body() -> None:
     with scripted_server(DROPPED, accepted) as server, NoteService(server.url) as service:
         assert service.submit_batch([REQUEST, REQUEST], idempotency_key="mine").total == 2
 
-    assert [asked.headers["Idempotency-Key"] for asked in server.received] == ["mine", "mine"]
+    assert [request.headers["Idempotency-Key"] for request in server.received] == ["mine", "mine"]
     assert server.received[0].body == server.received[1].body
     assert len(json.loads(server.received[0].body)["items"]) == 2
 
 
-def tree(kind: type[DermnoteError]) -> list[type[DermnoteError]]:
+def subclasses(error_class: type[DermnoteError]) -> list[type[DermnoteError]]:
     """All error classes of the services below one class."""
-    children = [child for child in kind.__subclasses__() if child.__module__ == DermnoteError.__module__]
-    return children + [below for child in children for below in tree(child)]
+    children = [child for child in error_class.__subclasses__() if child.__module__ == DermnoteError.__module__]
+    return children + [below for child in children for below in subclasses(child)]
 
 
-@pytest.mark.parametrize("kind", tree(DermnoteError), ids=lambda kind: kind.code)
-def test_every_error_is_raised_as_the_class_that_the_service_raised(kind: type[DermnoteError]) -> None:
+@pytest.mark.parametrize("error_class", subclasses(DermnoteError), ids=lambda error_class: error_class.code)
+def test_every_error_is_raised_as_the_class_that_the_service_raised(error_class: type[DermnoteError]) -> None:
     with (
-        scripted_server(problem(kind("what and where"), **{"Retry-After": "3"})) as server,
+        scripted_server(problem(error_class("what and where"), **{"Retry-After": "3"})) as server,
         NoteService(server.url, patience_s=0) as service,
-        pytest.raises(kind) as raised,
+        pytest.raises(error_class) as raised,
     ):
         service.model()
 
-    assert type(raised.value) is kind
+    assert type(raised.value) is error_class
     assert raised.value.detail.removesuffix("; set NOTEGEN_API_KEY to a key of the note service") == "what and where"
     assert raised.value.retry_after_s == 3
 

@@ -57,7 +57,7 @@ def format_cell(value: object) -> str:
 
 @contextmanager
 def progress_bars() -> Iterator[Report]:
-    """One progress bar per stage (the epochs of a run share one); log lines where there is no terminal."""
+    """One progress bar per stage (the epochs of a run share one); log lines without a terminal."""
     terminal = console()
     if not terminal.is_terminal:
         yield _line_report(terminal)

@@ -84,7 +84,7 @@ def dataset_of(reading: Reading, *, classes: ClassSet, limit: int | None = None,
 
 
 def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool = False) -> Reading:
-    """Read and validate every row. Raises UserError if there is no readable table."""
+    """Read and validate every row. Raises UserError without a readable table."""
     table = folder_table(folder)
     layout = folder_layout(folder, table)
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", layout.name).strip("_") or "dataset"
