@@ -29,7 +29,7 @@ from dermnote_train.data.adapters import read_metadata
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.data.tables import read_table
 from dermnote_train.remote.notegen import NoteService
-from dermnote_train.settings import read_settings
+from dermnote_train.settings import Settings
 from lab.fidelity import write
 
 GROUP_COLUMNS = ("patient_id", "lesion_id", "group")
@@ -112,7 +112,7 @@ def main() -> None:
         name = arguments.table.stem if arguments.table else "drawn lesions"
         chosen = cases(table, count=arguments.notes, seed=arguments.seed)
     requests, groups = [request for request, _ in chosen], [group for _, group in chosen]
-    with NoteService(read_settings().notegen_url) as service:
+    with NoteService(Settings().notegen_url) as service:
         service.require_ready()
         written, _ = write(service, requests)
     labels = np.array([str(one.request.metadata.diagnosis) for one in written])

@@ -26,7 +26,7 @@ from dermnote_notegen.writing.strategies import note_facts
 from dermnote_train.data.adapters import read_metadata
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.remote.notegen import NoteService
-from dermnote_train.settings import read_settings
+from dermnote_train.settings import Settings
 from lab.second_checker import check
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -238,7 +238,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[Figures]] = {}
     with (
-        NoteService(read_settings().notegen_url) as service,
+        NoteService(Settings().notegen_url) as service,
         (arguments.out / "fidelity_notes.jsonl").open("w") as kept,
     ):
         service.require_ready()

@@ -19,7 +19,7 @@ from typing import Any
 from dermnote_notegen.settings import Settings
 from dermnote_notegen.writing.priors import load_priors
 from dermnote_train.remote.notegen import NoteService
-from dermnote_train.settings import read_settings
+from dermnote_train.settings import Settings as ClientSettings
 from lab.throughput.arms import ask_ours, our_engine
 from lab.throughput.requests import Asked, Mix, asked
 
@@ -86,7 +86,7 @@ def main() -> None:
     settings = Settings()
     with (
         tempfile.TemporaryDirectory(prefix="dn-") as folder,
-        NoteService(read_settings().notegen_url) as service,
+        NoteService(ClientSettings().notegen_url) as service,
         our_engine(settings.engine_slots, folder=Path(folder)) as (_, socket),
     ):
         service.require_ready()

@@ -1,4 +1,4 @@
-"""The two services as they run for a user: the note service with all its processes, retrieval's app behind uvicorn."""
+"""The two services as in production: the note service with all its processes, the retrieval service behind uvicorn."""
 
 import io
 import shutil
@@ -20,7 +20,7 @@ Paint = Callable[[str], bytes]
 
 @pytest.fixture(scope="session")
 def processes() -> Iterator[Processes]:
-    """Valkey, engine with the scripted model, worker and API, in a folder whose path is short enough for sockets."""
+    """Valkey, engine with the scripted model, worker and API, in a folder with a path short enough for Unix sockets."""
     folder = Path(tempfile.mkdtemp(prefix="dn-", dir="/tmp"))
     running = Processes(folder)
     try:
@@ -33,7 +33,7 @@ def processes() -> Iterator[Processes]:
 
 @pytest.fixture
 def notes(processes: Processes) -> Iterator[NoteService]:
-    """The client of a note service that is ready."""
+    """A client of a ready note service."""
     with NoteService(processes.url) as client:
         wait_until(lambda: client.health().status == "ok", timeout_s=60, what="the note service is ready")
         yield client
@@ -41,21 +41,21 @@ def notes(processes: Processes) -> Iterator[NoteService]:
 
 @pytest.fixture
 def retrieval(tmp_path: Path) -> Iterator[RetrievalService]:
-    """The client of an empty index whose towers are not aligned."""
+    """A client of an empty index with unaligned towers."""
     with retrieval_service(tmp_path / "store") as url, RetrievalService(url) as client:
         yield client
 
 
 @pytest.fixture
 def aligned(tmp_path: Path) -> Iterator[RetrievalService]:
-    """The client of an empty index whose towers are aligned."""
+    """A client of an empty index with aligned towers."""
     with retrieval_service(tmp_path / "store", model="dummy-aligned") as url, RetrievalService(url) as client:
         yield client
 
 
 @pytest.fixture
 def paint() -> Paint:
-    """Bytes of a picture of one colour."""
+    """Encode a single-colour image."""
 
     def painted(colour: str) -> bytes:
         out = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Every method of the note service's client against the real service: typed answers, and errors as the same class."""
+"""Every method of the note client against the real service: typed results, and errors of the same class."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,14 +36,14 @@ def request(strategy: str = "M", *, metadata: dict[str, Any] | None = None, **mo
 
 
 def ended(notes: NoteService, batch: Batch) -> Batch:
-    """A batch once all of it has ended."""
+    """A batch after all of its notes have ended."""
     wait_until(lambda: notes.batch(batch.id).ended == batch.total, timeout_s=120, what="the batch has ended")
     return notes.batch(batch.id)
 
 
 @pytest.fixture
 def idle(processes: Processes) -> Iterator[NoteService]:
-    """The same service over a database of its own that no worker looks at; three notes may wait."""
+    """The same service over its own database without workers; its queue holds three notes."""
     url = processes.redis_url.removesuffix("/0") + "/1"
     with Redis.from_url(url) as redis:
         redis.flushdb()
@@ -54,13 +54,13 @@ def idle(processes: Processes) -> Iterator[NoteService]:
 
 @pytest.fixture
 def cut_off() -> Iterator[NoteService]:
-    """A service whose Redis does not answer."""
+    """A service whose Redis is unreachable."""
     dead = Redis(port=free_port(), retry=Retry(NoBackoff(), 0))
     with served(create_app(Settings(), redis=dead)) as url, NoteService(url, patience_s=0.2) as client:
         yield client
 
 
-def test_a_note_is_waited_for_and_comes_with_verdict_and_provenance(notes: NoteService) -> None:
+def test_a_note_with_wait_has_its_verification_and_provenance(notes: NoteService) -> None:
     job = notes.submit(request("P2", options={"seed": 7}), wait_s=60)
 
     assert (job.status, job.error, job.index) == ("finished", None, None)
@@ -73,7 +73,7 @@ def test_a_note_is_waited_for_and_comes_with_verdict_and_provenance(notes: NoteS
     assert notes.get(job.id) == job
 
 
-def test_a_note_that_is_not_waited_for_is_a_job_that_ends_later(notes: NoteService) -> None:
+def test_a_note_without_wait_is_a_job_that_ends_later(notes: NoteService) -> None:
     job = notes.submit(request())
 
     assert job.status in ("queued", "running", "finished")
@@ -84,9 +84,9 @@ def test_a_note_that_is_not_waited_for_is_a_job_that_ends_later(notes: NoteServi
 def test_every_option_of_a_request_arrives(notes: NoteService) -> None:
     options = {"seed": 3, "temperature": 0.5, "max_words": 60, "n": 2, "on_unfaithful": "fallback"}
     options["deterministic"] = True
-    wanted = request("P2", include=["diagnosis", "site"], options=options)
+    full = request("P2", include=["diagnosis", "site"], options=options)
 
-    job = notes.submit(wanted, wait_s=60)
+    job = notes.submit(full, wait_s=60)
 
     assert len(job.notes) == 2
     for note in job.notes:
@@ -96,7 +96,7 @@ def test_every_option_of_a_request_arrives(notes: NoteService) -> None:
     assert job.notes[0].text != job.notes[1].text
 
 
-def test_one_key_is_one_note_and_another_body_under_it_is_refused(notes: NoteService) -> None:
+def test_an_idempotency_key_gives_one_note_and_rejects_another_body(notes: NoteService) -> None:
     first = notes.submit(request(), idempotency_key="one-key")
 
     assert notes.submit(request(), idempotency_key="one-key").id == first.id
@@ -105,7 +105,7 @@ def test_one_key_is_one_note_and_another_body_under_it_is_refused(notes: NoteSer
     assert notes.submit(request()).id != notes.submit(request()).id
 
 
-def test_requests_that_are_equal_are_the_same_body_whatever_the_order_of_their_topics(notes: NoteService) -> None:
+def test_equal_requests_have_the_same_body_whatever_the_order_of_topics(notes: NoteService) -> None:
     first = notes.submit(request(include=sorted(ALL_TOPICS)), idempotency_key="topics")
 
     assert notes.submit(request(include=sorted(ALL_TOPICS, reverse=True)), idempotency_key="topics").id == first.id
@@ -126,7 +126,7 @@ def test_a_batch_is_counted_and_its_notes_come_in_order(notes: NoteService) -> N
         assert str(age) in job.notes[0].text
 
 
-def test_one_key_is_one_batch(notes: NoteService) -> None:
+def test_an_idempotency_key_gives_one_batch(notes: NoteService) -> None:
     items = [request(metadata={"diagnosis": "nv"}), request(metadata={"diagnosis": "bcc"})]
     first = notes.submit_batch(items, idempotency_key="a-batch")
 
@@ -135,7 +135,7 @@ def test_one_key_is_one_batch(notes: NoteService) -> None:
         notes.submit_batch(items[::-1], idempotency_key="a-batch")
 
 
-def test_the_largest_batch_is_taken(notes: NoteService) -> None:
+def test_the_largest_batch_is_accepted(notes: NoteService) -> None:
     batch = notes.submit_batch([request()] * MAX_BATCH)
 
     assert notes.cancel_batch(batch.id).total == MAX_BATCH
@@ -166,45 +166,45 @@ def test_a_batch_is_cancelled(idle: NoteService) -> None:
 
 
 @pytest.mark.parametrize("ask", [NoteService.batch, NoteService.batch_notes, NoteService.cancel_batch])
-def test_a_batch_that_is_not_there_is_unknown(idle: NoteService, ask: Any) -> None:
+def test_a_missing_batch_is_unknown(idle: NoteService, ask: Any) -> None:
     with pytest.raises(UnknownBatch):
         ask(idle, "nobody")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "error"),
+    ("invalid", "error"),
     [
         (request("P2", metadata={}), NoFacts),
         (request("P2", metadata={"age": 50}, include=["site"]), NoFacts),
         (request("M", metadata={"age": 50}), StrategyNeedsDiagnosis),
     ],
 )
-def test_a_refused_request_is_the_services_own_error(
-    idle: NoteService, wanted: NoteRequest, error: type[DermnoteError]
+def test_a_rejected_request_raises_the_services_own_error(
+    idle: NoteService, invalid: NoteRequest, error: type[DermnoteError]
 ) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        idle.submit(wanted)
+        idle.submit(invalid)
 
     assert type(raised.value) is error
     assert raised.value.detail
 
 
-def test_a_refused_batch_names_every_bad_item_and_queues_nothing(idle: NoteService) -> None:
+def test_a_rejected_batch_names_every_invalid_item_and_queues_nothing(idle: NoteService) -> None:
     items = [request(), request(metadata={}), request("P2", metadata={"age": 50}, include=["site"])]
 
     with pytest.raises(InvalidRequest) as raised:
         idle.submit_batch(items)
 
     assert [(error.index, error.field) for error in raised.value.errors] == [(1, "metadata"), (2, "metadata")]
-    assert idle.submit_batch([request()] * 3).counts.queued == 3  # all three places were free
+    assert idle.submit_batch([request()] * 3).counts.queued == 3  # the whole queue was free
 
 
-def test_a_key_that_is_none_is_refused_with_a_reason(idle: NoteService) -> None:
+def test_an_invalid_idempotency_key_is_rejected_with_a_reason(idle: NoteService) -> None:
     with pytest.raises(InvalidRequest, match="Idempotency-Key"):
         idle.submit(request(), idempotency_key="k" * 256)
 
 
-def test_a_full_queue_is_told_with_the_time_to_come_back(idle: NoteService) -> None:
+def test_a_full_queue_is_raised_with_a_retry_delay(idle: NoteService) -> None:
     idle.submit_batch([request()] * 3)
 
     with pytest.raises(QueueFull) as raised:
@@ -214,7 +214,7 @@ def test_a_full_queue_is_told_with_the_time_to_come_back(idle: NoteService) -> N
     assert "3 at most" in raised.value.detail
 
 
-def test_without_redis_every_call_is_queue_unavailable(cut_off: NoteService) -> None:
+def test_without_redis_every_call_raises_queue_unavailable(cut_off: NoteService) -> None:
     calls = [
         lambda: cut_off.submit(request()),
         lambda: cut_off.submit_batch([request()]),
@@ -240,15 +240,15 @@ def test_readiness_names_what_is_missing(notes: NoteService, idle: NoteService, 
         cut_off.require_ready()
 
 
-def test_strategies_and_model_come_typed(notes: NoteService, idle: NoteService) -> None:
-    offered = {strategy.id: strategy for strategy in notes.strategies()}
+def test_strategies_and_model_are_typed(notes: NoteService, idle: NoteService) -> None:
+    available = {strategy.id: strategy for strategy in notes.strategies()}
 
-    assert set(offered) == {"M", "P1", "P2", "P3", "G"}
+    assert set(available) == {"M", "P1", "P2", "P3", "G"}
     priors = notes.priors()
     assert {"melanoma", "nevus"} <= set(priors.diagnoses)
     assert priors.version
-    assert (offered["M"].uses_llm, offered["P2"].uses_llm) == (False, True)
-    assert all(strategy.prompt_version and strategy.states for strategy in offered.values())
+    assert (available["M"].uses_llm, available["P2"].uses_llm) == (False, True)
+    assert all(strategy.prompt_version and strategy.states for strategy in available.values())
     model = notes.model()
     assert (model.name, model.engine) == ("scripted", "scripted")
     assert model.context_tokens > 0

@@ -142,7 +142,7 @@ def activate(stack: Stack, name: str) -> None:
     manifest = ModelManifest.model_validate_json((folder / MANIFEST_NAME).read_text())
     with RetrievalService(stack.environment["RETRIEVAL_URL"]) as service:
         service.activate_model(name)
-        service.wait_active(name, model_id=manifest.model_id, told=lambda _: None)
+        service.wait_active(name, model_id=manifest.model_id, on_progress=lambda _: None)
 
 
 def killed_in_the_middle(stack: Stack, *arguments: str | Path, when: Callable[[], bool]) -> None:

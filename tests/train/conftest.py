@@ -1,4 +1,4 @@
-"""Small drawn pictures that can be told apart, and the pretrained towers, shared by the tests of training."""
+"""Small drawn images of separable classes, and the pretrained towers, for the training tests."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def toy_classes() -> tuple[str, ...]:
 
 @pytest.fixture
 def toy_records(tmp_path: Path) -> ToyRecords:
-    """Draw `each` pictures of every class: a noisy disc in the class's colour on a gray ground."""
+    """Draw `each` images per class: a noisy disc in the class's colour on a gray background."""
 
     def draw(each: int, *, prefix: str = "img", classes: tuple[str, ...] = tuple(COLOURS)) -> tuple[Record, ...]:
         rng = np.random.default_rng(len(prefix) * 1000 + each)
@@ -65,7 +65,7 @@ def toy_notes(toy_split: Split) -> dict[str, str]:
 
 @pytest.fixture
 def toy_config() -> TrainConfig:
-    """Seconds on one core: tiny pictures, only the head learns."""
+    """Takes seconds on one core: tiny images, and only the head is trained."""
     return TrainConfig(image_size=32, epochs=3, batch_size=8, tuned="none", head_lr=3e-3, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""Real servers for the client's tests: one that answers what it is told, and the two services' apps on a free port."""
+"""Real servers for tests of the client: one with scripted responses, and both services on a free port."""
 
 import socket
 import threading
@@ -35,7 +35,7 @@ SCRIPTED = ModelInfo(name="scripted", sha256="0" * 64, context_tokens=2048, engi
 
 @dataclass(frozen=True)
 class Answer:
-    """What to answer one request. `missing`: bytes of the body that never come; `silent`: nothing ever comes."""
+    """A scripted response. `missing`: bytes of the body that are never sent; `silent`: no response at all."""
 
     status: int = 200
     body: bytes = b"{}"
@@ -49,51 +49,51 @@ SILENCE = Answer(silent=True)
 
 
 def problem(error: DermnoteError, **headers: str) -> Answer:
-    """An error as the services answer it."""
+    """The services' response for an error."""
     body = error.problem().model_dump_json().encode()
     return Answer(error.status, body, {"Content-Type": PROBLEM_JSON} | headers)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request that came in."""
+class ReceivedRequest:
+    """A request that the server received."""
 
     call: str
     headers: Mapping[str, str]
     body: bytes
 
 
-class ToldServer(ThreadingHTTPServer):
-    """Gives its answers one after the other, the last one for ever. `asked` holds what came in."""
+class ScriptedServer(ThreadingHTTPServer):
+    """Sends its answers in order, and repeats the last one. `received`: the requests."""
 
     daemon_threads = False
 
     def __init__(self, *answers: Answer, port: int = 0) -> None:
         self.answers = list(answers)
-        self.asked: list[Asked] = []
-        self.over = threading.Event()
+        self.received: list[ReceivedRequest] = []
+        self.stopped = threading.Event()
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Its base URL."""
         return f"http://127.0.0.1:{self.server_port}"
 
     def next_answer(self) -> Answer:
-        """The answer whose turn it is."""
+        """The next scripted answer."""
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: ToldServer
+    server: ScriptedServer
 
     def do_GET(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)
-        self.server.asked.append(Asked(f"{self.command} {self.path}", dict(self.headers), body))
+        self.server.received.append(ReceivedRequest(f"{self.command} {self.path}", dict(self.headers), body))
         answer = self.server.next_answer()
         if answer.silent:
-            self.server.over.wait(60)
+            self.server.stopped.wait(60)
         elif answer.status:
             self._send(answer)
 
@@ -108,31 +108,31 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer.body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
-def told(*answers: Answer, port: int = 0) -> Iterator[ToldServer]:
-    """A server that answers what it is told."""
-    with ToldServer(*answers, port=port) as server:
+def scripted_server(*answers: Answer, port: int = 0) -> Iterator[ScriptedServer]:
+    """A server with scripted answers."""
+    with ScriptedServer(*answers, port=port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             yield server
         finally:
-            server.over.set()
+            server.stopped.set()
             server.shutdown()
             thread.join()
 
 
 @contextmanager
 def served(app: ASGIApp) -> Iterator[str]:
-    """An app behind a real uvicorn on a free port; gives its URL."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
+    """Serve an app with uvicorn on a free port; yields its URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             wait_until(lambda: server.started or not thread.is_alive(), timeout_s=60, what="the app is served")
@@ -144,44 +144,44 @@ def served(app: ASGIApp) -> Iterator[str]:
 
 
 @dataclass
-class Door:
-    """An app, and before it one who keeps a list of who came and answers himself what he was told to."""
+class InterceptedApp:
+    """An app that records its calls and answers some of them with overrides."""
 
     app: ASGIApp
-    asked: list[str] = field(default_factory=list)
-    instead: dict[str, Answer] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    overrides: dict[str, Answer] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         call = f"{scope['method']} {scope['path']}"
-        self.asked.append(call)
-        if call in self.instead:
-            answer = self.instead[call]
+        self.calls.append(call)
+        if call in self.overrides:
+            answer = self.overrides[call]
             await Response(answer.body, answer.status, dict(answer.headers))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
 
-class NotesByHand:
-    """The real note service over a real Valkey, but in place of its worker the test writes notes, when it says so.
+class ManualNoteService:
+    """The real note service over a real Valkey, without a worker: the test itself decides when notes are written.
 
-    `failing`: ages whose notes fail. `asked`: the requests that were worked on.
+    `failing`: ages whose notes fail; `requests`: the requests that were processed.
     """
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
         self.settings = NotegenSettings(note_ttl_s=3600)
-        self.door = Door(notegen_app.create_app(self.settings, redis=redis))
+        self.app = InterceptedApp(notegen_app.create_app(self.settings, redis=redis))
         self.failing: set[int | float | None] = set()
-        self.asked: list[NoteRequest] = []
+        self.requests: list[NoteRequest] = []
         self.url = ""
         self._store = NoteStore(redis, note_ttl_s=3600)
         self.load(SCRIPTED)
 
     def load(self, model: ModelInfo) -> None:
-        """The model that the worker tells the service of."""
+        """Register a model as the worker would."""
         self.model = model
         self.redis.set(MODEL, model.model_dump_json())
         worker = SimpleWorker([QUEUE_NAME], connection=self.redis, serializer=JSONSerializer)
@@ -189,18 +189,18 @@ class NotesByHand:
         self.redis.hset(worker.key, "last_heartbeat", utcformat(now() + timedelta(days=1)))
         self.redis.persist(worker.key)
 
-    def work(self, most: int = 100_000) -> None:
-        """Write the notes that wait, the oldest first."""
-        for _ in range(most):
-            waiting = self.redis.lpop(f"rq:queue:{QUEUE_NAME}")
-            if waiting is None:
+    def work(self, limit: int = 100_000) -> None:
+        """Write queued notes, oldest first."""
+        for _ in range(limit):
+            queued = self.redis.lpop(f"rq:queue:{QUEUE_NAME}")
+            if queued is None:
                 return
-            self._write(waiting.decode())
+            self._write(queued.decode())
 
     def _write(self, note_id: str) -> None:
         request = self._store.request(note_id)
         assert request is not None
-        self.asked.append(request)
+        self.requests.append(request)
         self._store.start(note_id)
         if request.metadata.age in self.failing:
             reason = Problem(title="No note", status=500, code="no-note", detail="the ink is dry")
@@ -226,32 +226,32 @@ class NotesByHand:
         )
 
     def note_ids(self) -> list[str]:
-        """Every note that was ever asked for."""
+        """The ids of all requested notes."""
         prefix = NOTE.format("")
         return [key.decode().removeprefix(prefix) for key in self.redis.scan_iter(f"{prefix}*")]
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Notes are written as they come, by a thread."""
-        over = threading.Event()
+        """Write notes in a background thread as they are requested."""
+        stopped = threading.Event()
 
         def work() -> None:
-            while not over.is_set():
+            while not stopped.is_set():
                 self.work()
-                over.wait(0.02)
+                stopped.wait(0.02)
 
         thread = threading.Thread(target=work)
         thread.start()
         try:
             yield
         finally:
-            over.set()
+            stopped.set()
             thread.join()
 
 
 @contextmanager
 def valkey(folder: Path) -> Iterator[str]:
-    """A real Valkey with nobody else on it; gives its URL."""
+    """A private Valkey server; yields its URL."""
     port = free_port()
     server = Valkey(folder, port=port)
     server.start()
@@ -262,18 +262,18 @@ def valkey(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def notes_by_hand(valkey_url: str) -> Iterator[NotesByHand]:
-    """A note service over an empty Valkey, served."""
+def manual_note_service(valkey_url: str) -> Iterator[ManualNoteService]:
+    """A served note service over an empty Valkey."""
     with Redis.from_url(valkey_url) as redis:
         redis.flushdb()
-        service = NotesByHand(redis)
-        with served(service.door) as service.url:
+        service = ManualNoteService(redis)
+        with served(service.app) as service.url:
             yield service
 
 
 @contextmanager
 def retrieval_service(folder: Path, *, source: ModelSource | None = None, **settings: Any) -> Iterator[str]:
-    """The real retrieval service with its dummy encoder over `folder`, served; gives its URL."""
+    """The served retrieval service with its dummy encoder over `folder`; yields its URL."""
     chosen = RetrievalSettings(**({"data_dir": folder, "encoder": "dummy"} | settings))
     app = retrieval_app.create_app(chosen, service=open_service(chosen, source=source))
     with served(app) as url:

@@ -1,4 +1,4 @@
-"""The command `dermnote`: what its commands do end to end, and that whatever is wrong is one line and a failure."""
+"""The command line `dermnote`: its commands end to end, and one-line errors with a failing exit code."""
 
 import csv
 import json
@@ -24,7 +24,14 @@ from dermnote_train.data.draw import draw_dataset
 from dermnote_train.notes.blinding import BLINDED
 from dermnote_train.notes.table import read_notes, write_notes
 from tests.notegen.processes import free_port
-from tests.train.servers import Answer, NotesByHand, notes_by_hand, retrieval_service, told, valkey
+from tests.train.servers import (
+    Answer,
+    ManualNoteService,
+    manual_note_service,
+    retrieval_service,
+    scripted_server,
+    valkey,
+)
 
 Dermnote = Callable[..., Result]
 DIAGNOSES = ("nevus", "melanoma", "basal cell carcinoma")
@@ -33,9 +40,9 @@ SMALL = ("--epochs", "1", "--image-size", "32", "--batch-size", "8")
 
 @dataclass(frozen=True)
 class Services:
-    """Both services, ready; notes are written only while somebody works."""
+    """Both services, ready; notes are only written inside `working()`."""
 
-    notes: NotesByHand
+    notes: ManualNoteService
     retrieval: str
 
 
@@ -43,7 +50,7 @@ class Services:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     with (
         valkey(tmp_path_factory.mktemp("valkey")) as redis_url,
-        notes_by_hand(redis_url) as notes,
+        manual_note_service(redis_url) as notes,
         retrieval_service(tmp_path_factory.mktemp("store")) as retrieval,
     ):
         yield Services(notes, retrieval)
@@ -61,11 +68,11 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dermnote(home: Path) -> Dermnote:
-    """The command with nothing to talk to."""
+    """The command line without services."""
 
     def run(*arguments: str | Path, **environment: str) -> Result:
-        nobody = f"http://127.0.0.1:{free_port()}"
-        env = {"DERMNOTE_HOME": str(home), "NOTEGEN_URL": nobody, "RETRIEVAL_URL": nobody} | environment
+        unused = f"http://127.0.0.1:{free_port()}"
+        env = {"DERMNOTE_HOME": str(home), "NOTEGEN_URL": unused, "RETRIEVAL_URL": unused} | environment
         return CliRunner(env=env).invoke(make_app(), list(map(str, arguments)))
 
     return run
@@ -73,15 +80,15 @@ def dermnote(home: Path) -> Dermnote:
 
 @pytest.fixture
 def served(dermnote: Dermnote, services: Services) -> Dermnote:
-    """The command with both services ready."""
+    """The command line with both services ready."""
     urls = {"NOTEGEN_URL": services.notes.url, "RETRIEVAL_URL": services.retrieval}
     return lambda *arguments, **environment: dermnote(*arguments, **(urls | environment))
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A small plain data set; every age is another."""
-    return write_folder(tmp_path / "pictures", count=6)
+def images(tmp_path: Path) -> Path:
+    """A small plain data set in which every age is different."""
+    return write_folder(tmp_path / "images", count=6)
 
 
 def write_folder(folder: Path, *, count: int, without: str = "") -> Path:
@@ -103,13 +110,13 @@ def write_folder(folder: Path, *, count: int, without: str = "") -> Path:
     return folder
 
 
-def went_well(result: Result) -> str:
+def succeed(result: Result) -> str:
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
-def refused(result: Result, *, code: int = 1) -> str:
-    """The one line on stderr of a command that ended as it should when something is wrong."""
+def fail(result: Result, *, code: int = 1) -> str:
+    """The line on stderr of a command that failed as it should."""
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == code, result.output
     lines = result.stderr.splitlines()
@@ -119,23 +126,23 @@ def refused(result: Result, *, code: int = 1) -> str:
 
 
 def cells(output: str) -> tuple[list[str], list[str]]:
-    """(the names, the values) of a table of one row."""
+    """The column names and values of a table with one row."""
     head, row = (line for line in output.splitlines() if line.startswith(("┃", "│")))
     return re.findall(r"[\w/.]+", head), re.findall(r"[\w/.]+", row)
 
 
-# What the commands do.
+# Commands end to end
 
 
-def test_notes_are_written_indexed_and_found(served: Dermnote, services: Services, pictures: Path, home: Path) -> None:
+def test_notes_are_written_indexed_and_found(served: Dermnote, services: Services, images: Path, home: Path) -> None:
     with services.notes.working():
-        told = went_well(served("notes", pictures))
-    assert str(home / "notes" / "pictures" / "notes.parquet") in told
-    assert len(read_notes(home / "notes" / "pictures" / "notes.parquet")) == 6
+        output = succeed(served("notes", images))
+    assert str(home / "notes" / "images" / "notes.parquet") in output
+    assert len(read_notes(home / "notes" / "images" / "notes.parquet")) == 6
 
-    assert "now holds 6 items" in went_well(served("index", pictures))
-    again = went_well(served("index", pictures))
-    assert dict(zip(*cells(again), strict=True)) | {"items/s": ""} == {
+    assert "now holds 6 items" in succeed(served("index", images))
+    repeated = succeed(served("index", images))
+    assert dict(zip(*cells(repeated), strict=True)) | {"items/s": ""} == {
         "items": "6",
         "created": "0",
         "updated": "0",
@@ -144,105 +151,103 @@ def test_notes_are_written_indexed_and_found(served: Dermnote, services: Service
         "items/s": "",
     }
 
-    found = went_well(served("search", pictures / "images" / "0.png", "-k", "2", "--dataset", "pictures"))
+    found = succeed(served("search", images / "images" / "0.png", "-k", "2", "--dataset", "images"))
     assert "found by images" in found
-    assert "pictures-0" in found
-    others = went_well(
-        served("search", pictures / "images" / "0.png", "--dataset", "pictures", "--exclude-group", "pictures:p0")
+    assert "images-0" in found
+    others = succeed(
+        served("search", images / "images" / "0.png", "--dataset", "images", "--exclude-group", "images:p0")
     )
-    assert "pictures-0" not in others
-    assert "nothing found" in went_well(served("search", pictures / "images" / "0.png", "--dataset", "other"))
+    assert "images-0" not in others
+    assert "nothing found" in succeed(served("search", images / "images" / "0.png", "--dataset", "other"))
 
 
-def test_an_index_run_that_a_full_disk_ends_says_how_far_it_came(
-    served: Dermnote, services: Services, pictures: Path
+def test_an_index_run_stopped_by_a_full_disk_reports_what_was_stored(
+    served: Dermnote, services: Services, images: Path
 ) -> None:
     with services.notes.working():
-        went_well(served("notes", pictures))
+        succeed(served("notes", images))
     full = InsufficientStorage("nothing was stored").problem()
     outcomes = [
-        BulkOutcome(id="pictures-0", status="created"),
-        BulkOutcome(id="pictures-1", status="unchanged"),
-        BulkOutcome(id="pictures-2", status="failed", error=full),
+        BulkOutcome(id="images-0", status="created"),
+        BulkOutcome(id="images-1", status="unchanged"),
+        BulkOutcome(id="images-2", status="failed", error=full),
     ]
     body = "\n".join(outcome.model_dump_json(exclude_none=True) for outcome in outcomes).encode()
-    with told(Answer(body=b'{"status": "ok", "checks": {}}'), Answer(body=body)) as server:
-        result = served("index", pictures, RETRIEVAL_URL=server.url)
+    with scripted_server(Answer(body=b'{"status": "ok", "checks": {}}'), Answer(body=body)) as server:
+        result = served("index", images, RETRIEVAL_URL=server.url)
 
-    assert "2 of 6 items are stored: run the same again" in refused(result)
+    assert "2 of 6 items are stored: run the same command again" in fail(result)
     assert cells(result.stdout)[1][:5] == ["3", "1", "0", "1", "1"]
 
 
-def test_notes_that_failed_are_counted_and_the_next_run_asks_for_them(
-    served: Dermnote, services: Services, pictures: Path, tmp_path: Path
+def test_failed_notes_are_counted_and_retried_by_the_next_run(
+    served: Dermnote, services: Services, images: Path, tmp_path: Path
 ) -> None:
     services.notes.failing = {42}
     with services.notes.working():
-        result = served("notes", pictures, "--out", tmp_path / "out", "--strategy", "M")
+        result = served("notes", images, "--out", tmp_path / "out", "--strategy", "M")
         assert result.exit_code == 1
         assert "failed: 2: the ink is dry" in result.stdout
         assert "1 notes failed; run the same command again" in result.stdout
         assert len(read_notes(tmp_path / "out" / "notes.parquet")) == 5
 
         services.notes.failing = set()
-        went_well(served("notes", pictures, "--out", tmp_path / "out", "--strategy", "M"))
-        assert "all there already" in went_well(served("notes", pictures, "--out", tmp_path / "out", "--strategy", "M"))
+        succeed(served("notes", images, "--out", tmp_path / "out", "--strategy", "M"))
+        assert "all reused" in succeed(served("notes", images, "--out", tmp_path / "out", "--strategy", "M"))
 
     assert len(read_notes(tmp_path / "out" / "notes.parquet")) == 6
 
 
-def test_items_that_were_refused_are_told_and_the_exit_code_says_so(
-    served: Dermnote, services: Services, pictures: Path, tmp_path: Path
+def test_rejected_items_are_reported_and_the_exit_code_is_1(
+    served: Dermnote, services: Services, images: Path, tmp_path: Path
 ) -> None:
     with services.notes.working():
-        went_well(served("notes", pictures, "--out", tmp_path))
+        succeed(served("notes", images, "--out", tmp_path))
     rows = list(read_notes(tmp_path / "notes.parquet"))
     write_notes(tmp_path / "bad.parquet", [replace(rows[0], text="a NUL \0 inside"), *rows[1:]])
 
-    result = served("index", pictures, "--notes", tmp_path / "bad.parquet")
+    result = served("index", images, "--notes", tmp_path / "bad.parquet")
 
     assert result.exit_code == 1
-    assert "failed: pictures-0: " in result.stdout
+    assert "failed: images-0: " in result.stdout
     assert "NUL" in result.stdout
 
 
 def test_data_sets_are_drawn_inspected_checked_and_split(dermnote: Dermnote, tmp_path: Path) -> None:
     folder = tmp_path / "new"
-    assert "SYNTHETIC" in went_well(dermnote("datasets", "draw", folder, "--count", "40"))
-    assert "SYNTHETIC" in went_well(dermnote("datasets", "inspect", folder))
-    assert "40 usable images, 0 problems" in went_well(dermnote("datasets", "check", folder))
-    went_well(dermnote("datasets", "split", folder, "--out", tmp_path / "split.csv"))
+    assert "SYNTHETIC" in succeed(dermnote("datasets", "draw", folder, "--count", "40"))
+    assert "SYNTHETIC" in succeed(dermnote("datasets", "inspect", folder))
+    assert "40 usable images, 0 problems" in succeed(dermnote("datasets", "check", folder))
+    succeed(dermnote("datasets", "split", folder, "--out", tmp_path / "split.csv"))
     assert len((tmp_path / "split.csv").read_text().splitlines()) == 41
-    assert "HAM10000" in went_well(dermnote("datasets", "list"))
+    assert "HAM10000" in succeed(dermnote("datasets", "list"))
 
 
-def test_a_picture_on_both_sides_of_a_split_is_a_failure_of_leakage(
-    dermnote: Dermnote, drawn: Path, tmp_path: Path
-) -> None:
+def test_leakage_fails_if_an_image_is_in_two_parts_of_a_split(dermnote: Dermnote, drawn: Path, tmp_path: Path) -> None:
     folder, split, out = tmp_path / "data", tmp_path / "split.csv", tmp_path / "leaks.json"
     shutil.copytree(drawn, folder)
-    went_well(dermnote("datasets", "split", folder, "--out", split))
-    told = went_well(dermnote("datasets", "leakage", folder, "--split", split, "--out", out))
-    assert "Pictures that are there twice: 0 pairs" in told
-    assert "groups in more than one part" in told
+    succeed(dermnote("datasets", "split", folder, "--out", split))
+    output = succeed(dermnote("datasets", "leakage", folder, "--split", split, "--out", out))
+    assert "Duplicate images: 0 pairs" in output
+    assert "groups in more than one part" in output
     assert json.loads(out.read_text())["twins"] == []
 
     with split.open(newline="") as file:
         parts = {row["image_id"]: row["part"] for row in csv.DictReader(file)}
-    trained, tested = (next(name for name, part in parts.items() if part == wanted) for wanted in ("train", "test"))
+    trained, tested = (next(name for name, part in parts.items() if part == role) for role in ("train", "test"))
     shutil.copy(folder / "images" / f"{trained}.jpg", folder / "images" / f"{tested}.jpg")
     crossed = dermnote("datasets", "leakage", folder, "--split", split, "--out", out)
     assert crossed.exit_code == 1
-    assert f"of these, in more than one part of {split}: 1 pairs" in crossed.stdout
+    assert f"Duplicate images in more than one part of {split}: 1 pairs" in crossed.stdout
     (pair,) = json.loads(out.read_text())["twins_across"]
     assert {pair["first"]["image_id"], pair["second"]["image_id"]} == {trained, tested}
 
     both = dermnote("datasets", "leakage", folder, "--against", drawn)
     assert both.exit_code == 1
-    assert "that are in drawn as well: 40 pairs" in both.stdout
+    assert "that are also in drawn: 40 pairs" in both.stdout
 
 
-def test_what_tells_the_class_by_being_there_is_shown_and_left_out(
+def test_fields_whose_presence_reveals_the_class_are_shown_and_dropped(
     dermnote: Dermnote, drawn: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "data"
@@ -255,112 +260,114 @@ def test_what_tells_the_class_by_being_there_is_shown_and_left_out(
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    told = went_well(dermnote("datasets", "inspect", folder))
-    assert "left out, since being filled tells the class (--leaky-fields keeps them): symptoms.itch" in told
+    output = succeed(dermnote("datasets", "inspect", folder))
+    assert "dropped, since their presence reveals the class (--leaky-fields keeps them): symptoms.itch" in output
     assert all(record.metadata.symptoms.itch is None for record in load_dataset(folder).records)
     assert any(record.metadata.symptoms.itch for record in load_dataset(folder, leaky_fields=True).records)
 
 
-def test_findings_are_measured_shown_and_said_in_notes(
+def test_findings_are_measured_shown_and_added_to_notes(
     served: Dermnote, services: Services, drawn: Path, home: Path, tmp_path: Path
 ) -> None:
-    told = went_well(served("findings", drawn, "--limit", "10", "--sheet", tmp_path / "sheet.png"))
+    output = succeed(served("findings", drawn, "--limit", "10", "--sheet", tmp_path / "sheet.png"))
     measured = home / "findings" / "drawn.csv"
-    assert f"findings: {measured}" in told
-    assert "a lesion was found" in told
+    assert f"findings: {measured}" in output
+    assert "a lesion was found" in output
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
 
-    services.notes.asked.clear()
+    services.notes.requests.clear()
     with services.notes.working():
-        went_well(served("notes", drawn, "--limit", "10", "--findings", measured))
+        succeed(served("notes", drawn, "--limit", "10", "--findings", measured))
     with measured.open() as file:
         rows = list(csv.DictReader(file))
-    said = sorted((one.metadata.findings.asymmetry or "") for one in services.notes.asked)
-    assert said == sorted(row["asymmetry"] for row in rows)
-    assert any(said)
+    stated = sorted((one.metadata.findings.asymmetry or "") for one in services.notes.requests)
+    assert stated == sorted(row["asymmetry"] for row in rows)
+    assert any(stated)
 
 
-def test_blinded_notes_are_asked_for_without_the_diagnosis_and_kept_apart(
-    served: Dermnote, services: Services, pictures: Path, home: Path
+def test_blinded_notes_are_requested_without_the_diagnosis_and_stored_separately(
+    served: Dermnote, services: Services, images: Path, home: Path
 ) -> None:
-    services.notes.asked.clear()
+    services.notes.requests.clear()
     with services.notes.working():
-        told = went_well(served("notes", pictures, "--blinded"))
-    assert str(home / "notes" / "pictures-blinded" / "notes.parquet") in told
-    assert len(services.notes.asked) == 6
-    assert all(one.include == BLINDED for one in services.notes.asked)
+        output = succeed(served("notes", images, "--blinded"))
+    assert str(home / "notes" / "images-blinded" / "notes.parquet") in output
+    assert len(services.notes.requests) == 6
+    assert all(one.include == BLINDED for one in services.notes.requests)
 
 
-def test_notes_with_findings_of_other_images_are_refused(served: Dermnote, drawn: Path, tmp_path: Path) -> None:
+def test_findings_of_other_images_are_rejected(served: Dermnote, drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "findings.csv").write_text("image_id,asymmetry,border,colours\nother,,,\n")
-    line = refused(served("notes", drawn, "--limit", "10", "--findings", tmp_path / "findings.csv"))
+    line = fail(served("notes", drawn, "--limit", "10", "--findings", tmp_path / "findings.csv"))
     assert "no findings for 10 images" in line
 
 
-def test_a_broken_picture_is_found_by_check_and_refused_by_the_others(
-    dermnote: Dermnote, pictures: Path, tmp_path: Path
+def test_a_broken_image_is_reported_by_check_and_rejected_by_other_commands(
+    dermnote: Dermnote, images: Path, tmp_path: Path
 ) -> None:
-    path = pictures / "images" / "3.png"
+    path = images / "images" / "3.png"
     path.write_bytes(path.read_bytes()[:60])
 
-    checked = dermnote("datasets", "check", pictures)
+    checked = dermnote("datasets", "check", images)
     assert checked.exit_code == 1
     assert "3.png cannot be decoded" in checked.stdout
-    assert "3.png cannot be decoded" in refused(dermnote("train", pictures, "--image-only"))
+    assert "3.png cannot be decoded" in fail(dermnote("train", images, "--image-only"))
 
 
 @pytest.fixture(scope="module")
 def run_dir(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on the drawn pictures."""
+    """A training run on the drawn images."""
     return train(drawn, tmp_path_factory.mktemp("runs") / "first", seed=0)
 
 
 def train(drawn: Path, run_dir: Path, *, seed: int) -> Path:
     arguments = ["train", str(drawn), "--image-only", *SMALL, "--seed", str(seed), "--out", str(run_dir)]
-    told = went_well(CliRunner().invoke(make_app(), arguments))
-    assert f"run: {run_dir}" in told.replace("\n", "")
+    output = succeed(CliRunner().invoke(make_app(), arguments))
+    assert f"run: {run_dir}" in output.replace("\n", "")
     return run_dir
 
 
 def test_a_run_is_evaluated_on_its_held_out_part(dermnote: Dermnote, drawn: Path, run_dir: Path) -> None:
-    told = went_well(dermnote("evaluate", run_dir, drawn))
+    output = succeed(dermnote("evaluate", run_dir, drawn))
 
     with (run_dir / "split.csv").open() as file:
         test = [row for row in csv.DictReader(file) if row["part"] == "test"]
     figures = json.loads((run_dir / "evaluation-drawn.json").read_text())
     assert (figures["dataset"], figures["synthetic"], figures["n"]) == ("drawn", True, len(test))
-    assert "held-out test part" in told
-    assert "balanced accuracy" in told
-    assert "chance" in told
+    assert "held-out test part" in output
+    assert "balanced accuracy" in output
+    assert "chance" in output
 
 
-def test_a_run_is_evaluated_on_all_of_another_data_set(dermnote: Dermnote, run_dir: Path, pictures: Path) -> None:
-    told = went_well(dermnote("evaluate", run_dir, pictures))
+def test_a_run_is_evaluated_on_all_of_another_data_set(dermnote: Dermnote, run_dir: Path, images: Path) -> None:
+    output = succeed(dermnote("evaluate", run_dir, images))
 
-    assert "another data set" in told
-    assert json.loads((run_dir / "evaluation-pictures.json").read_text())["n"] == 6
+    assert "another data set" in output
+    assert json.loads((run_dir / "evaluation-images.json").read_text())["n"] == 6
 
 
-def test_weights_of_another_split_are_not_evaluated_on_what_they_were_trained_on(
+def test_weights_are_not_evaluated_on_their_training_images(
     dermnote: Dermnote, drawn: Path, run_dir: Path, tmp_path: Path
 ) -> None:
-    # What a training that was killed before its end leaves in the folder of an older run: new weights, old split.
+    # A training run killed in the folder of an older run leaves new weights and the old split.
     retrained = train(drawn, tmp_path / "retrained", seed=1)
     killed = shutil.copytree(run_dir, tmp_path / "killed", ignore=shutil.ignore_patterns("evaluation-*"))
     shutil.copy(retrained / "model.safetensors", killed / "model.safetensors")
 
-    assert "trained on another split" in refused(dermnote("evaluate", killed, drawn))
+    assert "trained on another split" in fail(dermnote("evaluate", killed, drawn))
     assert not (killed / "evaluation-drawn.json").exists()
-    went_well(dermnote("evaluate", retrained, drawn))
+    succeed(dermnote("evaluate", retrained, drawn))
 
 
-def test_a_run_is_not_evaluated_without_its_own_data(dermnote: Dermnote, run_dir: Path, tmp_path: Path) -> None:
+def test_evaluation_of_the_own_data_set_needs_all_of_its_images(
+    dermnote: Dermnote, run_dir: Path, tmp_path: Path
+) -> None:
     other = draw_dataset(tmp_path / "drawn", count=15, seed=5)
 
-    assert "are not in drawn; give the data it was made from" in refused(dermnote("evaluate", run_dir, other))
+    assert "are not in drawn; give the data set it was created from" in fail(dermnote("evaluate", run_dir, other))
 
 
-# What is wrong is one line.
+# One-line errors
 
 
 @pytest.mark.parametrize(
@@ -376,52 +383,52 @@ def test_a_run_is_not_evaluated_without_its_own_data(dermnote: Dermnote, run_dir
     ],
     ids=" ".join,
 )
-def test_a_folder_that_is_no_data_set_is_one_line(served: Dermnote, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_an_invalid_data_folder_is_a_one_line_error(served: Dermnote, tmp_path: Path, command: tuple[str, ...]) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    lacking = write_folder(tmp_path / "lacking", count=6, without="diagnosis")
-    pictureless = write_folder(tmp_path / "pictureless", count=6)
-    shutil.rmtree(pictureless / "images")
+    incomplete = write_folder(tmp_path / "incomplete", count=6, without="diagnosis")
+    imageless = write_folder(tmp_path / "imageless", count=6)
+    shutil.rmtree(imageless / "images")
 
-    assert "no such folder" in refused(served(*command, tmp_path / "nowhere"))
-    assert str(empty) in refused(served(*command, empty))
-    assert "no column diagnosis" in refused(served(*command, lacking))
+    assert "no such folder" in fail(served(*command, tmp_path / "nowhere"))
+    assert str(empty) in fail(served(*command, empty))
+    assert "no column diagnosis" in fail(served(*command, incomplete))
     if command not in (("datasets", "inspect"), ("datasets", "check")):
-        assert "0.png" in refused(served(*command, pictureless))
+        assert "0.png" in fail(served(*command, imageless))
 
 
 @pytest.mark.parametrize("command", [("notes",), ("index",), ("demo", "--data")], ids=" ".join)
-def test_a_service_that_is_down_is_one_line_with_its_url(
-    dermnote: Dermnote, pictures: Path, command: tuple[str, ...]
+def test_a_stopped_service_is_a_one_line_error_with_its_url(
+    dermnote: Dermnote, images: Path, command: tuple[str, ...]
 ) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
+    unused = f"http://127.0.0.1:{free_port()}"
 
-    line = refused(dermnote(*command, pictures, NOTEGEN_URL=nobody, RETRIEVAL_URL=nobody))
+    line = fail(dermnote(*command, images, NOTEGEN_URL=unused, RETRIEVAL_URL=unused))
 
-    assert nobody in line
+    assert unused in line
     assert "make up" in line
 
 
-def test_a_search_without_a_service_is_one_line_with_its_url(dermnote: Dermnote, pictures: Path) -> None:
-    nobody = f"http://127.0.0.1:{free_port()}"
+def test_a_search_without_a_service_is_a_one_line_error_with_its_url(dermnote: Dermnote, images: Path) -> None:
+    unused = f"http://127.0.0.1:{free_port()}"
 
-    assert nobody in refused(dermnote("search", pictures / "images" / "0.png", RETRIEVAL_URL=nobody))
+    assert unused in fail(dermnote("search", images / "images" / "0.png", RETRIEVAL_URL=unused))
 
 
 @pytest.mark.parametrize("url", ["localhost:8002", "nothing", "http://127.0.0.1:port"])
-def test_a_url_that_is_none_is_one_line(dermnote: Dermnote, pictures: Path, url: str) -> None:
-    assert "set NOTEGEN_URL" in refused(dermnote("notes", pictures, NOTEGEN_URL=url))
-    assert "set RETRIEVAL_URL" in refused(dermnote("index", pictures, RETRIEVAL_URL=url))
+def test_an_invalid_url_is_a_one_line_error(dermnote: Dermnote, images: Path, url: str) -> None:
+    assert "set NOTEGEN_URL" in fail(dermnote("notes", images, NOTEGEN_URL=url))
+    assert "set RETRIEVAL_URL" in fail(dermnote("index", images, RETRIEVAL_URL=url))
 
 
-def test_a_service_that_is_not_ready_is_one_line_that_says_what_lacks(
-    served: Dermnote, services: Services, pictures: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_service_that_is_not_ready_is_a_one_line_error_with_the_failing_check(
+    served: Dermnote, services: Services, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     not_ready = Answer(503, b'{"status": "unavailable", "checks": {"redis": "ok", "worker": "none is alive"}}')
-    monkeypatch.setitem(services.notes.door.instead, "GET /health/ready", not_ready)
+    monkeypatch.setitem(services.notes.app.overrides, "GET /health/ready", not_ready)
 
-    for command in (("notes", pictures), ("demo", "--data", pictures)):
-        assert f"{services.notes.url} is not ready (worker: none is alive)" in refused(served(*command))
+    for command in (("notes", images), ("demo", "--data", images)):
+        assert f"{services.notes.url} is not ready (worker: none is alive)" in fail(served(*command))
 
 
 @pytest.mark.parametrize(
@@ -450,14 +457,14 @@ def test_a_service_that_is_not_ready_is_one_line_that_says_what_lacks(
     ],
     ids=" ".join,
 )
-def test_a_value_that_no_option_takes_is_one_line_that_names_it(
+def test_an_invalid_option_is_a_one_line_error_that_names_it(
     dermnote: Dermnote, arguments: tuple[str, ...], expected: str
 ) -> None:
-    assert expected in refused(dermnote(*arguments), code=2)
+    assert expected in fail(dermnote(*arguments), code=2)
 
 
 @pytest.mark.parametrize("arguments", [(), ("datasets",)], ids=["dermnote", "dermnote datasets"])
-def test_a_command_that_is_given_nothing_shows_its_help(dermnote: Dermnote, arguments: tuple[str, ...]) -> None:
+def test_a_command_without_arguments_shows_its_help(dermnote: Dermnote, arguments: tuple[str, ...]) -> None:
     result = dermnote(*arguments)
 
     assert result.exit_code == 2
@@ -466,15 +473,17 @@ def test_a_command_that_is_given_nothing_shows_its_help(dermnote: Dermnote, argu
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])
-def test_a_folder_that_is_no_run_is_one_line(dermnote: Dermnote, drawn: Path, tmp_path: Path, command: str) -> None:
+def test_an_invalid_run_folder_is_a_one_line_error(
+    dermnote: Dermnote, drawn: Path, tmp_path: Path, command: str
+) -> None:
     more = [drawn] if command == "evaluate" else []
 
-    assert "not a run folder" in refused(dermnote(command, tmp_path / "nowhere", *more))
-    assert "not a run folder" in refused(dermnote(command, drawn, *more))
+    assert "not a run folder" in fail(dermnote(command, tmp_path / "nowhere", *more))
+    assert "not a run folder" in fail(dermnote(command, drawn, *more))
 
 
 @pytest.mark.parametrize("name", ["my model", "a/b", "..", "", "../outside", "x" * 129])
-def test_a_model_is_exported_under_a_plain_name_alone(
+def test_a_model_is_only_exported_under_a_plain_name(
     dermnote: Dermnote, run_dir: Path, tmp_path: Path, name: str
 ) -> None:
     models = tmp_path / "models"
@@ -482,45 +491,47 @@ def test_a_model_is_exported_under_a_plain_name_alone(
     result = dermnote("export", run_dir, "--models-dir", models, "--name", name)
 
     if name:
-        assert "no name for a model" in refused(result)
+        assert "not a valid model name" in fail(result)
         assert not models.exists()
     else:
-        assert f"model: {models / 'first'}" in went_well(result)
+        assert f"model: {models / 'first'}" in succeed(result)
 
 
-def test_training_without_notes_says_how_to_make_them(dermnote: Dermnote, drawn: Path, home: Path) -> None:
-    line = refused(dermnote("train", drawn))
+def test_training_without_notes_explains_how_to_create_them(dermnote: Dermnote, drawn: Path, home: Path) -> None:
+    line = fail(dermnote("train", drawn))
 
     assert str(home / "notes" / "drawn" / "notes.parquet") in line
     assert "dermnote notes" in line
 
 
-def test_a_notes_file_that_is_none_is_one_line(served: Dermnote, drawn: Path, run_dir: Path, tmp_path: Path) -> None:
+def test_an_invalid_notes_file_is_a_one_line_error(
+    served: Dermnote, drawn: Path, run_dir: Path, tmp_path: Path
+) -> None:
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(b"PAR1 and no more")
 
     for notes in (torn, tmp_path, tmp_path / "nowhere.parquet"):
-        assert str(notes) in refused(served("index", drawn, "--notes", notes))
-        assert str(notes) in refused(served("train", drawn, "--notes", notes))
-        assert str(notes) in refused(served("evaluate", run_dir, drawn, "--notes", notes))
+        assert str(notes) in fail(served("index", drawn, "--notes", notes))
+        assert str(notes) in fail(served("train", drawn, "--notes", notes))
+        assert str(notes) in fail(served("evaluate", run_dir, drawn, "--notes", notes))
 
 
-def test_a_file_where_a_folder_should_be_is_one_line(
-    served: Dermnote, pictures: Path, drawn: Path, tmp_path: Path
+def test_a_file_in_place_of_a_folder_is_a_one_line_error(
+    served: Dermnote, images: Path, drawn: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "file"
     file.write_text("in the way")
 
-    assert str(file) in refused(served("notes", pictures, "--out", file))
-    assert str(file) in refused(served("datasets", "draw", file))
-    assert str(tmp_path) in refused(served("datasets", "split", drawn, "--out", tmp_path))
-    assert "file" in refused(served("export", "lite", "--models-dir", file))
-    assert str(file) in refused(served("datasets", "inspect", file))
+    assert str(file) in fail(served("notes", images, "--out", file))
+    assert str(file) in fail(served("datasets", "draw", file))
+    assert str(tmp_path) in fail(served("datasets", "split", drawn, "--out", tmp_path))
+    assert "file" in fail(served("export", "lite", "--models-dir", file))
+    assert str(file) in fail(served("datasets", "inspect", file))
     assert file.read_text() == "in the way"
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG that declares a size and holds next to nothing."""
+    """A PNG that declares a size but has almost no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -534,32 +545,34 @@ def png_of(width: int, height: int) -> bytes:
     [None, b"", b"no picture", png_of(50_000, 50_000), png_of(9_000, 9_000), png_of(64, 64)],
     ids=["missing", "empty", "text", "bomb", "too large", "torn"],
 )
-def test_a_search_with_what_is_no_picture_is_one_line(served: Dermnote, tmp_path: Path, content: bytes | None) -> None:
+def test_a_search_with_an_invalid_image_is_a_one_line_error(
+    served: Dermnote, tmp_path: Path, content: bytes | None
+) -> None:
     path = tmp_path / "query.png"
     if content is not None:
         path.write_bytes(content)
 
-    assert "query.png" in refused(served("search", path))
-    assert str(tmp_path) in refused(served("search", tmp_path))
+    assert "query.png" in fail(served("search", path))
+    assert str(tmp_path) in fail(served("search", tmp_path))
 
 
-def test_pictures_that_cannot_reach_notes_yet_are_one_line(served: Dermnote, pictures: Path) -> None:
-    line = refused(served("search", pictures / "images" / "0.png", "--via", "notes"))
+def test_searching_notes_with_an_unaligned_encoder_is_a_one_line_error(served: Dermnote, images: Path) -> None:
+    line = fail(served("search", images / "images" / "0.png", "--via", "notes"))
 
     assert "not aligned" in line
     assert "train a model" in line
 
 
-def test_a_strategy_that_the_service_lacks_is_one_line(
-    served: Dermnote, services: Services, pictures: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_strategy_that_is_not_offered_is_a_one_line_error(
+    served: Dermnote, services: Services, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = Answer(body=b"[]", headers={"Content-Type": "application/json"})
-    monkeypatch.setitem(services.notes.door.instead, "GET /strategies", nothing)
+    monkeypatch.setitem(services.notes.app.overrides, "GET /strategies", nothing)
 
-    assert "does not offer strategy P2" in refused(served("notes", pictures, "--strategy", "P2"))
+    assert "does not offer strategy P2" in fail(served("notes", images, "--strategy", "P2"))
 
 
-def test_the_installed_command_ends_with_one_line_and_a_failure(tmp_path: Path) -> None:
+def test_the_installed_command_prints_one_line_and_exits_with_1(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "dermnote"), "datasets", "inspect", str(tmp_path / "nowhere")]
 
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -1,4 +1,4 @@
-"""Filling the index: one outcome an item, going on after an interruption, and searches that keep to their own run."""
+"""Pushing to the index: one outcome per item, resuming after an interruption, and searches within one run."""
 
 import io
 import json
@@ -15,17 +15,17 @@ from dermnote_contracts.problems import DermnoteError, InsufficientStorage, Stop
 from dermnote_contracts.retrieval import BulkOutcome
 from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.errors import UserError
-from dermnote_train.index import SHARD, IndexStopped, push, read_picture, search_like
+from dermnote_train.index import SHARD, IndexInterrupted, push, read_image, search_similar
 from dermnote_train.progress import Step
 from dermnote_train.remote.retrieval import RetrievalService
-from tests.train.servers import DROPPED, Answer, problem, retrieval_service, told
+from tests.train.servers import DROPPED, Answer, problem, retrieval_service, scripted_server
 
 Draw = Callable[..., LesionDataset]
 COLOURS = ("red", "green", "blue", "black")
 
 
 class Interrupted(Exception):
-    """Stands for Ctrl-C, or a machine that went down."""
+    """Stands for Ctrl-C or a crashed machine."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def service(tmp_path: Path) -> Iterator[RetrievalService]:
 
 @pytest.fixture
 def draw(tmp_path: Path) -> Draw:
-    """A data set of pictures of one colour each, two pictures a patient."""
+    """A data set of single-colour images, two per patient."""
 
     def drawn(count: int, *, name: str = "drawn", form: str = "PNG", suffix: str = "png") -> LesionDataset:
         records = []
@@ -73,7 +73,7 @@ def test_every_item_is_stored_with_its_note_facts_and_group(service: RetrievalSe
     }
 
 
-def test_a_record_without_a_note_is_stored_by_its_picture(service: RetrievalService, draw: Draw) -> None:
+def test_a_record_without_a_note_is_stored_with_its_image(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(2)
 
     run = push(service, dataset, records=dataset.records, notes={"img-0": "the only note"})
@@ -83,7 +83,7 @@ def test_a_record_without_a_note_is_stored_by_its_picture(service: RetrievalServ
     assert "run" not in service.get_item("drawn-img-1").metadata
 
 
-def test_pushing_again_updates_and_adds_nothing(service: RetrievalService, draw: Draw) -> None:
+def test_a_repeated_push_updates_items_and_adds_none(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(3)
     push(service, dataset, records=dataset.records, notes={})
 
@@ -94,7 +94,7 @@ def test_pushing_again_updates_and_adds_nothing(service: RetrievalService, draw:
     assert service.get_item("drawn-img-2").note == "note of img-2"
 
 
-def test_a_push_that_was_interrupted_is_made_whole_by_the_next(service: RetrievalService, draw: Draw) -> None:
+def test_an_interrupted_push_is_completed_by_the_next(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(SHARD + 6)
     steps: list[Step] = []
 
@@ -112,7 +112,7 @@ def test_a_push_that_was_interrupted_is_made_whole_by_the_next(service: Retrieva
     assert [(step.done, step.total) for step in steps] == [(SHARD, SHARD + 6), (SHARD + 6, SHARD + 6)]
 
 
-def test_refused_items_are_told_with_a_reason_and_the_others_stored(service: RetrievalService, draw: Draw) -> None:
+def test_rejected_items_are_reported_with_a_reason_and_the_others_stored(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(4)
     notes = notes_of(dataset) | {"img-1": "a NUL \0 inside", "img-3": "x" * 30_000}
 
@@ -125,10 +125,10 @@ def test_refused_items_are_told_with_a_reason_and_the_others_stored(service: Ret
     assert service.index_info().items == 2
 
 
-def test_a_picture_that_the_service_refuses_is_one_outcome(service: RetrievalService, draw: Draw) -> None:
+def test_an_image_rejected_by_the_service_is_one_failed_item(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(3)
-    whole = dataset.records[1].image_path.read_bytes()
-    dataset.records[1].image_path.write_bytes(whole[:60])
+    content = dataset.records[1].image_path.read_bytes()
+    dataset.records[1].image_path.write_bytes(content[:60])
 
     run = push(service, dataset, records=dataset.records, notes={})
 
@@ -137,7 +137,7 @@ def test_a_picture_that_the_service_refuses_is_one_outcome(service: RetrievalSer
 
 
 @pytest.mark.parametrize(("form", "suffix"), [("JPEG", "jpg"), ("WEBP", "webp"), ("PNG", "jpg")])
-def test_every_kind_of_picture_is_taken_whatever_its_name_says(
+def test_every_image_format_is_accepted_whatever_the_suffix(
     service: RetrievalService, draw: Draw, form: str, suffix: str
 ) -> None:
     dataset = draw(2, form=form, suffix=suffix)
@@ -145,7 +145,7 @@ def test_every_kind_of_picture_is_taken_whatever_its_name_says(
     assert push(service, dataset, records=dataset.records, notes={}).created == 2
 
 
-def test_a_telephones_jpeg_of_several_pictures_is_taken(service: RetrievalService, draw: Draw) -> None:
+def test_a_multi_picture_jpeg_is_accepted(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(1)
     red = Image.new("RGB", (8, 8), "red")
     red.save(dataset.records[0].image_path, "MPO", save_all=True, append_images=[red])
@@ -163,96 +163,100 @@ def test_long_image_names_are_stored(service: RetrievalService, draw: Draw) -> N
     assert service.get_item(f"drawn-{records[0].image_id}").group == "drawn:p0"
 
 
-def test_a_picture_that_is_gone_is_one_line(service: RetrievalService, draw: Draw) -> None:
+def test_a_missing_image_is_a_one_line_error(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(1)
     dataset.records[0].image_path.unlink()
 
     with pytest.raises(UserError, match="cannot be read"):
         push(service, dataset, records=dataset.records, notes={})
     with pytest.raises(UserError, match="cannot be read"):
-        read_picture(dataset.records[0].image_path.parent)
+        read_image(dataset.records[0].image_path.parent)
 
 
-def test_an_outcome_that_was_not_told_is_an_error_and_not_a_success(draw: Draw) -> None:
+def test_a_missing_outcome_is_an_error(draw: Draw) -> None:
     dataset = draw(3)
     outcome = json.dumps({"id": "drawn-img-0", "status": "created"}).encode()
     with (
-        told(Answer(body=outcome + b"\n")) as server,
+        scripted_server(Answer(body=outcome + b"\n")) as server,
         RetrievalService(server.url) as service,
-        pytest.raises(UserError, match="outcome of 1 of 3 items"),
+        pytest.raises(UserError, match="reported only 1 of 3 items"),
     ):
         push(service, dataset, records=dataset.records, notes={})
 
 
 def outcomes(numbers: range, *, end: DermnoteError | None = None) -> Answer:
-    """A bulk load's answer: these were created, and the next one failed."""
-    told = [BulkOutcome(id=f"drawn-img-{number}", status="created") for number in numbers]
+    """The response to a bulk load: these items were created, and the next one failed."""
+    reported = [BulkOutcome(id=f"drawn-img-{number}", status="created") for number in numbers]
     if end is not None:
-        told.append(BulkOutcome(id=f"drawn-img-{numbers.stop}", status="failed", error=end.problem()))
-    return Answer(body=b"".join(one.model_dump_json(exclude_none=True).encode() + b"\n" for one in told))
+        reported.append(BulkOutcome(id=f"drawn-img-{numbers.stop}", status="failed", error=end.problem()))
+    return Answer(body=b"".join(one.model_dump_json(exclude_none=True).encode() + b"\n" for one in reported))
 
 
 def members(body: bytes) -> list[str]:
-    """The ids in a shard, in their order."""
+    """The item ids of a shard, in order."""
     with tarfile.open(fileobj=io.BytesIO(body)) as tar:
         return list(dict.fromkeys(name.partition(".")[0] for name in tar.getnames()))
 
 
-def test_a_service_that_stops_in_the_middle_gets_the_rest_again(draw: Draw) -> None:
+def test_the_rest_is_sent_again_to_a_service_that_stops_midway(draw: Draw) -> None:
     dataset = draw(5)
     stopping = outcomes(range(2), end=Stopping())
     busy = problem(Stopping(), **{"Retry-After": "0"})
-    with told(stopping, busy, outcomes(range(2, 5))) as server, RetrievalService(server.url) as service:
+    with scripted_server(stopping, busy, outcomes(range(2, 5))) as server, RetrievalService(server.url) as service:
         run = push(service, dataset, records=dataset.records, notes={})
 
         assert (run.created, dict(run.failed)) == (5, {})
-        first, *others = [members(asked.body) for asked in server.asked]
+        first, *others = [members(request.body) for request in server.received]
     assert first == [f"drawn-img-{number}" for number in range(5)]
     assert others == [first[2:], first[2:]]
 
 
-def test_a_service_that_never_goes_on_is_given_up(draw: Draw) -> None:
+def test_a_service_that_stays_stopped_is_abandoned(draw: Draw) -> None:
     dataset = draw(3)
     with (
-        told(outcomes(range(0), end=Stopping())) as server,
+        scripted_server(outcomes(range(0), end=Stopping())) as server,
         RetrievalService(server.url) as service,
         pytest.raises(Stopping),
     ):
         push(service, dataset, records=dataset.records, notes={})
-    assert len(server.asked) == 2
+    assert len(server.received) == 2
 
 
-def test_a_full_disk_ends_the_push_and_says_how_much_is_stored(draw: Draw) -> None:
+def test_a_full_disk_ends_the_push_with_the_number_of_stored_items(draw: Draw) -> None:
     dataset = draw(SHARD + 5)
     full = outcomes(range(SHARD, SHARD + 2), end=InsufficientStorage("nothing was stored"))
     with (
-        told(outcomes(range(SHARD)), full) as server,
+        scripted_server(outcomes(range(SHARD)), full) as server,
         RetrievalService(server.url) as service,
-        pytest.raises(IndexStopped, match=f"The disk is full.*{SHARD + 2} of {SHARD + 5} items are stored") as stopped,
+        pytest.raises(
+            IndexInterrupted, match=f"The disk is full.*{SHARD + 2} of {SHARD + 5} items are stored"
+        ) as stopped,
     ):
         push(service, dataset, records=dataset.records, notes={})
     assert (stopped.value.run.created, len(stopped.value.run.failed)) == (SHARD + 2, 1)
 
 
-def test_a_service_that_is_gone_leaves_a_count_of_what_is_stored(draw: Draw) -> None:
+def test_a_lost_service_ends_the_push_with_the_number_of_stored_items(draw: Draw) -> None:
     dataset = draw(SHARD + 5)
     with (
-        told(outcomes(range(SHARD)), DROPPED) as server,
+        scripted_server(outcomes(range(SHARD)), DROPPED) as server,
         RetrievalService(server.url, patience_s=0) as service,
-        pytest.raises(IndexStopped, match=f"cannot be reached.*{SHARD} of {SHARD + 5} items are stored") as stopped,
+        pytest.raises(IndexInterrupted, match=f"cannot be reached.*{SHARD} of {SHARD + 5} items are stored") as stopped,
     ):
         push(service, dataset, records=dataset.records, notes={})
     assert (stopped.value.run.created, dict(stopped.value.run.failed)) == (SHARD, {})
 
 
-def test_a_search_finds_its_own_run_and_never_its_own_patient(service: RetrievalService, draw: Draw) -> None:
+def test_a_search_returns_items_of_its_own_run_but_never_of_its_own_patient(
+    service: RetrievalService, draw: Draw
+) -> None:
     dataset, other = draw(8), draw(8, name="other")
     push(service, dataset, records=dataset.records, notes=notes_of(dataset), run="new")
     push(service, other, records=other.records, notes=notes_of(other), run="new")
     old = [replace(record, image_id=f"old-{record.image_id}", group="drawn:else") for record in dataset.records]
     push(service, dataset, records=old, notes={}, run="old")
 
-    found = search_like(service, dataset.records[0], dataset=dataset, k=100, via="images", run="new")
+    found = search_similar(service, dataset.records[0], dataset=dataset, k=100, via="images", run="new")
 
     assert {hit.id for hit in found.hits} == {f"drawn-img-{number}" for number in range(2, 8)}
     assert {hit.metadata["run"] for hit in found.hits} == {"new"}

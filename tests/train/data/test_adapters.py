@@ -1,4 +1,4 @@
-"""Data folders as records: HAM10000, PAD-UFES-20 and plain ones, and what each fault in them is told as."""
+"""Reading data folders: HAM10000, PAD-UFES-20 and plain ones, and the message for each fault."""
 
 import csv
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def _picture(path: Path) -> None:
 
 
 def _folder(folder: Path, rows: Sequence[Cells], *, images: Sequence[str] = ()) -> Path:
-    """A data folder with these rows; `images`: paths inside it."""
+    """A data folder with these rows; `images`: paths within it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -76,18 +76,18 @@ def _facts(reading: Reading) -> dict[str, object]:
     return _only(reading).metadata.given()
 
 
-def _refusal(folder: Path) -> str:
-    with pytest.raises(UserError) as refused:
+def _error(folder: Path) -> str:
+    with pytest.raises(UserError) as raised:
         load_dataset(folder, classes="all")
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
 def _only_fault(folder: Path, *, leaky_fields: bool = False) -> str:
-    """The one fault of a folder, as the error of loading it tells it."""
-    with pytest.raises(UserError) as refused:
+    """The only fault of a folder, from the error that loading it raises."""
+    with pytest.raises(UserError) as raised:
         load_dataset(folder, classes="all", leaky_fields=leaky_fields)
-    message = str(refused.value)
+    message = str(raised.value)
     start, end = f"{folder / 'metadata.csv'}: 1 problem: ", f". List all: dermnote datasets check {folder}"
     assert message.startswith(start)
     assert message.endswith(end)
@@ -97,7 +97,7 @@ def _only_fault(folder: Path, *, leaky_fields: bool = False) -> str:
 # HAM10000
 
 
-def test_ham10000_is_read_into_the_contracts_facts(tmp_path: Path) -> None:
+def test_ham10000_is_mapped_to_the_contract(tmp_path: Path) -> None:
     reading = read_folder(_ham_folder(tmp_path / "data", [_ham("T1")]))
     assert (reading.name, reading.licence, reading.synthetic) == ("ham10000", "CC BY-NC 4.0", False)
     assert reading.unused_columns == ("dx_type", "dataset")
@@ -123,7 +123,7 @@ def test_every_dx_of_ham10000_has_a_class(tmp_path: Path, dx: str, label: str, d
     assert (record.label, record.metadata.diagnosis) == (label, diagnosis)
 
 
-def test_what_ham10000_does_not_know_is_not_a_fact(tmp_path: Path) -> None:
+def test_unknown_values_of_ham10000_are_not_facts(tmp_path: Path) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1", age="", sex="unknown", localization="unknown")])
     assert _facts(read_folder(folder)) == {"diagnosis": "nevus"}
 
@@ -134,7 +134,7 @@ def test_images_of_one_ham10000_lesion_are_one_group(tmp_path: Path) -> None:
     assert groups == ["ham10000:L1", "ham10000:L1", "ham10000:L2"]
 
 
-def test_akiec_is_never_guessed_to_be_one_of_the_papers_classes(tmp_path: Path) -> None:
+def test_akiec_is_not_assigned_to_one_of_the_papers_classes(tmp_path: Path) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1", dx="akiec"), _ham("T2"), _ham("T3", dx="mel")])
     paper = load_dataset(folder)
     assert paper.classes == ("NEV", "MEL")
@@ -145,7 +145,7 @@ def test_akiec_is_never_guessed_to_be_one_of_the_papers_classes(tmp_path: Path) 
 # The labels file
 
 
-def test_a_labels_file_beside_the_folder_splits_akiec_and_names_the_groups(tmp_path: Path) -> None:
+def test_a_labels_file_next_to_the_folder_splits_akiec_and_sets_the_groups(tmp_path: Path) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1", dx="akiec"), _ham("T2", dx="akiec"), _ham("T3")])
     path = _labels(
         tmp_path / "labels8.csv",
@@ -172,38 +172,38 @@ def test_the_labels_file_is_found_from_inside_the_folder(tmp_path: Path, monkeyp
     assert _only(read_folder(Path())).label == "ACK"
 
 
-def test_an_image_that_the_labels_file_lacks_keeps_its_own(tmp_path: Path) -> None:
+def test_an_image_missing_from_the_labels_file_keeps_its_label(tmp_path: Path) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1", dx="akiec")])
     _labels(tmp_path / "labels8.csv", [("ham10000", "T9.jpg", "3", "ACK", "ham10000:one")])
     record = _only(read_folder(folder))
     assert (record.label, record.group) == ("AKIEC", "ham10000:L_T1")
 
 
-@pytest.mark.parametrize(("dx", "said"), [("mel", "NEV"), ("akiec", "MEL")])
-def test_a_labels_file_that_contradicts_the_table_is_a_fault(tmp_path: Path, dx: str, said: str) -> None:
+@pytest.mark.parametrize(("dx", "other"), [("mel", "NEV"), ("akiec", "MEL")])
+def test_a_labels_file_that_contradicts_the_table_is_a_fault(tmp_path: Path, dx: str, other: str) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1", dx=dx)])
-    _labels(tmp_path / "labels8.csv", [("ham10000", "T1.jpg", "2", said, "ham10000:one")])
-    assert _only_fault(folder) == f"row 2, dx: is {dx.upper()}, but the labels file says {said}"
+    _labels(tmp_path / "labels8.csv", [("ham10000", "T1.jpg", "2", other, "ham10000:one")])
+    assert _only_fault(folder) == f"row 2, dx: is {dx.upper()}, but {other} in the labels file"
 
 
-def test_a_labels_file_without_its_columns_is_refused(tmp_path: Path) -> None:
+def test_a_labels_file_without_its_columns_is_rejected(tmp_path: Path) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1")])
     (folder / "labels8.csv").write_text("image,name\nT1.jpg,NEV\n", "utf-8")
-    assert _refusal(folder) == (
+    assert _error(folder) == (
         f"{folder / 'labels8.csv'}: no column source, class8, group; a labels file has "
         "source, image, class8, name, group"
     )
 
 
 @pytest.mark.parametrize("row", ["ham10000", "ham10000,T1.jpg,2,NEV,", "ham10000,,2,NEV,ham10000:one"])
-def test_a_labels_row_without_image_name_or_group_is_refused(tmp_path: Path, row: str) -> None:
+def test_a_labels_row_without_image_name_or_group_is_rejected(tmp_path: Path, row: str) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1")])
     labels = folder / "labels8.csv"
     labels.write_text(f"source,image,class8,name,group\nham10000,T2.jpg,2,NEV,ham10000:L2\n{row}\n", "utf-8")
-    assert _refusal(folder) == f"{labels}: row 3: every row needs an image, a name and a group"
+    assert _error(folder) == f"{labels}: row 3: every row needs an image, a name and a group"
 
 
-def test_a_labels_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_labels_file_is_an_error(tmp_path: Path) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1")])
     with pytest.raises(UserError, match=r"gone\.csv: cannot be read \(.*\); check its path and permissions"):
         load_dataset(folder, labels=tmp_path / "gone.csv")
@@ -212,7 +212,7 @@ def test_a_labels_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 # PAD-UFES-20
 
 
-def test_pad_ufes_20_is_read_into_the_contracts_facts(tmp_path: Path) -> None:
+def test_pad_ufes_20_is_mapped_to_the_contract(tmp_path: Path) -> None:
     symptoms = {"itch": "True", "grew": "False", "hurt": "UNK", "changed": "UNK", "bleed": "TRUE", "elevation": "False"}
     row = _pad("T1.png", gender="FEMALE", fitspatrick="3.0", diameter_1="6.0", diameter_2="9.0", **symptoms)
     reading = read_folder(_pad_folder(tmp_path / "data", [row]))
@@ -228,7 +228,7 @@ def test_pad_ufes_20_is_read_into_the_contracts_facts(tmp_path: Path) -> None:
     }
 
 
-def test_facts_that_give_the_diagnosis_away_come_only_when_asked_for(tmp_path: Path) -> None:
+def test_facts_that_reveal_the_diagnosis_are_dropped_by_default(tmp_path: Path) -> None:
     row = _pad("T1.png", gender="FEMALE", fitspatrick="3.0", diameter_1="6.5", diameter_2="9.0")
     folder = _pad_folder(tmp_path / "data", [row])
     leaky = {"sex": "female", "fitzpatrick_skin_type": "III", "clin_size_long_diam_mm": 9}
@@ -244,7 +244,7 @@ def test_a_diameter_of_zero_was_not_measured(tmp_path: Path, diameters: tuple[st
 
 
 @pytest.mark.parametrize("diameter", ["wide", "6 mm", "²", "900", "-3"])
-def test_a_diameter_that_is_none_is_a_fault_of_its_columns(tmp_path: Path, diameter: str) -> None:
+def test_an_invalid_diameter_is_a_fault_of_its_column(tmp_path: Path, diameter: str) -> None:
     folder = _pad_folder(tmp_path / "data", [_pad("T1.png", diameter_1=diameter, diameter_2="4.0")])
     assert _only_fault(folder, leaky_fields=True).startswith("row 2, diameter_1: ")
     assert load_dataset(folder, classes="all").classes == ("BCC",)
@@ -286,7 +286,7 @@ def test_an_image_saved_in_another_format_is_found(tmp_path: Path) -> None:
 # A plain CSV and its folder
 
 
-def test_a_plain_folder_is_read_with_every_fact_that_it_has(tmp_path: Path) -> None:
+def test_a_plain_folder_is_read_with_all_of_its_facts(tmp_path: Path) -> None:
     row = {"image": "a.jpg", "diagnosis": "melanocytic nevus", "age": "31.5", "sex": "m", "site": "ARM"}
     row |= {"fitzpatrick_skin_type": "2", "clin_size_long_diam_mm": "5", "family_hx_mm": "no", "itch": "yes"}
     row |= {"symptoms.grew": "True", "border": "blurred", "findings.colours": "tan; black|tan", "remark": "x"}
@@ -306,7 +306,7 @@ def test_a_plain_folder_is_read_with_every_fact_that_it_has(tmp_path: Path) -> N
     }
 
 
-def test_the_granularity_of_a_diagnosis_stays_as_given(tmp_path: Path) -> None:
+def test_the_granularity_of_a_diagnosis_is_preserved(tmp_path: Path) -> None:
     record = _only(
         read_folder(_plain_folder(tmp_path / "data", [{"image": "a.jpg", "label": "superficial spreading melanoma"}]))
     )
@@ -322,9 +322,7 @@ def test_the_granularity_of_a_diagnosis_stays_as_given(tmp_path: Path) -> None:
         ((), "data:a"),
     ],
 )
-def test_a_plain_folder_is_grouped_by_the_widest_column_it_has(
-    tmp_path: Path, columns: tuple[str, ...], group: str
-) -> None:
+def test_a_plain_folder_is_grouped_by_its_broadest_column(tmp_path: Path, columns: tuple[str, ...], group: str) -> None:
     row = {"image": "a.jpg", "diagnosis": "nevus"} | {name: f"{name}-1" for name in columns}
     assert _only(read_folder(_plain_folder(tmp_path / "data", [row]))).group == group
 
@@ -342,12 +340,12 @@ def test_a_plain_folder_is_grouped_by_the_widest_column_it_has(
         ("sub/deep/a.jpg", "sub/deep/a.jpg"),
     ],
 )
-def test_images_are_found_wherever_people_keep_them(tmp_path: Path, cell: str, file: str) -> None:
+def test_images_are_found_in_all_usual_places(tmp_path: Path, cell: str, file: str) -> None:
     folder = _folder(tmp_path / "data", [{"image": cell, "diagnosis": "nevus"}], images=[file])
     assert _only(read_folder(folder)).image_path == folder / file
 
 
-def test_names_that_differ_after_a_dot_are_two_images(tmp_path: Path) -> None:
+def test_names_that_differ_after_a_dot_are_different_images(tmp_path: Path) -> None:
     rows = [{"image": name, "diagnosis": "nevus"} for name in ("lesion.v1", "lesion.v2")]
     folder = _folder(tmp_path / "data", rows, images=["images/lesion.v1.jpg", "images/lesion.v2.jpg"])
     reading = read_folder(folder)
@@ -355,13 +353,13 @@ def test_names_that_differ_after_a_dot_are_two_images(tmp_path: Path) -> None:
     assert [record.image_id for record in reading.records] == ["lesion_v1", "lesion_v2"]
 
 
-def test_images_in_images_come_before_others_of_the_same_name(tmp_path: Path) -> None:
+def test_the_images_folder_takes_precedence(tmp_path: Path) -> None:
     rows = [{"image": "a.jpg", "diagnosis": "nevus"}]
     folder = _folder(tmp_path / "data", rows, images=["a.jpg", "images/a.jpg", "archive/a.jpg"])
     assert _only(read_folder(folder)).image_path == folder / "images/a.jpg"
 
 
-def test_a_csv_from_a_spreadsheet_is_read_whole(tmp_path: Path) -> None:
+def test_a_spreadsheet_csv_is_read_completely(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "data", [{"image": "", "diagnosis": ""}], images=["images/a,1.jpg", "images/b.jpg"])
     (folder / "metadata.csv").write_bytes(
         b'\xef\xbb\xbfimage;diagnosis;remark\r\n"a,1.jpg";nevus;"red; ""scaly"""\r\n\r\n;;\r\nb.jpg;melanoma;\r\n'
@@ -371,37 +369,37 @@ def test_a_csv_from_a_spreadsheet_is_read_whole(tmp_path: Path) -> None:
     assert [(r.image_path.name, r.label) for r in reading.records] == [("a,1.jpg", "NEV"), ("b.jpg", "MEL")]
 
 
-def test_rows_that_say_synthetic_make_a_synthetic_data_set(tmp_path: Path) -> None:
+def test_synthetic_rows_make_a_synthetic_data_set(tmp_path: Path) -> None:
     rows = [{"image": f"{name}.jpg", "diagnosis": "nevus", "synthetic": "True"} for name in "ab"]
     reading = read_folder(_plain_folder(tmp_path / "data", rows))
     assert (reading.synthetic, reading.licence, reading.title) == (True, "CC0-1.0", "drawn by a program")
 
 
-def test_drawn_and_real_images_may_not_be_mixed(tmp_path: Path) -> None:
+def test_drawn_and_real_images_cannot_be_mixed(tmp_path: Path) -> None:
     rows = [
         {"image": f"{name}.jpg", "diagnosis": "nevus", "synthetic": flag} for name, flag in (("a", "yes"), ("b", ""))
     ]
     folder = _plain_folder(tmp_path / "data", rows)
-    assert _refusal(folder) == (
+    assert _error(folder) == (
         f"{folder / 'metadata.csv'}: column synthetic is true in some rows only; keep drawn and real images apart"
     )
 
 
-# Classes and parts
+# Classes and limits
 
 
-def test_a_folder_without_any_of_the_papers_classes_says_how_to_take_all(tmp_path: Path) -> None:
+def test_a_folder_without_the_papers_classes_suggests_classes_all(tmp_path: Path) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1", dx="df")])
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as raised:
         load_dataset(folder)
-    assert str(refused.value) == (
-        f"{folder / 'metadata.csv'}: no row is of the classes BEK, NEV, ACK, BCC, MEL; "
+    assert str(raised.value) == (
+        f"{folder / 'metadata.csv'}: no row has one of the classes BEK, NEV, ACK, BCC, MEL; "
         "use --classes all for every diagnosis"
     )
     assert load_dataset(folder, classes="all").classes == ("DF",)
 
 
-def test_a_limit_takes_a_balanced_part_by_seed(tmp_path: Path) -> None:
+def test_a_limit_selects_a_balanced_part_by_seed(tmp_path: Path) -> None:
     rows = [_ham(f"N{number}") for number in range(6)] + [_ham(f"M{number}", dx="mel") for number in range(3)]
     folder = _ham_folder(tmp_path / "data", rows)
     parts = [load_dataset(folder, limit=4, seed=seed).records for seed in (1, 1, 2)]
@@ -410,7 +408,7 @@ def test_a_limit_takes_a_balanced_part_by_seed(tmp_path: Path) -> None:
     assert parts[0] != parts[2]
 
 
-def test_classes_that_a_limit_leaves_without_images_are_not_classes(tmp_path: Path) -> None:
+def test_a_class_left_without_images_by_a_limit_is_dropped(tmp_path: Path) -> None:
     dataset = load_dataset(_ham_folder(tmp_path / "data", [_ham("T1"), _ham("T2", dx="mel")]), limit=1)
     assert dataset.classes == tuple(record.label for record in dataset.records)
 
@@ -418,14 +416,14 @@ def test_classes_that_a_limit_leaves_without_images_are_not_classes(tmp_path: Pa
 # Faults
 
 
-def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "gone"
-    assert _refusal(folder) == f"{folder}: no such folder; give a folder with metadata.csv and images/"
+    assert _error(folder) == f"{folder}: no such folder; give a folder with metadata.csv and images/"
 
 
-def test_a_missing_column_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "data", [{"image": "a.jpg", "age": "3"}])
-    assert _refusal(folder).startswith(f"{folder / 'metadata.csv'}: no column diagnosis; read as plain CSV")
+    assert _error(folder).startswith(f"{folder / 'metadata.csv'}: no column diagnosis; read as plain CSV")
 
 
 @pytest.mark.parametrize(
@@ -443,11 +441,11 @@ def test_a_missing_column_is_refused_by_name(tmp_path: Path) -> None:
         ({"itch": "sometimes"}, "itch: not a known symptom; nearest known: yes, no"),
         ({"colours": "red;mauve"}, "colours: not a known colours; nearest known: white, red"),
         ({"benign_malignant": "malignant"}, "row: diagnosis is benign, but benign_malignant says otherwise"),
-        ({"patient_id": ""}, "patient_id: is empty; splits go by it, so every row needs one"),
+        ({"patient_id": ""}, "patient_id: is empty; the data are split by it, so every row needs one"),
         ({"image": ""}, "image: is empty"),
     ],
 )
-def test_a_wrong_cell_is_named_by_row_and_column(tmp_path: Path, cells: Cells, fault: str) -> None:
+def test_an_invalid_cell_is_reported_by_row_and_column(tmp_path: Path, cells: Cells, fault: str) -> None:
     right = {"image": "a.jpg", "patient_id": "p1", "diagnosis": "nevus", "age": "40", "sex": "male", "site": "back"}
     right |= {"itch": "no", "colours": "red", "benign_malignant": ""}
     wrong = right | {"image": "b.jpg"} | cells
@@ -455,14 +453,14 @@ def test_a_wrong_cell_is_named_by_row_and_column(tmp_path: Path, cells: Cells, f
     assert _only_fault(folder).startswith(f"row 3, {fault}")
 
 
-def test_the_wrong_value_itself_is_never_repeated(tmp_path: Path) -> None:
+def test_an_invalid_value_is_never_repeated(tmp_path: Path) -> None:
     row = {"image": "a.jpg", "diagnosis": "Jane Roe", "age": "Jane Roe", "sex": "Jane Roe", "site": "Jane Roe"}
-    message = _refusal(_plain_folder(tmp_path / "data", [row]))
+    message = _error(_plain_folder(tmp_path / "data", [row]))
     assert "4 problems" in message
     assert "Jane" not in message
 
 
-def test_a_wrong_cell_is_named_by_the_data_sets_own_column(tmp_path: Path) -> None:
+def test_an_invalid_cell_is_reported_by_the_data_sets_own_column(tmp_path: Path) -> None:
     ham = _ham_folder(tmp_path / "ham", [_ham("T1", localization="somewhere")])
     assert _only_fault(ham).startswith("row 2, localization: not a known site; nearest known: ")
     pad = _pad_folder(tmp_path / "pad", [_pad("T1.png", region="somewhere")])
@@ -471,18 +469,18 @@ def test_a_wrong_cell_is_named_by_the_data_sets_own_column(tmp_path: Path) -> No
 
 def test_a_row_whose_image_is_missing_is_a_fault(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "data", [_ham("T1"), _ham("T2")], images=["images/T1.jpg"])
-    assert _only_fault(folder) == "row 3, image_id: no file 'T2' in images/ or beside the CSV"
+    assert _only_fault(folder) == "row 3, image_id: no file 'T2' in images/ or next to the CSV"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "./" + "x" * 300, "../outside.jpg", "/outside.jpg", ".", "a\x00b.jpg"])
-def test_an_image_name_that_is_no_file_of_the_folder_is_a_fault(tmp_path: Path, name: str) -> None:
+def test_an_image_name_outside_the_folder_is_a_fault(tmp_path: Path, name: str) -> None:
     _picture(tmp_path / "outside.jpg")
     folder = _folder(tmp_path / "data", [{"image": name, "diagnosis": "nevus"}])
-    assert _only_fault(folder) == f"row 2, image: no file {name!r} in images/ or beside the CSV"
+    assert _only_fault(folder) == f"row 2, image: no file {name!r} in images/ or next to the CSV"
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no picture", b"\xff\xd8\xff\xe0", b"%PDF-1.7 "])
-def test_an_image_that_is_none_is_a_fault(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_image_is_a_fault(tmp_path: Path, content: bytes) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1"), _ham("T2")])
     (folder / "images" / "T2.jpg").write_bytes(content)
     fault = _only_fault(folder)
@@ -491,7 +489,7 @@ def test_an_image_that_is_none_is_a_fault(tmp_path: Path, content: bytes) -> Non
 
 
 @pytest.mark.parametrize("again", ["a.jpg", "a", "a.png"])
-def test_an_image_that_stands_twice_is_a_fault(tmp_path: Path, again: str) -> None:
+def test_a_duplicate_image_is_a_fault(tmp_path: Path, again: str) -> None:
     rows = [{"image": name, "diagnosis": "nevus"} for name in ("a.jpg", "b.jpg", again)]
     folder = _folder(tmp_path / "data", rows, images=["images/a.jpg", "images/b.jpg"])
     assert _only_fault(folder) == "row 4, image: same image as row 2; remove one"
@@ -507,7 +505,7 @@ def test_a_row_with_too_few_cells_is_a_fault(tmp_path: Path) -> None:
 def test_all_faults_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
     rows = [_ham(f"T{number}", age="old") for number in range(5)] + [_ham("T9")]
     folder = _ham_folder(tmp_path / "data", rows)
-    message = _refusal(folder)
+    message = _error(folder)
     assert message.startswith(f"{folder / 'metadata.csv'}: 5 problems: row 2, age: must be a number; row 3, age: ")
     assert message.endswith(f"; row 4, age: must be a number; and 2 more. List all: dermnote datasets check {folder}")
     reading = read_folder(folder)
@@ -515,7 +513,7 @@ def test_all_faults_are_counted_and_the_first_are_shown(tmp_path: Path) -> None:
     assert [record.image_id for record in reading.records] == ["T9"]
 
 
-def test_every_fault_of_a_row_is_told(tmp_path: Path) -> None:
+def test_every_fault_of_a_row_is_reported(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "data", [_ham("T1", age="old", sex="?", lesion_id="")])
     faults = read_folder(folder).faults
     assert sorted(fault.column for fault in faults) == ["age", "image_id", "lesion_id", "sex"]

@@ -1,4 +1,4 @@
-"""The drawn data set: repeatable, even, valid by the contract, and called SYNTHETIC wherever it can be seen."""
+"""The drawn data set: reproducible, balanced, valid under the contract, and labelled SYNTHETIC everywhere."""
 
 import csv
 from collections import Counter, defaultdict
@@ -45,28 +45,28 @@ def test_the_same_seed_draws_the_same_bytes(tmp_path: Path) -> None:
     assert _bytes(first) == _bytes(second)
 
 
-def test_another_seed_draws_other_patients_and_other_pictures(tmp_path: Path) -> None:
+def test_another_seed_draws_other_patients_and_images(tmp_path: Path) -> None:
     folders = [draw_dataset(tmp_path / str(seed), count=6, seed=seed) for seed in (3, 14)]
     rows = zip(*map(_table, folders), strict=True)
-    assert any(one["diagnosis"] == other["diagnosis"] for one, other in rows)  # alike in class, yet not in the picture
+    assert any(one["diagnosis"] == other["diagnosis"] for one, other in rows)  # the same class, but another image
     first, second = map(_bytes, folders)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] == second[name]] == []
 
 
-def test_no_picture_is_drawn_twice(dataset: LesionDataset) -> None:
-    pictures = {record.image_path.read_bytes() for record in dataset.records}
-    assert len(pictures) == COUNT
+def test_every_drawn_image_is_different(dataset: LesionDataset) -> None:
+    images = {record.image_path.read_bytes() for record in dataset.records}
+    assert len(images) == COUNT
 
 
 @pytest.mark.parametrize("count", [5, 8])
-def test_the_five_classes_are_as_even_as_can_be(tmp_path: Path, count: int) -> None:
+def test_the_five_classes_are_balanced(tmp_path: Path, count: int) -> None:
     counts = Counter(row["diagnosis"] for row in _table(draw_dataset(tmp_path / "drawn", count=count)))
     assert len(counts) == len(PAPER5)
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_everything_drawn_says_that_it_is_synthetic(drawn: Path) -> None:
+def test_everything_drawn_is_labelled_synthetic(drawn: Path) -> None:
     assert (
         (drawn / "SYNTHETIC.txt").read_text("utf-8").startswith("SYNTHETIC: every picture here is drawn by a program")
     )
@@ -89,7 +89,7 @@ def test_a_drawn_folder_is_read_as_a_synthetic_data_set_without_faults(drawn: Pa
     assert undecodable(dataset.records) == []
 
 
-def test_every_drawn_fact_is_the_contracts_own_term(drawn: Path) -> None:
+def test_every_drawn_fact_is_a_term_of_the_contract(drawn: Path) -> None:
     for row in _table(drawn):
         facts = {name: row[name] for name in ("diagnosis", "age", "sex", "site")}
         symptoms = {name: row[name] for name in ("itch", "grew", "bleed")}
@@ -109,7 +109,7 @@ def test_drawn_patients_are_plausible(dataset: LesionDataset) -> None:
     assert len({record.metadata.site for record in dataset.records}) > 5
 
 
-def test_lesions_of_one_drawn_patient_agree_in_age_and_sex(drawn: Path) -> None:
+def test_lesions_of_a_drawn_patient_have_the_same_age_and_sex(drawn: Path) -> None:
     patients = defaultdict(list)
     for row in _table(drawn):
         patients[row["patient_id"]].append((row["age"], row["sex"]))
@@ -117,13 +117,13 @@ def test_lesions_of_one_drawn_patient_agree_in_age_and_sex(drawn: Path) -> None:
     assert all(len(set(facts)) == 1 for facts in patients.values())
 
 
-def test_drawn_pictures_are_rgb(dataset: LesionDataset) -> None:
+def test_drawn_images_are_rgb(dataset: LesionDataset) -> None:
     for record in dataset.records:
         with Image.open(record.image_path) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (224, 224))
 
 
-def test_classes_can_be_told_apart_by_colour_alone_but_not_always(dataset: LesionDataset) -> None:
+def test_colour_alone_identifies_some_but_not_all_classes(dataset: LesionDataset) -> None:
     traits = np.array([_colours(record.image_path) for record in dataset.records])
     labels = np.array([record.label for record in dataset.records])
     right = 0
@@ -135,7 +135,7 @@ def test_classes_can_be_told_apart_by_colour_alone_but_not_always(dataset: Lesio
 
 
 def _colours(path: Path) -> np.ndarray:
-    """How the middle differs from the skin around it, and how much it varies."""
+    """Colour difference between the centre and the skin, and the variation of the centre."""
     with Image.open(path) as image:
         pixels = np.asarray(image, dtype=float)
     skin = np.concatenate([pixels[:12], pixels[-12:]]).mean((0, 1))
@@ -143,13 +143,13 @@ def _colours(path: Path) -> np.ndarray:
     return np.concatenate([(middle.mean((0, 1)) - skin) / 60, middle.std((0, 1)) / 20])
 
 
-def test_progress_counts_every_picture(tmp_path: Path) -> None:
+def test_progress_counts_every_image(tmp_path: Path) -> None:
     steps: list[Step] = []
     draw_dataset(tmp_path / "drawn", count=3, progress=steps.append)
     assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_the_same_drawing_is_left_as_it_is(tmp_path: Path) -> None:
+def test_an_identical_drawn_data_set_is_reused(tmp_path: Path) -> None:
     folder = draw_dataset(tmp_path / "drawn", count=3)
     (folder / "notes.txt").write_text("mine", "utf-8")
     steps: list[Step] = []
@@ -158,32 +158,32 @@ def test_the_same_drawing_is_left_as_it_is(tmp_path: Path) -> None:
     assert (folder / "notes.txt").read_text("utf-8") == "mine"
 
 
-def test_another_drawing_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_different_drawn_data_set_is_replaced(tmp_path: Path) -> None:
     folder = draw_dataset(tmp_path / "drawn", count=4, seed=1)
     draw_dataset(folder, count=3, seed=2)
     assert len(_table(folder)) == len(list((folder / "images").iterdir())) == 3
     assert _bytes(folder) == _bytes(draw_dataset(tmp_path / "new", count=3, seed=2))
 
 
-def test_what_is_no_drawing_is_never_written_over(tmp_path: Path) -> None:
+def test_other_files_are_never_overwritten(tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("mine", "utf-8")
-    beside = draw_dataset(tmp_path / "beside", count=3, seed=1)
-    (beside / "thesis.txt").write_text("mine", "utf-8")
+    mixed = draw_dataset(tmp_path / "mixed", count=3, seed=1)
+    (mixed / "thesis.txt").write_text("mine", "utf-8")
     expected = {
         full: "not empty and not a drawn data set; give a new folder",
-        beside: "another drawing with thesis.txt beside it; give a new folder",
-        full / "thesis.txt": "a file, not a folder; give a new folder",
+        mixed: "a drawn data set that also contains thesis.txt; give a new folder",
+        full / "thesis.txt": "is a file; give a new folder",
     }
     for folder, reason in expected.items():
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(UserError) as raised:
             draw_dataset(folder, count=3)
-        assert str(refused.value) == f"{folder}: {reason}"
-    assert (full / "thesis.txt").read_text("utf-8") == (beside / "thesis.txt").read_text("utf-8") == "mine"
+        assert str(raised.value) == f"{folder}: {reason}"
+    assert (full / "thesis.txt").read_text("utf-8") == (mixed / "thesis.txt").read_text("utf-8") == "mine"
 
 
-def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_drawing_leaves_no_files(tmp_path: Path) -> None:
     def stop(step: Step) -> None:
         if step.done == 2:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Files that are no images, or not whole ones, are told apart from those that are."""
+"""Files that are not images, or truncated ones, are detected."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from dermnote_contracts.metadata import LesionMetadata
-from dermnote_train.data.images import ImageFolder, decode_fault, header_fault, refuse_undecodable, undecodable
+from dermnote_train.data.images import ImageFolder, check_decodable, decode_fault, header_fault, undecodable
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.progress import Step
@@ -26,7 +26,7 @@ def _encoded(form: str) -> bytes:
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """A PNG that says its size and holds no pixels."""
+    """A PNG that declares a size but has no pixels."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
     return start + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
@@ -37,7 +37,7 @@ def _record(path: Path) -> Record:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_whole_images_have_no_fault(tmp_path: Path, form: str) -> None:
+def test_complete_images_have_no_fault(tmp_path: Path, form: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(_encoded(form))
     assert header_fault(path) is None
@@ -45,11 +45,11 @@ def test_whole_images_have_no_fault(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_an_image_cut_anywhere_is_a_fault_and_never_a_crash(tmp_path: Path, form: str) -> None:
-    path, whole = tmp_path / "a.jpg", _encoded(form)
-    last = len(whole) * 9 // 10
+def test_a_truncated_image_is_a_fault_and_never_a_crash(tmp_path: Path, form: str) -> None:
+    path, complete = tmp_path / "a.jpg", _encoded(form)
+    last = len(complete) * 9 // 10
     for length in [*range(40), *range(40, last, max(1, last // 60))]:
-        path.write_bytes(whole[:length])
+        path.write_bytes(complete[:length])
         fault = header_fault(path) or decode_fault(path)
         assert fault is not None
         assert fault.startswith("a.jpg ")
@@ -58,19 +58,19 @@ def test_an_image_cut_anywhere_is_a_fault_and_never_a_crash(tmp_path: Path, form
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_damaged_bytes_never_crash_the_check(tmp_path: Path, form: str) -> None:
-    path, whole = tmp_path / "a.jpg", bytearray(_encoded(form))
+    path, complete = tmp_path / "a.jpg", bytearray(_encoded(form))
     rng = np.random.default_rng(1)
     faults = 0
     for _ in range(150):
-        damaged = whole.copy()
-        for place in rng.integers(0, len(whole), 6):
+        damaged = complete.copy()
+        for place in rng.integers(0, len(complete), 6):
             damaged[place] = rng.integers(256)
         path.write_bytes(damaged)
         faults += (header_fault(path) or decode_fault(path)) is not None
     assert faults > 0
 
 
-def test_formats_that_are_not_read_are_a_fault(tmp_path: Path) -> None:
+def test_an_unsupported_format_is_a_fault(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(_encoded("GIF"))
     assert header_fault(path) == ("a.jpg is not a JPEG, PNG or WebP image (UnidentifiedImageError); replace the file")
@@ -85,13 +85,13 @@ def test_an_image_with_too_many_pixels_is_a_fault_before_it_is_decoded(tmp_path:
     assert header_fault(path) is None
 
 
-def test_an_image_that_claims_absurd_sizes_is_a_fault(tmp_path: Path) -> None:
+def test_an_image_with_an_absurd_size_is_a_fault(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(_png_header(2_000_000, 2_000_000))
     assert header_fault(path) == ("a.png is not a JPEG, PNG or WebP image (DecompressionBombError); replace the file")
 
 
-def test_a_png_whose_text_swells_is_a_fault(tmp_path: Path) -> None:
+def test_a_png_with_a_decompression_bomb_in_its_text_is_a_fault(tmp_path: Path) -> None:
     path, text = tmp_path / "a.png", PngImagePlugin.PngInfo()
     text.add_text("remark", "0" * 3_000_000, zip=True)
     Image.new("RGB", (4, 4)).save(path, pnginfo=text)
@@ -106,15 +106,15 @@ def test_broken_images_are_found_and_counted(tmp_path: Path) -> None:
     found = undecodable(records, progress=steps.append)
     assert [record.image_id for record, _ in found] == ["a", "c"]
     assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
-    with pytest.raises(UserError) as refused:
-        refuse_undecodable(records)
-    assert str(refused.value) == (
+    with pytest.raises(UserError) as raised:
+        check_decodable(records)
+    assert str(raised.value) == (
         f"{tmp_path}: a.jpg cannot be decoded (OSError, 500 bytes); replace the file (and 1 more)"
     )
-    refuse_undecodable(records[1:2])
+    check_decodable(records[1:2])
 
 
-def test_names_with_folders_are_that_very_file(tmp_path: Path) -> None:
+def test_a_name_with_folders_matches_only_that_file(tmp_path: Path) -> None:
     for place in ("mel", "images/nev", "nev", "images"):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         (tmp_path / place / "1.jpg").write_bytes(_encoded("JPEG"))
@@ -125,7 +125,7 @@ def test_names_with_folders_are_that_very_file(tmp_path: Path) -> None:
     assert images.find("bcc/1.jpg") is None
 
 
-def test_a_link_out_of_the_folder_is_not_followed_by_path(tmp_path: Path) -> None:
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     outside, folder = tmp_path / "outside", tmp_path / "data"
     outside.mkdir()
     folder.mkdir()

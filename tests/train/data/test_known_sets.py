@@ -1,6 +1,6 @@
-"""The public data sets beside HAM10000 and PAD-UFES-20, as their files are laid out, and columns.toml for any other.
+"""The other public data sets in their published structure, and columns.toml for any other CSV.
 
-The rows are made up; columns, spellings and folders are those of the data sets.
+The rows are invented; columns, spellings and folders are those of the data sets.
 """
 
 import csv
@@ -36,7 +36,7 @@ def read(folder: Path) -> Reading:
     return reading
 
 
-def told(reading: Reading) -> list[tuple[str, str, str]]:
+def summary(reading: Reading) -> list[tuple[str, str, str]]:
     """(image, group, class) of every record."""
     return [(record.image_id, record.group, record.label) for record in reading.records]
 
@@ -44,7 +44,7 @@ def told(reading: Reading) -> list[tuple[str, str, str]]:
 # BCN20000
 
 
-def test_bcn20000_is_read_and_its_test_part_passed_over(tmp_path: Path) -> None:
+def test_bcn20000_is_read_without_its_test_part(tmp_path: Path) -> None:
     row = {"bcn_filename": "BCN_1.jpg", "age_approx": "35.0", "anatom_site_general": "lateral torso"}
     row |= {"diagnosis": "MEL", "lesion_id": "BCN_L1", "capture_date": "2020-01-01", "sex": "male"}
     write(
@@ -58,11 +58,11 @@ def test_bcn20000_is_read_and_its_test_part_passed_over(tmp_path: Path) -> None:
     draw(*(tmp_path / "BCN_20k_train" / f"BCN_{number}.jpg" for number in (1, 2, 3)))
     reading = read(tmp_path)
     assert reading.name == "bcn20000"
-    assert told(reading) == [
+    assert summary(reading) == [
         ("BCN_1", "bcn20000:BCN_L1", "MEL"),
         ("BCN_2", "bcn20000:BCN_2", "MEL"),
     ]
-    assert reading.passed_over == {"no diagnosis": 1}
+    assert reading.skipped == {"no diagnosis": 1}
     facts = {"age": 35, "sex": "male", "site": "lateral torso", "diagnosis": "melanoma"}
     assert reading.records[0].metadata.given() == facts
     assert reading.unused_columns == ("capture_date",)
@@ -78,13 +78,13 @@ def isic(number: int, **cells: str) -> Cells:
     return row | {"lesion_id": f"IL_{number}", "clin_size_long_diam_mm": "4.5"} | cells
 
 
-def test_the_archive_s_most_exact_known_diagnosis_counts(tmp_path: Path) -> None:
+def test_the_most_specific_known_diagnosis_of_the_archive_is_used(tmp_path: Path) -> None:
     deep = {"diagnosis_1": "Malignant", "diagnosis_2": "Malignant melanocytic proliferations (Melanoma)"}
     rows = [
         isic(1, **deep, diagnosis_3="Melanoma Invasive", diagnosis_4="Melanoma Invasive, Nodular"),
         isic(2, diagnosis_1="Benign", diagnosis_2="Benign epidermal proliferations", diagnosis_3="Solar lentigo"),
         isic(3, **deep, diagnosis_3="Melanoma in situ", patient_id="IP_7"),
-        isic(4, diagnosis_1="Benign", diagnosis_3="Something that nobody named"),
+        isic(4, diagnosis_1="Benign", diagnosis_3="An unknown diagnosis"),
         isic(5),
         isic(6, **deep, diagnosis_3="Melanoma Invasive"),
     ]
@@ -97,7 +97,7 @@ def test_the_archive_s_most_exact_known_diagnosis_counts(tmp_path: Path) -> None
         ("melanoma in situ", "isic:IP_7"),
         ("melanoma", "isic:IL_6"),
     ]
-    assert reading.passed_over == {"a diagnosis that is no skin lesion known here": 1, "no diagnosis": 1}
+    assert reading.skipped == {"a diagnosis that is not a known skin lesion": 1, "no diagnosis": 1}
     assert reading.records[0].metadata.given() == {
         "age": 60,
         "sex": "female",
@@ -126,11 +126,11 @@ def challenge(folder: Path, labels: Sequence[str]) -> Path:
     return folder
 
 
-def test_a_challenge_s_two_tables_are_one(tmp_path: Path) -> None:
+def test_the_two_tables_of_a_challenge_are_joined(tmp_path: Path) -> None:
     reading = read(challenge(tmp_path, CLASSES))
     assert reading.name == "isic2019"
     assert [record.label for record in reading.records] == ["MEL", "NEV", "BCC", "ACK", "BEK", "DF", "VASC", "SCC"]
-    assert reading.passed_over == {"no diagnosis": 1}
+    assert reading.skipped == {"no diagnosis": 1}
     assert reading.records[0].metadata.given() == {
         "age": 40,
         "sex": "male",
@@ -141,7 +141,7 @@ def test_a_challenge_s_two_tables_are_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hot", ["", "MEL NV"])
-def test_a_truth_that_is_none_is_named(tmp_path: Path, hot: str) -> None:
+def test_an_invalid_ground_truth_row_is_named(tmp_path: Path, hot: str) -> None:
     challenge(tmp_path, ["NV", "MEL"])
     path = tmp_path / "ISIC_2019_Training_GroundTruth.csv"
     lines = path.read_text().splitlines()
@@ -154,14 +154,14 @@ def test_a_truth_that_is_none_is_named(tmp_path: Path, hot: str) -> None:
 # Derm7pt
 
 
-def test_derm7pt_is_read_where_its_archive_puts_it(tmp_path: Path) -> None:
+def test_derm7pt_is_read_in_its_archive_structure(tmp_path: Path) -> None:
     row = {"case_num": "1", "diagnosis": "melanoma (in situ)", "seven_point_score": "3", "location": "lower limbs"}
     row |= {"sex": "female", "clinic": "AAA/Aaa01.jpg", "derm": "AAA/Aaa02.jpg", "elevation": "flat"}
     other = row | {"case_num": "2", "diagnosis": "clark nevus", "derm": "BBB/Bbb01.jpg", "location": "genital areas"}
     write(tmp_path / "meta" / "meta.csv", [row, other])
     draw(tmp_path / "images" / "AAA" / "Aaa02.jpg", tmp_path / "images" / "BBB" / "Bbb01.jpg")
     reading = read(tmp_path)
-    assert told(reading) == [("AAA_Aaa02", "derm7pt:1", "MEL"), ("BBB_Bbb01", "derm7pt:2", "NEV")]
+    assert summary(reading) == [("AAA_Aaa02", "derm7pt:1", "MEL"), ("BBB_Bbb01", "derm7pt:2", "NEV")]
     facts = {"sex": "female", "site": "lower extremity", "diagnosis": "melanoma in situ"}
     assert reading.records[0].metadata.given() == facts
 
@@ -169,29 +169,29 @@ def test_derm7pt_is_read_where_its_archive_puts_it(tmp_path: Path) -> None:
 # Fitzpatrick17k
 
 
-def test_fitzpatrick17k_without_what_is_no_lesion_and_what_is_wrongly_labelled(tmp_path: Path) -> None:
+def test_fitzpatrick17k_is_read_without_other_conditions_and_wrong_labels(tmp_path: Path) -> None:
     row = {"md5hash": "a1", "fitzpatrick_scale": "5", "fitzpatrick_centaur": "4", "label": "basal cell carcinoma"}
     row |= {"nine_partition_label": "malignant epidermal", "three_partition_label": "malignant", "qc": "", "url": ""}
     rows = [
         row,
         row | {"md5hash": "a2", "fitzpatrick_scale": "-1", "label": "malignant melanoma"},
         row | {"md5hash": "a3", "qc": "3 Wrongly labelled"},
-        row | {"md5hash": "a4", "label": "a label that nobody knows"},
+        row | {"md5hash": "a4", "label": "an unknown label"},
     ]
     write(tmp_path / "fitzpatrick17k.csv", rows)
     draw(*(tmp_path / "images" / f"{row['md5hash']}.jpg" for row in rows))
     reading = read(tmp_path)
-    assert told(reading) == [("a1", "fitzpatrick17k:a1", "BCC"), ("a2", "fitzpatrick17k:a2", "MEL")]
+    assert summary(reading) == [("a1", "fitzpatrick17k:a1", "BCC"), ("a2", "fitzpatrick17k:a2", "MEL")]
     assert [record.metadata.fitzpatrick_skin_type for record in reading.records] == ["V", None]
-    assert sorted(reading.passed_over.values()) == [1, 1]
-    assert "qc is 3 Wrongly labelled" in reading.passed_over
+    assert sorted(reading.skipped.values()) == [1, 1]
+    assert "qc is 3 Wrongly labelled" in reading.skipped
 
 
 # Plain CSV
 
 
-def test_a_plain_csv_s_rows_go_by_one_column_alone(tmp_path: Path) -> None:
-    """A patient that is missing in one row must not be split off by the lesion."""
+def test_a_plain_csv_is_grouped_by_a_single_column(tmp_path: Path) -> None:
+    """A row without a patient must not be grouped by its lesion instead."""
     row = {"image": "1.jpg", "diagnosis": "nevus", "patient_id": "p1", "lesion_id": "l1"}
     write(tmp_path / "metadata.csv", [row, row | {"image": "2.jpg", "patient_id": ""}])
     draw(tmp_path / "images" / "1.jpg", tmp_path / "images" / "2.jpg")
@@ -199,7 +199,7 @@ def test_a_plain_csv_s_rows_go_by_one_column_alone(tmp_path: Path) -> None:
         load_dataset(tmp_path)
 
 
-def test_a_plain_csv_with_an_archive_s_id_beside_it_stays_plain(tmp_path: Path) -> None:
+def test_a_plain_csv_with_archive_columns_stays_plain(tmp_path: Path) -> None:
     row = {"image": "1.jpg", "diagnosis": "nevus", "isic_id": "ISIC_0", "derm": "", "seven_point_score": ""}
     write(tmp_path / "metadata.csv", [row])
     draw(tmp_path / "images" / "1.jpg")
@@ -246,11 +246,11 @@ def clinic(folder: Path, mapping: str = MAPPING) -> Path:
     return folder
 
 
-def test_columns_of_one_s_own_are_mapped(tmp_path: Path) -> None:
+def test_custom_columns_are_mapped(tmp_path: Path) -> None:
     reading = read(clinic(tmp_path))
-    assert (reading.name, told(reading)) == ("clinic", [("1", "clinic:p1", "MEL"), ("2", "clinic:p1", "NEV")])
+    assert (reading.name, summary(reading)) == ("clinic", [("1", "clinic:p1", "MEL"), ("2", "clinic:p1", "NEV")])
     assert [record.metadata.symptoms.itch for record in reading.records] == ["yes", "no"]
-    assert sum(reading.passed_over.values()) == 2
+    assert sum(reading.skipped.values()) == 2
 
 
 def test_without_partly_labelled_an_unknown_diagnosis_is_a_fault(tmp_path: Path) -> None:
@@ -260,17 +260,17 @@ def test_without_partly_labelled_an_unknown_diagnosis_is_a_fault(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "why"),
+    ("old", "new", "reason"),
     [
-        ('age = "Alter"', 'agee = "Alter"', "agee: no such fact"),
+        ('age = "Alter"', 'agee = "Alter"', "agee: unknown fact"),
         ('age = "Alter"', 'age = "Alterr"', "has no column Alterr"),
-        ('diagnosis = "Diagnose"', "", "facts needs the column of the diagnosis"),
+        ('diagnosis = "Diagnose"', "", "facts must name the diagnosis column"),
         ('image = "Datei"', "", "image: Field required"),
-        ('name = "clinic"', 'name = "clinic', "no TOML that can be read"),
+        ('name = "clinic"', 'name = "clinic', "not valid TOML"),
         ('name = "clinic"', 'nmae = "clinic"', "nmae: Extra inputs are not permitted"),
     ],
 )
-def test_a_mapping_that_is_wrong_says_where(tmp_path: Path, old: str, new: str, why: str) -> None:
-    with pytest.raises(UserError, match=why) as refused:
+def test_an_invalid_mapping_is_reported_with_its_location(tmp_path: Path, old: str, new: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as raised:
         read_folder(clinic(tmp_path, MAPPING.replace(old, new)))
-    assert "columns.toml" in str(refused.value)
+    assert "columns.toml" in str(raised.value)

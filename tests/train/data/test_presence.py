@@ -1,4 +1,4 @@
-"""Facts that tell the class by being there are found, shown and left out; what is missing at random stays."""
+"""Facts whose presence reveals the class are found and dropped; facts missing at random stay."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ def records(facts: list[tuple[str, Mapping[str, object]]]) -> tuple[Record, ...]
 
 
 def filled(shares: Mapping[str, float], *, each: int = 100) -> tuple[Record, ...]:
-    """`each` of every class, of which the given share has a sex; ages are all there."""
+    """`each` records per class, of which the given share has a sex; all have an age."""
     return records(
         [
             (label, {"age": 40, "sex": "female"} if place < share * each else {"age": 40})
@@ -34,12 +34,12 @@ def filled(shares: Mapping[str, float], *, each: int = 100) -> tuple[Record, ...
     )
 
 
-def test_a_field_that_cancers_have_and_nevi_lack_tells_the_class() -> None:
+def test_a_field_that_only_cancers_have_reveals_the_class() -> None:
     (sex,) = presences(filled({"NEV": 0.4, "MEL": 1.0, "BCC": 1.0}))
     assert (sex.path, sex.tells) == ("sex", True)
     assert sex.by_class == {"BCC": 1.0, "MEL": 1.0, "NEV": 0.4}
     assert sex.filled == pytest.approx(0.8)
-    # By hand: expected 80/20 a class; (40-80)^2/80 + (60-20)^2/20 = 100 for NEV, 2 * (5 + 20) for the others.
+    # By hand: expected 80/20 per class; (40-80)^2/80 + (60-20)^2/20 = 100 for NEV, 2 * (5 + 20) for the others.
     assert sex.cramers_v == pytest.approx(np.sqrt(150 / 300))
 
 
@@ -47,16 +47,16 @@ def test_a_field_that_cancers_have_and_nevi_lack_tells_the_class() -> None:
     ("shares", "each"),
     [
         ({"NEV": 0.8, "MEL": 0.8, "BCC": 0.8}, 100),
-        ({"NEV": 0.95, "MEL": 1.0, "BCC": 1.0}, 400),  # significant, and yet hardly a hint
-        ({"NEV": 0.25, "MEL": 1.0, "BCC": 1.0}, 4),  # too few to tell
-        ({"NEV": 0.5}, 100),  # one class alone
+        ({"NEV": 0.95, "MEL": 1.0, "BCC": 1.0}, 400),  # significant, but a small effect
+        ({"NEV": 0.25, "MEL": 1.0, "BCC": 1.0}, 4),  # too few records
+        ({"NEV": 0.5}, 100),  # only one class
     ],
 )
-def test_a_field_that_is_missing_here_and_there_does_not(shares: Mapping[str, float], each: int) -> None:
+def test_a_field_missing_at_random_does_not_reveal_the_class(shares: Mapping[str, float], each: int) -> None:
     assert [one.tells for one in presences(filled(shares, each=each))] == [False]
 
 
-def test_fields_that_all_have_or_none_have_are_not_listed() -> None:
+def test_fields_of_all_or_no_records_are_not_listed() -> None:
     assert presences(filled({"NEV": 1.0, "MEL": 1.0})) == ()
     assert presences(filled({"NEV": 0.0, "MEL": 0.0})) == ()
     assert presences(()) == ()
@@ -64,7 +64,7 @@ def test_fields_that_all_have_or_none_have_are_not_listed() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(CLASSES), st.booleans()), min_size=2, max_size=60))
-def test_cramer_s_v_is_scipy_s(drawn: list[tuple[str, bool]]) -> None:
+def test_cramers_v_equals_scipys(drawn: list[tuple[str, bool]]) -> None:
     found = presences(records([(label, {"sex": "male"} if has else {}) for label, has in drawn]))
     labels = sorted({label for label, _ in drawn})
     if len({has for _, has in drawn}) < 2 or len(labels) < 2:
@@ -74,7 +74,7 @@ def test_cramer_s_v_is_scipy_s(drawn: list[tuple[str, bool]]) -> None:
     assert found[0].cramers_v == pytest.approx(association(counts, method="cramer"))
 
 
-def test_facts_are_taken_out_of_groups_too_and_the_rest_stays() -> None:
+def test_nested_facts_are_dropped_too_and_the_rest_stays() -> None:
     (record,) = records(
         [("NEV", {"age": 40, "sex": "male", "symptoms": {"itch": "yes", "grew": "no"}, "diagnosis": "nevus"})]
     )

@@ -1,4 +1,4 @@
-"""The published data sets themselves, read from the folder that DERMNOTE_DATA names."""
+"""The published data sets, read from the folder in DERMNOTE_DATA."""
 
 import csv
 import os
@@ -26,7 +26,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
     name: str = request.param
     data = os.environ.get("DERMNOTE_DATA")
     if not data:
-        pytest.skip("DERMNOTE_DATA is not set; it names a folder that holds ham10000/ and pad_ufes_20/")
+        pytest.skip("DERMNOTE_DATA is not set; set it to a folder with ham10000/ and pad_ufes_20/")
     if not (Path(data) / name).is_dir():
         pytest.skip(f"DERMNOTE_DATA has no folder {name}/")
     return Path(data) / name
@@ -53,7 +53,7 @@ def test_groups_are_the_published_ones(folder: Path) -> None:
     assert [record.group for record in reading.records] == [f"{folder.name}:{group}" for group in published]
 
 
-def test_given_facts_are_as_many_as_the_table_gives(folder: Path) -> None:
+def test_the_number_of_facts_equals_the_tables(folder: Path) -> None:
     records = read_folder(folder, leaky_fields=True).records
     rows = _table(folder)
     sex = "gender" if folder.name == "pad_ufes_20" else "sex"
@@ -65,11 +65,11 @@ def test_given_facts_are_as_many_as_the_table_gives(folder: Path) -> None:
     if folder.name == "pad_ufes_20":
         itches = Counter(record.metadata.symptoms.itch for record in records)
         assert (itches["yes"], itches["no"]) == tuple(
-            sum(r["itch"] == said for r in rows) for said in ("True", "False")
+            sum(r["itch"] == answer for r in rows) for answer in ("True", "False")
         )
 
 
-def test_a_published_data_set_splits_by_group_and_in_proportion(folder: Path) -> None:
+def test_a_published_data_set_is_split_by_group_in_proportion(folder: Path) -> None:
     dataset = load_dataset(folder)
     split = split_dataset(dataset, seed=1)
     places = defaultdict(set)
@@ -78,5 +78,5 @@ def test_a_published_data_set_splits_by_group_and_in_proportion(folder: Path) ->
             places[record.group].add(name)
     assert max(map(len, places.values())) == 1
     assert len(split.train) + len(split.val) + len(split.test) == len(dataset.records)
-    whole, tested = (Counter(record.label for record in part) for part in (dataset.records, split.test))
-    assert all(tested[label] / whole[label] == pytest.approx(0.2, abs=0.05) for label in dataset.classes)
+    total, tested = (Counter(record.label for record in part) for part in (dataset.records, split.test))
+    assert all(tested[label] / total[label] == pytest.approx(0.2, abs=0.05) for label in dataset.classes)

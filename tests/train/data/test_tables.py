@@ -1,4 +1,4 @@
-"""CSV files as people save them: what is read, and the one line that says why not."""
+"""CSV dialects, and the one-line errors of unreadable tables."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return [dict(row.cells) for row in read_table(path).rows]
 
 
-def _refusal(path: Path) -> str:
-    with pytest.raises(UserError) as refused:
+def _error(path: Path) -> str:
+    with pytest.raises(UserError) as raised:
         read_table(path)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -33,14 +33,14 @@ def _refusal(path: Path) -> str:
     ],
     ids=["plain", "BOM", "CRLF", "CR", "semicolons", "tabs", "spaces and quotes", "empty lines"],
 )
-def test_every_way_to_save_a_csv_reads_the_same(tmp_path: Path, text: bytes) -> None:
+def test_every_csv_dialect_gives_the_same_table(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "metadata.csv"
     path.write_bytes(text)
     assert read_table(path).columns == ("image", "site")
     assert _rows(path) == [{"image": "a.jpg", "site": "back"}, {"image": "b.jpg", "site": "face"}]
 
 
-def test_quoted_cells_keep_commas_quotes_and_line_ends(tmp_path: Path) -> None:
+def test_quoted_cells_keep_commas_quotes_and_line_breaks(tmp_path: Path) -> None:
     path = tmp_path / "metadata.csv"
     path.write_bytes(b'image,remark\na.jpg,"red, ""scaly""\r\nand sore"\n')
     assert _rows(path) == [{"image": "a.jpg", "remark": 'red, "scaly"\nand sore'}]
@@ -52,39 +52,39 @@ def test_rows_are_numbered_as_a_spreadsheet_shows_them(tmp_path: Path) -> None:
     assert [row.number for row in read_table(path).rows] == [2, 4]
 
 
-def test_a_row_that_does_not_fit_the_header_is_marked(tmp_path: Path) -> None:
+def test_a_row_that_does_not_match_the_header_is_marked(tmp_path: Path) -> None:
     path = tmp_path / "metadata.csv"
     path.write_text("image,site\na.jpg\nb.jpg,back\nc.jpg,back,12\n", "utf-8")
     assert [row.ragged for row in read_table(path).rows] == [True, False, True]
 
 
 @pytest.mark.parametrize("text", [b"", b"\n\n", b"image,site", b"image,site\n", b"image,site\n\n,\n"], ids=repr)
-def test_a_csv_without_rows_is_refused(tmp_path: Path, text: bytes) -> None:
+def test_a_csv_without_rows_is_rejected(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "metadata.csv"
     path.write_bytes(text)
-    assert _refusal(path) == f"{path}: no rows; it needs a header and one row an image"
+    assert _error(path) == f"{path}: no rows; it needs a header and one row per image"
 
 
-def test_text_in_another_encoding_is_refused_with_its_place(tmp_path: Path) -> None:
+def test_another_encoding_is_rejected_with_the_byte_position(tmp_path: Path) -> None:
     path = tmp_path / "metadata.csv"
     path.write_bytes("image,site\na.jpg,Rücken\n".encode("latin-1"))
-    assert _refusal(path) == f"{path}: not UTF-8 text (byte 18); save it as CSV in UTF-8"
+    assert _error(path) == f"{path}: not UTF-8 text (byte 18); save it as CSV in UTF-8"
 
 
-def test_a_quote_that_never_ends_is_refused(tmp_path: Path) -> None:
+def test_an_unterminated_quote_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "metadata.csv"
     path.write_text('image,site\na.jpg,"back\n', "utf-8")
-    assert _refusal(path).startswith(f"{path}: not a CSV that can be read (")
+    assert _error(path).startswith(f"{path}: not a valid CSV (")
 
 
-def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_column_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "metadata.csv"
     path.write_text("image,age,age\na.jpg,1,2\n", "utf-8")
-    assert _refusal(path) == f"{path}: column age stands twice in the header; rename one"
+    assert _error(path) == f"{path}: duplicate column age in the header; rename one"
 
 
-def test_a_table_that_is_gone_is_refused(tmp_path: Path) -> None:
-    assert _refusal(tmp_path / "gone.csv").startswith(f"{tmp_path / 'gone.csv'}: cannot be read (")
+def test_a_missing_table_is_an_error(tmp_path: Path) -> None:
+    assert _error(tmp_path / "gone.csv").startswith(f"{tmp_path / 'gone.csv'}: cannot be read (")
 
 
 def test_the_table_is_metadata_csv_or_the_only_csv(tmp_path: Path) -> None:
@@ -95,21 +95,21 @@ def test_the_table_is_metadata_csv_or_the_only_csv(tmp_path: Path) -> None:
     assert find_table(tmp_path) == tmp_path / "metadata.csv"
 
 
-def test_a_folder_without_one_clear_table_is_refused(tmp_path: Path) -> None:
-    empty, pictures, two = (tmp_path / name for name in ("empty", "pictures", "two"))
-    for folder in (empty, pictures, two):
+def test_a_folder_without_an_unambiguous_table_is_an_error(tmp_path: Path) -> None:
+    empty, images, two = (tmp_path / name for name in ("empty", "images", "two"))
+    for folder in (empty, images, two):
         folder.mkdir()
-    (pictures / "a.jpg").touch()
+    (images / "a.jpg").touch()
     (two / "a.csv").touch()
     (two / "b.csv").touch()
     expected = {
         tmp_path / "gone": "no such folder; give a folder with metadata.csv and images/",
-        pictures / "a.jpg": "no such folder; give a folder with metadata.csv and images/",
+        images / "a.jpg": "no such folder; give a folder with metadata.csv and images/",
         empty: "the folder is empty; it needs metadata.csv and images/",
-        pictures: "no CSV here; it needs metadata.csv with a column image, and images/",
-        two: "2 CSV files (a.csv, b.csv); name the right one metadata.csv",
+        images: "contains no CSV; it needs metadata.csv with a column image, and images/",
+        two: "2 CSV files (a.csv, b.csv); rename the right one to metadata.csv",
     }
     for folder, reason in expected.items():
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(UserError) as raised:
             find_table(folder)
-        assert str(refused.value) == f"{folder}: {reason}"
+        assert str(raised.value) == f"{folder}: {reason}"

@@ -1,4 +1,4 @@
-"""Findings of drawn shapes whose properties are known: area, symmetry, border, colours, and when nothing is said."""
+"""Findings of drawn shapes with known properties: area, symmetry, border, colours, and rejected images."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from dermnote_train.findings.area import NoLesion, find_lesion
 from dermnote_train.findings.measures import Measures, measure_lesion
+from dermnote_train.findings.segmentation import LesionNotFound, find_lesion
 
 SIZE = 224
 SKIN = (222, 178, 155)
@@ -36,9 +36,9 @@ TRIANGLE: Area = (ROWS < 50) & (2 * np.abs(COLUMNS) - 110 < ROWS - 50)
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that was drawn, and the area that was drawn in it."""
+    """A drawn image and the true area of its lesion."""
 
-    picture: Image.Image
+    image: Image.Image
     area: Area
 
 
@@ -63,11 +63,11 @@ def draw(
 
 
 def measured(drawn: Drawn) -> Measures:
-    return measure_lesion(find_lesion(drawn.picture))
+    return measure_lesion(find_lesion(drawn.image))
 
 
 def overlap(drawn: Drawn) -> float:
-    found = find_lesion(drawn.picture).area
+    found = find_lesion(drawn.image).area
     return float((found & drawn.area).sum() / (found | drawn.area).sum())
 
 
@@ -104,17 +104,17 @@ def test_two_halves_of_different_colour_are_asymmetric_and_two_rings_are_not() -
     assert measured(draw(DISC, inside=rings)).findings().asymmetry == "symmetric"
 
 
-def test_what_is_said_of_a_shape_does_not_depend_on_how_it_lies() -> None:
+def test_findings_do_not_depend_on_pose_or_size() -> None:
     drawn = draw(BITTEN, inside=np.where((ROWS < 0)[..., None], DARK, LIGHT).astype(float))
     poses: list[Callable[[Image.Image], Image.Image]] = [
-        lambda picture: picture.transpose(Image.Transpose.ROTATE_90),
-        lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        lambda picture: picture.resize((2 * SIZE, 2 * SIZE)),
-        lambda picture: picture.rotate(25, fillcolor=SKIN, resample=Image.Resampling.BICUBIC),
+        lambda image: image.transpose(Image.Transpose.ROTATE_90),
+        lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        lambda image: image.resize((2 * SIZE, 2 * SIZE)),
+        lambda image: image.rotate(25, fillcolor=SKIN, resample=Image.Resampling.BICUBIC),
     ]
     upright = measured(drawn).findings()
     for pose in poses:
-        assert measure_lesion(find_lesion(pose(drawn.picture))).findings() == upright
+        assert measure_lesion(find_lesion(pose(drawn.image))).findings() == upright
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,13 @@ def test_borders_are_sharp_indistinct_or_mixed(soft: float | NDArray[np.float64]
         ((26, 20, 20), "black"),
     ],
 )
-def test_each_colour_of_the_vocabulary_is_told(colour: tuple[int, int, int], term: str) -> None:
+def test_each_colour_of_the_vocabulary_is_recognised(colour: tuple[int, int, int], term: str) -> None:
     found = measured(draw(DISC, inside=colour))
     assert found.findings().colours == [term]
     assert found.colours[term] > 0.8
 
 
-def test_several_colours_are_all_told_and_a_speck_is_not() -> None:
+def test_several_colours_are_reported_but_not_a_speck() -> None:
     stripes = np.empty((SIZE, SIZE, 3))
     stripes[:] = DARK
     stripes[COLUMNS < -15] = (196, 70, 66)
@@ -172,23 +172,23 @@ def shaded(*, least: float) -> NDArray[np.float64]:
     ],
     ids=["from one side", "reddish", "bluish", "both"],
 )
-def test_the_light_is_not_the_lesion_s(light: NDArray[np.float64]) -> None:
+def test_uneven_or_coloured_light_does_not_change_the_findings(light: NDArray[np.float64]) -> None:
     in_white, drawn = measured(draw(BITTEN)).findings(), draw(BITTEN, light=light)
     assert overlap(drawn) > 0.9
     assert measured(drawn).findings() == in_white
 
 
 @pytest.mark.parametrize("skin", [(240, 205, 188), (198, 150, 120), (128, 88, 66)])
-def test_the_same_is_said_on_lighter_and_darker_skin(skin: tuple[int, int, int]) -> None:
+def test_findings_are_the_same_on_lighter_and_darker_skin(skin: tuple[int, int, int]) -> None:
     drawn = draw(ellipse(long=75, short=40), inside=(60, 36, 28), skin=skin)
     assert overlap(drawn) > 0.93
     found = measured(drawn).findings()
     assert (found.asymmetry, found.border) == ("symmetric", "sharp")
 
 
-def test_hairs_are_not_the_lesion_s() -> None:
+def test_hairs_do_not_change_the_findings() -> None:
     drawn = draw(DISC)
-    pixels = np.asarray(drawn.picture).copy()
+    pixels = np.asarray(drawn.image).copy()
     for start in range(-200, 200, 45):
         pixels[np.abs(COLUMNS - 0.6 * ROWS - start) < 1.3] = (40, 28, 22)
     hairy = Drawn(Image.fromarray(pixels), DISC)
@@ -196,48 +196,48 @@ def test_hairs_are_not_the_lesion_s() -> None:
     assert measured(hairy).findings() == measured(drawn).findings()
 
 
-def test_a_dermoscope_s_dark_rim_is_not_the_lesion_s() -> None:
+def test_the_dark_rim_of_a_dermoscope_does_not_change_the_findings() -> None:
     drawn = draw(DISC)
-    pixels = np.asarray(drawn.picture).copy()
+    pixels = np.asarray(drawn.image).copy()
     pixels[np.hypot(ROWS, COLUMNS) > 108] = (4, 4, 5)
     rimmed = Drawn(Image.fromarray(pixels), DISC)
     assert overlap(rimmed) > 0.93
     assert measured(rimmed).findings() == measured(drawn).findings()
 
 
-def test_a_lesion_that_is_cut_off_has_colours_but_neither_symmetry_nor_border() -> None:
+def test_a_lesion_cut_off_by_the_image_only_has_colours() -> None:
     found = measured(draw(ellipse(x=65))).findings()
     assert (found.asymmetry, found.border, found.colours) == (None, None, ["dark brown"])
 
 
 @pytest.mark.parametrize(
-    ("drawn", "why"),
+    ("drawn", "reason"),
     [
         (draw(np.zeros((SIZE, SIZE), bool)), "hardly differs|too small|patches"),
         (draw(ellipse(long=12, short=10)), "too small"),
-        (draw(ellipse(x=95, long=70, short=70)), "runs out of the picture"),
+        (draw(ellipse(x=95, long=70, short=70)), "extends beyond the image"),
         (draw(DISC, inside=(212, 168, 146)), "hardly differs"),
         (Drawn(Image.new("RGB", (SIZE, SIZE)), DISC), "black"),
     ],
     ids=["bare skin", "a dot", "half outside", "pale", "black"],
 )
-def test_where_no_area_can_be_trusted_nothing_is_said_and_it_says_why(drawn: Drawn, why: str) -> None:
-    with pytest.raises(NoLesion, match=why):
-        find_lesion(drawn.picture)
+def test_a_doubtful_segmentation_is_rejected_with_a_reason(drawn: Drawn, reason: str) -> None:
+    with pytest.raises(LesionNotFound, match=reason):
+        find_lesion(drawn.image)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (47, 300)])
-def test_pictures_that_are_too_small_are_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(NoLesion, match="48 pixels are the least"):
+def test_images_that_are_too_small_are_rejected(size: tuple[int, int]) -> None:
+    with pytest.raises(LesionNotFound, match="at least 48 pixels are needed"):
         find_lesion(Image.new("RGB", size, SKIN))
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_noise_of_any_size_is_measured_or_refused(seed: int) -> None:
+def test_noise_of_any_size_is_measured_or_rejected(seed: int) -> None:
     rng = np.random.default_rng(seed)
     width, height = rng.integers(48, 400, 2)
     grain = ndimage.gaussian_filter(rng.normal(0, 1, (height, width, 3)), (*rng.uniform(0, 12, 2), 0))
     noise = (128 + 100 * grain / np.abs(grain).max()).astype(np.uint8)
-    with suppress(NoLesion):
+    with suppress(LesionNotFound):
         shares = measure_lesion(find_lesion(Image.fromarray(noise))).colours
         assert sum(shares.values()) <= 1.000001

@@ -1,4 +1,4 @@
-"""Findings as a file: measured, written, read into the records, and every file that is none told in one line."""
+"""Findings of a data set: measured, written, added to the records; invalid files are rejected."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,12 @@ from dermnote_train.data.draw import draw_dataset
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.findings.measures import COLOURS
-from dermnote_train.findings.sheet import draw_sheet
 from dermnote_train.findings.table import (
     COLUMNS,
-    Measured,
+    ImageFindings,
+    draw_sheet,
     measure_dataset,
-    measure_picture,
+    measure_image,
     with_findings,
     write_findings,
 )
@@ -30,20 +30,20 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, ...]:
 
 
 @pytest.fixture(scope="module")
-def measured(records: tuple[Record, ...]) -> tuple[Measured, ...]:
+def measured(records: tuple[Record, ...]) -> tuple[ImageFindings, ...]:
     return measure_dataset(records)
 
 
-def test_a_data_set_is_measured_in_its_order_and_as_each_picture_alone(
-    records: tuple[Record, ...], measured: tuple[Measured, ...]
+def test_a_data_set_is_measured_in_order_like_each_image_alone(
+    records: tuple[Record, ...], measured: tuple[ImageFindings, ...]
 ) -> None:
     assert [one.image_id for one in measured] == [record.image_id for record in records]
     for record, one in list(zip(records, measured, strict=True))[::7]:
-        with Image.open(record.image_path) as picture:
-            assert measure_picture(picture, image_id=record.image_id) == one
+        with Image.open(record.image_path) as image:
+            assert measure_image(image, image_id=record.image_id) == one
 
 
-def test_most_drawn_lesions_are_found_and_the_others_say_why(measured: tuple[Measured, ...]) -> None:
+def test_most_drawn_lesions_are_found_and_the_others_have_a_reason(measured: tuple[ImageFindings, ...]) -> None:
     found = [one for one in measured if one.measures is not None]
     assert len(found) >= 0.7 * len(measured)
     for one in measured:
@@ -51,8 +51,8 @@ def test_most_drawn_lesions_are_found_and_the_others_say_why(measured: tuple[Mea
         assert one.findings == (one.measures.findings() if one.measures else Findings())
 
 
-def test_what_is_written_comes_back_in_the_records(
-    records: tuple[Record, ...], measured: tuple[Measured, ...], tmp_path: Path
+def test_written_findings_are_added_to_the_records(
+    records: tuple[Record, ...], measured: tuple[ImageFindings, ...], tmp_path: Path
 ) -> None:
     write_findings(tmp_path / "findings.csv", measured)
     back = with_findings(records, tmp_path / "findings.csv")
@@ -65,11 +65,11 @@ def test_what_is_written_comes_back_in_the_records(
     assert len(first) == 9 + len(COLOURS)
 
 
-def test_findings_that_came_with_the_data_stay(records: tuple[Record, ...], tmp_path: Path) -> None:
+def test_findings_given_by_the_data_set_take_precedence(records: tuple[Record, ...], tmp_path: Path) -> None:
     one = replace(records[0], metadata=LesionMetadata(findings=Findings(border="mixed", structures=["dots"])))
     write_findings(
         tmp_path / "findings.csv",
-        [Measured(one.image_id, Findings(asymmetry="symmetric", border="sharp", colours=["red", "light brown"]))],
+        [ImageFindings(one.image_id, Findings(asymmetry="symmetric", border="sharp", colours=["red", "light brown"]))],
     )
     (joined,) = with_findings([one], tmp_path / "findings.csv")
     assert joined.metadata.findings == Findings(
@@ -77,8 +77,8 @@ def test_findings_that_came_with_the_data_stay(records: tuple[Record, ...], tmp_
     )
 
 
-def test_records_that_the_file_lacks_are_counted(records: tuple[Record, ...], tmp_path: Path) -> None:
-    write_findings(tmp_path / "findings.csv", [Measured(records[0].image_id, Findings())])
+def test_records_missing_from_the_file_are_counted(records: tuple[Record, ...], tmp_path: Path) -> None:
+    write_findings(tmp_path / "findings.csv", [ImageFindings(records[0].image_id, Findings())])
     with pytest.raises(UserError, match=f"no findings for 29 images \\(first {records[1].image_id}\\)"):
         with_findings(records, tmp_path / "findings.csv")
 
@@ -95,17 +95,17 @@ def test_records_that_the_file_lacks_are_counted(records: tuple[Record, ...], tm
     ],
     ids=["no file", "empty", "no columns", "no term", "a short row", "no text"],
 )
-def test_a_file_that_holds_no_findings_is_told(
+def test_an_invalid_findings_file_is_rejected(
     records: tuple[Record, ...], tmp_path: Path, content: bytes | None
 ) -> None:
     path = tmp_path / "findings.csv"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"findings\.csv: no findings"):
+    with pytest.raises(UserError, match=r"findings\.csv: not a readable findings file"):
         with_findings(records, path)
 
 
-def test_a_sheet_has_a_tile_for_each(records: tuple[Record, ...], tmp_path: Path) -> None:
+def test_a_contact_sheet_has_a_tile_per_record(records: tuple[Record, ...], tmp_path: Path) -> None:
     draw_sheet(tmp_path / "sheet.png", records[:8])
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.format == "PNG"

@@ -1,4 +1,4 @@
-"""Blinded notes: what names a diagnosis is refused, and what does not is classified by itself and with the picture."""
+"""Blinded notes: those that name a diagnosis are rejected; others are classified alone and with the image."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def fresh(toy_classes: tuple[str, ...]) -> LesionModel:
 
 
 @pytest.mark.parametrize("name", sorted(diagnoses()))
-def test_every_diagnosis_is_known_in_a_text(name: str) -> None:
+def test_every_diagnosis_is_detected_in_a_text(name: str) -> None:
     for spelled in (name, name.upper(), *diagnoses()[name].synonyms):
         assert named_diagnosis(f"A lesion of the back, consistent with {spelled}, was seen.")
 
@@ -38,15 +38,15 @@ def test_every_diagnosis_is_known_in_a_text(name: str) -> None:
         "",
     ],
 )
-def test_a_text_that_names_none_names_none(text: str) -> None:
+def test_a_text_without_a_diagnosis_names_none(text: str) -> None:
     assert named_diagnosis(text) is None
 
 
-def test_a_blinded_note_has_all_but_the_diagnosis() -> None:
+def test_a_blinded_note_has_every_topic_but_the_diagnosis() -> None:
     assert set(BLINDED) == {"demographics", "site", "history", "symptoms", "findings"}
 
 
-def test_notes_and_pictures_are_classified_each_alone_and_together(fresh: LesionModel, toy_records: ToyRecords) -> None:
+def test_notes_and_images_are_classified_separately_and_together(fresh: LesionModel, toy_records: ToyRecords) -> None:
     records = toy_records(4)
     texts = {record.image_id: f"A lesion of the {'back' if record.label == 'red' else 'arm'}." for record in records}
 
@@ -57,17 +57,17 @@ def test_notes_and_pictures_are_classified_each_alone_and_together(fresh: Lesion
     assert (without.blinded_note, without.image_and_blinded_note) == (None, None)
     assert found.blinded_note is not None
     assert found.image_and_blinded_note is not None
-    told = found.blinded_note.confusion
-    assert sum(map(sum, told)) == len(records)
-    # Two different texts can only be given two classes.
-    assert sum(any(row[column] for row in told) for column in range(3)) <= 2
+    confusion = found.blinded_note.confusion
+    assert sum(map(sum, confusion)) == len(records)
+    # Two different texts can have at most two classes.
+    assert sum(any(row[column] for row in confusion) for column in range(3)) <= 2
     names = [row.name for row in headline(found)]
     assert "blinded note: balanced accuracy" in names
     assert "picture + blinded note: AUROC macro (one against the rest)" in names
 
 
-def test_together_is_the_mean_of_the_logits(fresh: LesionModel, toy_records: ToyRecords) -> None:
-    """A text branch that is certain outvotes a picture that is not."""
+def test_the_fused_prediction_is_the_mean_of_the_logits(fresh: LesionModel, toy_records: ToyRecords) -> None:
+    """A confident text branch outweighs an uncertain image branch."""
     records = toy_records(3)
     with torch.no_grad():
         fresh.head.image.weight.zero_()
@@ -80,13 +80,13 @@ def test_together_is_the_mean_of_the_logits(fresh: LesionModel, toy_records: Toy
     assert found.image_and_blinded_note.confusion == found.blinded_note.confusion
 
 
-def test_notes_that_are_not_blinded_lacking_or_unreadable_are_refused(
+def test_unblinded_or_missing_notes_are_rejected(
     fresh: LesionModel, toy_records: ToyRecords, toy_classes: tuple[str, ...]
 ) -> None:
     records = toy_records(2)
     texts = {record.image_id: "A lesion of the back." for record in records}
     first = records[0].image_id
-    with pytest.raises(UserError, match=f"1 of its notes name a diagnosis \\(first {first}: melanoma\\)"):
+    with pytest.raises(UserError, match=f"1 notes name a diagnosis \\(first {first}: melanoma\\)"):
         evaluate(fresh, records=records, blinded=texts | {first: "A melanoma of the back."})
     with pytest.raises(UserError, match=f"no blinded note for 1 images \\(first {first}\\)"):
         evaluate(fresh, records=records, blinded=texts | {first: " "})

@@ -1,4 +1,4 @@
-"""A data set's notes: every image one note, whatever is interrupted, fails or changes. The real service and Valkey."""
+"""Notes of a data set: one per image, whatever is interrupted, fails or changes. Uses the real service and Valkey."""
 
 import json
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from dermnote_train.notes.request import NotesPlan, NotesRun, write_dataset_note
 from dermnote_train.notes.table import NoteRow, read_notes
 from dermnote_train.progress import Report, Step
 from dermnote_train.remote.notegen import NoteService
-from tests.train.servers import Answer, NotesByHand, notes_by_hand, valkey
+from tests.train.servers import Answer, ManualNoteService, manual_note_service, valkey
 
 IMAGES = 12
 PLAN = NotesPlan(strategy="P2", batch_size=4, open_batches=2)
 
 
 class Interrupted(Exception):
-    """Stands for Ctrl-C, a lost connection, a machine that went down."""
+    """Stands for Ctrl-C, a lost connection or a crashed machine."""
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def desk(valkey_url: str) -> Iterator[NotesByHand]:
-    with notes_by_hand(valkey_url) as service:
+def notegen(valkey_url: str) -> Iterator[ManualNoteService]:
+    with manual_note_service(valkey_url) as service:
         yield service
 
 
@@ -45,7 +45,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def dataset(images: int = IMAGES) -> LesionDataset:
-    """Images told apart by age."""
+    """A data set in which every age is different."""
     records = [
         Record(f"img-{n}", Path(f"{n}.jpg"), f"drawn:p{n // 2}", "NEV", LesionMetadata(age=20 + n, diagnosis="nevus"))
         for n in range(images)
@@ -54,17 +54,22 @@ def dataset(images: int = IMAGES) -> LesionDataset:
 
 
 def write(
-    desk: NotesByHand, out: Path, *, plan: NotesPlan = PLAN, images: int = IMAGES, progress: Report | None = None
+    notegen: ManualNoteService,
+    out: Path,
+    *,
+    plan: NotesPlan = PLAN,
+    images: int = IMAGES,
+    progress: Report | None = None,
 ) -> NotesRun:
-    """A run during which the service writes what it is asked for."""
-    with NoteService(desk.url, patience_s=0.2) as service:
+    """A run during which the service writes the requested notes."""
+    with NoteService(notegen.url, patience_s=0.2) as service:
         return write_dataset_notes(
-            service, dataset(images), plan=plan, out=out, progress=progress or (lambda _: desk.work())
+            service, dataset(images), plan=plan, out=out, progress=progress or (lambda _: notegen.work())
         )
 
 
-def interrupt(desk: NotesByHand, out: Path, *, written: int) -> None:
-    """A run that ends in the middle: `written` notes exist, and the client has kept those of whole batches."""
+def interrupt(notegen: ManualNoteService, out: Path, *, written: int) -> None:
+    """Interrupt a run after `written` notes; the client has stored those of completed batches."""
     seen = 0
 
     def progress(_: Step) -> None:
@@ -72,10 +77,10 @@ def interrupt(desk: NotesByHand, out: Path, *, written: int) -> None:
         if seen:
             raise Interrupted
         seen += 1
-        desk.work(written)
+        notegen.work(written)
 
     with pytest.raises(Interrupted):
-        write(desk, out, progress=progress)
+        write(notegen, out, progress=progress)
 
 
 def image_ids(rows: tuple[NoteRow, ...]) -> list[str]:
@@ -85,13 +90,13 @@ def image_ids(rows: tuple[NoteRow, ...]) -> list[str]:
 ALL = [f"img-{n}" for n in range(IMAGES)]
 
 
-def test_every_image_gets_one_note_with_its_provenance(desk: NotesByHand, out: Path) -> None:
-    run = write(desk, out)
+def test_every_image_gets_one_note_with_its_provenance(notegen: ManualNoteService, out: Path) -> None:
+    run = write(notegen, out)
 
     assert image_ids(run.rows) == ALL
     assert read_notes(run.path) == run.rows
     assert run.path == out / "notes.parquet"
-    assert (run.asked, dict(run.failed)) == (IMAGES, {})
+    assert (run.requested, dict(run.failed)) == (IMAGES, {})
     assert run.notes_per_s is not None
     assert run.texts == {row.image_id: row.text for row in run.rows}
     for number, row in enumerate(run.rows):
@@ -104,94 +109,94 @@ def test_every_image_gets_one_note_with_its_provenance(desk: NotesByHand, out: P
     assert len({row.seed for row in run.rows}) == IMAGES
 
 
-def test_a_second_run_asks_for_nothing_and_gives_the_same(desk: NotesByHand, out: Path) -> None:
-    first = write(desk, out)
-    desk.door.asked.clear()
+def test_a_second_run_requests_nothing_and_returns_the_same_notes(notegen: ManualNoteService, out: Path) -> None:
+    first = write(notegen, out)
+    notegen.app.calls.clear()
 
-    second = write(desk, out)
+    second = write(notegen, out)
 
     assert second.rows == first.rows
-    assert (second.asked, second.notes_per_s) == (0, None)
-    assert not [call for call in desk.door.asked if call.startswith("POST")]
-    assert len(desk.note_ids()) == IMAGES
+    assert (second.requested, second.notes_per_s) == (0, None)
+    assert not [call for call in notegen.app.calls if call.startswith("POST")]
+    assert len(notegen.note_ids()) == IMAGES
 
 
-def test_another_machine_asks_for_the_same_seeds_and_another_seed_for_others(desk: NotesByHand, tmp_path: Path) -> None:
-    here = write(desk, tmp_path / "here")
-    there = write(desk, tmp_path / "there")
-    other = write(desk, tmp_path / "other", plan=replace(PLAN, seed=1))
+def test_note_seeds_are_reproducible_and_depend_on_the_run_seed(notegen: ManualNoteService, tmp_path: Path) -> None:
+    first = write(notegen, tmp_path / "first")
+    repeated = write(notegen, tmp_path / "repeated")
+    other = write(notegen, tmp_path / "other", plan=replace(PLAN, seed=1))
 
-    assert [row.seed for row in there.rows] == [row.seed for row in here.rows]
-    assert not {row.seed for row in other.rows} & {row.seed for row in here.rows}
+    assert [row.seed for row in repeated.rows] == [row.seed for row in first.rows]
+    assert not {row.seed for row in other.rows} & {row.seed for row in first.rows}
 
 
 @pytest.mark.parametrize("written", [0, 1, 4, 6, 8], ids=lambda written: f"{written} written")
-def test_a_run_that_was_interrupted_goes_on_and_no_note_is_asked_for_twice(
-    desk: NotesByHand, out: Path, written: int
+def test_an_interrupted_run_resumes_without_requesting_a_note_twice(
+    notegen: ManualNoteService, out: Path, written: int
 ) -> None:
-    interrupt(desk, out, written=written)
+    interrupt(notegen, out, written=written)
     assert not (out / "notes.parquet").exists()
 
-    run = write(desk, out)
+    run = write(notegen, out)
 
     assert image_ids(run.rows) == ALL
-    assert len(desk.note_ids()) == IMAGES
-    assert run.asked == IMAGES - 4 * (written // 4)
+    assert len(notegen.note_ids()) == IMAGES
+    assert run.requested == IMAGES - 4 * (written // 4)
 
 
-def test_a_run_interrupted_again_and_again_comes_to_its_end(desk: NotesByHand, out: Path) -> None:
+def test_a_run_interrupted_several_times_still_completes(notegen: ManualNoteService, out: Path) -> None:
     for _ in range(3):
-        interrupt(desk, out, written=3)
+        interrupt(notegen, out, written=3)
 
-    run = write(desk, out)
+    run = write(notegen, out)
 
     assert image_ids(run.rows) == ALL
-    assert len(desk.note_ids()) == IMAGES
+    assert len(notegen.note_ids()) == IMAGES
 
 
-def test_a_journal_that_was_cut_off_loses_no_note(desk: NotesByHand, out: Path) -> None:
-    first = write(desk, out)
+def test_a_truncated_journal_loses_no_note(notegen: ManualNoteService, out: Path) -> None:
+    first = write(notegen, out)
     (journal,) = out.glob("*.journal.jsonl")
     journal.write_bytes(journal.read_bytes()[:-50])
     (out / "notes.parquet").unlink()
 
-    run = write(desk, out)
+    run = write(notegen, out)
 
-    assert run.asked == 1
+    assert run.requested == 1
     assert run.rows == first.rows
 
 
-def test_a_larger_part_of_the_data_asks_for_the_rest_alone(desk: NotesByHand, out: Path) -> None:
-    few = write(desk, out, images=5)
-    more = write(desk, out)
+def test_a_larger_limit_requests_only_the_new_notes(notegen: ManualNoteService, out: Path) -> None:
+    few = write(notegen, out, images=5)
+    more = write(notegen, out)
 
-    assert more.asked == IMAGES - 5
+    assert more.requested == IMAGES - 5
     assert more.rows[:5] == few.rows
-    assert len(desk.note_ids()) == IMAGES
+    assert len(notegen.note_ids()) == IMAGES
 
 
-def test_no_more_batches_are_open_than_asked_for(desk: NotesByHand, out: Path) -> None:
+def test_the_number_of_open_batches_is_bounded(notegen: ManualNoteService, out: Path) -> None:
     waiting: list[int] = []
 
     def progress(_: Step) -> None:
-        waiting.append(int(desk.redis.llen("rq:queue:notes")))
-        desk.work(3)
+        waiting.append(int(notegen.redis.llen("rq:queue:notes")))
+        notegen.work(3)
 
-    write(desk, out, plan=replace(PLAN, batch_size=2, open_batches=3), progress=progress)
+    write(notegen, out, plan=replace(PLAN, batch_size=2, open_batches=3), progress=progress)
 
     assert max(waiting) == 6
-    assert desk.door.asked.count("POST /notes/batch") == IMAGES // 2
+    assert notegen.app.calls.count("POST /notes/batch") == IMAGES // 2
 
 
-def test_progress_counts_the_whole_data_set(desk: NotesByHand, out: Path) -> None:
+def test_progress_counts_the_whole_data_set(notegen: ManualNoteService, out: Path) -> None:
     steps: list[Step] = []
 
     def progress(step: Step) -> None:
         steps.append(step)
-        desk.work(5)
+        notegen.work(5)
 
-    interrupt(desk, out, written=4)
-    write(desk, out, progress=progress)
+    interrupt(notegen, out, written=4)
+    write(notegen, out, progress=progress)
 
     done = [step.done for step in steps]
     assert done == sorted(done)
@@ -205,7 +210,7 @@ def model(name: str, sha256: str | None) -> ModelInfo:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "asked"),
+    ("before", "after", "requested"),
     [
         (model("smol", "a" * 64), model("smol", "b" * 64), IMAGES),
         (model("smol", "a" * 64), model("smol-renamed", "a" * 64), 0),
@@ -214,132 +219,132 @@ def model(name: str, sha256: str | None) -> ModelInfo:
     ],
     ids=["other weights", "renamed", "another server's other model", "another server's model"],
 )
-def test_notes_are_asked_for_anew_when_the_language_model_is_another(
-    desk: NotesByHand, out: Path, before: ModelInfo, after: ModelInfo, asked: int
+def test_another_language_model_makes_notes_be_requested_again(
+    notegen: ManualNoteService, out: Path, before: ModelInfo, after: ModelInfo, requested: int
 ) -> None:
-    desk.load(before)
-    write(desk, out)
-    desk.load(after)
+    notegen.load(before)
+    write(notegen, out)
+    notegen.load(after)
 
-    run = write(desk, out)
+    run = write(notegen, out)
 
-    assert run.asked == asked
+    assert run.requested == requested
     assert image_ids(run.rows) == ALL
-    assert {row.model for row in run.rows} == {after.name if asked else before.name}
+    assert {row.model for row in run.rows} == {after.name if requested else before.name}
 
 
-def test_notes_are_asked_for_anew_when_the_prompt_is_another(desk: NotesByHand, out: Path) -> None:
-    write(desk, out)
-    with NoteService(desk.url) as service:
-        offered = [info.model_copy(update={"prompt_version": "next"}) for info in service.strategies()]
-    answer = json.dumps([info.model_dump() for info in offered]).encode()
-    desk.door.instead["GET /strategies"] = Answer(body=answer, headers={"Content-Type": "application/json"})
+def test_another_prompt_version_makes_notes_be_requested_again(notegen: ManualNoteService, out: Path) -> None:
+    write(notegen, out)
+    with NoteService(notegen.url) as service:
+        strategies = [info.model_copy(update={"prompt_version": "next"}) for info in service.strategies()]
+    answer = json.dumps([info.model_dump() for info in strategies]).encode()
+    notegen.app.overrides["GET /strategies"] = Answer(body=answer, headers={"Content-Type": "application/json"})
 
-    run = write(desk, out)
+    run = write(notegen, out)
 
-    assert run.asked == IMAGES
+    assert run.requested == IMAGES
     assert image_ids(run.rows) == ALL
 
 
-def test_notes_are_asked_for_anew_when_the_priors_changed(desk: NotesByHand, out: Path) -> None:
-    write(desk, out)
+def test_changed_priors_make_notes_be_requested_again(notegen: ManualNoteService, out: Path) -> None:
+    write(notegen, out)
     answer = json.dumps({"version": "next", "diagnoses": ["nevus"]}).encode()
-    desk.door.instead["GET /priors"] = Answer(body=answer, headers={"Content-Type": "application/json"})
+    notegen.app.overrides["GET /priors"] = Answer(body=answer, headers={"Content-Type": "application/json"})
 
-    run = write(desk, out)
+    run = write(notegen, out)
 
-    assert run.asked == IMAGES
+    assert run.requested == IMAGES
 
 
-def test_template_notes_do_not_depend_on_the_language_model(desk: NotesByHand, out: Path) -> None:
+def test_template_notes_do_not_depend_on_the_language_model(notegen: ManualNoteService, out: Path) -> None:
     template = replace(PLAN, strategy="M")
-    desk.redis.delete(MODEL)
-    write(desk, out, plan=template)
-    desk.load(model("smol", "b" * 64))
+    notegen.redis.delete(MODEL)
+    write(notegen, out, plan=template)
+    notegen.load(model("smol", "b" * 64))
 
-    run = write(desk, out, plan=template)
+    run = write(notegen, out, plan=template)
 
-    assert run.asked == 0
+    assert run.requested == 0
     assert {(row.strategy, row.source, row.model) for row in run.rows} == {("M", "template", None)}
 
 
-def test_two_strategies_do_not_disturb_each_other(desk: NotesByHand, out: Path) -> None:
-    first = write(desk, out)
-    template = write(desk, out, plan=replace(PLAN, strategy="M"))
-    again = write(desk, out)
+def test_two_strategies_do_not_affect_each_other(notegen: ManualNoteService, out: Path) -> None:
+    first = write(notegen, out)
+    template = write(notegen, out, plan=replace(PLAN, strategy="M"))
+    again = write(notegen, out)
 
     assert {row.strategy for row in template.rows} == {"M"}
-    assert (again.asked, again.rows) == (0, first.rows)
+    assert (again.requested, again.rows) == (0, first.rows)
     assert read_notes(out / "notes.parquet") == first.rows
 
 
-def test_failed_notes_are_counted_with_a_reason_and_the_others_kept(desk: NotesByHand, out: Path) -> None:
-    desk.failing = {21, 27}
+def test_failed_notes_are_reported_with_a_reason_and_the_others_stored(notegen: ManualNoteService, out: Path) -> None:
+    notegen.failing = {21, 27}
 
-    run = write(desk, out)
+    run = write(notegen, out)
 
     assert run.failed == {"img-1": "the ink is dry", "img-7": "the ink is dry"}
     assert image_ids(run.rows) == [name for name in ALL if name not in run.failed]
     assert read_notes(run.path) == run.rows
 
 
-def test_failed_notes_are_asked_for_anew_and_only_they(desk: NotesByHand, out: Path) -> None:
-    desk.failing = {20, 21, 22, 23, 27}  # a whole batch, and one of another
-    assert len(write(desk, out).failed) == 5
-    assert len(write(desk, out).failed) == 5
-    desk.failing = set()
+def test_only_failed_notes_are_retried(notegen: ManualNoteService, out: Path) -> None:
+    notegen.failing = {20, 21, 22, 23, 27}  # a complete batch, and one of another
+    assert len(write(notegen, out).failed) == 5
+    assert len(write(notegen, out).failed) == 5
+    notegen.failing = set()
 
-    run = write(desk, out)
+    run = write(notegen, out)
 
-    assert run.asked == 5
+    assert run.requested == 5
     assert (image_ids(run.rows), dict(run.failed)) == (ALL, {})
 
 
-def test_cancelled_notes_count_as_failed_and_are_asked_for_anew(desk: NotesByHand, out: Path) -> None:
+def test_cancelled_notes_count_as_failed_and_are_retried(notegen: ManualNoteService, out: Path) -> None:
     def cancel(_: Step) -> None:
-        with NoteService(desk.url) as service:
-            for note_id in desk.note_ids():
+        with NoteService(notegen.url) as service:
+            for note_id in notegen.note_ids():
                 if service.get(note_id).status == "queued":
                     service.cancel(note_id)
 
-    run = write(desk, out, progress=cancel)
+    run = write(notegen, out, progress=cancel)
 
     assert set(run.failed.values()) == {"cancelled"}
     assert len(run.failed) == IMAGES
-    assert image_ids(write(desk, out).rows) == ALL
+    assert image_ids(write(notegen, out).rows) == ALL
 
 
-def test_a_note_that_was_erased_at_the_service_is_told_and_asked_for_anew(desk: NotesByHand, out: Path) -> None:
-    interrupt(desk, out, written=6)
-    with NoteService(desk.url) as service:
+def test_a_note_erased_by_the_service_is_reported_and_retried(notegen: ManualNoteService, out: Path) -> None:
+    interrupt(notegen, out, written=6)
+    with NoteService(notegen.url) as service:
         erased = 0
-        for note_id in desk.note_ids():
+        for note_id in notegen.note_ids():
             job = service.get(note_id)
             if job.status == "finished" and "25" in job.notes[0].text:
                 erased += service.cancel(note_id) is None
     assert erased == 1
 
-    run = write(desk, out)
+    run = write(notegen, out)
     assert run.failed == {"img-5": "the service no longer has it"}
-    again = write(desk, out)
+    again = write(notegen, out)
 
-    assert (again.asked, image_ids(again.rows)) == (1, ALL)
+    assert (again.requested, image_ids(again.rows)) == (1, ALL)
 
 
-def test_a_strategy_that_is_not_offered_is_one_line_before_anything_is_asked_for(desk: NotesByHand, out: Path) -> None:
-    offered = Answer(body=b"[]", headers={"Content-Type": "application/json"})
-    desk.door.instead["GET /strategies"] = offered
+def test_a_strategy_that_is_not_offered_fails_before_any_request(notegen: ManualNoteService, out: Path) -> None:
+    strategies = Answer(body=b"[]", headers={"Content-Type": "application/json"})
+    notegen.app.overrides["GET /strategies"] = strategies
 
     with pytest.raises(UserError, match="does not offer strategy P2"):
-        write(desk, out)
+        write(notegen, out)
 
-    assert desk.note_ids() == []
+    assert notegen.note_ids() == []
 
 
-def test_a_service_without_a_model_is_told_before_anything_is_asked_for(desk: NotesByHand, out: Path) -> None:
-    desk.redis.delete(MODEL)
+def test_a_service_without_a_model_fails_before_any_request(notegen: ManualNoteService, out: Path) -> None:
+    notegen.redis.delete(MODEL)
 
     with pytest.raises(EngineUnavailable, match="no worker has reported"):
-        write(desk, out)
+        write(notegen, out)
 
-    assert desk.note_ids() == []
+    assert notegen.note_ids() == []

@@ -1,4 +1,4 @@
-"""Notes on disk: a Parquet file that is whole or not there, and a journal that survives being cut off."""
+"""Notes on disk: an atomically written Parquet file, and a journal that survives truncation."""
 
 import json
 import resource
@@ -49,7 +49,7 @@ def rows(count: int) -> list[NoteRow]:
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """The kernel ends every write beyond `size` bytes with an error, as a full disk would."""
+    """Writes beyond `size` bytes fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -58,7 +58,7 @@ def files_no_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_row_says_where_its_note_comes_from_and_what_is_held_against_it() -> None:
+def test_a_row_contains_the_provenance_and_faults_of_its_note() -> None:
     assert (ROW.image_id, ROW.dataset, ROW.group, ROW.label) == ("img-1", "drawn", "drawn:p1", "MEL")
     assert ROW.text == NOTE.text
     assert (ROW.model, ROW.model_sha256, ROW.prompt_version, ROW.priors_version) == ("smol", "a" * 64, "P2-1", None)
@@ -81,13 +81,15 @@ def test_a_row_says_where_its_note_comes_from_and_what_is_held_against_it() -> N
         ({"source": "template", "strategy": "M", "attempts": 0}, True),
     ],
 )
-def test_only_a_text_that_passed_at_once_counts_as_faithful_at_first(change: dict[str, object], expected: bool) -> None:
+def test_only_a_first_text_that_is_faithful_counts_as_faithful_at_first(
+    change: dict[str, object], expected: bool
+) -> None:
     row = replace(ROW, faithful=True, attempts=1)
 
     assert replace(row, **change).faithful_at_first is expected  # type: ignore[arg-type]
 
 
-def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_rows_are_read_back_unchanged(tmp_path: Path) -> None:
     written = [*rows(3), replace(ROW, model=None, model_sha256=None, priors_version="3", text="Zeile\n\u2028ü😀")]
     write_notes(tmp_path / "new" / "notes.parquet", written)
 
@@ -95,14 +97,14 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["notes.parquet"]
 
 
-def test_no_rows_are_a_file_with_all_columns(tmp_path: Path) -> None:
+def test_a_table_without_rows_has_all_columns(tmp_path: Path) -> None:
     write_notes(tmp_path / "notes.parquet", [])
 
     assert read_notes(tmp_path / "notes.parquet") == ()
     assert pq.read_schema(tmp_path / "notes.parquet").names == SCHEMA.names
 
 
-def test_a_disk_that_is_full_leaves_the_old_file_whole(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_file_intact(tmp_path: Path) -> None:
     path = tmp_path / "notes.parquet"
     write_notes(path, rows(2))
     before = path.read_bytes()
@@ -115,13 +117,13 @@ def test_a_disk_that_is_full_leaves_the_old_file_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99, 0.9999])
-def test_a_half_written_file_is_not_taken_for_a_whole_one(tmp_path: Path, share: float) -> None:
+def test_a_truncated_file_is_rejected(tmp_path: Path, share: float) -> None:
     path = tmp_path / "notes.parquet"
     write_notes(path, rows(500))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * share)])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
 
-    with pytest.raises(UserError, match="no notes file that can be read") as raised:
+    with pytest.raises(UserError, match="not a readable notes file") as raised:
         read_notes(path)
 
     assert str(path) in str(raised.value)
@@ -129,7 +131,7 @@ def test_a_half_written_file_is_not_taken_for_a_whole_one(tmp_path: Path, share:
 
 
 def nothing(_: Path) -> None:
-    """There is no such file."""
+    """Create no file."""
 
 
 def a_csv(path: Path) -> None:
@@ -137,7 +139,7 @@ def a_csv(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [nothing, a_csv, Path.mkdir])
-def test_what_is_no_notes_file_is_one_line(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_an_invalid_notes_file_is_a_one_line_error(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "notes.parquet")
 
     with pytest.raises(UserError) as raised:
@@ -147,14 +149,14 @@ def test_what_is_no_notes_file_is_one_line(tmp_path: Path, make: Callable[[Path]
     assert "notes.parquet" in str(raised.value)
 
 
-def test_a_parquet_file_of_something_else_names_what_it_lacks(tmp_path: Path) -> None:
+def test_missing_columns_of_a_parquet_file_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image_id": ["a"], "text": ["b"]}), tmp_path / "notes.parquet")
 
-    with pytest.raises(UserError, match="no column dataset, group, label, strategy"):
+    with pytest.raises(UserError, match="missing columns dataset, group, label, strategy"):
         read_notes(tmp_path / "notes.parquet")
 
 
-def test_texts_are_found_by_image_and_the_first_that_lacks_is_named() -> None:
+def test_texts_are_found_by_image_and_the_first_missing_one_is_named() -> None:
     records = [replace(RECORD, image_id=f"img-{n}") for n in range(4)]
 
     assert texts_for(records[:3], rows(3), source=Path("n.parquet")) == {f"img-{n}": f"note {n}" for n in range(3)}
@@ -162,11 +164,11 @@ def test_texts_are_found_by_image_and_the_first_that_lacks_is_named() -> None:
         texts_for(records, rows(2), source=Path("n.parquet"))
 
 
-def test_a_journal_gives_back_what_was_put_in(tmp_path: Path) -> None:
+def test_a_journal_is_read_back_unchanged(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "new" / "notes.jsonl")
-    journal.finished(rows(2))
-    journal.failed(["a", "b"])
-    journal.failed(["a"])
+    journal.add_rows(rows(2))
+    journal.add_failures(["a", "b"])
+    journal.add_failures(["a"])
 
     again = Journal(tmp_path / "new" / "notes.jsonl")
 
@@ -175,14 +177,14 @@ def test_a_journal_gives_back_what_was_put_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 40, 300])
-def test_a_line_that_a_crash_cut_off_is_passed_over_and_written_over(tmp_path: Path, lost: int) -> None:
+def test_a_truncated_last_line_is_dropped_and_overwritten(tmp_path: Path, lost: int) -> None:
     path = tmp_path / "notes.jsonl"
-    Journal(path).finished(rows(3))
+    Journal(path).add_rows(rows(3))
     path.write_bytes(path.read_bytes()[:-lost])
 
     cut = Journal(path)
     assert list(cut.rows.values()) == rows(2)
-    cut.finished(rows(3)[2:])
+    cut.add_rows(rows(3)[2:])
 
     assert list(Journal(path).rows.values()) == rows(3)
 
@@ -191,9 +193,9 @@ def test_a_line_that_a_crash_cut_off_is_passed_over_and_written_over(tmp_path: P
     "line",
     ["not JSON", "5", "{}", '{"row": {"image_id": "of an older version"}}', '{"row": 3}', "\udcff"],
 )
-def test_a_damaged_journal_says_what_to_do(tmp_path: Path, line: str) -> None:
+def test_a_damaged_journal_is_reported_with_the_next_step(tmp_path: Path, line: str) -> None:
     path = tmp_path / "notes.jsonl"
-    Journal(path).finished(rows(1))
+    Journal(path).add_rows(rows(1))
     path.write_bytes(path.read_bytes() + line.encode(errors="surrogateescape") + b"\n")
 
     with pytest.raises(UserError, match="the journal is damaged; delete it") as raised:

@@ -1,4 +1,4 @@
-"""The client's API keys: sent with every request and to nobody else, never shown, and named when one is missing."""
+"""API keys of the client: sent with every request, never shown, and named when missing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +18,8 @@ from dermnote_train.cli import make_app
 from dermnote_train.errors import UserError
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
-from dermnote_train.settings import Settings, read_settings
-from tests.train.servers import SCRIPTED, Answer, problem, retrieval_service, served, told, valkey
+from dermnote_train.settings import Settings
+from tests.train.servers import SCRIPTED, Answer, problem, retrieval_service, scripted_server, served, valkey
 
 MODEL = Answer(body=SCRIPTED.model_dump_json().encode())
 REQUEST = NoteRequest.model_validate({"metadata": {"diagnosis": "mel"}, "strategy": "M"})
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def notegen_url(tmp_path: Path, file: Path) -> Iterator[str]:
-    """The note service with a key that nobody knows, over a real Valkey."""
+    """The note service with an unrelated key, over a real Valkey."""
     add_key(file, "somebody")
     (tmp_path / "valkey").mkdir()
     with (
@@ -44,24 +44,24 @@ def notegen_url(tmp_path: Path, file: Path) -> Iterator[str]:
         yield url
 
 
-def test_a_key_goes_with_every_request() -> None:
-    with told(MODEL) as server, NoteService(server.url, key=SecretStr(" dn_secret\n")) as service:
+def test_the_key_is_sent_with_every_request() -> None:
+    with scripted_server(MODEL) as server, NoteService(server.url, key=SecretStr(" dn_secret\n")) as service:
         service.model()
         service.health()
 
-    assert [asked.headers["Authorization"] for asked in server.asked] == ["Bearer dn_secret"] * 2
+    assert [request.headers["Authorization"] for request in server.received] == ["Bearer dn_secret"] * 2
 
 
 @pytest.mark.parametrize("key", [None, SecretStr(""), SecretStr(" ")])
 def test_without_a_key_no_header_is_sent(key: SecretStr | None) -> None:
-    with told(MODEL) as server, NoteService(server.url, key=key) as service:
+    with scripted_server(MODEL) as server, NoteService(server.url, key=key) as service:
         service.model()
 
-    assert "Authorization" not in server.asked[0].headers
+    assert "Authorization" not in server.received[0].headers
 
 
 @pytest.mark.parametrize("key", ["dn_\nsecret", "dn_ secret", "dn_sécret", "dn_secret\x7f"])
-def test_what_can_be_no_key_is_refused_without_showing_it(key: str) -> None:
+def test_an_invalid_key_is_rejected_without_showing_it(key: str) -> None:
     with pytest.raises(UserError, match="NOTEGEN_API_KEY") as raised:
         NoteService("http://127.0.0.1:1", key=SecretStr(key))
 
@@ -71,27 +71,27 @@ def test_what_can_be_no_key_is_refused_without_showing_it(key: str) -> None:
 def test_keys_are_read_from_the_environment_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTEGEN_API_KEY", "dn_notes")
     monkeypatch.setenv("RETRIEVAL_API_KEY", "dn_search")
-    settings = read_settings()
+    settings = Settings()
 
     assert settings.notegen_api_key == SecretStr("dn_notes")
     assert settings.retrieval_api_key == SecretStr("dn_search")
     assert "dn_" not in f"{settings!r} {settings} {settings.model_dump_json()}"
 
 
-def test_no_key_is_there_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_default_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTEGEN_API_KEY", raising=False)
     monkeypatch.delenv("RETRIEVAL_API_KEY", raising=False)
 
     assert (Settings().notegen_api_key, Settings().retrieval_api_key) == (None, None)
 
 
-def test_the_note_service_knows_the_client_by_its_key(notegen_url: str, file: Path) -> None:
+def test_the_note_service_accepts_a_key(notegen_url: str, file: Path) -> None:
     with NoteService(notegen_url, key=SecretStr(add_key(file, "clinic"))) as service:
         job = service.submit(REQUEST)
         assert service.get(job.id).id == job.id
 
 
-def test_a_missing_or_wrong_key_is_told_with_the_setting_to_set(notegen_url: str) -> None:
+def test_a_missing_or_wrong_key_names_the_setting(notegen_url: str) -> None:
     for key in (None, SecretStr("dn_secret")):
         with NoteService(notegen_url, key=key) as service, pytest.raises(Unauthorized) as raised:
             service.submit(REQUEST)
@@ -99,7 +99,7 @@ def test_a_missing_or_wrong_key_is_told_with_the_setting_to_set(notegen_url: str
         assert "secret" not in one_line(raised.value)
 
 
-def test_the_retrieval_service_takes_a_key_too(tmp_path: Path, file: Path) -> None:
+def test_the_retrieval_service_accepts_a_key_too(tmp_path: Path, file: Path) -> None:
     key = SecretStr(add_key(file, "clinic"))
     with retrieval_service(tmp_path / "store", keys_file=file) as url:
         with RetrievalService(url) as service, pytest.raises(Unauthorized, match="RETRIEVAL_API_KEY"):
@@ -108,13 +108,13 @@ def test_the_retrieval_service_takes_a_key_too(tmp_path: Path, file: Path) -> No
             assert service.index_info().items == 0
 
 
-def test_the_command_line_says_in_one_line_which_setting_it_misses(tmp_path: Path, file: Path) -> None:
+def test_the_command_line_names_the_missing_key_setting_in_one_line(tmp_path: Path, file: Path) -> None:
     key = add_key(file, "clinic")
-    picture = str(tmp_path / "picture.png")
-    Image.new("RGB", (32, 24), "red").save(picture)
+    image = str(tmp_path / "image.png")
+    Image.new("RGB", (32, 24), "red").save(image)
     with retrieval_service(tmp_path / "store", keys_file=file) as url:
         without, wrong, good = (
-            CliRunner(env={"RETRIEVAL_URL": url, "RETRIEVAL_API_KEY": sent}).invoke(make_app(), ["search", picture])
+            CliRunner(env={"RETRIEVAL_URL": url, "RETRIEVAL_API_KEY": sent}).invoke(make_app(), ["search", image])
             for sent in ("", "dn_secret", key)
         )
 
@@ -128,20 +128,20 @@ def test_the_command_line_says_in_one_line_which_setting_it_misses(tmp_path: Pat
 
 
 @pytest.mark.parametrize("spent", [problem(SPENT), problem(SPENT, **{"Retry-After": "0"})])
-def test_a_key_that_has_used_its_minute_asks_again(spent: Answer) -> None:
-    with told(spent, spent, MODEL) as server, NoteService(server.url) as service:
+def test_a_rate_limited_key_is_retried(spent: Answer) -> None:
+    with scripted_server(spent, spent, MODEL) as server, NoteService(server.url) as service:
         assert service.model() == SCRIPTED
 
-    assert len(server.asked) == 3
+    assert len(server.received) == 3
 
 
-def test_a_key_that_must_wait_longer_than_there_is_patience_is_told_for_how_long() -> None:
+def test_a_rate_limit_beyond_the_patience_is_raised_with_its_delay() -> None:
     with (
-        told(problem(SPENT, **{"Retry-After": "60"})) as server,
+        scripted_server(problem(SPENT, **{"Retry-After": "60"})) as server,
         NoteService(server.url, patience_s=5) as service,
         pytest.raises(TooManyRequests) as raised,
     ):
         service.model()
 
     assert raised.value.retry_after_s == 60
-    assert len(server.asked) == 1
+    assert len(server.received) == 1

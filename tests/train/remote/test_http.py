@@ -1,4 +1,4 @@
-"""HTTP with a service: what is tried again and what is not, deadlines, and every failure as one line that helps."""
+"""The HTTP client: retries, timeouts, and helpful one-line errors."""
 
 import io
 import json
@@ -14,21 +14,16 @@ from dermnote_contracts.notes import ModelInfo, NoteRequest
 from dermnote_contracts.problems import DermnoteError, FieldError, InvalidRequest, QueueFull
 from dermnote_contracts.retrieval import ModelSummary
 from dermnote_train.errors import UserError
-from dermnote_train.remote.http import Session
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
-from dermnote_train.remote.shards import NewItem, tar_of
+from dermnote_train.remote.shards import NewItem, pack_shard
 from tests.notegen.processes import free_port
-from tests.train.servers import DROPPED, SCRIPTED, SILENCE, Answer, ToldServer, problem, told
+from tests.train.servers import DROPPED, SCRIPTED, SILENCE, Answer, ScriptedServer, problem, scripted_server
 
 MODEL = Answer(body=SCRIPTED.model_dump_json().encode())
 REQUEST = NoteRequest.model_validate({"metadata": {"diagnosis": "mel"}, "strategy": "M"})
 JOB = {"id": "a1", "status": "queued", "created_at": "2026-01-01T00:00:00Z"}
 FULL = QueueFull("20000 notes are waiting")
-
-
-def session(url: str, **options: Any) -> Session:
-    return Session(url, service="note service", variable="NOTEGEN_URL", key_variable="NOTEGEN_API_KEY", **options)
 
 
 def one_line(error: BaseException) -> str:
@@ -38,7 +33,7 @@ def one_line(error: BaseException) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_stray_proxy() -> Iterator[None]:
-    """Whatever proxy this machine has set, the client talks to the service itself."""
+    """The client ignores proxy settings of the machine."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             environment.setenv(name, "http://127.0.0.1:9")
@@ -46,129 +41,129 @@ def _no_stray_proxy() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("busy", [Answer(429), Answer(503), problem(FULL), Answer(503, headers={"Retry-After": "0"})])
-def test_a_busy_service_is_asked_again(busy: Answer) -> None:
-    with told(busy, busy, MODEL) as server, NoteService(server.url) as service:
+def test_a_busy_service_is_retried(busy: Answer) -> None:
+    with scripted_server(busy, busy, MODEL) as server, NoteService(server.url) as service:
         assert service.model() == SCRIPTED
 
-    assert [asked.call for asked in server.asked] == ["GET /model"] * 3
+    assert [request.call for request in server.received] == ["GET /model"] * 3
 
 
-def test_a_busy_service_is_left_alone_for_as_long_as_it_says() -> None:
-    with told(problem(FULL, **{"Retry-After": "1"}), MODEL) as server, NoteService(server.url) as service:
-        begun = time.monotonic()
+def test_retry_after_is_respected() -> None:
+    with scripted_server(problem(FULL, **{"Retry-After": "1"}), MODEL) as server, NoteService(server.url) as service:
+        started = time.monotonic()
         service.model()
 
-    assert time.monotonic() - begun > 0.95
-    assert len(server.asked) == 2
+    assert time.monotonic() - started > 0.95
+    assert len(server.received) == 2
 
 
-def test_a_service_that_stays_busy_is_told_as_it_told_itself() -> None:
+def test_a_service_that_stays_busy_raises_its_own_error() -> None:
     with (
-        told(problem(FULL)) as server,
+        scripted_server(problem(FULL)) as server,
         NoteService(server.url, patience_s=0.3) as service,
         pytest.raises(QueueFull, match="20000 notes are waiting"),
     ):
         service.model()
 
-    assert len(server.asked) > 1
+    assert len(server.received) > 1
 
 
-def test_a_service_that_wants_more_patience_than_there_is_is_not_waited_for() -> None:
+def test_a_retry_after_beyond_the_patience_is_not_waited_for() -> None:
     with (
-        told(problem(FULL, **{"Retry-After": "3600"})) as server,
+        scripted_server(problem(FULL, **{"Retry-After": "3600"})) as server,
         NoteService(server.url, patience_s=5) as service,
         pytest.raises(QueueFull) as raised,
     ):
         service.model()
 
     assert raised.value.retry_after_s == 3600
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
 @pytest.mark.parametrize(
     "broken", [DROPPED, Answer(body=b'{"name": ', missing=40)], ids=["no answer", "half an answer"]
 )
-def test_a_connection_that_breaks_is_made_again(broken: Answer) -> None:
-    with told(broken, broken, MODEL) as server, NoteService(server.url) as service:
+def test_a_broken_connection_is_retried(broken: Answer) -> None:
+    with scripted_server(broken, broken, MODEL) as server, NoteService(server.url) as service:
         assert service.model() == SCRIPTED
 
-    assert len(server.asked) == 3
+    assert len(server.received) == 3
 
 
-def test_a_service_that_is_just_starting_is_waited_for() -> None:
+def test_the_client_waits_for_a_service_that_is_starting() -> None:
     port = free_port()
     found: list[ModelInfo] = []
 
-    def ask() -> None:
+    def request_model() -> None:
         with NoteService(f"http://127.0.0.1:{port}", patience_s=60) as service:
             found.append(service.model())
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    asking.join(0.2)
-    with told(MODEL, port=port):
-        asking.join(60)
+    thread = threading.Thread(target=request_model)
+    thread.start()
+    thread.join(0.2)
+    with scripted_server(MODEL, port=port):
+        thread.join(60)
 
     assert found == [SCRIPTED]
 
 
-def test_a_note_asked_for_again_keeps_its_key_and_two_notes_have_two() -> None:
+def test_retries_keep_the_idempotency_key_and_two_requests_have_two() -> None:
     accepted = Answer(202, json.dumps(JOB).encode())
-    with told(DROPPED, problem(FULL), accepted) as server, NoteService(server.url) as service:
+    with scripted_server(DROPPED, problem(FULL), accepted) as server, NoteService(server.url) as service:
         service.submit(REQUEST)
         service.submit(REQUEST)
 
-    first, second, third, other = [asked.headers["Idempotency-Key"] for asked in server.asked]
+    first, second, third, other = [request.headers["Idempotency-Key"] for request in server.received]
     assert first == second == third != other
 
 
-def test_a_batch_asked_for_again_is_the_same_batch() -> None:
+def test_a_retried_batch_has_the_same_key_and_body() -> None:
     accepted = Answer(202, json.dumps({"id": "b", "total": 2, "counts": {"queued": 2}}).encode())
-    with told(DROPPED, accepted) as server, NoteService(server.url) as service:
+    with scripted_server(DROPPED, accepted) as server, NoteService(server.url) as service:
         assert service.submit_batch([REQUEST, REQUEST], idempotency_key="mine").total == 2
 
-    assert [asked.headers["Idempotency-Key"] for asked in server.asked] == ["mine", "mine"]
-    assert server.asked[0].body == server.asked[1].body
-    assert len(json.loads(server.asked[0].body)["items"]) == 2
+    assert [request.headers["Idempotency-Key"] for request in server.received] == ["mine", "mine"]
+    assert server.received[0].body == server.received[1].body
+    assert len(json.loads(server.received[0].body)["items"]) == 2
 
 
-def tree(kind: type[DermnoteError]) -> list[type[DermnoteError]]:
-    """The classes that both services may raise, below one."""
-    children = [child for child in kind.__subclasses__() if child.__module__ == DermnoteError.__module__]
-    return children + [below for child in children for below in tree(child)]
+def subclasses(error_class: type[DermnoteError]) -> list[type[DermnoteError]]:
+    """All error classes of the services below one class."""
+    children = [child for child in error_class.__subclasses__() if child.__module__ == DermnoteError.__module__]
+    return children + [below for child in children for below in subclasses(child)]
 
 
-@pytest.mark.parametrize("kind", tree(DermnoteError), ids=lambda kind: kind.code)
-def test_every_error_is_raised_as_the_class_that_the_service_raised(kind: type[DermnoteError]) -> None:
+@pytest.mark.parametrize("error_class", subclasses(DermnoteError), ids=lambda error_class: error_class.code)
+def test_every_error_is_raised_as_the_class_that_the_service_raised(error_class: type[DermnoteError]) -> None:
     with (
-        told(problem(kind("what and where"), **{"Retry-After": "3"})) as server,
+        scripted_server(problem(error_class("what and where"), **{"Retry-After": "3"})) as server,
         NoteService(server.url, patience_s=0) as service,
-        pytest.raises(kind) as raised,
+        pytest.raises(error_class) as raised,
     ):
         service.model()
 
-    assert type(raised.value) is kind
+    assert type(raised.value) is error_class
     assert raised.value.detail.removesuffix("; set NOTEGEN_API_KEY to a key of the note service") == "what and where"
     assert raised.value.retry_after_s == 3
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 413, 422, 500, 507])
-def test_a_refusal_is_not_asked_for_again(status: int) -> None:
-    refusal = Answer(status, InvalidRequest("no").problem().model_dump_json().encode())
+def test_a_rejected_request_is_not_retried(status: int) -> None:
+    rejection = Answer(status, InvalidRequest("no").problem().model_dump_json().encode())
     with (
-        told(refusal, MODEL) as server,
+        scripted_server(rejection, MODEL) as server,
         NoteService(server.url) as service,
         pytest.raises(InvalidRequest),
     ):
         service.model()
 
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
-def test_a_refusal_keeps_its_fields() -> None:
+def test_a_validation_error_keeps_its_fields() -> None:
     fields = [FieldError(field="metadata.age", message="too old", index=3, nearest=["120"])]
     with (
-        told(problem(InvalidRequest("see errors", errors=fields))) as server,
+        scripted_server(problem(InvalidRequest("see errors", errors=fields))) as server,
         NoteService(server.url) as service,
         pytest.raises(InvalidRequest) as raised,
     ):
@@ -177,39 +172,39 @@ def test_a_refusal_keeps_its_fields() -> None:
     assert raised.value.errors == fields
 
 
-def test_a_code_of_a_later_version_is_still_an_error_with_its_detail() -> None:
+def test_an_unknown_error_code_keeps_its_detail() -> None:
     body = {"title": "New", "status": 418, "code": "not-known-yet", "detail": "no coffee here"}
     with (
-        told(Answer(418, json.dumps(body).encode())) as server,
+        scripted_server(Answer(418, json.dumps(body).encode())) as server,
         NoteService(server.url) as service,
         pytest.raises(DermnoteError, match="no coffee here"),
     ):
         service.model()
 
-    assert len(server.asked) == 1
+    assert len(server.received) == 1
 
 
-def test_a_silent_service_is_given_up_at_the_deadline_and_not_asked_again() -> None:
-    with told(SILENCE) as server, session(server.url) as calls, pytest.raises(UserError) as raised:
+def test_a_silent_service_times_out_without_a_retry() -> None:
+    with scripted_server(SILENCE) as server, NoteService(server.url) as calls, pytest.raises(UserError) as raised:
         calls.request("GET", "/model", timeout_s=0.2)
 
     assert server.url in one_line(raised.value)
-    assert "no answer to GET /model within 0.2 s" in str(raised.value)
-    assert len(server.asked) == 1
+    assert "did not respond to GET /model within 0.2 s" in str(raised.value)
+    assert len(server.received) == 1
 
 
-@pytest.mark.parametrize("ask", [NoteService.model, NoteService.health, NoteService.require_ready])
-def test_a_note_service_that_is_down_is_one_line_with_its_url(ask: Any) -> None:
+@pytest.mark.parametrize("method", [NoteService.model, NoteService.health, NoteService.require_ready])
+def test_a_stopped_note_service_is_a_one_line_error_with_its_url(method: Any) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with NoteService(url, patience_s=0) as service, pytest.raises(UserError) as raised:
-        ask(service)
+        method(service)
 
     assert f"the note service at {url} cannot be reached" in one_line(raised.value)
     assert "make up" in str(raised.value)
     assert "NOTEGEN_URL" in str(raised.value)
 
 
-def test_a_retrieval_service_that_is_down_names_its_own_variable() -> None:
+def test_a_stopped_retrieval_service_names_its_own_setting() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with RetrievalService(url, patience_s=0) as service, pytest.raises(UserError) as raised:
         service.index_info()
@@ -218,33 +213,33 @@ def test_a_retrieval_service_that_is_down_names_its_own_variable() -> None:
     assert "RETRIEVAL_URL" in str(raised.value)
 
 
-@pytest.mark.parametrize("ask", [NoteService.model, NoteService.health])
+@pytest.mark.parametrize("method", [NoteService.model, NoteService.health])
 @pytest.mark.parametrize(
     "url", ["localhost:8001", "", "/notes", "ftp://127.0.0.1", "http://127.0.0.1:port", "http://[::1"]
 )
-def test_what_is_no_url_is_one_line_that_names_the_setting(url: str, ask: Any) -> None:
+def test_an_invalid_url_is_a_one_line_error_that_names_the_setting(url: str, method: Any) -> None:
     with pytest.raises(UserError) as raised, NoteService(url, patience_s=0) as service:
-        ask(service)
+        method(service)
 
     assert "not a URL for the note service; set NOTEGEN_URL to http://host:port" in one_line(raised.value)
 
 
-STRANGERS = {
+OTHER_PROGRAMS = {
     "a web page": Answer(200, b"<html>It works!</html>"),
-    "a web page that is not there": Answer(404, b"<html>404</html>"),
+    "a missing web page": Answer(404, b"<html>404</html>"),
     "another API": Answer(200, b'{"status": "UP"}'),
     "another API's error": Answer(400, b'{"error": "bad"}'),
     "a list": Answer(200, b"[]"),
-    "somewhere else": Answer(302, b"", {"Location": "http://127.0.0.1:9/"}),
-    "no gzip": Answer(200, b"not compressed", {"Content-Encoding": "gzip"}),
-    "a server with a fault": Answer(500, b"Internal Server Error"),
+    "a redirect": Answer(302, b"", {"Location": "http://127.0.0.1:9/"}),
+    "invalid gzip": Answer(200, b"not compressed", {"Content-Encoding": "gzip"}),
+    "a failing server": Answer(500, b"Internal Server Error"),
 }
 
 
-@pytest.mark.parametrize("name", STRANGERS)
-def test_another_program_on_the_port_is_one_line_that_asks_whether_it_is_the_service(name: str) -> None:
+@pytest.mark.parametrize("name", OTHER_PROGRAMS)
+def test_another_program_on_the_port_is_a_one_line_error(name: str) -> None:
     with (
-        told(STRANGERS[name]) as server,
+        scripted_server(OTHER_PROGRAMS[name]) as server,
         NoteService(server.url, patience_s=0) as service,
         pytest.raises(UserError) as raised,
     ):
@@ -255,8 +250,12 @@ def test_another_program_on_the_port_is_one_line_that_asks_whether_it_is_the_ser
 
 
 @pytest.mark.parametrize("body", [b'{"a": 1}', b'[{"id": "Z"}]', b"[1]", b"no JSON"])
-def test_a_list_of_something_else_is_one_line(body: bytes) -> None:
-    with told(Answer(200, body)) as server, NoteService(server.url) as service, pytest.raises(UserError) as raised:
+def test_a_list_of_something_else_is_a_one_line_error(body: bytes) -> None:
+    with (
+        scripted_server(Answer(200, body)) as server,
+        NoteService(server.url) as service,
+        pytest.raises(UserError) as raised,
+    ):
         service.strategies()
 
     assert server.url in one_line(raised.value)
@@ -265,8 +264,8 @@ def test_a_list_of_something_else_is_one_line(body: bytes) -> None:
 NOT_READY = Answer(503, b'{"status": "unavailable", "checks": {"redis": "ok", "worker": "none is alive"}}')
 
 
-def test_not_being_ready_is_an_answer_and_not_waited_for() -> None:
-    with told(NOT_READY) as server, NoteService(server.url) as service:
+def test_a_service_that_is_not_ready_is_reported_without_waiting() -> None:
+    with scripted_server(NOT_READY) as server, NoteService(server.url) as service:
         health = service.health()
         with pytest.raises(UserError) as raised:
             service.require_ready()
@@ -274,16 +273,16 @@ def test_not_being_ready_is_an_answer_and_not_waited_for() -> None:
     assert (health.status, health.checks["worker"]) == ("unavailable", "none is alive")
     assert "is not ready (worker: none is alive)" in one_line(raised.value)
     assert "redis" not in str(raised.value)
-    assert len(server.asked) == 2
+    assert len(server.received) == 2
 
 
-def test_not_being_ready_is_an_answer_after_a_broken_connection_too() -> None:
-    with told(DROPPED, NOT_READY) as server, NoteService(server.url) as service:
+def test_health_survives_a_broken_connection() -> None:
+    with scripted_server(DROPPED, NOT_READY) as server, NoteService(server.url) as service:
         assert service.health().checks == {"redis": "ok", "worker": "none is alive"}
 
 
 @pytest.mark.parametrize(
-    "stranger",
+    "other",
     [
         Answer(404, b"<html>404</html>"),
         Answer(503, b"Service Unavailable"),
@@ -292,17 +291,17 @@ def test_not_being_ready_is_an_answer_after_a_broken_connection_too() -> None:
     ],
     ids=["page", "plain text", "nested checks", "listed checks"],
 )
-def test_the_readiness_of_another_program_is_one_line(stranger: Answer) -> None:
-    with told(stranger) as server, NoteService(server.url) as service, pytest.raises(UserError) as raised:
+def test_the_readiness_of_another_program_is_a_one_line_error(other: Answer) -> None:
+    with scripted_server(other) as server, NoteService(server.url) as service, pytest.raises(UserError) as raised:
         service.require_ready()
 
     assert server.url in one_line(raised.value)
 
 
-def test_a_note_may_hold_any_character_that_other_programs_take_for_a_line_break() -> None:
+def test_notes_may_contain_unicode_line_separators() -> None:
     texts = ["one\u2028line", "one\x85line", "one\x0bline"]
     lines = [_finished(index, text) for index, text in enumerate(texts)]
-    with told(Answer(200, "\n".join(lines).encode() + b"\n")) as server, NoteService(server.url) as service:
+    with scripted_server(Answer(200, "\n".join(lines).encode() + b"\n")) as server, NoteService(server.url) as service:
         jobs = list(service.batch_notes("b"))
 
     assert [job.notes[0].text for job in jobs] == texts
@@ -328,54 +327,54 @@ def _models(*found: dict[str, Any]) -> Answer:
     return Answer(200, json.dumps(list(found)).encode())
 
 
-def _wait(server: ToldServer, *, timeout_s: float = 60, heard: list[float] | None = None) -> ModelSummary:
+def _wait(server: ScriptedServer, *, timeout_s: float = 60, progress: list[float] | None = None) -> ModelSummary:
     with RetrievalService(server.url) as service:
-        told_to = None if heard is None else heard.append
-        return service.wait_active("m", model_id="m-2", timeout_s=timeout_s, told=told_to)
+        on_progress = None if progress is None else progress.append
+        return service.wait_active("m", model_id="m-2", timeout_s=timeout_s, on_progress=on_progress)
 
 
-def test_a_model_is_waited_for_until_its_new_weights_serve() -> None:
+def test_wait_active_returns_once_the_new_weights_are_active() -> None:
     old = _summary(model_id="m-1", active=True, reembedding=0.0)
-    heard: list[float] = []
-    with told(_models(old), _models(_summary(reembedding=0.5)), _models(_summary(active=True))) as server:
-        assert _wait(server, heard=heard) == ModelSummary.model_validate(_summary(active=True))
+    progress: list[float] = []
+    with scripted_server(_models(old), _models(_summary(reembedding=0.5)), _models(_summary(active=True))) as server:
+        assert _wait(server, progress=progress) == ModelSummary.model_validate(_summary(active=True))
 
-    assert heard == [0.0, 0.5]
+    assert progress == [0.0, 0.5]
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (_models(), "does not see the model m"),
-        (_models(_summary()), "gave up on the model m"),
-        (_models(_summary(model_id="m-1", active=True)), "gave up on the model m"),
+        (_models(), "does not list the model m"),
+        (_models(_summary()), "could not activate the model m"),
+        (_models(_summary(model_id="m-1", active=True)), "could not activate the model m"),
     ],
 )
-def test_a_model_that_will_not_come_is_not_waited_for(answer: Answer, expected: str) -> None:
-    with told(answer) as server, pytest.raises(UserError, match=expected) as raised:
+def test_wait_active_fails_at_once_for_a_model_that_cannot_become_active(answer: Answer, expected: str) -> None:
+    with scripted_server(answer) as server, pytest.raises(UserError, match=expected) as raised:
         _wait(server)
 
     one_line(raised.value)
 
 
-def test_a_model_that_is_late_is_one_line() -> None:
-    with told(_models(_summary(reembedding=0.1))) as server, pytest.raises(UserError) as raised:
+def test_wait_active_times_out_with_a_one_line_error() -> None:
+    with scripted_server(_models(_summary(reembedding=0.1))) as server, pytest.raises(UserError) as raised:
         _wait(server, timeout_s=0.3)
 
-    assert "did not swap in m within 0.3 s" in one_line(raised.value)
+    assert "did not activate m within 0.3 s" in one_line(raised.value)
 
 
-def test_a_shard_holds_every_item_with_its_parts_in_order() -> None:
+def test_a_shard_contains_every_item_with_its_parts_in_order() -> None:
     items = [
         NewItem("a", b"jpeg bytes", "jpg", "ein Fleck, groß", {"age": 61}, "p1"),
         NewItem("b", None, "jpg", None, {}, None),
         NewItem("c" * 128, b"png bytes", "png", "", {}, "p2"),
     ]
 
-    with tarfile.open(fileobj=io.BytesIO(tar_of(items)), mode="r:") as tar:
-        held = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    with tarfile.open(fileobj=io.BytesIO(pack_shard(items)), mode="r:") as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
 
-    assert list(held) == [
+    assert list(members) == [
         "a.jpg",
         "a.txt",
         "a.json",
@@ -384,7 +383,7 @@ def test_a_shard_holds_every_item_with_its_parts_in_order() -> None:
         f"{'c' * 128}.txt",
         f"{'c' * 128}.json",
     ]
-    assert held["a.jpg"] == b"jpeg bytes"
-    assert held["a.txt"].decode() == "ein Fleck, groß"
-    assert json.loads(held["a.json"]) == {"metadata": {"age": 61}, "group": "p1"}
-    assert json.loads(held["b.json"]) == {"metadata": {}}
+    assert members["a.jpg"] == b"jpeg bytes"
+    assert members["a.txt"].decode() == "ein Fleck, groß"
+    assert json.loads(members["a.json"]) == {"metadata": {"age": 61}, "group": "p1"}
+    assert json.loads(members["b.json"]) == {"metadata": {}}

@@ -19,7 +19,7 @@ from dermnote_contracts.notes import ModelInfo
 from dermnote_contracts.retrieval import Hit, IndexInfo
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.records import LesionDataset, Record, Split
-from dermnote_train.demo import Arm, DemoPlan, DemoResult, Found, FoundHit
+from dermnote_train.demo import Arm, DemoPlan, DemoResult, QueryResult, RankedHit
 from dermnote_train.evaluation.results import (
     Classification,
     ClassRetrieval,
@@ -123,13 +123,13 @@ def make(tmp_path: Path, lite_towers: Towers) -> Make:
             dataset=dataset,
             plan=DemoPlan(strategy="P2", config=TrainConfig(epochs=3)),
             split=Split(tuple(records[:4]), tuple(records[4:6]), tuple(records[6:]), 0),
-            notes=NotesRun(rows, {}, asked=10, seconds=4.0, path=tmp_path / "notes.parquet"),
+            notes=NotesRun(rows, {}, requested=10, seconds=4.0, path=tmp_path / "notes.parquet"),
             language_model=ModelInfo(name="smol", sha256="c" * 64, context_tokens=2048, engine="llama.cpp"),
             arms=arms,
             manifest=MANIFEST,
             index=IndexRun(created=6, updated=0, failed={}, seconds=1.0),
             index_info=IndexInfo(items=6, model=MANIFEST.model_id, aligned=True, routes={}),
-            found=(Found(records[6], tuple(hits), ("notes", "images"), 7.0),),
+            queries=(QueryResult(records[6], tuple(hits), ("notes", "images"), 7.0),),
             seconds={"notes": 4.0, "training": 9.0},
         )
 
@@ -173,7 +173,7 @@ def _history() -> tuple[EpochRow, ...]:
     return tuple(EpochRow(epoch, 2 / epoch, 1, 1, 1, 1, 1, 0, 0, 1 / epoch, 0.5, 12.0) for epoch in (1, 2, 3))
 
 
-def _hit(record: Record, rank: int, note: str) -> FoundHit:
+def _hit(record: Record, rank: int, note: str) -> RankedHit:
     hit = Hit(
         id=f"drawn-{record.image_id}",
         score=0.03 / rank,
@@ -184,7 +184,7 @@ def _hit(record: Record, rank: int, note: str) -> FoundHit:
         group=record.group,
         image=None,
     )
-    return FoundHit(hit, record, same_class=record.label == "NEV")
+    return RankedHit(hit, record, same_class=record.label == "NEV")
 
 
 @dataclass
@@ -357,7 +357,7 @@ def test_what_was_run_can_be_read_off(make: Make) -> None:
 def test_notes_that_were_there_already_have_no_speed(make: Make) -> None:
     result = make()
 
-    text = page(replace(result, notes=replace(result.notes, asked=0))).text
+    text = page(replace(result, notes=replace(result.notes, requested=0))).text
 
     assert "all there already" in text
 
@@ -366,7 +366,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(make: Make, tmp_path: P
     result = make()
     path = write_report(result, tmp_path / "out" / "report.html")
     before = path.read_bytes()
-    result.found[0].query.image_path.unlink()
+    result.queries[0].query.image_path.unlink()
 
     with pytest.raises(OSError, match="No such file"):
         write_report(result, path)

@@ -10,7 +10,7 @@ from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.errors import UserError
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.study.note_sets import NOTHING_RECORDED, Noted, note_sets
-from tests.train.servers import NotesByHand, notes_by_hand, valkey
+from tests.train.servers import ManualNoteService, manual_note_service, valkey
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +20,8 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def desk(valkey_url: str) -> Iterator[NotesByHand]:
-    with notes_by_hand(valkey_url) as service:
+def notegen(valkey_url: str) -> Iterator[ManualNoteService]:
+    with manual_note_service(valkey_url) as service:
         yield service
 
 
@@ -37,62 +37,64 @@ def dataset(count: int, *, known: bool = True) -> LesionDataset:
     return LesionDataset("drawn", records, ("NEV",), synthetic=True, licence="CC0-1.0")
 
 
-def noted(desk: NotesByHand, out: Path, name: str, data: LesionDataset) -> Noted:
-    with NoteService(desk.url, patience_s=0.2) as service:
-        return note_sets(service, data, names=[name], seed=0, out=out, progress=lambda _: desk.work())[name]
+def noted(notegen: ManualNoteService, out: Path, name: str, data: LesionDataset) -> Noted:
+    with NoteService(notegen.url, patience_s=0.2) as service:
+        return note_sets(service, data, names=[name], seed=0, out=out, progress=lambda _: notegen.work())[name]
 
 
-def test_every_picture_has_a_verified_note_of_its_own(desk: NotesByHand, tmp_path: Path) -> None:
-    found = noted(desk, tmp_path, "G", dataset(6))
-    assert len(found.rows) == len(desk.asked) == len(set(found.texts.values())) == 6
-    assert all(request.options.on_unfaithful == "retry" for request in desk.asked)
-    assert all(not request.metadata.findings.given() for request in desk.asked), "only sets with findings state them"
+def test_every_picture_has_a_verified_note_of_its_own(notegen: ManualNoteService, tmp_path: Path) -> None:
+    found = noted(notegen, tmp_path, "G", dataset(6))
+    assert len(found.rows) == len(notegen.requests) == len(set(found.texts.values())) == 6
+    assert all(request.options.on_unfaithful == "retry" for request in notegen.requests)
+    assert all(not request.metadata.findings.given() for request in notegen.requests), (
+        "only sets with findings state them"
+    )
 
 
-def test_findings_are_asked_for_where_the_set_states_them(desk: NotesByHand, tmp_path: Path) -> None:
-    noted(desk, tmp_path, "G-findings", dataset(4))
-    assert all(request.metadata.findings.border == "sharp" for request in desk.asked)
+def test_findings_are_asked_for_where_the_set_states_them(notegen: ManualNoteService, tmp_path: Path) -> None:
+    noted(notegen, tmp_path, "G-findings", dataset(4))
+    assert all(request.metadata.findings.border == "sharp" for request in notegen.requests)
 
 
 def test_the_paper_s_p2_is_told_the_class_alone_and_24_texts_of_each_are_shared(
-    desk: NotesByHand, tmp_path: Path
+    notegen: ManualNoteService, tmp_path: Path
 ) -> None:
-    found = noted(desk, tmp_path, "P2", dataset(80))
-    assert len(desk.asked) == len(found.rows) == 48
-    assert {tuple(request.metadata.given()) for request in desk.asked} == {("diagnosis",)}
-    assert all(request.options.on_unfaithful == "keep" for request in desk.asked)
-    assert len({request.options.seed for request in desk.asked}) == 48
+    found = noted(notegen, tmp_path, "P2", dataset(80))
+    assert len(notegen.requests) == len(found.rows) == 48
+    assert {tuple(request.metadata.given()) for request in notegen.requests} == {("diagnosis",)}
+    assert all(request.options.on_unfaithful == "keep" for request in notegen.requests)
+    assert len({request.options.seed for request in notegen.requests}) == 48
     assert len(found.texts) == 80
     assert all(("nevus" in found.texts[f"i{n}"]) == (n % 2 == 0) for n in range(80)), "of the same class"
 
 
-def test_p3_is_shared_by_equal_facts_whatever_the_diagnosis(desk: NotesByHand, tmp_path: Path) -> None:
+def test_p3_is_shared_by_equal_facts_whatever_the_diagnosis(notegen: ManualNoteService, tmp_path: Path) -> None:
     records = tuple(
         Record(f"i{n}", Path("x.jpg"), "g", "NEV", LesionMetadata(age=50, diagnosis=name))
         for n, name in enumerate(("nevus", "melanoma"))
     )
-    found = noted(desk, tmp_path, "P3", LesionDataset("drawn", records, ("NEV",), synthetic=True, licence="CC0-1.0"))
-    assert len(desk.asked) == 1
+    found = noted(notegen, tmp_path, "P3", LesionDataset("drawn", records, ("NEV",), synthetic=True, licence="CC0-1.0"))
+    assert len(notegen.requests) == 1
     assert found.texts["i0"] == found.texts["i1"]
 
 
-def test_where_nothing_is_known_a_sentence_says_so(desk: NotesByHand, tmp_path: Path) -> None:
-    found = noted(desk, tmp_path, "P3", dataset(3, known=False))
+def test_where_nothing_is_known_a_sentence_says_so(notegen: ManualNoteService, tmp_path: Path) -> None:
+    found = noted(notegen, tmp_path, "P3", dataset(3, known=False))
     assert set(found.texts.values()) == {NOTHING_RECORDED}
     assert found.without_facts == 3
-    assert desk.asked == []
+    assert notegen.requests == []
 
 
-def test_a_blinded_set_whose_notes_name_a_diagnosis_is_refused(desk: NotesByHand, tmp_path: Path) -> None:
+def test_a_blinded_set_whose_notes_name_a_diagnosis_is_refused(notegen: ManualNoteService, tmp_path: Path) -> None:
     """The notes that are written by hand here name it."""
     with pytest.raises(UserError, match="name a diagnosis"):
-        noted(desk, tmp_path, "G-blinded", dataset(2))
+        noted(notegen, tmp_path, "G-blinded", dataset(2))
 
 
-def test_failed_notes_end_the_study_with_a_count_and_a_reason(desk: NotesByHand, tmp_path: Path) -> None:
-    desk.failing = {21}
+def test_failed_notes_end_the_study_with_a_count_and_a_reason(notegen: ManualNoteService, tmp_path: Path) -> None:
+    notegen.failing = {21}
     with pytest.raises(UserError, match=r"drawn: 1 notes of G failed \(first i1: the ink is dry\)"):
-        noted(desk, tmp_path, "G", dataset(3))
-    desk.failing = set()
-    assert len(noted(desk, tmp_path, "G", dataset(3)).texts) == 3
-    assert len(desk.asked) == 4, "the other two were kept"
+        noted(notegen, tmp_path, "G", dataset(3))
+    notegen.failing = set()
+    assert len(noted(notegen, tmp_path, "G", dataset(3)).texts) == 3
+    assert len(notegen.requests) == 4, "the other two were kept"

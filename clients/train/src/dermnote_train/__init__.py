@@ -1,1 +1,1 @@
-"""The training client of Dermnote. Talks to the services over HTTP only."""
+"""Training client of Dermnote; uses the services over HTTP only."""

@@ -1,4 +1,4 @@
-"""How a model is trained: every number that a run depends on, checked once and kept beside the weights."""
+"""Configuration of a training run, validated once and saved with the weights."""
 
 from typing import Literal, Self
 
@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 class LossWeights(BaseModel):
     """Weights of the loss terms (losses.py); the defaults are those of arXiv 2511.21827.
 
-    `info_nce` is the paper's alternative to `nt_xent`; there its weight is 0.25. `fused_ce` is not the paper's: the
-    cross-entropy of the mean of both branches' logits, for models that are to be given a note as well.
+    `info_nce` is the paper's alternative to `nt_xent`, with a weight of 0.25. `fused_ce` is ours: the cross-entropy of
+    the mean of both branches' logits, for models that also receive a note at test time.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,12 +27,12 @@ class LossWeights(BaseModel):
 class TrainConfig(BaseModel):
     """One training run. The defaults suit 2 CPU cores; `TrainConfig.paper()` gives the paper's own values.
 
-    `preset`: the towers (towers.py). `lr` moves the image tower, `head_lr` the new linear layers: ours is higher than
-    the paper's 1e-4, since a few short epochs hardly move fresh layers at that rate. `tuned`: which part of the image
-    tower learns. `patience`: epochs without a better validation loss before the run stops. `frozen_norm`: batch
-    normalisation keeps ImageNet's statistics; a few hundred images give poor ones of their own. `precision`: "auto" is
-    bfloat16 on a GPU and float32 on a CPU. `accumulate`: batches whose gradients make one step. `save_every`: batches
-    after which the state is kept, so that a broken run goes on from there.
+    `preset`: the towers (towers.py). `lr`: learning rate of the image tower; `head_lr`: of the new linear layers,
+    higher than the paper's 1e-4, at which a few short epochs hardly change new layers. `tuned`: the trainable part of
+    the image tower. `patience`: epochs without a lower validation loss before the run stops. `frozen_norm`: batch
+    normalisation keeps ImageNet's statistics; a few hundred images give poor estimates. `precision`: "auto" is
+    bfloat16 on a GPU and float32 on a CPU. `accumulate`: batches per optimiser step. `save_every`: batches between two
+    checkpoints, from which an interrupted run resumes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,5 +56,5 @@ class TrainConfig(BaseModel):
 
     @classmethod
     def paper(cls, *, seed: int = 0) -> Self:
-        """The paper's schedule: 224 px, 10 epochs, one rate of 1e-4, only the text tower frozen."""
+        """The paper's schedule: 224 px, 10 epochs, one learning rate of 1e-4, only the text tower frozen."""
         return cls(image_size=224, epochs=10, lr=1e-4, head_lr=1e-4, tuned="all", frozen_norm=False, seed=seed)

@@ -1,4 +1,4 @@
-"""The whole way on one data set: notes, training, evaluation, export, index, search. Prints and renders nothing."""
+"""The whole pipeline on one data set: notes, training, evaluation, export, index, search. Writes no report."""
 
 import hashlib
 import random
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from dermnote_contracts.manifest import MANIFEST_NAME, ModelManifest
@@ -18,7 +19,7 @@ from dermnote_train.data.splits import split_dataset
 from dermnote_train.errors import UserError
 from dermnote_train.evaluation.evaluate import evaluate
 from dermnote_train.evaluation.results import Evaluation
-from dermnote_train.index import IndexRun, item_id, push, search_like
+from dermnote_train.index import IndexRun, item_id, push, search_similar
 from dermnote_train.models.export import export_model
 from dermnote_train.models.run_folder import keep_run_data
 from dermnote_train.notes.request import NotesPlan, NotesRun, write_dataset_notes
@@ -27,12 +28,10 @@ from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
 from dermnote_train.training.train import TrainResult, train
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """Settings of a run. `compare`: also train on images alone, with the same budget. `queries`: held-out pictures."""
+    """Settings of a run. `compare`: also train on images alone, with the same budget; `queries`: held-out images."""
 
     strategy: Strategy = "G"
     config: TrainConfig = field(default_factory=TrainConfig)
@@ -44,17 +43,8 @@ class DemoPlan:
 
 
 @dataclass(frozen=True)
-class Services:
-    """The two services and the folder that retrieval loads models from."""
-
-    notes: NoteService
-    retrieval: RetrievalService
-    models_dir: Path
-
-
-@dataclass(frozen=True)
 class Arm:
-    """One trained model and what it is worth on the held-out test part."""
+    """A trained model and its evaluation on the held-out test part."""
 
     name: str
     result: TrainResult
@@ -62,8 +52,8 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class FoundHit:
-    """A hit with the record that it is, and whether it has the query's class."""
+class RankedHit:
+    """A search hit, its record, and whether it has the query's class."""
 
     hit: Hit
     record: Record
@@ -71,18 +61,18 @@ class FoundHit:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a held-out picture found."""
+class QueryResult:
+    """The hits of a held-out image."""
 
     query: Record
-    hits: tuple[FoundHit, ...]
+    hits: tuple[RankedHit, ...]
     routes: tuple[Route, ...]
     took_ms: float
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Everything that a run did, in the order in which it did it. `seconds`: wall time by stage."""
+    """Results of a run, in order. `seconds`: wall time by stage."""
 
     dataset: LesionDataset
     plan: DemoPlan
@@ -93,91 +83,87 @@ class DemoResult:
     manifest: ModelManifest
     index: IndexRun
     index_info: IndexInfo
-    found: tuple[Found, ...]
+    queries: tuple[QueryResult, ...]
     seconds: Mapping[str, float]
 
     @property
     def model(self) -> Arm:
-        """The arm that was exported and searched with."""
+        """The arm that was exported to the retrieval service."""
         return self.arms[0]
 
 
-@dataclass
-class _Clock:
-    """Wall time by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        begun = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - begun
-
-
 def run_demo(
-    dataset: LesionDataset, *, plan: DemoPlan, services: Services, out: Path, progress: Report, say: Say
+    dataset: LesionDataset,
+    *,
+    plan: DemoPlan,
+    note_service: NoteService,
+    retrieval: RetrievalService,
+    models_dir: Path,
+    out: Path,
+    progress: Report,
+    print_line: Callable[[str], None],
 ) -> DemoResult:
-    """Notes, training, evaluation, export, index and search; everything written goes below `out` and the models folder.
+    """Run the pipeline; writes below `out` and to `models_dir`, from which the retrieval service loads models.
 
-    Raises UserError or DermnoteError at the first thing that fails; notes written so far are found again next time.
+    Raises UserError or DermnoteError at the first failure; the next run reuses the notes written so far.
     """
-    clock = _Clock()
+    seconds: dict[str, float] = {}
     split = split_dataset(dataset, seed=plan.config.seed)
-    say(
-        f"{dataset.name}: {len(split.train)} images to train on, {len(split.val)} to stop by, "
+    print_line(
+        f"{dataset.name}: {len(split.train)} images for training, {len(split.val)} for validation, "
         f"{len(split.test)} held out"
     )
-
-    with clock.stage("notes"):
-        notes = _notes(dataset, plan=plan, service=services.notes, out=out, progress=progress)
-    with clock.stage("training"):
+    with _timed(seconds, "notes"):
+        notes_plan = NotesPlan(strategy=plan.strategy, seed=plan.config.seed)
+        notes = write_dataset_notes(note_service, dataset, plan=notes_plan, out=out, progress=progress)
+        _check_failures("notes failed", notes.failed)
+    with _timed(seconds, "training"):
         model = _arm("image + notes", dataset, split, notes.texts, plan=plan, run_dir=out / "model", progress=progress)
         keep_run_data(out / "model", dataset, split=split, class_set=plan.class_set, strategy=plan.strategy)
     arms = [model]
     if plan.compare:
-        with clock.stage("training on images alone"):
+        with _timed(seconds, "training on images alone"):
             arms.append(
                 _arm("images alone", dataset, split, None, plan=plan, run_dir=out / "image-only", progress=progress)
             )
-    with clock.stage("export and swap"):
-        manifest = _serve(model.result, dataset, services=services, progress=progress)
+    with _timed(seconds, "export and swap"):
+        manifest = _serve(model.result, dataset, retrieval=retrieval, models_dir=models_dir, progress=progress)
     pool = (*split.train, *split.val)
     run = _run_id(pool, manifest)
-    with clock.stage("index"):
-        index = push(services.retrieval, dataset, records=pool, notes=notes.texts, run=run, progress=progress)
-        _refuse_failures("items were not stored", index.failed)
-    with clock.stage("search"):
-        found = tuple(
-            _search(query, dataset, pool, plan=plan, run=run, service=services.retrieval)
-            for query in _queries(split.test, dataset.classes, plan=plan)
+    with _timed(seconds, "index"):
+        index = push(retrieval, dataset, records=pool, notes=notes.texts, run=run, progress=progress)
+        _check_failures("items were not stored", index.failed)
+    with _timed(seconds, "search"):
+        queries = tuple(
+            _search(query, dataset, pool, plan=plan, run=run, service=retrieval)
+            for query in _query_records(split.test, dataset.classes, plan=plan)
         )
     return DemoResult(
         dataset=dataset,
         plan=plan,
         split=split,
         notes=notes,
-        language_model=services.notes.model(),
+        language_model=note_service.model(),
         arms=tuple(arms),
         manifest=manifest,
         index=index,
-        index_info=services.retrieval.index_info(),
-        found=found,
-        seconds=clock.seconds,
+        index_info=retrieval.index_info(),
+        queries=queries,
+        seconds=seconds,
     )
 
 
-def _notes(dataset: LesionDataset, *, plan: DemoPlan, service: NoteService, out: Path, progress: Report) -> NotesRun:
-    wanted = NotesPlan(strategy=plan.strategy, seed=plan.config.seed)
-    run = write_dataset_notes(service, dataset, plan=wanted, out=out, progress=progress)
-    _refuse_failures("notes failed", run.failed)
-    return run
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds[stage] = time.monotonic() - started
 
 
-def _refuse_failures(what: str, failed: Mapping[str, str]) -> None:
+def _check_failures(what: str, failed: Mapping[str, str]) -> None:
     if failed:
         name, reason = next(iter(failed.items()))
-        raise UserError(f"{len(failed)} {what} (first {name}: {reason}); run the same command again to go on")
+        raise UserError(f"{len(failed)} {what} (first {name}: {reason}); run the same command again to retry them")
 
 
 def _arm(
@@ -190,41 +176,47 @@ def _arm(
     run_dir: Path,
     progress: Report,
 ) -> Arm:
-    def named(step: Step) -> None:
+    def report(step: Step) -> None:
         progress(replace(step, stage=f"{name}: {step.stage}"))
 
-    result = train(plan.config, split=split, classes=dataset.classes, notes=notes, run_dir=run_dir, progress=named)
-    return Arm(
-        name, result, evaluate(result.model, records=split.test, notes=notes, seed=plan.config.seed, progress=named)
-    )
+    result = train(plan.config, split=split, classes=dataset.classes, notes=notes, run_dir=run_dir, progress=report)
+    evaluation = evaluate(result.model, records=split.test, notes=notes, seed=plan.config.seed, progress=report)
+    return Arm(name, result, evaluation)
 
 
-def _serve(result: TrainResult, dataset: LesionDataset, *, services: Services, progress: Report) -> ModelManifest:
-    """Export the model and return once the retrieval service searches with it."""
+def _serve(
+    result: TrainResult,
+    dataset: LesionDataset,
+    *,
+    retrieval: RetrievalService,
+    models_dir: Path,
+    progress: Report,
+) -> ModelManifest:
+    """Export the model and wait until the retrieval service uses it."""
     name = f"demo-{dataset.name}"
-    folder = export_model(result.model, models_dir=services.models_dir, name=name, synthetic=dataset.synthetic)
+    folder = export_model(result.model, models_dir=models_dir, name=name, synthetic=dataset.synthetic)
     manifest = ModelManifest.model_validate_json((folder / MANIFEST_NAME).read_text("utf-8"))
-    services.retrieval.activate_model(name)
+    retrieval.activate_model(name)
 
-    def told(share: float) -> None:
+    def report(share: float) -> None:
         progress(Step("re-embed index", round(100 * share), 100, "%"))
 
-    services.retrieval.wait_active(name, model_id=manifest.model_id, told=told)
+    retrieval.wait_active(name, model_id=manifest.model_id, on_progress=report)
     return manifest
 
 
 def _run_id(pool: Sequence[Record], manifest: ModelManifest) -> str:
-    """Marks this run's items, so that a search never meets those that an earlier run, split otherwise, has left."""
+    """Identifies this run's items, so that a search never returns items of an earlier run with another split."""
     content = "\n".join([manifest.model_id, *sorted(record.image_id for record in pool)])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _queries(test: Sequence[Record], classes: Sequence[str], *, plan: DemoPlan) -> list[Record]:
-    """Held-out pictures in turn from every class, drawn with the run's seed."""
-    drawn = random.Random(plan.config.seed).sample(list(test), len(test))
-    by_class = [[record for record in drawn if record.label == name] for name in classes]
-    rounds = range(max(map(len, by_class)))
-    return [records[turn] for turn in rounds for records in by_class if turn < len(records)][: plan.queries]
+def _query_records(test: Sequence[Record], classes: Sequence[str], *, plan: DemoPlan) -> list[Record]:
+    """Held-out records, alternating between the classes, in an order drawn with the run's seed."""
+    shuffled = random.Random(plan.config.seed).sample(list(test), len(test))
+    by_class = [[record for record in shuffled if record.label == name] for name in classes]
+    rounds = zip_longest(*by_class)
+    return [record for turn in rounds for record in turn if record is not None][: plan.queries]
 
 
 def _search(
@@ -235,10 +227,10 @@ def _search(
     plan: DemoPlan,
     run: str,
     service: RetrievalService,
-) -> Found:
-    answer = search_like(service, query, dataset=dataset, k=plan.k, via=plan.via, run=run)
-    known = {item_id(dataset.name, record.image_id): record for record in pool}
-    hits = tuple(FoundHit(hit, known[hit.id], known[hit.id].label == query.label) for hit in answer.hits)
+) -> QueryResult:
+    response = search_similar(service, query, dataset=dataset, k=plan.k, via=plan.via, run=run)
+    records = {item_id(dataset.name, record.image_id): record for record in pool}
+    hits = tuple(RankedHit(hit, records[hit.id], records[hit.id].label == query.label) for hit in response.hits)
     if not hits:
-        raise UserError(f"the retrieval service found nothing for {query.image_id}; look at its log")
-    return Found(query, hits, tuple(answer.routes), answer.took_ms)
+        raise UserError(f"the retrieval service found nothing for {query.image_id}; check its log")
+    return QueryResult(query, hits, tuple(response.routes), response.took_ms)

@@ -1,5 +1,5 @@
-"""Errors that a person can mend."""
+"""Errors that the user can fix."""
 
 
 class UserError(Exception):
-    """One line that says what is wrong, where, and what to do. The command line prints it and exits 1."""
+    """A one-line message: what is wrong, where, and the next step. The command line prints it and exits with 1."""

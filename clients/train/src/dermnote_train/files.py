@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writes of files and folders."""
 
 import shutil
 import tempfile
@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the place of `path` only if the block ends well."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Write to a temporary path that replaces the file `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
@@ -20,20 +20,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder to fill; it takes the place of the folder `path` only if the block ends well.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Fill a temporary folder that replaces the folder `path` if the block succeeds.
 
-    An old folder is moved aside first, since a folder can't be renamed onto one that holds files: a reader may find
-    no folder for an instant, never a mixture.
+    The old folder is moved away first, since a folder cannot be renamed onto one with content: for an instant a reader
+    may find no folder, but never a mixture of both.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
-        fresh = holder / path.name
-        fresh.mkdir()
-        yield fresh
+        new = holder / path.name
+        new.mkdir()
+        yield new
         if path.exists():
             path.replace(holder / "old")
-        fresh.replace(path)
+        new.replace(path)
     finally:
         shutil.rmtree(holder)

@@ -1,10 +1,9 @@
-"""Filling the index over HTTP, and asking it for notes of a picture."""
+"""Pushes a data set to the retrieval service and searches it for similar images."""
 
 import io
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ SUFFIX_OF = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 @dataclass(frozen=True)
 class IndexRun:
-    """What became of the items pushed. `unchanged`: they were there just so. `failed`: item id -> reason."""
+    """Result of a push. `unchanged`: items that the index already held in this form; `failed`: item id -> reason."""
 
     created: int
     updated: int
@@ -35,22 +34,22 @@ class IndexRun:
 
     @property
     def stored(self) -> int:
-        """Items that the index holds now as they were pushed."""
+        """Items that the index holds in the pushed form."""
         return self.created + self.updated + self.unchanged
 
 
-class IndexStopped(UserError):
-    """Not everything was pushed; `run` is what was."""
+class IndexInterrupted(UserError):
+    """A push that ended early; `run` is what was stored before."""
 
     def __init__(self, reason: str, *, run: IndexRun, total: int) -> None:
         self.run = run
         super().__init__(
-            f"{reason}; {run.stored} of {total} items are stored: run the same again, it goes on with the others"
+            f"{reason}; {run.stored} of {total} items are stored: run the same command again to store the rest"
         )
 
 
 def item_id(dataset: str, image_id: str) -> str:
-    """The id of an image in the index: unique over data sets, and without dots."""
+    """The id of an image in the index: unique across data sets, without dots."""
     return f"{dataset}-{image_id}"
 
 
@@ -63,33 +62,40 @@ def push(
     run: str | None = None,
     progress: Report = silent,
 ) -> IndexRun:
-    """Store records with image, note (image_id -> text; may lack some), metadata and group, 64 a request.
+    """Store records with image, note (`notes`: image_id -> text, where there is one), metadata and group.
 
-    `run`: a mark kept in the metadata, by which a search can be held to this run's items. What the index holds just so
-    costs the service no encoding, so that a push may be repeated. Raises IndexStopped where it breaks off.
+    Sends 64 items per request. Unchanged items are not embedded again, so a push is cheap to repeat. `run` is stored in
+    the metadata, so that a search can be restricted to the items of this run. Raises IndexInterrupted.
     """
-    marks: dict[str, str] = {} if run is None else {"run": run}
-    begun = time.monotonic()
+    started = time.monotonic()
     outcomes: list[BulkOutcome] = []
-    for shard in _shards(records):
-        items = [_item(record, dataset, notes.get(record.image_id), marks=marks) for record in shard]
-        with _what_was_stored_is_told(outcomes, begun=begun, total=len(records)):
+    for start in range(0, len(records), SHARD):
+        items = [
+            _item(record, dataset, notes.get(record.image_id), run=run) for record in records[start : start + SHARD]
+        ]
+        try:
             outcomes += service.bulk(items)
-            _check_room(outcomes)
+            _check_disk(outcomes)
+        except (UserError, DermnoteError) as error:
+            if not outcomes:
+                raise
+            reason = one_line(error) if isinstance(error, DermnoteError) else str(error)
+            raise IndexInterrupted(reason, run=_summary(outcomes, started), total=len(records)) from error
         progress(Step("index", len(outcomes), len(records)))
     if len(outcomes) != len(records):
         raise UserError(
-            f"the retrieval service told the outcome of {len(outcomes)} of {len(records)} items; see its log"
+            f"the retrieval service reported only {len(outcomes)} of {len(records)} items; check its log, then run the "
+            "same command again"
         )
-    return _run(outcomes, begun=begun)
+    return _summary(outcomes, started)
 
 
-def search_like(
+def search_similar(
     service: RetrievalService, record: Record, *, dataset: LesionDataset, k: int, via: Via, run: str
 ) -> SearchResponse:
-    """Items of the same data set and run like a record's picture, never of its own group."""
+    """Items of the same data set and run that are similar to a record's image; never of its own group."""
     return service.search_image(
-        read_picture(record.image_path),
+        read_image(record.image_path),
         k=k,
         via=via,
         where={"dataset": dataset.name, "run": run},
@@ -97,64 +103,52 @@ def search_like(
     )
 
 
-def read_picture(path: Path) -> bytes:
-    """A picture file's bytes. Raises UserError."""
+def read_image(path: Path) -> bytes:
+    """The content of an image file. Raises UserError."""
     try:
         return path.read_bytes()
-    except OSError as wrong:
+    except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({wrong.strerror}); give the path of a JPEG, PNG or WebP image"
-        ) from wrong
+            f"{path}: cannot be read ({error.strerror}); give the path of a JPEG, PNG or WebP image"
+        ) from error
 
 
-def _run(outcomes: Sequence[BulkOutcome], *, begun: float) -> IndexRun:
+def _summary(outcomes: Sequence[BulkOutcome], started: float) -> IndexRun:
     count = Counter(outcome.status for outcome in outcomes)
     return IndexRun(
         created=count["created"],
         updated=count["updated"],
         unchanged=count["unchanged"],
         failed={outcome.id: _reason(outcome) for outcome in outcomes if outcome.status == "failed"},
-        seconds=time.monotonic() - begun,
-    )
-
-
-@contextmanager
-def _what_was_stored_is_told(outcomes: Sequence[BulkOutcome], *, begun: float, total: int) -> Iterator[None]:
-    """Raise IndexStopped for what the service can't do now, once it has told any outcome."""
-    try:
-        yield
-    except (UserError, DermnoteError) as wrong:
-        if not outcomes:
-            raise
-        reason = one_line(wrong) if isinstance(wrong, DermnoteError) else str(wrong)
-        raise IndexStopped(reason, run=_run(outcomes, begun=begun), total=total) from wrong
-
-
-def _check_room(outcomes: Sequence[BulkOutcome]) -> None:
-    """Raise InsufficientStorage where the last outcome says so: what would follow finds no room either."""
-    last = outcomes[-1].error if outcomes else None
-    if last is not None and last.code == InsufficientStorage.code:
-        raise InsufficientStorage("make room where the retrieval service keeps its data")
-
-
-def _shards(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    return (records[start : start + SHARD] for start in range(0, len(records), SHARD))
-
-
-def _item(record: Record, dataset: LesionDataset, note: str | None, *, marks: Mapping[str, str]) -> NewItem:
-    picture = read_picture(record.image_path)
-    with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
-        suffix = SUFFIX_OF.get(image.format or "", "jpg")  # a JPEG of several pictures calls itself MPO
-    ours = {"dataset": dataset.name, "label": record.label, "synthetic": dataset.synthetic}
-    return NewItem(
-        item_id=item_id(dataset.name, record.image_id),
-        image=picture,
-        suffix=suffix,
-        note=note,
-        metadata=record.metadata.given() | ours | dict(marks),
-        group=record.group,
+        seconds=time.monotonic() - started,
     )
 
 
 def _reason(outcome: BulkOutcome) -> str:
     return (outcome.error.detail or outcome.error.title) if outcome.error else "no reason given"
+
+
+def _check_disk(outcomes: Sequence[BulkOutcome]) -> None:
+    """Raise InsufficientStorage if the last item did not fit on the disk, since later ones will not fit either."""
+    error = outcomes[-1].error if outcomes else None
+    if error is not None and error.code == InsufficientStorage.code:
+        raise InsufficientStorage("free disk space where the retrieval service keeps its data")
+
+
+def _item(record: Record, dataset: LesionDataset, note: str | None, *, run: str | None) -> NewItem:
+    content = read_image(record.image_path)
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        suffix = SUFFIX_OF.get(image.format or "", "jpg")  # Pillow calls a JPEG of several images MPO
+    metadata = record.metadata.given() | {
+        "dataset": dataset.name,
+        "label": record.label,
+        "synthetic": dataset.synthetic,
+    }
+    return NewItem(
+        item_id=item_id(dataset.name, record.image_id),
+        image=content,
+        suffix=suffix,
+        note=note,
+        metadata=metadata if run is None else metadata | {"run": run},
+        group=record.group,
+    )

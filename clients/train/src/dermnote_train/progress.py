@@ -1,4 +1,4 @@
-"""What long work tells about itself while it runs; who shows it is not known here."""
+"""Progress of long-running work, independent of how it is displayed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """`done` of `total` units of a `stage` ("decode images", "epoch 3/10"); `detail`: a short figure beside."""
+    """`done` of `total` units of a `stage` ("decode images", "epoch 3/10"); `detail`: a short extra text."""
 
     stage: str
     done: int
@@ -18,4 +18,4 @@ Report = Callable[[Step], None]
 
 
 def silent(_: Step) -> None:
-    """Report to nobody."""
+    """Discard the progress."""

@@ -1,4 +1,4 @@
-"""The one reader of the environment of this package."""
+"""Settings of the client; the only module that reads the environment."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Where the services are and where files go. Every field is an environment variable of the same name."""
+    """URLs and keys of the services, and folders. Each field is an environment variable of the same name."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
@@ -20,10 +20,5 @@ class Settings(BaseSettings):
 
     @property
     def models_dir(self) -> Path:
-        """The folder that the retrieval service loads models from."""
+        """The folder from which the retrieval service loads models."""
         return self.dermnote_models_dir or self.dermnote_home / "models"
-
-
-def read_settings() -> Settings:
-    """The settings as the environment has them now."""
-    return Settings()

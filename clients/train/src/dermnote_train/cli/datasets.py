@@ -1,5 +1,7 @@
-"""dermnote datasets: list, fetch, inspect, check, leakage, draw, split."""
+"""dermnote datasets: list, fetch, inspect, check, leakage, draw and split."""
 
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,17 +10,16 @@ from typing import Annotated
 import typer
 
 from dermnote_contracts.metadata import walk
-from dermnote_train.cli import options, screen
+from dermnote_train.cli import options, output
 from dermnote_train.data.adapters import Reading, dataset_of, load_dataset, read_folder
 from dermnote_train.data.draw import draw_dataset
-from dermnote_train.data.images import refuse_undecodable, undecodable
-from dermnote_train.data.isic import fetch
+from dermnote_train.data.duplicates import DuplicatePair
+from dermnote_train.data.images import check_decodable, undecodable
 from dermnote_train.data.labels import PAPER5
-from dermnote_train.data.layouts import ISIC_2019, LAYOUTS
-from dermnote_train.data.leaks import find_leaks, write_leaks
-from dermnote_train.data.mapping import FILE
-from dermnote_train.data.splits import read_split, split_dataset, write_split
-from dermnote_train.data.twins import Twins
+from dermnote_train.data.layouts import COLUMNS_FILE, ISIC_2019, LAYOUTS
+from dermnote_train.data.leakage import find_leakage, write_leakage
+from dermnote_train.data.splits import PART_NAMES, read_split, split_dataset, write_split
+from dermnote_train.errors import UserError
 
 app = typer.Typer(no_args_is_help=True)
 SHOWN = 20
@@ -26,96 +27,74 @@ SHOWN = 20
 
 @app.command("list")
 def list_layouts() -> None:
-    """The data sets that can be read, and how they are told apart."""
-    screen.show_table(
-        "Data sets that dermnote reads",
-        ("name", "what", "recognised by", "groups", "licence"),
-        [
-            *(
-                (
-                    layout.name,
-                    layout.title,
-                    "two CSVs, *Metadata and *GroundTruth" if layout is ISIC_2019 else _columns(layout.recognised_by),
-                    " or ".join(layout.group) or "none",
-                    layout.licence,
-                )
-                for layout in LAYOUTS
-            ),
-            (
-                "(its own name)",
-                "any other CSV + images",
-                f"{FILE} beside it (docs/data.md)",
-                "as it says",
-                "as it says",
-            ),
-            (
-                "(folder name)",
-                "plain CSV + images/",
-                "columns image, diagnosis",
-                "group, patient_id or lesion_id",
-                "its owner's",
-            ),
-            ("drawn", "procedurally drawn lesions, SYNTHETIC", "dermnote datasets draw", "patient_id", "CC0-1.0"),
-        ],
-    )
-
-
-def _columns(names: Sequence[str]) -> str:
-    return f"column{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    """List the supported data sets and how they are recognised."""
+    rows = []
+    for layout in LAYOUTS:
+        columns = f"column {' and '.join(layout.recognised_by)}"
+        recognised_by = "two CSVs, *Metadata and *GroundTruth" if layout is ISIC_2019 else columns
+        groups = " or ".join(layout.group) or "none"
+        rows.append((layout.name, layout.title, recognised_by, groups, layout.licence))
+    mapped, mapping = f"{COLUMNS_FILE} next to it (docs/data.md)", f"see {COLUMNS_FILE}"
+    plain_groups = "group, patient_id or lesion_id"
+    rows += [
+        ("(any)", "any other CSV + images", mapped, mapping, mapping),
+        ("(folder name)", "plain CSV + images/", "columns image, diagnosis", plain_groups, "its owner's"),
+        ("drawn", "procedurally drawn lesions, SYNTHETIC", "dermnote datasets draw", "patient_id", "CC0-1.0"),
+    ]
+    output.print_table("Supported data sets", ("name", "description", "recognised by", "groups", "licence"), rows)
 
 
 @app.command()
 def inspect(folder: options.Folder, labels: options.Labels = None, leaky_fields: options.Leaky = False) -> None:
-    """What a folder holds: classes, groups, fields and how full they are."""
+    """Show the classes, groups and fields of a data set, and how complete the fields are."""
     reading = read_folder(folder, labels=labels, leaky_fields=leaky_fields)
     classes = Counter(record.label for record in reading.records)
     groups = {name: len({r.group for r in reading.records if r.label == name}) for name in classes}
-    screen.show_table(
+    output.print_table(
         f"{reading.name}: {reading.title}, {reading.licence}{', SYNTHETIC' if reading.synthetic else ''}",
         ("class", "images", "groups", "in paper5"),
         [(name, count, groups[name], "yes" if name in PAPER5 else "no") for name, count in classes.most_common()],
     )
-    screen.show_table("Fields", ("field", "filled"), _filled(reading))
-    show_presences(reading)
-    for why, count in reading.passed_over.items():
-        screen.say(f"passed over: {count} rows, {why}")
-    screen.say(f"groups by: {reading.group_column or 'image (no column group, patient_id or lesion_id)'}")
-    screen.say(f"labels file: {reading.labels or 'none'}")
-    screen.say(f"columns not used: {', '.join(reading.unused_columns) or 'none'}")
-    if reading.faults:
-        screen.say(f"problems: {len(reading.faults)}; list them: dermnote datasets check {folder}")
-
-
-def _filled(reading: Reading) -> list[tuple[str, str]]:
     filled = Counter(path for record in reading.records for path, _ in walk(record.metadata.given()))
-    return [(path, f"{count / len(reading.records):.0%}") for path, count in sorted(filled.items())]
+    output.print_table(
+        "Fields",
+        ("field", "filled"),
+        [(path, f"{count / len(reading.records):.0%}") for path, count in sorted(filled.items())],
+    )
+    print_presences(reading)
+    for reason, count in reading.skipped.items():
+        output.print_line(f"skipped: {count} rows, {reason}")
+    output.print_line(f"groups by: {reading.group_column or 'image (no column group, patient_id or lesion_id)'}")
+    output.print_line(f"labels file: {reading.labels or 'none'}")
+    output.print_line(f"unused columns: {', '.join(reading.unused_columns) or 'none'}")
+    if reading.faults:
+        output.print_line(f"problems: {len(reading.faults)}; list them with: dermnote datasets check {folder}")
 
 
 @app.command()
 def check(folder: options.Folder, labels: options.Labels = None) -> None:
-    """Every problem of a data set, row by row; exit code 1 if there is one."""
+    """Report every problem of a data set, row by row; exit code 1 if there is any."""
     reading = read_folder(folder, labels=labels)
-    with screen.bars() as progress:
+    with output.progress_bars() as progress:
         broken = undecodable(reading.records, progress=progress)
     for fault in reading.faults:
-        screen.say(f"{reading.table.name} {fault}")
+        output.print_line(f"{reading.table.name} {fault}")
     for record, reason in broken:
-        screen.say(f"{record.image_path}: {reason}")
+        output.print_line(f"{record.image_path}: {reason}")
     problems = len(reading.faults) + len(broken)
-    screen.say(
-        f"{reading.name}: {len(reading.records) - len(broken)} usable images, {problems} problems (header = row 1)"
-    )
+    usable = len(reading.records) - len(broken)
+    output.print_line(f"{reading.name}: {usable} usable images, {problems} problems (the header is row 1)")
     if problems:
         raise typer.Exit(1)
 
 
-def show_presences(reading: Reading) -> None:
-    """What being filled, and not being filled, says of the class."""
+def print_presences(reading: Reading) -> None:
+    """Print which fields are partly filled, and whether their presence reveals the class."""
     classes = sorted({record.label for record in reading.records})
     if reading.presences:
-        screen.show_table(
+        output.print_table(
             "Fields that are filled in some rows only: share filled, by class",
-            ("field", "all", *classes, "Cramer's V", "tells the class"),
+            ("field", "all", *classes, "Cramer's V", "reveals class"),
             [
                 (
                     one.path,
@@ -127,67 +106,86 @@ def show_presences(reading: Reading) -> None:
             ],
         )
     if reading.left_out:
-        screen.say(
-            f"left out, since being filled tells the class (--leaky-fields keeps them): {', '.join(reading.left_out)}"
+        output.print_line(
+            f"dropped, since their presence reveals the class (--leaky-fields keeps them): "
+            f"{', '.join(reading.left_out)}"
         )
 
 
-@app.command("fetch")
-def fetch_images(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where images and metadata.csv go.")],
+@app.command()
+def fetch(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for images and metadata.csv.")],
     *,
-    collection: Annotated[list[int] | None, typer.Option(help="Id of `isic collection list`; may be repeated.")] = None,
-    search: Annotated[str | None, typer.Option(help='As isic-cli takes it: diagnosis_3:"Nevus" AND sex:male')] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Images at most; 0 for all.")] = 0,
+    collection: Annotated[
+        list[int] | None, typer.Option(help="Collection id (see isic collection list); may be repeated.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(help='Search in the syntax of isic-cli: diagnosis_3:"Nevus" AND sex:male')
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Maximum number of images; 0 for all.")] = 0,
 ) -> None:
-    """Download images with their metadata from the ISIC Archive, through its own tool (pip install isic-cli)."""
-    fetch(folder, collections=collection or (), search=search, limit=limit)
-    screen.say(f"in {folder}; look at it with: dermnote datasets inspect {folder}")
+    """Download images and metadata from the ISIC Archive with its own tool, isic-cli (pip install isic-cli)."""
+    tool = shutil.which("isic")
+    if tool is None:
+        raise UserError("the command isic is not installed; install it with: pip install isic-cli")
+    command = [tool, "image", "download", str(folder), "--limit", str(limit)]
+    if collection:
+        command += ["--collections", ",".join(map(str, collection))]
+    if search:
+        command += ["--search", search]
+    result = subprocess.run(command, check=False)  # noqa: S603 - a list, no shell
+    if result.returncode != 0:
+        raise UserError(f"isic-cli failed with exit code {result.returncode}; see its output above")
+    if not (folder / "metadata.csv").is_file():
+        raise UserError(f"{folder}: isic-cli wrote no metadata.csv; check that the search matches any images")
+    output.print_line(f"downloaded to {folder}; inspect it with: dermnote datasets inspect {folder}")
 
 
 @app.command()
 def leakage(
     folder: options.Folder,
     *,
-    against: Annotated[Path | None, typer.Option(help="Another data set, that is to be tested on.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Another data set that is used for testing.")] = None,
     split_file: Annotated[Path | None, typer.Option("--split", help="CSV of dermnote datasets split.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON to write: everything that was found.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the full report.")] = None,
     classes: options.Classes = "paper5",
     labels: options.Labels = None,
 ) -> None:
-    """What would let a model cheat: facts that tell the class by being there, and pictures that are there twice.
+    """Find what lets a model cheat: facts whose presence reveals the class, and duplicate images.
 
-    Exit code 1 if a group or a picture is on both sides of the split, or in both data sets.
+    Exit code 1 if a group or an image is in two parts of the split, or in both data sets.
     """
     reading = read_folder(folder, labels=labels, leaky_fields=True)
     dataset = dataset_of(reading, classes=classes)
     other = None if against is None else load_dataset(against, classes=classes, leaky_fields=True)
     parts = None if split_file is None else read_split(split_file, dataset)
-    with screen.bars() as progress:
-        refuse_undecodable((*dataset.records, *(other.records if other else ())), progress=progress)
-        report = find_leaks(reading.presences, dataset.records, split=parts, other=other, progress=progress)
-    show_presences(reading)
-    show_twins("Pictures that are there twice", report.twins)
+    with output.progress_bars() as progress:
+        check_decodable((*dataset.records, *(other.records if other else ())), progress=progress)
+        report = find_leakage(reading.presences, dataset.records, split=parts, other=other, progress=progress)
+    print_presences(reading)
+    print_duplicates("Duplicate images", report.duplicates)
     if parts is not None:
-        screen.say(f"groups in more than one part of {split_file}: {', '.join(report.groups_across) or 'none'}")
-        show_twins(f"of these, in more than one part of {split_file}", report.twins_across)
+        output.print_line(f"groups in more than one part of {split_file}: {', '.join(report.groups_across) or 'none'}")
+        print_duplicates(f"Duplicate images in more than one part of {split_file}", report.duplicates_across)
     if other is not None:
-        show_twins(f"Pictures of {dataset.name} that are in {other.name} as well", report.twins_with_other)
+        print_duplicates(f"Images of {dataset.name} that are also in {other.name}", report.duplicates_with_other)
     if out is not None:
-        write_leaks(out, report)
-        screen.say(f"report: {out}")
-    if report.crossed:
+        write_leakage(out, report)
+        output.print_line(f"report: {out}")
+    if report.crosses:
         raise typer.Exit(1)
 
 
-def show_twins(title: str, found: Sequence[Twins]) -> None:
-    """Pairs of pictures; the first twenty."""
-    other_group = sum(pair.first.group != pair.second.group for pair in found)
-    other_class = sum(pair.first.label != pair.second.label for pair in found)
-    screen.say(f"{title}: {len(found)} pairs, {other_group} in different groups, {other_class} of different classes")
-    if found:
-        screen.show_table(
-            "The first of them" if len(found) > SHOWN else "They are",
+def print_duplicates(title: str, pairs: Sequence[DuplicatePair]) -> None:
+    """Print pairs of images; at most twenty."""
+    other_group = sum(pair.first.group != pair.second.group for pair in pairs)
+    other_class = sum(pair.first.label != pair.second.label for pair in pairs)
+    output.print_line(
+        f"{title}: {len(pairs)} pairs, {other_group} in different groups, {other_class} of different classes"
+    )
+    if pairs:
+        output.print_table(
+            f"The first {SHOWN} pairs" if len(pairs) > SHOWN else "Pairs",
             ("image", "class", "image", "class", "same group", "correlation", "turned"),
             [
                 (
@@ -199,7 +197,7 @@ def show_twins(title: str, found: Sequence[Twins]) -> None:
                     f"{pair.correlation:.3f}",
                     "yes" if pair.turned else "no",
                 )
-                for pair in found[:SHOWN]
+                for pair in pairs[:SHOWN]
             ],
         )
 
@@ -207,13 +205,13 @@ def show_twins(title: str, found: Sequence[Twins]) -> None:
 @app.command()
 def draw(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder for the drawn data set.")],
-    count: Annotated[int, typer.Option(min=15, max=100_000, help="Images to draw.")] = 160,
+    count: Annotated[int, typer.Option(min=15, max=100_000, help="Number of images.")] = 160,
     seed: options.Seed = 0,
 ) -> None:
     """Draw a small synthetic data set: 5 classes, plausible metadata, labelled SYNTHETIC."""
-    with screen.bars() as progress:
+    with output.progress_bars() as progress:
         draw_dataset(folder, count=count, seed=seed, progress=progress)
-    screen.say(f"{count} drawn lesions (SYNTHETIC) in {folder}")
+    output.print_line(f"{count} drawn lesions (SYNTHETIC) in {folder}")
 
 
 @app.command()
@@ -226,18 +224,18 @@ def split(
     limit: options.Limit = None,
     seed: options.Seed = 0,
 ) -> None:
-    """Split by patient or lesion, 60/20/20, every class in every part."""
-    choice = options.DataChoice(folder, classes=classes, labels=labels, limit=limit, seed=seed)
-    with screen.bars() as progress:
-        dataset = options.read_dataset(choice, progress=progress)
-    made = split_dataset(dataset, seed=seed)
-    write_split(out, made)
-    parts = {"train": made.train, "val": made.val, "test": made.test}
-    screen.show_table(
-        f"{dataset.name}, seed {seed}, written to {out}",
-        ("part", "images", "groups", *dataset.classes),
-        [
-            (name, len(part), len({r.group for r in part}), *(sum(r.label == c for r in part) for c in dataset.classes))
-            for name, part in parts.items()
-        ],
-    )
+    """Split a data set 60/20/20 by patient or lesion, with every class in every part."""
+    with output.progress_bars() as progress:
+        dataset = options.read_dataset(
+            folder, classes=classes, labels=labels, limit=limit, seed=seed, progress=progress
+        )
+    parts = split_dataset(dataset, seed=seed)
+    write_split(out, parts)
+    rows = []
+    for name in PART_NAMES:
+        records = getattr(parts, name)
+        counts = Counter(record.label for record in records)
+        groups = {record.group for record in records}
+        rows.append((name, len(records), len(groups), *(counts[label] for label in dataset.classes)))
+    title = f"{dataset.name}, seed {seed}, written to {out}"
+    output.print_table(title, ("part", "images", "groups", *dataset.classes), rows)

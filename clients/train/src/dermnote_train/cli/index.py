@@ -1,53 +1,90 @@
-"""dermnote index: push a data set with its notes to the retrieval service."""
+"""dermnote index and dermnote search: push a data set to the retrieval service, and find notes for an image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dermnote_train.cli import options, screen
-from dermnote_train.index import IndexRun, IndexStopped, push
+from dermnote_contracts.retrieval import Exclude, Hit, Via
+from dermnote_train.cli import options, output
+from dermnote_train.data.images import decode_fault, header_fault
+from dermnote_train.errors import UserError
+from dermnote_train.index import IndexInterrupted, IndexRun, push, read_image
 from dermnote_train.notes.table import read_notes
-from dermnote_train.remote.retrieval import RetrievalService
-from dermnote_train.settings import read_settings
 
 
 def index(
     folder: options.Folder,
     *,
-    notes: Annotated[Path | None, typer.Option(help="notes.parquet; DERMNOTE_HOME/notes/NAME by default.")] = None,
+    notes: options.Notes = None,
     classes: options.Classes = "paper5",
     labels: options.Labels = None,
     limit: options.Limit = None,
     seed: options.Seed = 0,
 ) -> None:
-    """Store images, notes, metadata and groups, 64 a request. Run again, it goes on where it stopped."""
-    settings = read_settings()
-    with RetrievalService(settings.retrieval_url, key=settings.retrieval_api_key) as service, screen.bars() as progress:
+    """Store images, notes, metadata and groups in the index. Run the command again to resume an interrupted push."""
+    with options.retrieval_service() as service, output.progress_bars() as progress:
         service.require_ready()
-        choice = options.DataChoice(folder, classes, labels, limit, seed)
-        dataset = options.read_dataset(choice, progress=progress)
-        rows = read_notes(notes or settings.dermnote_home / "notes" / dataset.name / "notes.parquet")
-        texts = {row.image_id: row.text for row in rows}
+        dataset = options.read_dataset(
+            folder, classes=classes, labels=labels, limit=limit, seed=seed, progress=progress
+        )
+        texts = {row.image_id: row.text for row in read_notes(notes or options.notes_path(dataset.name))}
         try:
             run = push(service, dataset, records=dataset.records, notes=texts, progress=progress)
-        except IndexStopped as stopped:
-            show_index(stopped.run)
+        except IndexInterrupted as error:
+            print_index(error.run)
             raise
         info = service.index_info()
-    show_index(run)
-    screen.say(f"the index now holds {info.items} items, encoder {info.model}")
+    print_index(run)
+    output.print_line(f"the index now holds {info.items} items, encoder {info.model}")
     if run.failed:
         raise typer.Exit(1)
 
 
-def show_index(run: IndexRun) -> None:
-    """What became of the items."""
+def print_index(run: IndexRun) -> None:
+    """Print how many items were created, updated, unchanged or failed."""
     total = run.stored + len(run.failed)
-    screen.show_table(
+    output.print_table(
         "Index",
         ("items", "created", "updated", "unchanged", "failed", "items/s"),
         [(total, run.created, run.updated, run.unchanged, len(run.failed), f"{total / run.seconds:.1f}")],
     )
     for item, reason in list(run.failed.items())[:5]:
-        screen.say(f"failed: {item}: {reason}")
+        output.print_line(f"failed: {item}: {reason}")
+
+
+def search(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="JPEG, PNG or WebP image of a lesion.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of hits.")] = 5,
+    via: Annotated[Via, typer.Option(help="notes: by matching note; images: by similar image; fused: both.")] = "fused",
+    dataset: Annotated[str | None, typer.Option(help="Search only the items of this data set.")] = None,
+    exclude_group: Annotated[
+        list[str] | None, typer.Option(help="Exclude the items of this patient or lesion; may be repeated.")
+    ] = None,
+) -> None:
+    """Find the notes that match an image best."""
+    content = read_image(image)
+    if fault := header_fault(image) or decode_fault(image):
+        raise UserError(f"{image.parent}: {fault}")
+    with options.retrieval_service() as service:
+        service.require_ready()
+        response = service.search_image(
+            content,
+            k=k,
+            via=via,
+            where={"dataset": dataset} if dataset else None,
+            exclude=Exclude(groups=exclude_group or []),
+        )
+    print_hits(f"{image.name}: found by {' and '.join(response.routes)} in {response.took_ms:.0f} ms", response.hits)
+    if not response.hits:
+        output.print_line("nothing found: no item of the index matches; add items with: dermnote index FOLDER")
+
+
+def print_hits(title: str, hits: Sequence[Hit]) -> None:
+    """Print search hits with their notes."""
+    output.print_table(
+        title,
+        ("rank", "score", "class", "note", "item"),
+        [(hit.rank, f"{hit.score:.3f}", str(hit.metadata.get("label", "")), hit.note, hit.id) for hit in hits],
+    )

@@ -1,17 +1,22 @@
-"""Options that several commands share, and the reading of their data set with a progress bar."""
+"""What several commands share: options, the services, and reading a data set."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dermnote_contracts.notes import Strategy
+from dermnote_train.cli import output
 from dermnote_train.data.adapters import load_dataset
-from dermnote_train.data.images import refuse_undecodable
+from dermnote_train.data.images import check_decodable
 from dermnote_train.data.labels import ClassSet
 from dermnote_train.data.records import LesionDataset
+from dermnote_train.evaluation.results import Evaluation
+from dermnote_train.evaluation.tables import headline
 from dermnote_train.progress import Report
+from dermnote_train.remote.notegen import NoteService
+from dermnote_train.remote.retrieval import RetrievalService
+from dermnote_train.settings import Settings
 
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="Data set: a CSV and images/ (see dermnote datasets list).")
@@ -19,38 +24,59 @@ Folder = Annotated[
 Classes = Annotated[ClassSet, typer.Option(help="paper5: BEK NEV ACK BCC MEL; all: every diagnosis.")]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="Labels file (source,image,class8,name,group); labels8.csv beside the data by default."),
+    typer.Option(help="Labels file (source,image,class8,name,group); labels8.csv in or next to the folder by default."),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take this many images, balanced over the classes.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of every random choice.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many images, balanced over the classes.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Random seed.")]
 Leaky = Annotated[
     bool,
-    typer.Option("--leaky-fields", help="Keep fields that the data set fills by diagnosis (PAD-UFES-20's gender ...)."),
+    typer.Option(
+        "--leaky-fields", help="Keep fields whose presence reveals the diagnosis (such as gender in PAD-UFES-20)."
+    ),
 ]
-StrategyOption = Annotated[Strategy, typer.Option(help="How notes are written.")]
+StrategyOption = Annotated[Strategy, typer.Option(help="Strategy that writes the notes.")]
+Notes = Annotated[
+    Path | None, typer.Option(help="Notes of dermnote notes; DERMNOTE_HOME/notes/NAME/notes.parquet by default.")
+]
 
 
-@dataclass(frozen=True)
-class DataChoice:
-    """A data set as a command line asks for it."""
-
-    folder: Path
-    classes: ClassSet = "paper5"
-    labels: Path | None = None
-    limit: int | None = None
-    seed: int = 0
-    leaky_fields: bool = False
+def note_service() -> NoteService:
+    """The note service of the settings."""
+    settings = Settings()
+    return NoteService(settings.notegen_url, key=settings.notegen_api_key)
 
 
-def read_dataset(choice: DataChoice, *, progress: Report) -> LesionDataset:
-    """The data set, every image of it decoded once, so that a broken one is told before any work. Raises UserError."""
-    dataset = load_dataset(
-        choice.folder,
-        classes=choice.classes,
-        labels=choice.labels,
-        limit=choice.limit,
-        seed=choice.seed,
-        leaky_fields=choice.leaky_fields,
-    )
-    refuse_undecodable(dataset.records, progress=progress)
+def retrieval_service() -> RetrievalService:
+    """The retrieval service of the settings."""
+    settings = Settings()
+    return RetrievalService(settings.retrieval_url, key=settings.retrieval_api_key)
+
+
+def notes_path(dataset: str) -> Path:
+    """Where dermnote notes writes the notes of a data set by default."""
+    return Settings().dermnote_home / "notes" / dataset / "notes.parquet"
+
+
+def read_dataset(
+    folder: Path,
+    *,
+    classes: ClassSet = "paper5",
+    labels: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    leaky_fields: bool = False,
+    progress: Report,
+) -> LesionDataset:
+    """Load a data set and decode every image once, to report a broken one before any work. Raises UserError."""
+    dataset = load_dataset(folder, classes=classes, labels=labels, limit=limit, seed=seed, leaky_fields=leaky_fields)
+    check_decodable(dataset.records, progress=progress)
     return dataset
+
+
+def print_metrics(title: str, evaluation: Evaluation) -> None:
+    """Print the main metrics of an evaluation."""
+    output.print_table(
+        title,
+        ("metric", "value", "95 % interval", "chance"),
+        [(row.name, row.value, row.interval, row.chance) for row in headline(evaluation)],
+    )

@@ -1,4 +1,4 @@
-"""dermnote study: the experiment of arXiv 2511.21827, and whether it holds."""
+"""dermnote study: reproduce the experiment of arXiv 2511.21827 with more arms and confidence intervals."""
 
 import time
 from pathlib import Path
@@ -6,12 +6,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from dermnote_train.cli import options, screen
+from dermnote_train.cli import options, output
 from dermnote_train.data.adapters import read_folder
-from dermnote_train.remote.notegen import NoteService
 from dermnote_train.report.study.page import write_study_report
 from dermnote_train.report.study.results import answers
-from dermnote_train.settings import read_settings
+from dermnote_train.settings import Settings
 from dermnote_train.study.analysis.export import write_sheets
 from dermnote_train.study.analysis.figures import study_figures
 from dermnote_train.study.analysis.results import StudyFigures
@@ -24,70 +23,71 @@ from dermnote_train.study.samples import drawn_samples
 
 
 def study(
-    data: Annotated[Path, typer.Argument(help="A data folder to train on, or a plan (TOML; docs/study/README.md).")],
+    data: Annotated[
+        Path, typer.Argument(help="Data folder to train on, or a study plan (TOML; see docs/study/README.md).")
+    ],
     *,
-    away: Annotated[list[Path] | None, typer.Option(help="Another data folder: tested on, and trained on too.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the study; DERMNOTE_HOME/study by default.")] = None,
+    away: Annotated[
+        list[Path] | None, typer.Option(help="Another data folder, used for training and testing too; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Study folder; DERMNOTE_HOME/study by default.")] = None,
     grid: Annotated[
         Literal["frozen", "trials", "tuned", "all"],
-        typer.Option(help="Whose cells to make now; the report is of all that there are."),
+        typer.Option(help="Grid whose cells are computed now; the report covers all finished cells."),
     ] = "all",
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Seeds of the grids, instead of the plan's.")
-    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=100, help="Seeds per grid, instead of the plan's.")] = None,
     mode: Annotated[
-        Mode | None, typer.Option(help="paper: splits by image and pools with the training notes, as the authors did.")
+        Mode | None, typer.Option(help="paper: split by image and search pools with training notes, as in the paper.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Begin no cell after so long; run it again and it goes on.")
+        float | None, typer.Option(min=0, help="Start no new cell after this many minutes; run again to continue.")
     ] = None,
     limit: options.Limit = None,
     public: Annotated[
-        bool, typer.Option("--public", help="A report without any picture, row or note of the data.")
+        bool, typer.Option("--public", help="Write a report without images, rows or notes of the data.")
     ] = False,
 ) -> None:
-    """Do notes help, by how much, and is it true? All arms, cell by cell; run it again and it goes on."""
-    settings = read_settings()
+    """Measure whether and by how much notes help. Run the command again to resume an interrupted study."""
     plan = _adjusted(_plan(data, tuple(away or ())), grid=grid, seeds=seeds, mode=mode, limit=limit)
-    where = out or settings.dermnote_home / "study"
-    begun = time.monotonic()
-    with NoteService(settings.notegen_url, key=settings.notegen_api_key) as service, screen.bars() as progress:
+    folder = out or Settings().dermnote_home / "study"
+    started = time.monotonic()
+    with options.note_service() as service, output.progress_bars() as progress:
         service.require_ready()
         state = run_study(
             plan,
             service=service,
-            out=where,
+            out=folder,
             progress=progress,
             make=PARTS if grid == "all" else (grid,),
-            enough=lambda: minutes is not None and time.monotonic() - begun > 60 * minutes,
+            enough=lambda: minutes is not None and time.monotonic() - started > 60 * minutes,
         )
         samples = drawn_samples(
-            service, state, folder=where / "drawn", out=where / "notes" / "drawn", progress=progress
+            service, state, folder=folder / "drawn", out=folder / "notes" / "drawn", progress=progress
         )
         model = service.model()
-    cells = [read_cell(where / CELLS / path) for path in cell_paths(state.done)]
-    tried = [read_cell(where / CELLS / path) for path in cell_paths(state.tried)]
+    cells = [read_cell(folder / CELLS / path) for path in cell_paths(state.done)]
+    tried = [read_cell(folder / CELLS / path) for path in cell_paths(state.tried)]
     figures = study_figures(
         cells,
         pools={name: domain.records for name, domain in state.data.domains.items()},
         resamples=plan.resamples,
         tried=tried,
     )
-    write_sheets(where, figures)
-    write_cards(where, state, figures)
+    write_sheets(folder, figures)
+    write_cards(folder, state, figures)
     report = write_study_report(
-        where / "report.html", state, figures, cells=cells, samples=samples, model=model, public=public
+        folder / "report.html", state, figures, cells=cells, samples=samples, model=model, public=public
     )
-    show_study(state, figures)
-    screen.say(f"report: {report}")
+    print_study(state, figures)
+    output.print_line(f"report: {report}")
     if state.left:
-        screen.say(f"{state.left} cells are still to be made; run the same command again to go on")
+        output.print_line(f"{state.left} cells are left; run the same command again to continue")
 
 
 def _plan(data: Path, away: tuple[Path, ...]) -> StudyPlan:
     if data.suffix == ".toml":
         if away:
-            raise typer.BadParameter("a plan says itself what is tested on; leave --away out")
+            raise typer.BadParameter("a study plan names its own test data; remove --away")
         return read_plan(data)
     return plan_of(data, away, names={folder: read_folder(folder).name for folder in (data, *away)})
 
@@ -95,20 +95,20 @@ def _plan(data: Path, away: tuple[Path, ...]) -> StudyPlan:
 def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | None, limit: int | None) -> StudyPlan:
     parts = {"frozen": plan.frozen, "tuned": plan.tuned, "trials": plan.trials}
     if grid != "all" and parts[grid] is None:
-        raise typer.BadParameter(f"the plan has no {grid}")
+        raise typer.BadParameter(f"the plan has no {grid} grid; choose another --grid")
     changes: dict[str, object] = {
         name: value for name, value in (("mode", mode), ("limit", limit)) if value is not None
     }
     for name, one in parts.items():
         if one is not None and seeds is not None:
-            most = one.seeds if name == "trials" else seeds  # no more than there are in the frozen grid
+            most = one.seeds if name == "trials" else seeds  # at most the seeds of the frozen grid
             changes[name] = one.model_copy(update={"seeds": min(seeds, most)})
     return plan.model_copy(update=changes)
 
 
-def show_study(state: StudyState, figures: StudyFigures) -> None:
-    """Of each question at each place, the arm of notes that gained most."""
-    screen.show_table(
+def print_study(state: StudyState, figures: StudyFigures) -> None:
+    """Print the best arm for each question and setting."""
+    output.print_table(
         f"The best arm of each question ({len(state.done)} cells, {figures.opened} configurations opened)",
         ("trained on", "tested on", "question", "arm", "gain", "95 % interval", "p (Holm)"),
         [

@@ -1,4 +1,4 @@
-"""dermnote train: an image+text model, or an image-only one."""
+"""dermnote train: train an image+text model or an image-only one."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,25 +6,23 @@ from typing import Annotated, Literal
 import typer
 from pydantic import ValidationError
 
-from dermnote_train.cli import options, screen
+from dermnote_train.cli import options, output
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.splits import split_dataset
 from dermnote_train.errors import UserError
 from dermnote_train.models.run_folder import keep_run_data
 from dermnote_train.notes.table import read_notes, texts_for
 from dermnote_train.progress import silent
-from dermnote_train.settings import read_settings
+from dermnote_train.settings import Settings
 from dermnote_train.training.distributed import joined
 from dermnote_train.training.train import TrainResult
 from dermnote_train.training.train import train as train_model
-
-DEFAULT = TrainConfig()
 
 
 def train(
     folder: options.Folder,
     *,
-    notes: Annotated[Path | None, typer.Option(help="notes.parquet; DERMNOTE_HOME/notes/NAME by default.")] = None,
+    notes: options.Notes = None,
     image_only: Annotated[bool, typer.Option("--image-only", help="Train without notes.")] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; DERMNOTE_HOME/runs/NAME by default.")] = None,
     paper: Annotated[
@@ -36,26 +34,29 @@ def train(
             help="lite, paper (DenseNet121 and PubMedBERT), or open_clip's hf-hub:OWNER/NAME, local-dir:PATH."
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, max=1000)] = None,
-    image_size: Annotated[int | None, typer.Option(min=32, max=512, help="Pixels of a side.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, max=4096)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, max=1000, help="Training epochs.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=32, max=512, help="Side of the training images in pixels.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, max=4096, help="Images per batch.")] = None,
     precision: Annotated[
         Literal["auto", "fp32", "bf16"] | None, typer.Option(help="auto: bfloat16 on a GPU, float32 on a CPU.")
     ] = None,
-    accumulate: Annotated[int | None, typer.Option(min=1, help="Batches whose gradients make one step.")] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events to the run folder.")] = False,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Batches per optimiser step.")] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard events to the run folder.")
+    ] = False,
     classes: options.Classes = "paper5",
     labels: options.Labels = None,
     limit: options.Limit = None,
     seed: options.Seed = 0,
 ) -> None:
-    """Train on 60 % of the groups, stop early by 20 %, keep 20 % for dermnote evaluate.
+    """Train on 60 % of the groups, with 20 % for early stopping; 20 % are held out for dermnote evaluate.
 
-    Killed, the same command goes on where it was. On several GPUs or hosts: torchrun --no-python dermnote train ...
+    Run the command again to resume an interrupted run. For several GPUs or hosts: torchrun --no-python dermnote train
     """
-    settings = read_settings()
     base = TrainConfig.paper(seed=seed) if paper else TrainConfig(seed=seed)
-    given = {
+    overrides = {
         "preset": preset,
         "epochs": epochs,
         "image_size": image_size,
@@ -65,15 +66,17 @@ def train(
     }
     try:
         config = TrainConfig.model_validate(
-            base.model_dump() | {name: value for name, value in given.items() if value is not None}
+            base.model_dump() | {name: value for name, value in overrides.items() if value is not None}
         )
-    except ValidationError as wrong:
-        raise UserError("; ".join(f"--{one['loc'][0]}: {one['msg']}" for one in wrong.errors())) from wrong
-    with joined() as workers, screen.bars() as progress:
-        dataset = options.read_dataset(options.DataChoice(folder, classes, labels, limit, seed), progress=progress)
+    except ValidationError as error:
+        raise UserError("; ".join(f"--{one['loc'][0]}: {one['msg']}" for one in error.errors())) from error
+    with joined() as workers, output.progress_bars() as progress:
+        dataset = options.read_dataset(
+            folder, classes=classes, labels=labels, limit=limit, seed=seed, progress=progress
+        )
         split = split_dataset(dataset, seed=seed)
-        run_dir = out or settings.dermnote_home / "runs" / (dataset.name + ("-image-only" if image_only else ""))
-        source = notes or settings.dermnote_home / "notes" / dataset.name / "notes.parquet"
+        run_dir = out or Settings().dermnote_home / "runs" / (dataset.name + ("-image-only" if image_only else ""))
+        source = notes or options.notes_path(dataset.name)
         rows = () if image_only else read_notes(source)
         texts = None if image_only else texts_for(dataset.records, rows, source=source)
         result = train_model(
@@ -89,15 +92,15 @@ def train(
     if not workers.first:
         return
     keep_run_data(run_dir, dataset, split=split, class_set=classes, strategy=rows[0].strategy if rows else None)
-    show_training(result)
-    screen.say(f"run: {run_dir}")
+    print_training(result)
+    output.print_line(f"run: {run_dir}")
 
 
-def show_training(result: TrainResult) -> None:
-    """Every epoch's figures; the kept one is marked."""
-    screen.show_table(
+def print_training(result: TrainResult) -> None:
+    """Print the metrics of every epoch; the epoch whose weights were saved is marked."""
+    output.print_table(
         f"Training, {result.images_per_s:.0f} images/s",
-        ("epoch", "loss", "validation cross-entropy", "validation balanced accuracy", "kept"),
+        ("epoch", "loss", "validation cross-entropy", "validation balanced accuracy", "saved"),
         [
             (row.epoch, row.loss, row.val_ce, row.val_balanced_accuracy, "*" if row.epoch == result.best_epoch else "")
             for row in result.history

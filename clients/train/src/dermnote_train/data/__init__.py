@@ -1,1 +1,1 @@
-"""Reading, drawing and splitting lesion data sets."""
+"""Lesion data sets: reading, drawing, splitting and leakage checks."""

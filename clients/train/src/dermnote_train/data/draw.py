@@ -1,4 +1,4 @@
-"""The drawn data set: pictures, plausible metadata and patients in a folder that says SYNTHETIC wherever it can."""
+"""The drawn data set: images, plausible metadata and patients, labelled SYNTHETIC everywhere."""
 
 import csv
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from PIL import Image
 from dermnote_train.data.labels import DIAGNOSIS_OF, PAPER5
 from dermnote_train.data.lesions import draw_lesion
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing_folder
+from dermnote_train.files import atomic_folder
 from dermnote_train.progress import Report, Step, silent
 
 NOTICE = "SYNTHETIC.txt"
@@ -26,7 +26,7 @@ JPEG_QUALITY = 92
 
 @dataclass(frozen=True)
 class Population:
-    """Who has a class of lesion: age in years (mean, deviation), share of men, sites by weight, share of symptoms."""
+    """Patients of a class: age in years (mean, deviation), share of men, weights of sites, shares of symptoms."""
 
     age: tuple[float, float]
     men: float
@@ -46,28 +46,29 @@ POPULATIONS = {
 
 
 def draw_dataset(folder: Path, *, count: int = 160, seed: int = 0, progress: Report = silent) -> Path:
-    """Draw `count` lesions, classes as even as can be, into `folder`; the same bytes for the same seed.
+    """Draw `count` lesions, balanced over the classes, into `folder`; the same seed gives the same bytes.
 
-    A folder that holds the very same drawing is left as it is, another drawing is replaced, and a folder that holds
-    anything else is refused.
+    An identical drawn data set in the folder is reused, a different one is replaced. Raises UserError if the folder
+    contains anything else.
     """
     notice = _notice(count, seed)
     if folder.exists():
-        if _notice_in(folder) == notice:
+        if (folder / NOTICE).is_file() and (folder / NOTICE).read_text("utf-8") == notice:
             return folder
         _check_replaceable(folder)
-    with replacing_folder(folder) as fresh:
-        (fresh / IMAGES).mkdir()
+    with atomic_folder(folder) as new:
+        (new / IMAGES).mkdir()
         rows = _rows(count, seed=seed)
         for done, row in enumerate(rows, 1):
-            _draw_image(fresh / IMAGES / row["image"], row, rng=np.random.default_rng([seed, 1, done]))
+            _draw_image(new / IMAGES / row["image"], row, rng=np.random.default_rng([seed, 1, done]))
             progress(Step("draw lesions", done, count))
-        _write_table(fresh / TABLE, rows)
-        (fresh / NOTICE).write_text(notice, "utf-8")
+        _write_table(new / TABLE, rows)
+        (new / NOTICE).write_text(notice, "utf-8")
     return folder
 
 
 def _notice(count: int, seed: int) -> str:
+    """Content of SYNTHETIC.txt, which identifies the data set: do not reword it."""
     return (
         "SYNTHETIC: every picture here is drawn by a program and every patient is made up.\n"
         "For trying software only; nothing about skin or disease can be learned from it. Free of rights (CC0-1.0).\n"
@@ -75,19 +76,15 @@ def _notice(count: int, seed: int) -> str:
     )
 
 
-def _notice_in(folder: Path) -> str | None:
-    return (folder / NOTICE).read_text("utf-8") if (folder / NOTICE).is_file() else None
-
-
 def _check_replaceable(folder: Path) -> None:
     if not folder.is_dir():
-        raise UserError(f"{folder}: a file, not a folder; give a new folder")
+        raise UserError(f"{folder}: is a file; give a new folder")
     names = {path.name for path in folder.iterdir()}
     if names and NOTICE not in names:
         raise UserError(f"{folder}: not empty and not a drawn data set; give a new folder")
     others = sorted(names - {NOTICE, TABLE, IMAGES})
     if others:
-        raise UserError(f"{folder}: another drawing with {', '.join(others[:4])} beside it; give a new folder")
+        raise UserError(f"{folder}: a drawn data set that also contains {', '.join(others[:4])}; give a new folder")
 
 
 def _draw_image(path: Path, row: dict[str, str], *, rng: np.random.Generator) -> None:
@@ -104,7 +101,7 @@ def _write_table(path: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def _rows(count: int, *, seed: int) -> list[dict[str, str]]:
-    """One row an image; some patients have two lesions, whose age and sex agree."""
+    """One row per image; some patients have two lesions, with the same age and sex."""
     rng = np.random.default_rng([seed, 0])
     labels = rng.permutation([PAPER5[i % len(PAPER5)] for i in range(count)])
     rows: list[dict[str, str]] = []

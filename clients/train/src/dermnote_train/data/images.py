@@ -1,4 +1,4 @@
-"""Finding a row's image file and telling whether it is an image."""
+"""Finds the image file of a row and checks that it can be decoded."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ MOST_PIXELS = 50_000_000
 
 
 class ImageFolder:
-    """The images of a data folder: `images/` first, then the folder itself, then its other subfolders."""
+    """Image files of a data folder: first in `images/`, then in the folder itself, then in its other subfolders."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,9 +29,9 @@ class ImageFolder:
                     self._by_name.setdefault(path.name, path)
 
     def find(self, name: str) -> Path | None:
-        """The file that a cell names, with or without suffix; None if there is none inside the folder.
+        """The file with this name, with or without suffix; None if the folder has no such file.
 
-        A name with folders in it (a/1.jpg) is that very file, since b/1.jpg may be there too.
+        A name with folders (a/1.jpg) matches only that file, since there may be a b/1.jpg too.
         """
         names = (name, *(without_suffix(name) + suffix for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))))
         find = self._below if "/" in name else self._by_name.get
@@ -40,22 +40,22 @@ class ImageFolder:
     def _below(self, name: str) -> Path | None:
         root = self.folder.resolve()
         for path in (self.folder / "images" / name, self.folder / name):
-            with suppress(OSError):  # a name that is too long for any file
+            with suppress(OSError):  # the name is too long for a file
                 if path.is_file() and path.resolve().is_relative_to(root):
                     return path
         return None
 
 
 def without_suffix(name: str) -> str:
-    """An image name without .jpg or the like; any other dot belongs to the name."""
+    """An image name without an image suffix; other dots belong to the name."""
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
 
 
 def header_fault(path: Path) -> str | None:
-    """Why a file is no image that can be used, from its header alone; None if it is one."""
+    """Why the header of a file is not one of a usable image; None if it is."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit, below, is the smaller
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit below is lower
             with Image.open(path, formats=FORMATS) as image:
                 width, height = image.size
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as wrong:
@@ -66,7 +66,7 @@ def header_fault(path: Path) -> str | None:
 
 
 def decode_fault(path: Path) -> str | None:
-    """Why a file cannot be decoded to the end; None if it can."""
+    """Why a file cannot be decoded completely; None if it can."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
@@ -76,7 +76,7 @@ def decode_fault(path: Path) -> str | None:
 
 
 def undecodable(records: Sequence[Record], *, progress: Report = silent) -> list[tuple[Record, str]]:
-    """The records whose image cannot be decoded, with the reason."""
+    """Records whose image cannot be decoded, each with the reason."""
     found = []
     for done, record in enumerate(records, 1):
         fault = decode_fault(record.image_path)
@@ -86,8 +86,8 @@ def undecodable(records: Sequence[Record], *, progress: Report = silent) -> list
     return found
 
 
-def refuse_undecodable(records: Sequence[Record], *, progress: Report = silent) -> None:
-    """Raise UserError if any image cannot be decoded, naming the first and counting the rest."""
+def check_decodable(records: Sequence[Record], *, progress: Report = silent) -> None:
+    """Raise UserError if any image cannot be decoded, with the first one and the number of others."""
     found = undecodable(records, progress=progress)
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

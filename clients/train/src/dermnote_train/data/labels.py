@@ -1,4 +1,4 @@
-"""Classes: from a diagnosis to its class code, the class sets on offer, and the optional labels file."""
+"""Class codes of diagnoses, the class sets, and the optional labels file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,37 +29,36 @@ LABEL_COLUMNS = ("source", "image", "class8", "name", "group")
 
 @dataclass(frozen=True)
 class GivenLabel:
-    """One row of a labels file: the class code and the group of an image."""
+    """A row of a labels file: the class code and the group of an image."""
 
     code: str
     group: str
 
 
 def class_of(diagnosis: str) -> str:
-    """The class code of a canonical diagnosis; a class without a code is its own name."""
-    klass = diagnoses()[diagnosis].klass
-    return CODE_OF.get(klass, klass)
+    """The class code of a canonical diagnosis; a class without a code keeps its name."""
+    class_name = diagnoses()[diagnosis].klass
+    return CODE_OF.get(class_name, class_name)
 
 
 def ordered_classes(found: set[str], *, classes: ClassSet) -> tuple[str, ...]:
-    """The classes found, the paper's first and in its order. `paper5` keeps only those."""
+    """The given classes, the paper's first and in its order; `paper5` keeps only those."""
     first = tuple(code for code in PAPER5 if code in found)
     return first if classes == "paper5" else first + tuple(sorted(found - set(PAPER5)))
 
 
 def find_labels(folder: Path) -> Path | None:
-    """`labels8.csv` in the data folder or beside it."""
+    """`labels8.csv` in the data folder or next to it."""
     return next(
         (path for path in (folder / "labels8.csv", folder.absolute().parent / "labels8.csv") if path.is_file()), None
     )
 
 
 def read_labels(path: Path, *, source: str) -> Mapping[str, GivenLabel]:
-    """The labels of one source by image file name, as its stem. Raises UserError."""
+    """The labels of one source by image file name without suffix. Raises UserError."""
     table = read_table(path)
-    lacking = [name for name in LABEL_COLUMNS if name not in table.columns]
-    if lacking:
-        raise UserError(f"{path}: no column {', '.join(lacking)}; a labels file has {', '.join(LABEL_COLUMNS)}")
+    if missing := [name for name in LABEL_COLUMNS if name not in table.columns]:
+        raise UserError(f"{path}: no column {', '.join(missing)}; a labels file has {', '.join(LABEL_COLUMNS)}")
     rows = [row for row in table.rows if row.cells.get("source") == source]
     for row in rows:
         if not all(row.cells.get(name) for name in ("image", "name", "group")):

@@ -1,27 +1,32 @@
-"""The CSV layouts that Dermnote reads: which column holds which fact. Tables of names, no reading."""
+"""CSV layouts: which column holds which fact, for the known data sets and for a folder's own columns.toml."""
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dermnote_contracts.metadata import Findings, LesionMetadata, Symptoms
-from dermnote_train.data.tables import ONE_HOT_DIAGNOSIS
+from dermnote_train.data.tables import ONE_HOT_DIAGNOSIS, Table
 from dermnote_train.errors import UserError
 
 SIZE = "clin_size_long_diam_mm"
+COLUMNS_FILE = "columns.toml"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a CSV keeps things. `facts`: metadata path -> column. `leaky` and `leaky_sizes`: facts that are filled
-    by diagnosis, so that their mere presence tells it; left out unless asked for.
+    """The columns of a CSV. `facts`: metadata path -> column; `required`: columns that must exist.
 
-    `image`: candidates, the first that the header has is used. `group`: candidates, the first that a row has filled;
-    a row without any is its own group where `loose_groups`. `needs`: columns that must be there.
+    `image`: candidates for the image column, the first in the header is used. `group`: candidates, the first that is
+    filled in a row; with `optional_groups` a row without any forms its own group.
 
-    `diagnoses`: columns of the diagnosis, the most exact first; the first whose term is known counts. `spelled`: terms
-    of a fact that the data set spells in its own way. `passes_over`: cells, by column, whose rows are not read;
-    `partly_labelled`: neither are rows without a diagnosis, or with one that is no skin lesion's.
+    `leaky`, `leaky_sizes`: facts that the data set fills depending on the diagnosis, dropped by default. `diagnoses`:
+    diagnosis columns, most specific first; the first known term is used. `spelled`: metadata path -> the data set's
+    term -> ours. `passes_over`: column -> cells whose rows are skipped; with `partly_labelled`, so are rows without a
+    diagnosis or whose diagnosis is not a known skin lesion.
     """
 
     name: str
@@ -30,29 +35,37 @@ class Layout:
     image: tuple[str, ...]
     group: tuple[str, ...]
     facts: Mapping[str, str]
-    needs: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
     leaky: Mapping[str, str] = field(default_factory=dict)
     leaky_sizes: tuple[str, ...] = ()
     diagnoses: tuple[str, ...] = ()
     spelled: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     passes_over: Mapping[str, frozenset[str]] = field(default_factory=dict)
     partly_labelled: bool = False
-    loose_groups: bool = False
+    optional_groups: bool = False
     recognised_by: tuple[str, ...] = ()
-    """Columns that no other layout has all of."""
+    """Columns that, together, only this layout has."""
 
     @property
     def diagnosis(self) -> str:
-        """The column of the diagnosis."""
+        """The diagnosis column."""
         return self.facts["diagnosis"]
 
     def leaky_paths(self, columns: tuple[str, ...]) -> tuple[str, ...]:
-        """The facts that a header has and that are known to be filled by diagnosis."""
+        """The leaky facts that a header contains."""
         sizes = (SIZE,) if any(name in columns for name in self.leaky_sizes) else ()
         return (*(path for path, column in self.leaky.items() if column in columns), *sizes)
 
 
 SYMPTOMS = tuple(Symptoms.model_fields)
+FIELDS = tuple(name for name in LesionMetadata.model_fields if name not in ("symptoms", "findings"))
+FACTS = (
+    *FIELDS,
+    *(f"symptoms.{name}" for name in SYMPTOMS),
+    *(f"findings.{name}" for name in Findings.model_fields),
+)
+
+ISIC_FACTS = {"age": "age_approx", "sex": "sex", "site": "anatom_site_general"}
 
 HAM10000 = Layout(
     name="ham10000",
@@ -60,7 +73,7 @@ HAM10000 = Layout(
     licence="CC BY-NC 4.0",
     image=("image", "image_id"),
     group=("lesion_id",),
-    needs=("lesion_id", "dx", "age", "sex", "localization"),
+    required=("lesion_id", "dx", "age", "sex", "localization"),
     facts={"diagnosis": "dx", "age": "age", "sex": "sex", "site": "localization"},
     recognised_by=("dx",),
 )
@@ -71,7 +84,7 @@ PAD_UFES_20 = Layout(
     licence="CC BY 4.0",
     image=("image", "img_id"),
     group=("patient_id",),
-    needs=("patient_id", "diagnostic", "age", "region", *SYMPTOMS),
+    required=("patient_id", "diagnostic", "age", "region", *SYMPTOMS),
     facts={"diagnosis": "diagnostic", "age": "age", "site": "region"} | {f"symptoms.{name}": name for name in SYMPTOMS},
     leaky={"sex": "gender", "fitzpatrick_skin_type": "fitspatrick"},
     leaky_sizes=("diameter_1", "diameter_2"),
@@ -84,35 +97,24 @@ BCN20000 = Layout(
     licence="CC BY-NC 4.0",
     image=("bcn_filename",),
     group=("lesion_id",),
-    needs=("lesion_id", "diagnosis"),
-    facts={"diagnosis": "diagnosis", "age": "age_approx", "sex": "sex", "site": "anatom_site_general"},
-    partly_labelled=True,  # its test part comes without diagnoses
-    loose_groups=True,
+    required=("lesion_id", "diagnosis"),
+    facts={"diagnosis": "diagnosis", **ISIC_FACTS},
+    partly_labelled=True,  # its test part has no diagnoses
+    optional_groups=True,
     recognised_by=("bcn_filename",),
 )
 
 ISIC_ARCHIVE = Layout(
     name="isic",
     title="ISIC Archive (metadata.csv of isic-cli)",
-    licence="as each image's copyright_license says",
+    licence="per image (copyright_license)",
     image=("isic_id",),
     group=("patient_id", "lesion_id"),
-    facts={
-        "diagnosis": "diagnosis",
-        "age": "age_approx",
-        "sex": "sex",
-        "site": "anatom_site_general",
-        "benign_malignant": "benign_malignant",
-        "image_type": "image_type",
-        "fitzpatrick_skin_type": "fitzpatrick_skin_type",
-        "clin_size_long_diam_mm": "clin_size_long_diam_mm",
-        "personal_hx_mm": "personal_hx_mm",
-        "family_hx_mm": "family_hx_mm",
-    },
+    facts={name: name for name in FIELDS} | ISIC_FACTS,
     diagnoses=("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis"),
     spelled={"diagnosis": {"Melanoma Invasive": "melanoma", "Nevus, NOS": "nevus"}},
     partly_labelled=True,
-    loose_groups=True,
+    optional_groups=True,
     recognised_by=("isic_id",),
 )
 
@@ -122,24 +124,19 @@ ISIC_2019 = Layout(
     licence="CC BY-NC 4.0",
     image=("image",),
     group=("lesion_id",),
-    facts={
-        "diagnosis": ONE_HOT_DIAGNOSIS,
-        "age": "age_approx",
-        "sex": "sex",
-        "site": "anatom_site_general",
-    },
-    partly_labelled=True,  # UNK
-    loose_groups=True,
+    facts={"diagnosis": ONE_HOT_DIAGNOSIS, **ISIC_FACTS},
+    partly_labelled=True,  # the class UNK
+    optional_groups=True,
     recognised_by=(ONE_HOT_DIAGNOSIS,),
 )
 
 DERM7PT = Layout(
     name="derm7pt",
     title="Derm7pt (seven-point checklist, dermoscopy)",
-    licence="as its authors' terms say",
+    licence="its authors' terms",
     image=("derm",),
     group=("case_num",),
-    needs=("case_num", "diagnosis"),
+    required=("case_num", "diagnosis"),
     facts={"diagnosis": "diagnosis", "sex": "sex", "site": "location"},
     recognised_by=("derm", "seven_point_score"),
 )
@@ -150,10 +147,10 @@ FITZPATRICK17K = Layout(
     licence="CC BY-NC-SA 3.0",
     image=("md5hash",),
     group=(),
-    needs=("label", "fitzpatrick_scale"),
+    required=("label", "fitzpatrick_scale"),
     facts={"diagnosis": "label", "fitzpatrick_skin_type": "fitzpatrick_scale"},
     passes_over={"qc": frozenset({"3 Wrongly labelled"})},
-    partly_labelled=True,  # most of its conditions are no lesions
+    partly_labelled=True,  # most of its conditions are not lesions
     recognised_by=("md5hash",),
 )
 
@@ -161,36 +158,80 @@ LAYOUTS = (HAM10000, PAD_UFES_20, BCN20000, ISIC_ARCHIVE, ISIC_2019, DERM7PT, FI
 
 
 def layout_of(table: Path, columns: tuple[str, ...]) -> Layout:
-    """The layout of a header. Raises UserError that names the columns that lack."""
-    plain = {"image", "diagnosis"} <= set(columns)  # and isic_id or the like beside them is a column of its owner's
+    """The layout of a header. Raises UserError that names the missing columns."""
+    plain = {"image", "diagnosis"} <= set(columns)  # columns such as isic_id are then the owner's own
     known = (layout for layout in LAYOUTS if all(name in columns for name in layout.recognised_by))
     layout = next((one for one in known if not (plain and one.diagnosis == "diagnosis")), None)
     layout = layout or _plain(table, columns)
-    lacking = [name for name in layout.needs if name not in columns]
+    missing = [name for name in layout.required if name not in columns]
     if not any(name in columns for name in layout.image):
-        lacking.insert(0, " or ".join(layout.image))
-    if lacking:
+        missing.insert(0, " or ".join(layout.image))
+    if missing:
         raise UserError(
-            f"{table}: no column {', '.join(lacking)}; read as {layout.title}, it needs "
-            f"{', '.join([' or '.join(layout.image), *layout.needs])}"
+            f"{table}: no column {', '.join(missing)}; read as {layout.title}, it needs "
+            f"{', '.join([' or '.join(layout.image), *layout.required])}"
         )
     return layout
 
 
 def _plain(table: Path, columns: tuple[str, ...]) -> Layout:
     diagnosis = "label" if "label" in columns and "diagnosis" not in columns else "diagnosis"
-    flat = {name: name for name in LesionMetadata.model_fields if name not in ("diagnosis", "symptoms", "findings")}
-    grouped = {f"symptoms.{name}": name for name in SYMPTOMS} | {
-        f"findings.{name}": name for name in Findings.model_fields
-    }
-    dotted = {path: path for path in grouped if path in columns}
-    facts = {path: column for path, column in (flat | grouped | dotted).items() if column in columns}
+    names = {path: path if path in columns else path.rpartition(".")[2] for path in FACTS}
+    facts = {path: column for path, column in names.items() if column in columns}
     return Layout(
         name=table.resolve().parent.name,
         title="plain CSV and image folder",
         licence="as stated by its owner",
         image=("image", "image_id", "img_id", "filename"),
         group=tuple(name for name in ("group", "patient_id", "lesion_id") if name in columns)[:1],
-        needs=(diagnosis,),
+        required=(diagnosis,),
         facts=facts | {"diagnosis": diagnosis},
     )
+
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Columns(BaseModel):
+    """The content of columns.toml; its fields are those of Layout."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name | None = None
+    title: Name = f"CSV and image folder, mapped by {COLUMNS_FILE}"
+    licence: Name = "as stated by its owner"
+    image: Annotated[tuple[Name], BeforeValidator(lambda column: (column,))]
+    group: tuple[Name, ...] = ()
+    facts: dict[str, Name]
+    spelled: dict[str, dict[str, str]] = {}
+    passes_over: dict[str, frozenset[str]] = {}
+    partly_labelled: bool = False
+
+    @model_validator(mode="after")
+    def _known_facts(self) -> "Columns":
+        unknown = [path for path in (*self.facts, *self.spelled) if path not in FACTS]
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: unknown fact; use one of {', '.join(FACTS)}")
+        if "diagnosis" not in self.facts:
+            raise ValueError("facts must name the diagnosis column")
+        return self
+
+
+def folder_layout(folder: Path, table: Table) -> Layout:
+    """The layout in the folder's columns.toml if there is one, else the one of the header. Raises UserError."""
+    path = folder / COLUMNS_FILE
+    if not path.is_file():
+        return layout_of(table.path, table.columns)
+    try:
+        columns = Columns.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except ValidationError as error:
+        details = error.errors()[0]
+        location = ".".join(map(str, details["loc"]))
+        raise UserError(f"{path}: {location + ': ' if location else ''}{details['msg']}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML ({error}); correct it as described in docs/data.md") from error
+    layout = Layout(name=columns.name or folder.resolve().name, **columns.model_dump(exclude={"name"}))
+    named = [*layout.image, *layout.group, *layout.facts.values(), *layout.passes_over]
+    if missing := [name for name in dict.fromkeys(named) if name not in table.columns]:
+        raise UserError(f"{path}: {table.path.name} has no column {', '.join(missing)}; correct the name")
+    return layout

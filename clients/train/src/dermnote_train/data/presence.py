@@ -1,7 +1,7 @@
-"""Facts whose mere presence tells the class: values in, values out.
+"""Facts whose presence alone reveals the class.
 
-PAD-UFES-20 records sex, skin type and size for every cancer and for few benign lesions, so a note that leaves the sex
-out says "benign". A model learns that at once, and learns nothing else.
+PAD-UFES-20 records sex, skin type and size for every cancer but for few benign lesions, so a note without the sex
+indicates a benign lesion. A model would learn that shortcut instead of anything medical.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,19 @@ from scipy.stats import chi2_contingency
 from dermnote_contracts.metadata import LesionMetadata, walk
 from dermnote_train.data.records import Record
 
-LEAST_V = 0.25
-"""Cramer's V from which the presence of a field is taken to tell the class: between a small association (.1) and a
-medium one (.3; Cohen 1988)."""
-MOST_P = 0.001
-"""Of a chi-squared test, divided by the number of fields that are looked at."""
+MIN_V = 0.25
+"""Cramer's V from which the presence of a field reveals the class: between a small (.1) and a medium association (.3;
+Cohen 1988)."""
+MAX_P = 0.001
+"""Significance level of the chi-squared test, divided by the number of fields tested."""
 
 
 @dataclass(frozen=True)
 class Presence:
-    """How often a field is filled: `filled` in all, `by_class`, and how far that tells the class.
+    """Share of records in which a field is filled, overall and by class, and its association with the class.
 
-    `cramers_v`: 0 (not at all) to 1; `p_value`: of the chi-squared test of independence; `tells`: both beyond their
-    limits.
+    `cramers_v`: 0 (none) to 1; `p_value`: of the chi-squared test of independence; `tells`: both pass their limits, so
+    the field reveals the class.
     """
 
     path: str
@@ -39,7 +39,7 @@ class Presence:
 
 
 def presences(records: Sequence[Record]) -> tuple[Presence, ...]:
-    """Every field that some records have and some have not, by its dotted path ("symptoms.itch")."""
+    """Every field that only some records have, by its dotted path ("symptoms.itch")."""
     labels = np.array([record.label for record in records])
     classes = sorted(set(labels.tolist()))
     given = [{path for path, _ in walk(record.metadata.given())} for record in records]
@@ -59,11 +59,11 @@ def _presence(
         test = chi2_contingency(counts, correction=False)
         v, p_value = float(np.sqrt(test.statistic / len(has))), float(test.pvalue)
     by_class = {name: float(row[0] / row.sum()) for name, row in zip(classes, counts, strict=True)}
-    return Presence(path, float(has.mean()), by_class, v, p_value, tells=v >= LEAST_V and p_value < MOST_P / fields)
+    return Presence(path, float(has.mean()), by_class, v, p_value, tells=v >= MIN_V and p_value < MAX_P / fields)
 
 
 def without(records: Sequence[Record], paths: Sequence[str]) -> tuple[Record, ...]:
-    """The records with these facts taken out of their metadata."""
+    """The records without these facts in their metadata."""
     return tuple(replace(record, metadata=_without(record.metadata, paths)) for record in records)
 
 

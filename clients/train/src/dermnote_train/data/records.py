@@ -1,4 +1,4 @@
-"""A data set in memory: records, classes, splits. Values only; who reads and writes them is in `data`."""
+"""A data set in memory: records, classes and splits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,10 @@ from dermnote_contracts.metadata import LesionMetadata
 
 @dataclass(frozen=True)
 class Record:
-    """One image and its facts.
+    """An image and its facts.
 
-    `image_id` is unique in its data set ([A-Za-z0-9._-]); `group` is the patient or lesion that splits and exclusions
-    go by; `label` is one of LesionDataset.classes.
+    `image_id` is unique in its data set ([A-Za-z0-9._-]); `group` is the patient or lesion by which data are split and
+    hits excluded; `label` is one of LesionDataset.classes.
     """
 
     image_id: str
@@ -23,7 +23,7 @@ class Record:
 
 @dataclass(frozen=True)
 class LesionDataset:
-    """Records of one source. `synthetic`: the pictures are drawn, not photographed."""
+    """Records of one source. `synthetic`: the images are drawn, not photographed."""
 
     name: str
     records: tuple[Record, ...]
@@ -34,7 +34,7 @@ class LesionDataset:
 
 @dataclass(frozen=True)
 class Split:
-    """Three parts that share no group. `seed` made them."""
+    """Three parts without common groups, drawn with `seed`."""
 
     train: tuple[Record, ...]
     val: tuple[Record, ...]

@@ -1,8 +1,9 @@
-"""Splitting by group and class: values in, values out."""
+"""Selects a balanced part of a data set, and splits it into training, validation and test parts by group."""
 
 import csv
+import random
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,31 +11,65 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from dermnote_train.data.records import LesionDataset, Record, Split
+from dermnote_train.data.tables import read_table
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 
-PARTS = 5  # one fold is the test part, one the validation part: 60/20/20
-TRIES = 50
-FEWEST_GROUPS = 3
+FOLDS = 5  # one is the test part, one the validation part: 60/20/20
+ATTEMPTS = 50
+MIN_GROUPS = 3
 PART_NAMES = ("train", "val", "test")
 SPLIT_COLUMNS = ("image_id", "part", "group", "label", "seed")
 
 
+def balanced_part(records: Sequence[Record], *, limit: int, seed: int) -> tuple[Record, ...]:
+    """At most `limit` records in their original order, balanced over the classes, in whole groups (except the last).
+
+    The class with the fewest records so far contributes its next group, in an order drawn with `seed`.
+    """
+    if limit < 1:
+        raise UserError(f"a limit of {limit} leaves no images; give 1 or more")
+    if limit >= len(records):
+        return tuple(records)
+    remaining = _groups_by_class(records, seed=seed)
+    selected: set[str] = set()
+    counts: Counter[str] = Counter(dict.fromkeys(remaining, 0))
+    while len(selected) < limit:
+        label = min((name for name in remaining if remaining[name]), key=lambda name: (counts[name], name))
+        group = remaining[label].pop()[: limit - len(selected)]
+        selected |= {record.image_id for record in group}
+        counts.update(record.label for record in group)
+    return tuple(record for record in records if record.image_id in selected)
+
+
+def _groups_by_class(records: Sequence[Record], *, seed: int) -> dict[str, list[list[Record]]]:
+    """Shuffled groups, by the most frequent class of their records."""
+    groups: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.group].append(record)
+    members = sorted(groups.items())
+    random.Random(seed).shuffle(members)
+    by_class: defaultdict[str, list[list[Record]]] = defaultdict(list)
+    for _, group in members:
+        by_class[Counter(record.label for record in group).most_common(1)[0][0]].append(group)
+    return dict(by_class)
+
+
 def split_dataset(dataset: LesionDataset, *, seed: int = 0) -> Split:
-    """60/20/20 by whole groups, every class in every part, the same for the same seed. Raises UserError."""
+    """Split 60/20/20 by whole groups with every class in every part; deterministic by seed. Raises UserError."""
     _check_groups(dataset)
-    for attempt in range(TRIES):
+    for attempt in range(ATTEMPTS):
+        state = (seed + 1009 * attempt) % 2**32
         try:
-            split = _attempt(dataset.records, seed=seed, state=(seed + 1009 * attempt) % 2**32)
-        except ValueError:  # scikit-learn's: what the test part left has no class of two groups
+            rest, test = _fold(dataset.records, folds=FOLDS, state=state)
+            train, val = _fold(rest, folds=FOLDS - 1, state=state)
+        except ValueError:  # scikit-learn: the records outside the test part have no class with two groups
             continue
-        if all(
-            {record.label for record in part} == set(dataset.classes) for part in (split.train, split.val, split.test)
-        ):
-            return split
+        if all({record.label for record in part} == set(dataset.classes) for part in (train, val, test)):
+            return Split(train, val, test, seed)
     raise UserError(
-        f"{dataset.name}: its groups (patients or lesions) are too few to put every class into the training, "
-        "validation and test part; add images of the rarest class or take fewer classes"
+        f"{dataset.name}: there are too few groups (patients or lesions) to put every class into the training, "
+        "validation and test part; add images of the rarest class or use fewer classes"
     )
 
 
@@ -43,42 +78,39 @@ def _check_groups(dataset: LesionDataset) -> None:
     for record in dataset.records:
         groups[record.label].add(record.group)
     if len(dataset.classes) < 2:
-        raise UserError(f"{dataset.name}: only the class {', '.join(dataset.classes)}; two or more are needed")
-    few = {name: len(groups[name]) for name in dataset.classes if len(groups[name]) < FEWEST_GROUPS}
+        raise UserError(
+            f"{dataset.name}: {', '.join(dataset.classes)} is its only class; add images of another class, or use "
+            "--classes all"
+        )
+    few = {name: len(groups[name]) for name in dataset.classes if len(groups[name]) < MIN_GROUPS}
     if few:
         counts = ", ".join(f"{name} has {count}" for name, count in few.items())
         raise UserError(
-            f"{dataset.name}: too small to split: every class needs {FEWEST_GROUPS} groups (patients or lesions), but "
+            f"{dataset.name}: too small to split: every class needs {MIN_GROUPS} groups (patients or lesions), but "
             f"{counts}; add images or raise the limit"
         )
 
 
-def _attempt(records: Sequence[Record], *, seed: int, state: int) -> Split:
-    rest, test = _fold(records, parts=PARTS, state=state)
-    train, val = _fold(rest, parts=PARTS - 1, state=state)
-    return Split(train, val, test, seed)
+def _fold(records: Sequence[Record], *, folds: int, state: int) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """The records outside and inside one of the folds (fewer folds for a tiny data set), in their original order.
 
-
-def _fold(records: Sequence[Record], *, parts: int, state: int) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """The records outside and inside one of `parts` folds (fewer for a tiny set), each in the given order.
-
-    Which fold is drawn as well: the largest groups are dealt out first, and always to the first folds.
+    The fold is chosen at random too, since scikit-learn always assigns the largest groups to the first folds.
     """
     labels = np.array([record.label for record in records])
     groups = np.array([record.group for record in records])
-    parts = min(parts, max(len(set(groups[labels == name])) for name in set(labels)))
-    folds = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=state)
-    chosen = int(np.random.default_rng([state, parts]).integers(parts))
+    folds = min(folds, max(len(set(groups[labels == name])) for name in set(labels)))
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=state)
+    chosen = int(np.random.default_rng([state, folds]).integers(folds))
     with warnings.catch_warnings():
-        # A class smaller than the number of folds is checked for by the caller, part by part.
+        # The caller checks that every class is in every part.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        outside, inside = list(folds.split(np.zeros(len(labels)), labels, groups))[chosen]
+        outside, inside = list(splitter.split(np.zeros(len(labels)), labels, groups))[chosen]
     return tuple(records[i] for i in outside), tuple(records[i] for i in inside)
 
 
 def write_split(path: Path, split: Split) -> None:
-    """Write image_id, part, group and label of every record as CSV, whole or not at all."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    """Write image_id, part, group, label and seed of every record as CSV, atomically."""
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(SPLIT_COLUMNS)
         for part in PART_NAMES:
@@ -88,18 +120,17 @@ def write_split(path: Path, split: Split) -> None:
 
 
 def read_split(path: Path, dataset: LesionDataset) -> Split:
-    """The split that `write_split` wrote, with the data set's records. Raises UserError if the two do not fit."""
+    """Read a split written by `write_split`, with the data set's records. Raises UserError if they do not match."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = [row.cells for row in read_table(path).rows]
         part_of = {row["image_id"]: PART_NAMES.index(row["part"]) for row in rows}
         seed = int(rows[0]["seed"])
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, IndexError, ValueError) as wrong:
-        raise UserError(f"{path}: no split that can be read; make one with: dermnote datasets split FOLDER") from wrong
-    lacking = part_of.keys() - {record.image_id for record in dataset.records}
-    if lacking:
+    except (UserError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a readable split; create one with: dermnote datasets split FOLDER") from error
+    missing = part_of.keys() - {record.image_id for record in dataset.records}
+    if missing:
         raise UserError(
-            f"{path}: {len(lacking)} of its images are not in {dataset.name}; give the data it was made from"
+            f"{path}: {len(missing)} of its images are not in {dataset.name}; give the data set it was created from"
         )
     train, val, test = (
         tuple(record for record in dataset.records if part_of.get(record.image_id) == part)

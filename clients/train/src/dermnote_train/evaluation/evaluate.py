@@ -37,7 +37,7 @@ from dermnote_train.evaluation.subgroups import subgroups
 from dermnote_train.models import images
 from dermnote_train.models.inference import classify, read
 from dermnote_train.models.model import LesionModel
-from dermnote_train.notes.blinding import refuse_named
+from dermnote_train.notes.blinding import check_blinded
 from dermnote_train.progress import Report, silent
 
 KS = (1, 5, 10)
@@ -114,7 +114,7 @@ def _blinded_texts(records: Sequence[Record], blinded: Mapping[str, str], *, mod
             f"no blinded note for {len(lacking)} images (first {lacking[0]}); make them with: "
             "dermnote notes FOLDER --blinded"
         )
-    refuse_named({record.image_id: blinded[record.image_id] for record in records}, source="the blinded notes")
+    check_blinded({record.image_id: blinded[record.image_id] for record in records}, source="the blinded notes")
     return [blinded[record.image_id] for record in records]
 
 

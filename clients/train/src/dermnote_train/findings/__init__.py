@@ -1,1 +1,1 @@
-"""What is seen in a picture, measured from its pixels: the lesion's area, its symmetry, its border, its colours."""
+"""Findings measured from pixels: asymmetry, border sharpness and colours of a lesion."""

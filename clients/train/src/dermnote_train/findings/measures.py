@@ -1,7 +1,7 @@
-"""Measures of a lesion's area, and the terms of the closed vocabulary that they stand for.
+"""Measures a segmented lesion and maps the measures to the terms of the closed vocabulary.
 
-The thresholds are ours. They were chosen on drawn shapes of known properties and by looking at real pictures with their
-outlines, some 200 of HAM10000 and PAD-UFES-20; what is measured knows no class label.
+The thresholds are ours, chosen on drawn shapes with known properties and on about 200 images of HAM10000 and
+PAD-UFES-20 with their outlines. The measures do not depend on the class label.
 """
 
 from dataclasses import dataclass
@@ -12,38 +12,30 @@ from skimage import measure, transform
 
 from dermnote_contracts.metadata import Findings
 from dermnote_contracts.vocabulary import vocabularies
-from dermnote_train.findings.area import Bools, Floats, Lesion
+from dermnote_train.findings.segmentation import Bools, Floats, Lesion
 
 COLOURS = vocabularies()["colours"].terms
-CANVAS = 129
-"""Side of the square on which a lesion is folded; odd, so that it has a middle."""
-FOLDED = 48.0
-"""Radius in it of a disc of the lesion's area."""
+CANVAS = 129  # side of the square on which a lesion is folded; odd, so that it has a centre
+FOLDED = 48.0  # radius on the canvas of a disc of the lesion's area
 SHAPE_LIMIT, COLOUR_LIMIT = 0.18, 9.0
-"""An axis is asymmetric from here on: share of the area that has no mirror image; mean CIE76 to the mirror image."""
+"""Limits above which an axis is asymmetric: share of the area without mirror image; mean CIE76 to the mirror image."""
 SECTORS = 8
 SHARP_WIDTH = 0.16
-"""A sector's border is sharp where colour falls from three quarters to one quarter within this share of the radius."""
-SHARP_FROM, INDISTINCT_TO = 6, 2
-"""Sharp sectors of eight."""
-LEAST_FALL = 5.0
-"""CIE76 that the inside must be further from the skin than the outside for a sector to have a sharp border."""
-WHOLE = 0.12
-"""Share of the outline on the picture's edge up to which shape and border are measured."""
-REACH = 0.35
-"""How far to both sides of the outline is looked, as a share of the radius."""
-LEAST_SHARE = 0.06
-"""Of the lesion's area that a colour must have."""
-SKIN_COLOURED = 6.0
-"""CIE76 from the skin below which a pixel of the area has the skin's colour, and no other."""
+"""A sector's border is sharp if the colour falls from three quarters to one quarter within this share of the radius."""
+SHARP_FROM, INDISTINCT_TO = 6, 2  # numbers of sharp sectors out of eight
+MIN_FALL = 5.0  # least difference in CIE76 between inside and outside for a sector to have a sharp border
+MAX_CUT = 0.12  # share of the outline on the image's edge up to which shape and border are measured
+REACH = 0.35  # length of a border profile on each side of the outline, as a share of the radius
+MIN_SHARE = 0.06  # share of the lesion's area from which a colour counts
+SKIN_COLOURED = 6.0  # CIE76 from the skin below which a pixel counts as skin-coloured only
 
 
 @dataclass(frozen=True)
 class Measures:
-    """`shape` and `colour` asymmetry, each the larger of two axes; None where the picture cuts the lesion off.
+    """Measures of a lesion. `shape`, `colour`: asymmetry, the larger of two axes; None if the lesion is cut off.
 
-    `sharp_sectors` of eight, None likewise; `colours`: share of the lesion by term, of all terms; `area`: share of the
-    picture that is lesion.
+    `sharp_sectors`: out of eight, or None likewise; `colours`: share of the lesion for every colour term; `area`: share
+    of the image.
     """
 
     area: float
@@ -53,7 +45,7 @@ class Measures:
     colours: dict[str, float]
 
     def findings(self) -> Findings:
-        """In the closed vocabulary; what could not be measured is not given."""
+        """The terms of the closed vocabulary; what could not be measured is left out."""
         asymmetry = border = None
         if self.shape is not None and self.colour is not None:
             asymmetric = self.shape > SHAPE_LIMIT or self.colour > COLOUR_LIMIT
@@ -61,28 +53,28 @@ class Measures:
         if self.sharp_sectors is not None:
             sharp, indistinct = self.sharp_sectors >= SHARP_FROM, self.sharp_sectors <= INDISTINCT_TO
             border = "sharp" if sharp else "indistinct" if indistinct else "mixed"
-        colours = [name for name, share in self.colours.items() if share >= LEAST_SHARE]
+        colours = [name for name, share in self.colours.items() if share >= MIN_SHARE]
         return Findings(asymmetry=asymmetry, border=border, colours=colours or None)
 
 
 def measure_lesion(lesion: Lesion) -> Measures:
-    """All of them."""
-    whole = lesion.cut <= WHOLE
-    shape, colour = asymmetry(lesion) if whole else (None, None)
+    """Measure everything."""
+    complete = lesion.cut <= MAX_CUT
+    shape, colour = asymmetry(lesion) if complete else (None, None)
     return Measures(
-        area=float(lesion.area.sum() / lesion.seen.sum()),
+        area=float(lesion.area.sum() / lesion.visible.sum()),
         shape=shape,
         colour=colour,
-        sharp_sectors=sharp_sectors(lesion) if whole else None,
+        sharp_sectors=sharp_sectors(lesion) if complete else None,
         colours=colour_shares(lesion),
     )
 
 
 def asymmetry(lesion: Lesion) -> tuple[float, float]:
-    """(shape, colour) of the less symmetric of the two principal axes.
+    """Asymmetry of (shape, colour), each for the less symmetric of the two principal axes.
 
     Shape: 1 - intersection over union of the area with its mirror image. Colour: mean CIE76 between pixels and their
-    mirror images, where both are lesion; after smoothing, so that dots and network don't count.
+    mirror images where both are lesion, smoothed so that dots and network do not count.
     """
     area, lab = _upright(lesion)
     shape, colour = [], []
@@ -96,30 +88,31 @@ def asymmetry(lesion: Lesion) -> tuple[float, float]:
 
 
 def _upright(lesion: Lesion) -> tuple[Bools, Floats]:
-    """Area and smoothed colours on a square, the area's middle in its middle and the long axis upright."""
+    """Area and smoothed colours on a square canvas, the lesion centred and its long axis upright."""
     (region,) = measure.regionprops(lesion.area.astype(np.uint8))
     row, column = region.centroid
     middle = CANVAS // 2
-    to_picture = (
+    to_image = (
         transform.AffineTransform(translation=(-middle, -middle))
         + transform.AffineTransform(scale=lesion.radius / FOLDED, rotation=-region.orientation)
         + transform.AffineTransform(translation=(column, row))
     )
     shape = (CANVAS, CANVAS)
-    area = transform.warp(lesion.area.astype(float), to_picture, output_shape=shape, order=1) > 0.5
+    area = transform.warp(lesion.area.astype(float), to_image, output_shape=shape, order=1) > 0.5
     smooth = ndimage.gaussian_filter(lesion.lab, (lesion.radius / 8, lesion.radius / 8, 0))
-    return area, transform.warp(smooth, to_picture, output_shape=shape, order=1, mode="edge")
+    return area, transform.warp(smooth, to_image, output_shape=shape, order=1, mode="edge")
 
 
 def sharp_sectors(lesion: Lesion) -> int:
-    """How many of eight sectors around the middle have a sharp border (Stolz's B counts the same eight)."""
+    """Number of sectors out of eight with a sharp border (the B of Stolz's ABCD rule counts the same eight)."""
     away = ndimage.distance_transform_edt(~lesion.area) - ndimage.distance_transform_edt(lesion.area)
     outline = max(measure.find_contours(lesion.area.astype(float), 0.5), key=len)
-    normal = np.stack([ndimage.map_coordinates(slope, outline.T, order=1) for slope in np.gradient(_smoothed(away))])
+    smooth: Floats = ndimage.gaussian_filter(away, 2)
+    normal = np.stack([ndimage.map_coordinates(slope, outline.T, order=1) for slope in np.gradient(smooth)])
     normal /= np.maximum(np.linalg.norm(normal, axis=0), 1e-6)
     steps = np.linspace(-REACH, REACH, 57) * lesion.radius
-    places = outline.T[:, :, None] + normal[:, :, None] * steps
-    profiles = ndimage.map_coordinates(lesion.distance, places, order=1, mode="nearest")
+    points = outline.T[:, :, None] + normal[:, :, None] * steps
+    profiles = ndimage.map_coordinates(lesion.distance, points, order=1, mode="nearest")
     row, column = ndimage.center_of_mass(lesion.area)
     angles = np.arctan2(outline[:, 0] - row, outline[:, 1] - column)
     sector = ((angles + np.pi) / (2 * np.pi) * SECTORS).astype(int) % SECTORS
@@ -127,17 +120,12 @@ def sharp_sectors(lesion: Lesion) -> int:
     return sum(_width(profile) <= SHARP_WIDTH for profile in fields)
 
 
-def _smoothed(field: Floats) -> Floats:
-    smooth: Floats = ndimage.gaussian_filter(field, 2)
-    return smooth
-
-
 def _width(profile: Floats) -> float:
-    """Share of the radius over which a profile, inside to outside, falls from 3/4 to 1/4 of its height."""
+    """Share of the radius within which a profile, from inside to outside, falls from 3/4 to 1/4 of its height."""
     quarter = len(profile) // 4
     inside, outside = profile[:quarter].mean(), profile[-quarter:].mean()
-    if inside - outside < LEAST_FALL:
-        return np.inf  # hardly a border at all
+    if inside - outside < MIN_FALL:
+        return np.inf  # hardly any border
     level = (profile - outside) / (inside - outside)
     first_low = int(np.argmax(level < 0.25))
     last_high = int(np.flatnonzero(level[: max(first_low, 1)] > 0.75)[-1]) if (level[:first_low] > 0.75).any() else 0
@@ -145,7 +133,7 @@ def _width(profile: Floats) -> float:
 
 
 def colour_shares(lesion: Lesion) -> dict[str, float]:
-    """Share of the area that has each colour of the closed vocabulary; skin-coloured pixels have none."""
+    """Share of the area by colour of the closed vocabulary; skin-coloured pixels have none."""
     lab = lesion.lab[lesion.area]
     light, red, yellow = lab.T
     chroma, hue = np.hypot(red, yellow), np.degrees(np.arctan2(yellow, red))
@@ -158,10 +146,10 @@ def colour_shares(lesion: Lesion) -> dict[str, float]:
         "dark brown": light < 42,
         "light brown": light >= 42,
     }
-    left = apart.copy()
+    remaining = apart.copy()
     shares: dict[str, float] = {}
     for name, rule in rules.items():
-        taken = left & rule
-        shares[name] = float(taken.mean())
-        left &= ~taken
+        matched = remaining & rule
+        shares[name] = float(matched.mean())
+        remaining &= ~matched
     return {name: shares[name] for name in COLOURS}

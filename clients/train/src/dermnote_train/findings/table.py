@@ -1,22 +1,25 @@
-"""Findings of a whole data set as a CSV: measured in several processes, read back into the records' metadata."""
+"""Findings of a data set: measured in parallel, stored as CSV, added to the metadata, shown on a contact sheet."""
 
 import csv
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from PIL import Image, ImageOps
-from pydantic import ValidationError
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from scipy import ndimage
 
 from dermnote_contracts.metadata import Findings
 from dermnote_train.data.records import Record
+from dermnote_train.data.tables import read_table
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing
-from dermnote_train.findings.area import NoLesion, find_lesion
+from dermnote_train.files import atomic_write
 from dermnote_train.findings.measures import COLOURS, Measures, measure_lesion
+from dermnote_train.findings.segmentation import LesionNotFound, find_lesion, shrunk
 from dermnote_train.progress import Report, Step, silent
 
 STAGE = "measure lesions"
@@ -32,12 +35,15 @@ COLUMNS = (
     "sharp_sectors",
     *(f"share_{name.replace(' ', '_').replace('-', '_')}" for name in COLOURS),
 )
-BREAK = ";"
+SEPARATOR = ";"
+SHEET_COLUMNS = 6
+TILE, CAPTION = 264, 66
+OUTLINE_COLOUR, RIM_COLOUR = (0, 230, 60), (40, 60, 200)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One picture's findings. `why_not`: why there are none; then `measures` is None and `findings` is empty."""
+class ImageFindings:
+    """The findings of an image. `why_not`: why there are none; then `measures` is None and `findings` is empty."""
 
     image_id: str
     findings: Findings
@@ -45,19 +51,19 @@ class Measured:
     measures: Measures | None = None
 
 
-def measure_picture(picture: Image.Image, *, image_id: str) -> Measured:
-    """The findings of one picture, RGB."""
+def measure_image(image: Image.Image, *, image_id: str) -> ImageFindings:
+    """The findings of one RGB image."""
     try:
-        measures = measure_lesion(find_lesion(picture))
-    except NoLesion as why:
-        return Measured(image_id, Findings(), str(why))
-    return Measured(image_id, measures.findings(), None, measures)
+        measures = measure_lesion(find_lesion(image))
+    except LesionNotFound as error:
+        return ImageFindings(image_id, Findings(), str(error))
+    return ImageFindings(image_id, measures.findings(), None, measures)
 
 
-def measure_dataset(records: Sequence[Record], *, progress: Report = silent) -> tuple[Measured, ...]:
-    """The findings of every record, in their order. The pictures have been decoded once before (refuse_undecodable)."""
+def measure_dataset(records: Sequence[Record], *, progress: Report = silent) -> tuple[ImageFindings, ...]:
+    """The findings of every record, in order. The images must be decodable (check_decodable)."""
     workers = min(len(os.sched_getaffinity(0)), len(records))
-    # Not forked: a fork copies the locks of the libraries' threads as they stand.
+    # Not fork: it would copy locks that library threads hold.
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
         measured = []
         for one in pool.map(_measure_file, [(r.image_path, r.image_id) for r in records], chunksize=8):
@@ -66,58 +72,88 @@ def measure_dataset(records: Sequence[Record], *, progress: Report = silent) -> 
     return tuple(measured)
 
 
-def _measure_file(file: tuple[Path, str]) -> Measured:
+def _measure_file(file: tuple[Path, str]) -> ImageFindings:
     path, image_id = file
-    with Image.open(path) as picture:
-        return measure_picture(ImageOps.exif_transpose(picture), image_id=image_id)
+    with Image.open(path) as image:
+        return measure_image(ImageOps.exif_transpose(image), image_id=image_id)
 
 
-def write_findings(path: Path, measured: Sequence[Measured]) -> None:
-    """Write the CSV, whole or not at all."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+def write_findings(path: Path, measured: Sequence[ImageFindings]) -> None:
+    """Write the CSV atomically."""
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows(map(_cells, measured))
 
 
-def _cells(one: Measured) -> Iterator[object]:
-    said, found = one.findings, one.measures
-    yield from (one.image_id, said.asymmetry, said.border, BREAK.join(said.colours or []), one.why_not)
-    if found is not None:
-        figures = (found.area, found.shape, found.colour, found.sharp_sectors, *found.colours.values())
-        yield from (round(value, 4) if isinstance(value, float) else value for value in figures)
+def _cells(one: ImageFindings) -> Iterator[object]:
+    found, measures = one.findings, one.measures
+    yield from (one.image_id, found.asymmetry, found.border, SEPARATOR.join(found.colours or []), one.why_not)
+    if measures is not None:
+        values = (measures.area, measures.shape, measures.colour, measures.sharp_sectors, *measures.colours.values())
+        yield from (round(value, 4) if isinstance(value, float) else value for value in values)
 
 
 def with_findings(records: Sequence[Record], path: Path) -> tuple[Record, ...]:
-    """The records with what was measured in their metadata; findings that came with the data stay as they are.
+    """The records with the measured findings in their metadata; findings given by the data set take precedence.
 
-    Raises UserError for a file that can't be read, and for records that it lacks.
+    Raises UserError if the file cannot be read or lacks any of the records.
     """
-    measured = _read(path)
-    lacking = [record.image_id for record in records if record.image_id not in measured]
-    if lacking:
+    measured = _read_findings(path)
+    missing = [record.image_id for record in records if record.image_id not in measured]
+    if missing:
         raise UserError(
-            f"{path}: no findings for {len(lacking)} images (first {lacking[0]}); run dermnote findings on the same "
+            f"{path}: no findings for {len(missing)} images (first {missing[0]}); run dermnote findings on the same "
             "folder again"
         )
-    return tuple(_joined(record, measured[record.image_id]) for record in records)
+    return tuple(_with_findings(record, measured[record.image_id]) for record in records)
 
 
-def _joined(record: Record, measured: Findings) -> Record:
+def _with_findings(record: Record, measured: Findings) -> Record:
     findings = measured.model_copy(update=record.metadata.findings.given())
     return replace(record, metadata=record.metadata.model_copy(update={"findings": findings}))
 
 
-def _read(path: Path) -> dict[str, Findings]:
+def _read_findings(path: Path) -> dict[str, Findings]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return {
-                row["image_id"]: Findings(
-                    asymmetry=row["asymmetry"],
-                    border=row["border"],
-                    colours=row["colours"].split(BREAK) if row["colours"] else None,
-                )
-                for row in csv.DictReader(file)
-            }
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, AttributeError, ValidationError) as wrong:
-        raise UserError(f"{path}: no findings that can be read; make them with: dermnote findings FOLDER") from wrong
+        return {
+            row.cells["image_id"]: Findings(
+                asymmetry=row.cells["asymmetry"],
+                border=row.cells["border"],
+                colours=row.cells["colours"].split(SEPARATOR) if row.cells["colours"] else None,
+            )
+            for row in read_table(path).rows
+        }
+    except (UserError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a readable findings file; create one with: dermnote findings FOLDER") from error
+
+
+def draw_sheet(path: Path, records: Sequence[Record]) -> None:
+    """Write a contact sheet (PNG), a tile per record: the lesion's outline in green, the dermoscope's rim in blue."""
+    rows = -(-len(records) // SHEET_COLUMNS)
+    sheet = Image.new("RGB", (SHEET_COLUMNS * TILE, rows * (TILE + CAPTION)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for index, record in enumerate(records):
+        x, y = index % SHEET_COLUMNS * TILE, index // SHEET_COLUMNS * (TILE + CAPTION)
+        tile, caption = _tile(record)
+        sheet.paste(tile, (x, y))
+        draw.multiline_text((x + 3, y + TILE - 4), f"{record.label}\n{caption}", fill="black", font=font, spacing=2)
+    with atomic_write(path) as partial:
+        sheet.save(partial, format="PNG")
+
+
+def _tile(record: Record) -> tuple[Image.Image, str]:
+    with Image.open(record.image_path) as file:
+        image = shrunk(ImageOps.exif_transpose(file))
+    try:
+        lesion = find_lesion(image)
+    except LesionNotFound as error:
+        return image, textwrap.fill(str(error), 42)
+    pixels = np.asarray(image).copy()
+    pixels[~lesion.visible] = RIM_COLOUR
+    pixels[lesion.area & ~ndimage.binary_erosion(lesion.area)] = OUTLINE_COLOUR
+    measures = measure_lesion(lesion)
+    found = measures.findings()
+    shape = ", ".join(filter(None, (found.asymmetry, found.border))) or "cut off: no shape, no border"
+    colours = ", ".join(f"{name} {measures.colours[name]:.0%}" for name in found.colours or ())
+    return Image.fromarray(pixels), "\n".join([shape, textwrap.fill(colours, 42)])

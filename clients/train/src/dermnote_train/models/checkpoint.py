@@ -15,7 +15,7 @@ from torch import Tensor
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.records import Split
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.models import towers
 from dermnote_train.models.model import LesionModel
 
@@ -62,7 +62,7 @@ def save_checkpoint(model: LesionModel, *, config: TrainConfig, split: Split, ep
         split_id=split_id(split),
     )
     path = run_dir / CHECKPOINT_NAME
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         save_file(learned_state(model), partial, metadata={"dermnote": info.model_dump_json()})
     return path
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dermnote_contracts import __version__
 from dermnote_contracts.manifest import MANIFEST_NAME, ModelManifest, Preprocessing
-from dermnote_train.files import replacing_folder
+from dermnote_train.files import atomic_folder
 from dermnote_train.models import towers
 from dermnote_train.models.model import EMBEDDING, LesionModel
 from dermnote_train.models.onnx_export import write_graphs
@@ -102,7 +102,7 @@ def _write(
     card: Path | None = None,
 ) -> Path:
     description = source.description
-    with replacing_folder(folder) as fresh:
+    with atomic_folder(folder) as fresh:
         weights = _write_weights(fresh, source, heads=heads)
         identity = _identity_of(weights, preprocessing=source.preprocessing)
         if runtime == "onnx":

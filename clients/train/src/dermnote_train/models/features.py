@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.models.towers import Towers
 from dermnote_train.progress import Report, Step, silent
 
@@ -69,5 +69,5 @@ def _read(path: Path, *, width: int) -> Known:
 
 def _write(path: Path, known: Known) -> None:
     keys = np.frombuffer(b"".join(known), dtype=np.uint8).reshape(len(known), 32)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         save_file({"keys": keys.copy(), "features": np.stack(list(known.values()))}, partial)

@@ -8,7 +8,7 @@ from dermnote_train.data.labels import ClassSet
 from dermnote_train.data.records import LesionDataset, Split
 from dermnote_train.data.splits import read_split, write_split
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 
 DATA_NAME, SPLIT_NAME = "data.json", "split.csv"
 
@@ -37,7 +37,7 @@ def keep_run_data(
         synthetic=dataset.synthetic,
         strategy=strategy,
     )
-    with replacing(run_dir / DATA_NAME) as partial:
+    with atomic_write(run_dir / DATA_NAME) as partial:
         partial.write_text(data.model_dump_json(indent=2) + "\n", "utf-8")
 
 

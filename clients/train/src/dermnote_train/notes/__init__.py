@@ -1,1 +1,1 @@
-"""Notes of a data set: requested over HTTP, kept in a table, checked for blinding."""
+"""Notes of a data set: requests over HTTP, the notes table, and blinded notes."""

@@ -1,4 +1,4 @@
-"""Notes as rows: the Parquet file that training reads, and the journal that lets a broken run go on."""
+"""Notes on disk: the Parquet file that training reads, and the journal from which an interrupted run resumes."""
 
 import json
 import os
@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 from dermnote_contracts.notes import Note
 from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 
 
 @dataclass(frozen=True)
 class NoteRow:
-    """One finished note of one image, with its verdict and provenance.
+    """A finished note of one image, with its verification result and provenance.
 
-    `synthetic`: the text is machine-made, always so; `synthetic_image`: the picture is drawn. `faults`: what the
-    verifier holds against the text, as JSON. `request`: sha256 of the request that it answers.
+    `synthetic`: the text is generated, always true; `synthetic_image`: the image is drawn. `faults`: the verifier's
+    findings as JSON. `request`: sha256 of the request.
     """
 
     image_id: str
@@ -47,7 +47,7 @@ class NoteRow:
 
     @property
     def faithful_at_first(self) -> bool:
-        """The first text passed: the language model's, or the template's where the strategy is the template."""
+        """Whether the first text was faithful: the language model's, or the template's for strategy M."""
         return self.faithful and self.attempts <= 1 and (self.source == "llm" or self.strategy == "M")
 
 
@@ -58,11 +58,12 @@ ARROW: dict[Any, pa.DataType] = {
     int: pa.int64(),
     str | None: pa.string(),
 }
+PROVENANCE = ("source", "attempts", "seed", "model", "model_sha256", "prompt_version", "priors_version", "synthetic")
 SCHEMA = pa.schema([pa.field(field.name, ARROW[field.type]) for field in fields(NoteRow)])
 
 
 def row_of(record: Record, note: Note, *, dataset: LesionDataset, request: str) -> NoteRow:
-    """A service's note as a row."""
+    """A note of the service as a row."""
     verdict, origin = note.verification, note.provenance
     faults = verdict.model_dump(mode="json", include={"unsupported", "contradicted", "missing"})
     return NoteRow(
@@ -75,23 +76,16 @@ def row_of(record: Record, note: Note, *, dataset: LesionDataset, request: str) 
         faithful=verdict.faithful,
         coverage=verdict.coverage,
         faults=json.dumps({name: found for name, found in faults.items() if found}),
-        source=origin.source,
-        attempts=origin.attempts,
-        seed=origin.seed,
-        model=origin.model,
-        model_sha256=origin.model_sha256,
-        prompt_version=origin.prompt_version,
-        priors_version=origin.priors_version,
         sampled_tokens=origin.tokens.sampled,
-        synthetic=origin.synthetic,
         synthetic_image=dataset.synthetic,
         request=request,
+        **{name: getattr(origin, name) for name in PROVENANCE},
     )
 
 
 def write_notes(path: Path, rows: Sequence[NoteRow]) -> None:
-    """Write the Parquet file, whole or not at all."""
-    with replacing(path) as temporary:
+    """Write the Parquet file atomically."""
+    with atomic_write(path) as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA), temporary)
 
 
@@ -99,28 +93,27 @@ def read_notes(path: Path) -> tuple[NoteRow, ...]:
     """Read a Parquet file of notes. Raises UserError."""
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as wrong:
-        raise UserError(f"{path}: no notes file that can be read; make one with: dermnote notes FOLDER") from wrong
-    lacking = [name for name in SCHEMA.names if name not in table.column_names]
-    if lacking:
-        raise UserError(f"{path}: no column {', '.join(lacking)}; make the file again with: dermnote notes FOLDER")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: not a readable notes file; create one with: dermnote notes FOLDER") from error
+    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+        raise UserError(f"{path}: missing columns {', '.join(missing)}; write it again with: dermnote notes FOLDER")
     return tuple(NoteRow(**row) for row in table.select(SCHEMA.names).to_pylist())
 
 
 def texts_for(records: Iterable[Record], rows: Sequence[NoteRow], *, source: Path) -> Mapping[str, str]:
-    """image_id -> note for every record. Raises UserError naming the first image without one."""
+    """image_id -> note for every record. Raises UserError with the number of images without one, and the first."""
     texts = {row.image_id: row.text for row in rows}
-    lacking = [record.image_id for record in records if record.image_id not in texts]
-    if lacking:
+    missing = [record.image_id for record in records if record.image_id not in texts]
+    if missing:
         raise UserError(
-            f"{source}: no note for {len(lacking)} images (first {lacking[0]}); run dermnote notes on the "
-            "same folder again"
+            f"{source}: no note for {len(missing)} images (first {missing[0]}); run dermnote notes on the same folder "
+            "again"
         )
     return texts
 
 
 class Journal:
-    """What a run has so far, a JSON object a line. A line that was cut off by a crash is passed over."""
+    """Results of a run so far, one JSON object per line. A last line that a crash cut off is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -129,16 +122,16 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             for entry in _entries(path):
-                self._take(entry)
-        except (ValueError, TypeError, KeyError) as wrong:
-            raise UserError(f"{path}: the journal is damaged; delete it to ask for all notes again") from wrong
+                self._add(entry)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}: the journal is damaged; delete it to request all notes again") from error
 
-    def finished(self, rows: Sequence[NoteRow]) -> None:
-        """Keep finished notes; they are on disk when this returns."""
+    def add_rows(self, rows: Sequence[NoteRow]) -> None:
+        """Store finished notes; they are on disk when this returns."""
         self._append([{"row": asdict(row)} for row in rows])
 
-    def failed(self, requests: Sequence[str]) -> None:
-        """Count failures, so that the next run asks anew instead of being shown the old failure."""
+    def add_failures(self, requests: Sequence[str]) -> None:
+        """Count failed requests, so that the next run submits them under a new idempotency key."""
         self._append([{"failed": request} for request in requests])
 
     def _append(self, entries: Sequence[dict[str, Any]]) -> None:
@@ -147,9 +140,9 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         for entry in entries:
-            self._take(entry)
+            self._add(entry)
 
-    def _take(self, entry: dict[str, Any]) -> None:
+    def _add(self, entry: dict[str, Any]) -> None:
         if "row" in entry:
             row = NoteRow(**entry["row"])
             self.rows[row.request] = row
@@ -162,6 +155,6 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open("rb+") as file:
         content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        file.truncate(len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+        complete = content[: content.rfind(b"\n") + 1]
+        file.truncate(len(complete))
+    return [json.loads(line) for line in complete.splitlines()]

@@ -1,1 +1,1 @@
-"""One typed client per service; the only place that knows HTTP."""
+"""HTTP clients of the two services; the only package that uses HTTP."""

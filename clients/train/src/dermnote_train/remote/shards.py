@@ -1,4 +1,4 @@
-"""Items as WebDataset tar: `key.jpg`, `key.txt`, `key.json` a record. Bytes in, bytes out."""
+"""Items as a WebDataset tar: `key.jpg`, `key.txt` and `key.json` per item."""
 
 import io
 import json
@@ -10,9 +10,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to store. `item_id` has no dot, since WebDataset ends a key at the first. `suffix`: jpg, png or webp.
+    """An item to store. `item_id` has no dot, because a WebDataset key ends at the first dot; `suffix`: jpg, png, webp.
 
-    `image_vector`, `note_vector`: made elsewhere by the model `model`; what has none is encoded there.
+    `image_vector` and `note_vector` are embeddings by the model `model`; the service embeds what has no vector.
     """
 
     item_id: str
@@ -21,24 +21,18 @@ class NewItem:
     note: str | None
     metadata: dict[str, Any]
     group: str | None
-    image_vector: Sequence[float] | None = None
-    note_vector: Sequence[float] | None = None
+    image_vector: list[float] | None = None
+    note_vector: list[float] | None = None
     model: str | None = None
 
-    def given(self) -> dict[str, Any]:
-        """What is neither image nor note and not left out, as JSON holds it."""
-        fields = {
-            "metadata": self.metadata,
-            "group": self.group,
-            "image_vector": None if self.image_vector is None else list(self.image_vector),
-            "note_vector": None if self.note_vector is None else list(self.note_vector),
-            "model": self.model,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
+    def fields(self) -> dict[str, Any]:
+        """The JSON fields that are set: everything except image and note."""
+        names = ("metadata", "group", "image_vector", "note_vector", "model")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
-def tar_of(items: Sequence[NewItem]) -> bytes:
-    """One uncompressed shard of the items, in their order."""
+def pack_shard(items: Sequence[NewItem]) -> bytes:
+    """An uncompressed tar of the items, in order."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for item in items:
@@ -53,4 +47,4 @@ def _members(item: NewItem) -> list[tuple[str, bytes]]:
     members = [] if item.image is None else [(item.suffix, item.image)]
     if item.note is not None:
         members.append(("txt", item.note.encode()))
-    return [*members, ("json", json.dumps(item.given()).encode())]
+    return [*members, ("json", json.dumps(item.fields()).encode())]

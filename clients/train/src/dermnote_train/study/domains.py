@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dermnote_train.data.adapters import dataset_of, matching_images, read_folder
-from dermnote_train.data.faults import faults_error
-from dermnote_train.data.images import refuse_undecodable
+from dermnote_train.data.images import check_decodable
 from dermnote_train.data.presence import Presence
 from dermnote_train.data.records import LesionDataset, Record, Split
+from dermnote_train.data.rows import faults_error
 from dermnote_train.data.splits import split_dataset
 from dermnote_train.errors import UserError
 from dermnote_train.findings.table import measure_dataset, with_findings, write_findings
@@ -60,7 +60,7 @@ def read_domains(plan: StudyPlan, *, out: Path, findings: bool, progress: Report
         if reading.name in datasets:
             raise UserError(f"{folder}: a second data set named {reading.name}; rename one (columns.toml: name)")
         dataset = dataset_of(reading, classes="paper5", limit=plan.limit, seed=plan.notes_seed)
-        refuse_undecodable(dataset.records, progress=progress)
+        check_decodable(dataset.records, progress=progress)
         if findings:
             dataset = _measured(dataset, out=out, progress=progress)
         datasets[reading.name], names[folder] = dataset, reading.name

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from dermnote_train.evaluation.results import Interval
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.study.analysis.results import TESTED_WITH, Classified, Retrieved, StudyFigures
 from dermnote_train.study.arms import ARMS
 from dermnote_train.study.cells.outputs import CellFacts
@@ -18,7 +18,7 @@ def write_cards(out: Path, state: StudyState, figures: StudyFigures) -> None:
     for facts in state.done:
         if facts.grid == "tuned":
             path = out / RUNS / facts.route / facts.arm / f"seed{facts.seed}" / CARD_NAME
-            with replacing(path) as partial:
+            with atomic_write(path) as partial:
                 partial.write_text(card(facts, state, figures), "utf-8")
 
 

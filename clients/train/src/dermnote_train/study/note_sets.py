@@ -9,7 +9,7 @@ from dermnote_contracts.metadata import Findings, LesionMetadata
 from dermnote_contracts.notes import ALL_TOPICS, Topic
 from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.errors import UserError
-from dermnote_train.notes.blinding import BLINDED, refuse_named
+from dermnote_train.notes.blinding import BLINDED, check_blinded
 from dermnote_train.notes.request import NotesPlan, write_dataset_notes
 from dermnote_train.notes.table import NoteRow
 from dermnote_train.progress import Report, Step
@@ -67,7 +67,7 @@ def _noted(service: NoteService, dataset: LesionDataset, *, name: str, seed: int
     texts = {image_id: run.texts[writer] for image_id, writer in writer_of.items()}
     bare = [record.image_id for record in dataset.records if record.image_id not in texts]
     if asked.blinded:
-        refuse_named(texts, source=f"{dataset.name}, {name}")
+        check_blinded(texts, source=f"{dataset.name}, {name}")
     progress(Step(f"{dataset.name}: {name} notes", len(texts), len(texts)))
     return Noted(run.rows, texts | dict.fromkeys(bare, NOTHING_RECORDED), len(bare))
 

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.models import towers
 from dermnote_train.models.features import text_features
 from dermnote_train.models.towers import Towers
@@ -81,7 +81,7 @@ def refuse_other_study(out: Path, plan: StudyPlan) -> None:
     try:
         there = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(json.dumps(own) + "\n", "utf-8")
         return
     if there != own:

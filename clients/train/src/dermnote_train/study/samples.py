@@ -6,7 +6,7 @@ from pathlib import Path
 from dermnote_train.data.adapters import load_dataset
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.data.records import LesionDataset, Record
-from dermnote_train.data.selection import balanced_part
+from dermnote_train.data.splits import balanced_part
 from dermnote_train.findings.table import measure_dataset, with_findings, write_findings
 from dermnote_train.notes.table import NoteRow
 from dermnote_train.progress import Report

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.records import Split
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.models import checkpoint
 from dermnote_train.models.model import LesionModel
 
@@ -54,7 +54,7 @@ def save_state(run_dir: Path, *, key: str, place: Place, model: LesionModel, opt
     for number, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"{OPTIMISER}{number}/{name}": tensor.cpu().contiguous() for name, tensor in moments.items()}
     tensors[GENERATOR] = torch.get_rng_state()
-    with replacing(run_dir / RESUME_NAME) as partial:
+    with atomic_write(run_dir / RESUME_NAME) as partial:
         save_file(tensors, partial, metadata={"key": key, "place": json.dumps(asdict(place))})
 
 

@@ -21,7 +21,7 @@ from dermnote_train.config import TrainConfig
 from dermnote_train.data.records import Record, Split
 from dermnote_train.errors import UserError
 from dermnote_train.evaluation.metrics import balanced_accuracy
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.models import checkpoint, images
 from dermnote_train.models.features import text_features
 from dermnote_train.models.inference import classify
@@ -318,7 +318,7 @@ def _tell(board: SummaryWriter | None, row: EpochRow) -> None:
 
 
 def _write_history(history: Sequence[EpochRow], *, run_dir: Path) -> None:
-    with replacing(run_dir / "history.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(run_dir / "history.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(EpochRow)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in history)
@@ -334,5 +334,5 @@ def _write_run(result: TrainResult, *, config: TrainConfig, split: Split) -> Non
         "best_epoch": result.best_epoch,
         "images_per_s": round(result.images_per_s, 1),
     }
-    with replacing(result.run_dir / "run.json") as partial:
+    with atomic_write(result.run_dir / "run.json") as partial:
         partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

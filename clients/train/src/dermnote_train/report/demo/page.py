@@ -8,7 +8,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 
 from dermnote_train.demo import DemoResult
 from dermnote_train.evaluation.tables import subgroup_rows
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.report.demo import view
 
 TEMPLATES = ("report.html.j2", "style.css", "parts.html.j2")
@@ -17,7 +17,7 @@ TEMPLATES = ("report.html.j2", "style.css", "parts.html.j2")
 def write_report(result: DemoResult, path: Path) -> Path:
     """Write the report of a run as one self-contained HTML file; returns its path."""
     html = render(result, made_at=datetime.now(UTC))
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(html, "utf-8")
     return path
 

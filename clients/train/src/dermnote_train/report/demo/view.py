@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from dermnote_train.data.records import Record
-from dermnote_train.demo import Arm, DemoResult, Found
+from dermnote_train.demo import Arm, DemoResult, QueryResult
 from dermnote_train.evaluation.results import Evaluation, Interval, Retrieval
 from dermnote_train.evaluation.tables import number
 from dermnote_train.notes.table import NoteRow
@@ -66,7 +66,9 @@ def tiles(result: DemoResult) -> list[Tile]:
             Tile(value, f"class P@{k}, picture → note", f"held-out notes, chance {number(by_class.chance_precision)}")
         )
     speed = result.notes.notes_per_s
-    written = "all there already" if speed is None else f"{result.notes.asked} written in {result.notes.seconds:.0f} s"
+    written = (
+        "all there already" if speed is None else f"{result.notes.requested} written in {result.notes.seconds:.0f} s"
+    )
     return [*shown, Tile("–" if speed is None else f"{speed:.1f}", "notes a second", written)]
 
 
@@ -225,10 +227,10 @@ def confusion(arm: Arm) -> list[tuple[str, list[tuple[int, float]]]]:
 
 def queries(result: DemoResult) -> list[dict[str, object]]:
     """Every query with its hits, pictures and marks."""
-    return [_query(found) for found in result.found]
+    return [_query(found) for found in result.queries]
 
 
-def _query(found: Found) -> dict[str, object]:
+def _query(found: QueryResult) -> dict[str, object]:
     return {
         "record": found.query,
         "picture": thumbnail(found.query.image_path),

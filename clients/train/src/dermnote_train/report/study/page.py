@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from dermnote_contracts.notes import ModelInfo
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.report.study import background, results
 from dermnote_train.study.analysis.results import StudyFigures
 from dermnote_train.study.arms import ARMS
@@ -52,6 +52,6 @@ def write_study_report(
         trials=results.trials(state, figures),
         public=public,
     )
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(html, "utf-8")
     return path

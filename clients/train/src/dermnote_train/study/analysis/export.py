@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.study.analysis.results import StudyFigures
 
 PARTS = {
@@ -22,14 +22,14 @@ PARTS = {
 
 def write_sheets(folder: Path, figures: StudyFigures) -> None:
     """figures.json, classification.csv, retrieval.csv, differences.csv, subgroups.csv and trials.csv in `folder`."""
-    with replacing(folder / "figures.json") as partial:
+    with atomic_write(folder / "figures.json") as partial:
         partial.write_text(json.dumps(_plain(asdict(figures)), indent=1) + "\n", "utf-8")
     for name, part in PARTS.items():
         _write_csv(folder / f"{name}.csv", [_flat(asdict(one)) for one in getattr(figures, part)])
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])
         writer.writeheader()
         writer.writerows(rows)

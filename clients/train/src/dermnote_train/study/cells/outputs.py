@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dermnote_train.errors import UserError
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.study.cells.heads import INPUTS, Chosen, Input
 from dermnote_train.study.plan import POOLS
 
@@ -86,7 +86,7 @@ def write_cell(path: Path, cell: CellOutputs) -> None:
             for what, rows in embeddings.items()
             if rows is not None
         }
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         save_file(tensors, partial, metadata={"cell": cell.facts.model_dump_json()})
 
 

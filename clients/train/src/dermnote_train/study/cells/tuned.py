@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.records import Record
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.models import images
 from dermnote_train.models.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from dermnote_train.models.inference import classify, read
@@ -120,7 +120,7 @@ def make_tuned_cell(cell: TunedCell, *, run_dir: Path, progress: Report, enough:
             loss=min(row.val_ce for row in result.history),
             seconds=time.monotonic() - begun,
         )
-        with replacing(run_dir / TRAINED_NAME) as partial:
+        with atomic_write(run_dir / TRAINED_NAME) as partial:
             partial.write_text(trained.model_dump_json(), "utf-8")
     model = load_checkpoint(run_dir, split=cell.split)
     pools = {name: _outputs(model, records, cell=cell) for name, records in cell.pools.items()}

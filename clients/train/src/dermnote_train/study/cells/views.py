@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dermnote_train.data.records import Record
-from dermnote_train.files import replacing
+from dermnote_train.files import atomic_write
 from dermnote_train.models import images
 from dermnote_train.models.towers import Towers
 from dermnote_train.progress import Report, Step, silent
@@ -46,7 +46,7 @@ def view_features(
         found = _read(path)
         if found is None:
             found = _computed(chunk, towers=towers, views=views, kind=kind, seed=start)
-            with replacing(path) as partial:
+            with atomic_write(path) as partial:
                 save_file({"features": found}, partial)
         parts.append(found)
         progress(Step("look at views", min(start + CHUNK, len(records)), len(records)))
