@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PARTS  := contracts services/notegen[worker] services/retrieval[torch] clients/train
+PARTS  := contracts imaging services/notegen[worker] services/retrieval[torch] clients/train
 EDITABLE := $(foreach part,$(PARTS),-e '$(part)')
-SOURCES := contracts/src services/notegen/src services/retrieval/src clients/train/src stack lab
+SOURCES := contracts/src imaging/src services/notegen/src services/retrieval/src clients/train/src stack lab
 
 # `make demo` takes DATA= (a data set's folder), LIMIT= (a balanced part of it), OUT= (where the report goes).
 DEMO_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(LIMIT),--limit $(LIMIT)) $(if $(OUT),--out '$(OUT)')
@@ -58,7 +58,7 @@ lock: ## Resolve every dependency anew and write constraints.txt
 openapi: $(STAMP) ## Write the services' OpenAPI documents to docs/openapi/
 	$(BIN)/python docs/openapi/write.py
 
-$(STAMP): constraints.txt requirements-dev.txt $(wildcard contracts/pyproject.toml services/*/pyproject.toml clients/*/pyproject.toml)
+$(STAMP): constraints.txt requirements-dev.txt $(wildcard contracts/pyproject.toml imaging/pyproject.toml services/*/pyproject.toml clients/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit("Dermnote needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (the first time: several minutes, llama-cpp-python is compiled)"

@@ -3,13 +3,11 @@
 import gc
 import logging
 import sys
-import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import Depends, FastAPI
-from PIL import Image
 
 from dermnote_contracts.allowance import Allowance
 from dermnote_contracts.asgi import LoopbackGuard, install_problem_handlers
@@ -19,11 +17,10 @@ from dermnote_contracts.openapi import complete_document
 from dermnote_contracts.problems import DermnoteError, one_line
 from dermnote_contracts.retrieval import ActivateModel, BulkOutcome, EmbedRequest, SearchRequest
 from dermnote_retrieval import __version__
-from dermnote_retrieval.api import embed, health, items, models, search, snapshots
-from dermnote_retrieval.api.index_info import index_info
+from dermnote_retrieval.api import index, items, models, search
 from dermnote_retrieval.errors import StartRefused
 from dermnote_retrieval.runtime.metrics import Metrics
-from dermnote_retrieval.runtime.shutdown import CLOSING_S, Draining, DrainingServer, RefuseWhileDraining, end_at_once
+from dermnote_retrieval.runtime.shutdown import CLOSING_S, DrainingServer, RejectDuringShutdown, Shutdown, end_at_once
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings, read_settings
 
@@ -41,7 +38,7 @@ def create_app(settings: Settings, *, service: Service | None = None, keys: KeyF
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = opened = service or open_service(settings)
-        app.state.metrics.watch(lambda: index_info(opened), opened.catalogue.work)
+        app.state.metrics.watch(lambda: index.index_info(opened), opened.writer.work)
         opened.begin()
         yield
         opened.close()
@@ -49,17 +46,17 @@ def create_app(settings: Settings, *, service: Service | None = None, keys: KeyF
     app = FastAPI(title="Dermnote retrieval service", version=__version__, description=DESCRIPTION, lifespan=lifespan)
     app.state.metrics = Metrics()
     app.state.metrics.install(app)
-    app.state.draining = draining = Draining()
+    app.state.shutdown = shutdown = Shutdown()
     install_problem_handlers(app)
-    app.add_middleware(RefuseWhileDraining, draining=draining)
+    app.add_middleware(RejectDuringShutdown, shutdown=shutdown)
     keys = keys or open_keys(settings)
     if keys is not None:
         app.add_middleware(KeyGuard, keys=keys, spend=_spend_here())
     elif not settings.allow_unauthenticated:
         app.add_middleware(LoopbackGuard)
-    for module in (items, search, embed, models, snapshots):
+    for module in (items, search, models, index):
         app.include_router(module.router, dependencies=[Depends(BEARER)])
-    app.include_router(health.router)
+    app.include_router(index.health)
     complete_document(app, bodies=(SearchRequest, EmbedRequest, ActivateModel, BulkOutcome))
     return app
 
@@ -85,7 +82,6 @@ def _spend_here() -> Spend:
 def main() -> None:
     """Serve until told to stop; what prevents a start is one line on stderr, exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
     try:
         settings = read_settings()
         keys = open_keys(settings)
@@ -105,8 +101,8 @@ def serve(app: FastAPI, settings: Settings, *, closing_s: float = CLOSING_S) -> 
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, access_log=False, timeout_graceful_shutdown=AFTER_DRAIN_S
     )
-    DrainingServer(config, draining=app.state.draining, drain_s=settings.drain_s, closing_s=closing_s).run()
-    if app.state.service.upkeep.busy:  # in FAISS, which must not be unloaded under it
+    DrainingServer(config, shutdown=app.state.shutdown, drain_s=settings.drain_s, closing_s=closing_s).run()
+    if app.state.service.maintenance.busy:  # in FAISS, which must not be unloaded under it
         end_at_once(0)
 
 

@@ -1,19 +1,18 @@
-"""Finding a row's image file and telling whether it is an image."""
+"""Finding the image file of a row, and checking that it is an image."""
 
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
+from dermnote_contracts.problems import ImageRefused
+from dermnote_imaging.decoder import decode, read_header
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.progress import Report, Step, silent
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "PNG", "WEBP")
-MOST_PIXELS = 50_000_000
+MAX_PIXELS = 50_000_000
 
 
 class ImageFolder:
@@ -29,9 +28,9 @@ class ImageFolder:
                     self._by_name.setdefault(path.name, path)
 
     def find(self, name: str) -> Path | None:
-        """The file that a cell names, with or without suffix; None if there is none inside the folder.
+        """The file that a cell names, with or without suffix; None if it is not in the folder.
 
-        A name with folders in it (a/1.jpg) is that very file, since b/1.jpg may be there too.
+        A name with folders in it (a/1.jpg) means exactly that file, since b/1.jpg may exist too.
         """
         names = (name, *(without_suffix(name) + suffix for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))))
         find = self._below if "/" in name else self._by_name.get
@@ -40,55 +39,58 @@ class ImageFolder:
     def _below(self, name: str) -> Path | None:
         root = self.folder.resolve()
         for path in (self.folder / "images" / name, self.folder / name):
-            with suppress(OSError):  # a name that is too long for any file
+            with suppress(OSError):  # a name too long for a file
                 if path.is_file() and path.resolve().is_relative_to(root):
                     return path
         return None
 
 
 def without_suffix(name: str) -> str:
-    """An image name without .jpg or the like; any other dot belongs to the name."""
+    """An image name without an image suffix such as .jpg; any other dot belongs to the name."""
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
 
 
 def header_fault(path: Path) -> str | None:
-    """Why a file is no image that can be used, from its header alone; None if it is one."""
+    """Why a file is not a usable image, from its header alone; None if it is one."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit, below, is the smaller
-            with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as wrong:
-        return f"{path.name} is not a JPEG, PNG or WebP image ({type(wrong).__name__}); replace the file"
-    if width * height > MOST_PIXELS:
-        return f"{path.name} has {width}x{height} pixels, more than {MOST_PIXELS // 1_000_000} million; make it smaller"
+        header = read_header(path)
+    except ImageRefused as error:
+        return f"{path.name} is not a usable image ({error.detail}); replace the file"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror}); replace the file"
+    width, height = header.width, header.height
+    if width * height > MAX_PIXELS:
+        return f"{path.name} has {width}x{height} pixels, more than {MAX_PIXELS // 1_000_000} million; make it smaller"
     return None
 
 
 def decode_fault(path: Path) -> str | None:
-    """Why a file cannot be decoded to the end; None if it can."""
+    """Why a file cannot be decoded completely; None if it can."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError) as wrong:
-        return f"{path.name} cannot be decoded ({type(wrong).__name__}, {path.stat().st_size} bytes); replace the file"
+        data = path.read_bytes()
+        decode(data, max_pixels=MAX_PIXELS)
+    except ImageRefused as error:
+        return f"{path.name} cannot be decoded ({error.detail}, {len(data)} bytes); replace the file"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror}); replace the file"
     return None
 
 
 def undecodable(records: Sequence[Record], *, progress: Report = silent) -> list[tuple[Record, str]]:
     """The records whose image cannot be decoded, with the reason."""
-    found = []
+    faults = []
     for done, record in enumerate(records, 1):
         fault = decode_fault(record.image_path)
         if fault is not None:
-            found.append((record, fault))
+            faults.append((record, fault))
         progress(Step("check images", done, len(records)))
-    return found
+    return faults
 
 
 def refuse_undecodable(records: Sequence[Record], *, progress: Report = silent) -> None:
     """Raise UserError if any image cannot be decoded, naming the first and counting the rest."""
-    found = undecodable(records, progress=progress)
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UserError(f"{found[0][0].image_path.parent}: {found[0][1]}{more}")
+    faults = undecodable(records, progress=progress)
+    if faults:
+        record, fault = faults[0]
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise UserError(f"{record.image_path.parent}: {fault}{more}")
