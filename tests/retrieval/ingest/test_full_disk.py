@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dermnote_contracts.problems import InsufficientStorage
-from dermnote_retrieval.store.disk import full_disk_told
+from dermnote_retrieval.store.disk import translate_full_disk
 from tests.retrieval.runtime.test_process import COMMAND, Server, launch
 
 MIB = 1 << 20
@@ -321,10 +321,13 @@ def test_an_error_that_a_broken_disk_gives_too_is_one_of_a_full_disk_only_where_
     """As with a quota, of which SQLite says no more than that it could not write."""
     wrong = sqlite3.OperationalError("disk I/O error")
     wrong.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
-    with pytest.raises(sqlite3.OperationalError, match="I/O"), full_disk_told("nothing stored", at=disk.inside):
+    with pytest.raises(sqlite3.OperationalError, match="I/O"), translate_full_disk("nothing stored", at=disk.inside):
         raise wrong
     disk.fill()
-    with pytest.raises(InsufficientStorage, match="nothing stored"), full_disk_told("nothing stored", at=disk.inside):
+    with (
+        pytest.raises(InsufficientStorage, match="nothing stored"),
+        translate_full_disk("nothing stored", at=disk.inside),
+    ):
         raise wrong
 
 

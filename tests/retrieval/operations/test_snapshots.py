@@ -170,7 +170,7 @@ def test_one_that_is_deleted_while_it_is_put_back_is_unknown(client: Any, put: A
     taken = service.snapshots.take()
     service.snapshots.delete(taken.id)
 
-    with pytest.raises(UnknownSnapshot), service.catalogue.new_epoch():
+    with pytest.raises(UnknownSnapshot), service.writer.new_epoch():
         service.snapshots.put_back(taken)
     assert found(client) == ["a"]
 

@@ -1,4 +1,4 @@
-"""Hits that say or show the same are marked, and folded where distinct ones are asked for."""
+"""Hits with an equal note or a near-duplicate image are marked, and folded for distinct hits."""
 
 import io
 from typing import Any
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermnote_retrieval.ingest.images import gradient_signs
-from dermnote_retrieval.query.duplicates import Kept, Look, fold, mark, note_digest
+from dermnote_imaging.stored import difference_hash
+from dermnote_retrieval.ingest.writer import note_digest
+from dermnote_retrieval.query.duplicates import Fingerprint, RankedItem, duplicates_of, fold
 
 
 def picture(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
@@ -32,23 +33,23 @@ def test_folding_keeps_the_best_of_each_and_counts_the_rest() -> None:
     ranked = [(1, 0.9), (2, 0.8), (3, 0.7), (4, 0.6), (5, 0.5), (6, 0.4)]
     keys = {1: "a", 2: "b", 3: "a", 5: "a"}
 
-    assert fold(ranked, keys, k=3) == [Kept(1, 0.9, 2), Kept(2, 0.8, 0), Kept(4, 0.6, 0)]
+    assert fold(ranked, keys, k=3) == [RankedItem(1, 0.9, 2), RankedItem(2, 0.8, 0), RankedItem(4, 0.6, 0)]
     assert fold([], {}, k=3) == []
 
 
 def test_marking_names_the_first_better_one() -> None:
-    looks = [
-        Look("n1", 0b1111, unit(1)),
-        Look("n2", None, None),
-        Look("n1", None, None),
-        Look(None, 0b1110, unit(1)),
-        Look("n2", 0b1111, unit(2)),
-        Look(None, None, None),
-        Look(None, None, None),
+    fingerprints = [
+        Fingerprint("n1", 0b1111, unit(1)),
+        Fingerprint("n2", None, None),
+        Fingerprint("n1", None, None),
+        Fingerprint(None, 0b1110, unit(1)),
+        Fingerprint("n2", 0b1111, unit(2)),
+        Fingerprint(None, None, None),
+        Fingerprint(None, None, None),
     ]
 
-    assert mark(looks) == [None, None, 0, 0, 1, None, None]
-    assert mark([]) == []
+    assert duplicates_of(fingerprints) == [None, None, 0, 0, 1, None, None]
+    assert duplicates_of([]) == []
 
 
 @pytest.mark.parametrize(("one", "other", "alike"), [(0, 0b111111, True), (0, 0b1111111, False), (0, -1, False)])
@@ -59,7 +60,9 @@ def test_pictures_with_near_vectors_are_alike_up_to_six_signs_the_first_sign_too
     vectors = unit(1), near / np.linalg.norm(near)
     assert 0.95 < float(vectors[0] @ vectors[1]) < 0.995
 
-    marks = mark([Look(None, one, vectors[0]), Look(None, other, vectors[1]), Look(None, -1, unit(5))])
+    marks = duplicates_of(
+        [Fingerprint(None, one, vectors[0]), Fingerprint(None, other, vectors[1]), Fingerprint(None, -1, unit(5))]
+    )
 
     assert marks == [None, 0 if alike else None, None]
 
@@ -74,7 +77,7 @@ def test_signs_survive_saving_and_scaling_and_tell_pictures_apart() -> None:
     again = Image.open(io.BytesIO(saved(whole.resize((300, 225)), "JPEG", quality=60)))
 
     def differing(one: Image.Image, other: Image.Image) -> int:
-        return ((gradient_signs(one) ^ gradient_signs(other)) & (2**64 - 1)).bit_count()
+        return ((difference_hash(one) ^ difference_hash(other)) & (2**64 - 1)).bit_count()
 
     assert differing(whole, again) <= 3
     assert min(differing(whole, picture(seed)) for seed in range(2, 30)) > 10

@@ -18,11 +18,10 @@ from dermnote_contracts.retrieval import Exclude
 from dermnote_retrieval.encoder.dummy import DummyModels
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits
-from dermnote_retrieval.index.together import Query, search_together
-from dermnote_retrieval.index.types import EVERYTHING, Found, Selection
-from dermnote_retrieval.query.executor import Scope
-from dermnote_retrieval.query.filter_cache import Selecting
-from dermnote_retrieval.runtime.timing import Steps
+from dermnote_retrieval.index.types import EVERYTHING, Neighbours, Selection
+from dermnote_retrieval.query.executor import Scope, search_together
+from dermnote_retrieval.query.filter_cache import FilterCache
+from dermnote_retrieval.runtime.measurements import StepTimer
 
 WAIT_S = 10
 CLIENTS = 12
@@ -82,7 +81,7 @@ def test_images_that_are_asked_for_at_a_time_are_encoded_together(run: Any, pain
         assert encoder.waits.wait(WAIT_S)
         others = [pool.submit(ask, number) for number in range(1, CLIENTS)]
         while len(encoder.sizes) == 1 and not encoder.go_on.is_set():
-            if client.app.state.service.catalogue.serving.encoder._images.waiting() == CLIENTS - 1:
+            if client.app.state.service.writer.served.encoder._images.waiting() == CLIENTS - 1:
                 encoder.go_on.set()
 
         assert [one.result(WAIT_S) for one in [first, *others]] == [200] * CLIENTS
@@ -94,16 +93,16 @@ class Gated(AdaptiveIndex):
 
     def __init__(self, vectors: Vectors) -> None:
         super().__init__(vectors.shape[1], Limits())
-        self.replace(gone=[], numbers=list(range(1, len(vectors) + 1)), vectors=vectors)
+        self.replace(removed=[], numbers=list(range(1, len(vectors) + 1)), vectors=vectors)
         self.calls: list[tuple[int, int]] = []
         self.waits = threading.Event()
         self.go_on = threading.Event()
 
-    def search(self, vectors: Vectors, *, k: int, among: Selection = EVERYTHING) -> list[Found]:
+    def search(self, vectors: Vectors, *, k: int, selection: Selection = EVERYTHING) -> list[Neighbours]:
         self.calls.append((len(vectors), k))
         self.waits.set()
         assert self.go_on.wait(WAIT_S)
-        return super().search(vectors, k=k, among=among)
+        return super().search(vectors, k=k, selection=selection)
 
 
 def test_searches_with_the_same_selection_go_to_the_index_in_one_call_and_each_gets_its_own_k() -> None:
@@ -113,8 +112,8 @@ def test_searches_with_the_same_selection_go_to_the_index_in_one_call_and_each_g
 
     found = search_together(
         [
-            *(Query(index, vectors[place], place + 1, Selection()) for place in (1, 2, 3)),
-            *(Query(index, vectors[place], 2, half) for place in (4, 5)),
+            *(IndexQuery(index, vectors[place], place + 1, Selection()) for place in (1, 2, 3)),
+            *(IndexQuery(index, vectors[place], 2, half) for place in (4, 5)),
         ]
     )
 
@@ -128,9 +127,9 @@ def gated(serve: Any, put: Any) -> Any:
     client = serve(max_waiting=3)
     for place in range(1, 9):
         put(client, f"i{place}", note=f"lesion {place}")
-    catalogue = client.app.state.service.catalogue
-    index = Gated(np.eye(8, catalogue.serving.indexes["notes"].dim, dtype=np.float32))
-    catalogue.serving = replace(catalogue.serving, indexes={**catalogue.serving.indexes, "notes": index})
+    writer = client.app.state.service.writer
+    index = Gated(np.eye(8, writer.served.indexes["notes"].dim, dtype=np.float32))
+    writer.served = replace(writer.served, indexes={**writer.served.indexes, "notes": index})
     client.index = index
     yield client
     index.go_on.set()
@@ -174,7 +173,7 @@ def test_who_turns_away_before_his_turn_is_passed_over_and_the_others_are_answer
         def asked(place: int) -> asyncio.Task[Any]:
             vector = gated.index.vector(place).tolist()
             return asyncio.ensure_future(
-                search.answer(search.by_vector(vector, Scope(k=1, via="notes"), steps=Steps()))
+                search.answer(search.by_vector(vector, Scope(k=1, via="notes"), timer=StepTimer()))
             )
 
         first = asked(1)
@@ -196,8 +195,8 @@ def test_who_turns_away_before_his_turn_is_passed_over_and_the_others_are_answer
 
 
 def test_what_a_filter_lets_through_is_kept_until_the_next_write(client: Any, put: Any) -> None:
-    catalogue = client.app.state.service.catalogue
-    selecting = Selecting(catalogue.items, lambda: catalogue.state)
+    writer = client.app.state.service.writer
+    selecting = FilterCache(writer.items, lambda: writer.version)
     put(client, "a", note="one", metadata={"age": 40})
     spec = {"age": {"gte": 30}}
 
@@ -227,8 +226,8 @@ def test_a_kept_filter_is_joined_with_each_query_s_own_exclusion(client: Any, pu
 
 
 def test_a_wrong_filter_is_never_remembered(client: Any) -> None:
-    catalogue = client.app.state.service.catalogue
-    selecting = Selecting(catalogue.items, lambda: catalogue.state)
+    writer = client.app.state.service.writer
+    selecting = FilterCache(writer.items, lambda: writer.version)
 
     for _ in range(2):
         with pytest.raises(FilterRefused):

@@ -30,14 +30,14 @@ class Gate:
 def held(*, most: int) -> tuple[Gate, "Batcher[int, int]"]:
     """A batcher whose first batch, [0], waits in its gate."""
     gate = Gate()
-    batcher: Batcher[int, int] = Batcher(gate, most=most)
+    batcher: Batcher[int, int] = Batcher(gate, max_size=most)
     batcher.submit([0])
     assert gate.entered.wait(WAIT_S)
     return gate, batcher
 
 
 def test_what_arrives_while_a_batch_runs_goes_together_into_the_next() -> None:
-    gate, batcher = held(most=8)
+    gate, batcher = held(max_size=8)
     later = [batcher.submit([value]) for value in (2, 3, 4)]
     assert batcher.waiting() == 3
 
@@ -49,7 +49,7 @@ def test_what_arrives_while_a_batch_runs_goes_together_into_the_next() -> None:
 
 
 def test_a_batch_takes_one_of_each_caller_in_turn_so_that_many_do_not_keep_one_waiting() -> None:
-    gate, batcher = held(most=4)
+    gate, batcher = held(max_size=4)
     many = batcher.submit(list(range(10, 20)))
     one = batcher.submit([5])
 
@@ -63,7 +63,7 @@ def test_a_batch_takes_one_of_each_caller_in_turn_so_that_many_do_not_keep_one_w
 
 
 def test_a_wrong_input_fails_alone() -> None:
-    gate, batcher = held(most=8)
+    gate, batcher = held(max_size=8)
     right, wrong, also_right = (batcher.submit([value]) for value in (1, -1, 2))
 
     gate.opened.set()
@@ -76,7 +76,7 @@ def test_a_wrong_input_fails_alone() -> None:
 
 def test_closing_answers_what_waits_and_later_callers_work_by_themselves() -> None:
     gate = Gate()
-    batcher = Batcher(gate, most=1)
+    batcher = Batcher(gate, max_size=1)
     waiting = batcher.submit([1, 2, 3])
     gate.opened.set()
 
@@ -88,7 +88,7 @@ def test_closing_answers_what_waits_and_later_callers_work_by_themselves() -> No
 
 
 def test_several_threads_share_the_batches_and_each_caller_gets_its_own() -> None:
-    batcher = Batcher(lambda values: [value * 10 for value in values], most=3, threads=3)
+    batcher = Batcher(lambda values: [value * 10 for value in values], max_size=3, threads=3)
     found: dict[int, list[int]] = {}
 
     def ask(number: int) -> None:

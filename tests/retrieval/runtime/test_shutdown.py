@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dermnote_retrieval.operations.maintenance import Upkeep
+from dermnote_retrieval.operations.maintenance import Maintenance
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
 from tests.retrieval import gated
@@ -161,8 +161,8 @@ class SlowIndex:
 
 def test_a_build_does_not_hold_up_the_end_and_touches_nothing_after_it(tmp_path: Path) -> None:
     service, index = open_service(Settings(data_dir=tmp_path, encoder="dummy")), SlowIndex()
-    catalogue = SimpleNamespace(serving=SimpleNamespace(indexes={"notes": index}))
-    upkeep = Upkeep(catalogue, service.checkpoint, look_every_s=0.01)  # type: ignore[arg-type]
+    writer = SimpleNamespace(serving=SimpleNamespace(indexes={"notes": index}))
+    upkeep = Maintenance(writer, service.checkpoint, look_every_s=0.01)  # type: ignore[arg-type]
     upkeep.start()
     assert index.begun.wait(60)
 

@@ -103,7 +103,7 @@ def _routes(via: Via, *, own: Route, aligned: bool) -> list[Route]:
 
 
 def _routes_of_width(served: ServedModel, *, width: int, via: Via) -> list[Route]:
-    """The routes whose vectors have the width; only the first one (images before notes) if the towers are not aligned."""
+    """The routes whose vectors have the width; if the towers are not aligned, only the first: images before notes."""
     candidates: list[Route] = ["images", "notes"] if via == "fused" else [via]
     fitting = [route for route in candidates if served.indexes[route].dim == width]
     if not fitting:

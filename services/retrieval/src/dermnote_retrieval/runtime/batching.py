@@ -43,7 +43,7 @@ class Batcher(Generic[In, Out]):
             thread.start()
 
     def submit(self, values: Sequence[In]) -> "list[Future[Out]]":
-        """One future per input; together they count as one caller. After `close`, the work runs in the calling thread."""
+        """One future per input; they count as one caller. After `close`, the work runs in the calling thread."""
         inputs = deque(_Input[In, Out](value, Future()) for value in values)
         answers = [each.answer for each in inputs]
         with self._changed:
