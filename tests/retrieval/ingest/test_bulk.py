@@ -10,8 +10,8 @@ import pytest
 
 from dermnote_contracts.problems import InvalidRequest
 from dermnote_retrieval.ingest.bulk import read_ndjson, read_tar
-from dermnote_retrieval.ingest.images import Decoder, ImageLimits
-from dermnote_retrieval.ingest.writer import Refused
+from dermnote_imaging.decoder import Decoder, ImageLimits
+from dermnote_retrieval.ingest.writer import RejectedRecord
 
 TAR = {"content-type": "application/x-tar"}
 NDJSON = {"content-type": "application/x-ndjson"}
