@@ -50,14 +50,16 @@ def stored(client: TestClient) -> dict[str, Any]:
         }
 
 
-def check(client: TestClient, expected: dict[str, Any]) -> None:
-    assert stored(client) == expected["stored"]
-    for request in expected["answers"]:
+def check(client: TestClient, recorded: dict[str, Any]) -> None:
+    assert stored(client) == recorded["stored"]
+    for request in recorded["answers"]:
         answer = client.request(request["method"], request["path"], json=request["body"])
         assert answer.status_code == 200, answer.text
         content, expected_content = answer.json(), request["answer"]
         if request["path"] == "/search":
-            scores, expected_scores = ([hit.pop("score") for hit in body["hits"]] for body in (content, expected_content))
+            scores, expected_scores = (
+                [hit.pop("score") for hit in body["hits"]] for body in (content, expected_content)
+            )
             assert scores == pytest.approx(expected_scores, abs=1e-6)
             content = {name: content[name] for name in expected_content}  # without the durations
         assert content == expected_content

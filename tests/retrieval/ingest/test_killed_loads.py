@@ -1,4 +1,4 @@
-"""kill -9 at random moments of bulk loads: every acknowledged item is there, no other, and index and store agree."""
+"""kill -9 at random moments of bulk loads: exactly the acknowledged items exist, and index and store agree."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ def line(item_id: str, number: int) -> str:
 
 
 class Load:
-    """A bulk load of ITEMS in requests of A_REQUEST, in a thread, until it is done or the server is gone."""
+    """A bulk load of ITEMS in requests of A_REQUEST, in a thread, until it is done or the server dies."""
 
     def __init__(self, url: str, *, round_: int) -> None:
         self.sent: set[str] = set()
@@ -71,7 +71,7 @@ def listed(client: httpx.Client) -> set[str]:
             return found
 
 
-def test_every_acknowledged_item_is_there_and_no_other(tmp_path: Path) -> None:
+def test_exactly_the_acknowledged_items_exist(tmp_path: Path) -> None:
     draw = random.Random(7)
     acknowledged: set[str] = set()
     sent: set[str] = set()
