@@ -237,7 +237,7 @@ def test_another_model_is_listed_activated_and_waited_for(retrieval: RetrievalSe
 
 
 def test_models_that_are_not_there_are_unknown(retrieval: RetrievalService) -> None:
-    with pytest.raises(UnknownModel, match="there are: dummy, dummy-aligned"):
+    with pytest.raises(UnknownModel, match="available: dummy, dummy-aligned"):
         retrieval.activate_model("nobody")
     with pytest.raises(UserError, match="does not see the model nobody"):
         retrieval.wait_active("nobody", model_id="nobody-1")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive
+from starlette.types import Message
 
 from dermnote_contracts.asgi import field_errors
 from dermnote_contracts.problems import InsufficientStorage, InvalidRequest, TooLarge, UnsupportedMedia
@@ -102,21 +102,14 @@ class BodyStream:
         self._more = True
 
     def __iter__(self) -> Iterator[bytes]:
-        while (chunk := from_thread.run(self._next_while_serving)) is not None:
+        while (chunk := from_thread.run(self.next_chunk, self._shutdown)) is not None:
             yield chunk
 
-    async def _next_while_serving(self) -> bytes | None:
-        shutdown = self._shutdown
-        return await self._next(self._receive if shutdown is None else lambda: shutdown.receive(self._receive))
-
-    async def next_chunk(self) -> bytes | None:
+    async def next_chunk(self, shutdown: Shutdown | None = None) -> bytes | None:
         """The next bytes, None at the end; raises InvalidRequest if the client disconnects."""
-        return await self._next(self._receive)
-
-    async def _next(self, receive: Receive) -> bytes | None:
         if not self._more:
             return None
-        message = await receive()
+        message = await (self._receive() if shutdown is None else shutdown.receive(self._receive))
         if message["type"] == "http.disconnect":
             self._more = False
             raise InvalidRequest("the stream ended early")

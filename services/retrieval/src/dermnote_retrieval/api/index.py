@@ -8,7 +8,6 @@ from dermnote_contracts.notes import Health
 from dermnote_contracts.problems import Stopping
 from dermnote_contracts.retrieval import (
     IndexInfo,
-    IndexRecall,
     ItemId,
     RouteInfo,
     Snapshot,
@@ -94,13 +93,12 @@ def index_info(service: Service) -> IndexInfo:
 
 
 def _route(index: AdaptiveIndex) -> RouteInfo:
-    recall = index.recall
     return RouteInfo(
         kind=index.kind,
         dim=index.dim,
         vectors=len(index),
         memory_mib=index.bytes_ >> 20,
-        recall=None if recall is None else IndexRecall(k=recall.k, queries=recall.queries, value=recall.value),
+        recall=index.recall,
         building=index.building,
     )
 

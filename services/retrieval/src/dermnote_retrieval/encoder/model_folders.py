@@ -78,14 +78,10 @@ class FolderModels:
 
 
 def _check_folder(folder: Path, manifest: ModelManifest, *, needed: tuple[str, ...]) -> None:
+    """Verify that the needed files are listed, and that every listed file is inside the folder and has its sha256."""
     missing = [name for name in needed if name not in manifest.files]
     if missing:
         raise ModelRefused(f"{manifest.name}/{MANIFEST_NAME} does not list {', '.join(missing)}")
-    check_files(folder, manifest)
-
-
-def check_files(folder: Path, manifest: ModelManifest) -> None:
-    """Verify that every listed file is inside the folder and has its sha256; raises ModelRefused."""
     for relative, expected in manifest.files.items():
         path = folder / relative
         if not path.resolve().is_relative_to(folder.resolve()):

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dermnote_contracts.retrieval import IndexRecall
 from dermnote_retrieval.index.exact import VectorMatrix
 from dermnote_retrieval.index.faiss_backend import InvertedLists, Mask, use_threads
-from dermnote_retrieval.index.types import EVERYTHING, Neighbours, Numbers, Recall, Selection, Vectors
+from dermnote_retrieval.index.types import EVERYTHING, Neighbours, Numbers, Selection, Vectors
 
 log = logging.getLogger(__name__)
 CANDIDATES_PER_HIT = 4
@@ -51,7 +52,7 @@ class Limits:
 class _TunedLists:
     lists: InvertedLists
     probes: int
-    recall: Recall
+    recall: IndexRecall
     size: int
 
 
@@ -76,7 +77,7 @@ class AdaptiveIndex:
         return "flat" if self._tuned is None else "ivf-sq8"
 
     @property
-    def recall(self) -> Recall | None:
+    def recall(self) -> IndexRecall | None:
         """As measured when the lists were built."""
         tuned = self._tuned
         return None if tuned is None else tuned.recall
@@ -213,7 +214,7 @@ class AdaptiveIndex:
         lists.remove(changed)
         lists.add(*self._matrix.known(changed))
 
-    def _tune(self, lists: InvertedLists, numbers: Numbers) -> tuple[int, Recall]:
+    def _tune(self, lists: InvertedLists, numbers: Numbers) -> tuple[int, IndexRecall]:
         """(fewest probes that reach the goal, recall with them), over own vectors, each without itself."""
         drawn = np.random.default_rng(1).choice(numbers, min(len(numbers), RECALL_QUERIES), replace=False)
         own, queries = self._copied(drawn)
@@ -223,7 +224,7 @@ class AdaptiveIndex:
             found = [near for part in _parts(queries) for near in self._search_roughly(lists, part, probes=probes)]
             value = _recall(found, exact, without=own)
             if value >= self._limits.recall_goal or probes >= lists.lists:
-                return probes, Recall(RECALL_AT, len(own), value)
+                return probes, IndexRecall(k=RECALL_AT, queries=len(own), value=value)
             probes *= 2
 
     def _search_exactly(self, queries: Vectors) -> list[Neighbours]:

@@ -1,4 +1,4 @@
-"""Types of a search: the selection of items, the neighbours found, and the measured recall."""
+"""Types of a search: the selection of items, and the neighbours found."""
 
 from dataclasses import dataclass
 
@@ -25,12 +25,3 @@ class Selection:
 
 
 EVERYTHING = Selection()
-
-
-@dataclass(frozen=True)
-class Recall:
-    """Share of the `k` exact nearest that an index finds, over `queries` of its own vectors."""
-
-    k: int
-    queries: int
-    value: float

@@ -4,7 +4,7 @@ An image or a text is compared with vectors of the other kind only if the encode
 """
 
 from asyncio import wrap_future
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from dermnote_contracts.problems import EncoderNotAligned, InvalidRequest, Unavailable, UnknownItem
 from dermnote_contracts.retrieval import Exclude, Route, SearchResponse, Via
 from dermnote_imaging.decoder import RgbImage
-from dermnote_retrieval.encoder.protocol import Vectors, unit_rows
+from dermnote_retrieval.encoder.protocol import Encoder, Vectors, unit_rows
 from dermnote_retrieval.ingest.writer import ItemWriter, ServedModel
 from dermnote_retrieval.query.executor import QueryExecutor, Scope, SearchPlan
 from dermnote_retrieval.query.filter_cache import FilterCache
@@ -38,21 +38,13 @@ class Search:
 
     def by_image(self, image: RgbImage, scope: Scope, *, timer: StepTimer) -> SearchPlan:
         """Similar images, and notes if the encoder is aligned. Blocks while the image is encoded."""
-        served = self._writer.served
-        routes = _routes(scope.via, own="images", aligned=served.encoder.manifest.aligned)
-        with timer.step("encode"):
-            vector = _usable(served.encoder.encode_images([image]), of="image")
-        return self._plan(served, dict.fromkeys(routes, vector), scope, timer=timer)
+        return self._encoded("images", lambda encoder: encoder.encode_images([image]), scope, timer=timer)
 
     def by_text(self, text: str, scope: Scope, *, timer: StepTimer) -> SearchPlan:
         """Similar notes, and images if the encoder is aligned. Blocks while the text is encoded."""
         if not text.strip():
             raise InvalidRequest("text: must not be blank")
-        served = self._writer.served
-        routes = _routes(scope.via, own="notes", aligned=served.encoder.manifest.aligned)
-        with timer.step("encode"):
-            vector = _usable(served.encoder.encode_texts([text]), of="text")
-        return self._plan(served, dict.fromkeys(routes, vector), scope, timer=timer)
+        return self._encoded("notes", lambda encoder: encoder.encode_texts([text]), scope, timer=timer)
 
     def by_vector(self, values: Sequence[float], scope: Scope, *, timer: StepTimer) -> SearchPlan:
         """Nearest to a vector of the served model, on the routes of its width. Blocks only for a filter."""
@@ -70,6 +62,15 @@ class Search:
         exclude = Exclude(ids=[*scope.exclude.ids, item_id], groups=scope.exclude.groups)
         vectors = _vectors_of(served, item.number, via=scope.via)
         return self._plan(served, vectors, replace(scope, exclude=exclude), timer=timer)
+
+    def _encoded(
+        self, own: Route, encode: Callable[[Encoder], Vectors], scope: Scope, *, timer: StepTimer
+    ) -> SearchPlan:
+        served = self._writer.served
+        routes = _routes(scope.via, own=own, aligned=served.encoder.manifest.aligned)
+        with timer.step("encode"):
+            vector = _usable(encode(served.encoder), of="image" if own == "images" else "text")
+        return self._plan(served, dict.fromkeys(routes, vector), scope, timer=timer)
 
     def _plan(
         self, served: ServedModel, vectors: Mapping[Route, Vectors], scope: Scope, *, timer: StepTimer

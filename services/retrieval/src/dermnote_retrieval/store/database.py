@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from dermnote_contracts.problems import Conflict, DermnoteError, InsufficientStorage, Stopping
 from dermnote_retrieval.errors import StartRefused
@@ -117,6 +117,16 @@ class Database:
             self._readers.append(connection)
             if self._closed:
                 self._close_readers()
+
+    def rows(self, sql: str, *values: Any) -> list[Any]:
+        """All rows of a query."""
+        with self.reading() as connection:
+            return connection.execute(sql, values).fetchall()
+
+    def row(self, sql: str, *values: Any) -> Any:
+        """The first row of a query, or None."""
+        with self.reading() as connection:
+            return connection.execute(sql, values).fetchone()
 
     def replace_with(self, other: sqlite3.Connection) -> None:
         """Replace the whole content with that of another database, in one transaction.

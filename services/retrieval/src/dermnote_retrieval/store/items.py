@@ -97,8 +97,7 @@ class ItemStore:
         return None if row is None else int(row[0])
 
     def get(self, item_id: str) -> StoredItem | None:
-        with self.database.reading() as connection:
-            row = connection.execute(f"select {_COLUMNS} from items where id = ?", (item_id,)).fetchone()  # noqa: S608
+        row = self.database.row(f"select {_COLUMNS} from items where id = ?", item_id)  # noqa: S608
         return None if row is None else _item(row)
 
     def by_number(self, numbers: Sequence[int]) -> dict[int, StoredItem]:
@@ -109,34 +108,26 @@ class ItemStore:
             "where number in (select value from json_each(?))"
         )
         items: dict[int, StoredItem] = {}
-        with self.database.reading() as connection:
-            for start in range(0, len(numbers), ITEMS_PER_ROW):
-                part = json.dumps(list(numbers[start : start + ITEMS_PER_ROW]))
-                ((rows,),) = connection.execute(sql, (part,)).fetchall()
-                items |= {row[0]: _item(row) for row in json.loads(rows)}
+        for start in range(0, len(numbers), ITEMS_PER_ROW):
+            (rows,) = self.database.row(sql, json.dumps(list(numbers[start : start + ITEMS_PER_ROW])))
+            items |= {row[0]: _item(row) for row in json.loads(rows)}
         return items
 
     def listed(self, item_id: str) -> ListedItem | None:
-        sql = f"select {_LISTED} from items where id = ?"  # noqa: S608
-        with self.database.reading() as connection:
-            row = connection.execute(sql, (item_id,)).fetchone()
+        row = self.database.row(f"select {_LISTED} from items where id = ?", item_id)  # noqa: S608
         return None if row is None else _listed(row)
 
     def page(self, *, after: str, limit: int) -> list[ListedItem]:
         """Up to `limit` items with ids greater than `after`, in id order."""
         sql = f"select {_LISTED} from items where id > ? order by id limit ?"  # noqa: S608
-        with self.database.reading() as connection:
-            return [_listed(row) for row in connection.execute(sql, (after, limit)).fetchall()]
+        return [_listed(row) for row in self.database.rows(sql, after, limit)]
 
     def thumbnail(self, item_id: str) -> bytes | None:
-        sql = "select thumbnail from pictures join items on item = number where id = ?"
-        with self.database.reading() as connection:
-            row = connection.execute(sql, (item_id,)).fetchone()
+        row = self.database.row("select thumbnail from pictures join items on item = number where id = ?", item_id)
         return None if row is None else bytes(row[0])
 
     def image(self, number: int) -> bytes | None:
-        with self.database.reading() as connection:
-            row = connection.execute("select image from pictures where item = ?", (number,)).fetchone()
+        row = self.database.row("select image from pictures where item = ?", number)
         return None if row is None else bytes(row[0])
 
     def matching(self, condition: Condition) -> npt.NDArray[np.int64]:
@@ -161,8 +152,7 @@ class ItemStore:
             f"select number, {column} from items "  # noqa: S608 - a name from above
             f"where number in (select value from json_each(?)) and {column} is not null"
         )
-        with self.database.reading() as connection:
-            return dict(connection.execute(sql, (json.dumps(list(numbers)),)).fetchall())
+        return dict(self.database.rows(sql, json.dumps(list(numbers))))
 
     def with_digests(self, digests: Mapping[str, str]) -> dict[str, int]:
         """Of ids and digests (Record.digest) the items that are stored unchanged: id -> number."""
@@ -170,12 +160,10 @@ class ItemStore:
             "select items.id, number from json_each(?) as given join items on items.id = given.key "
             "where items.digest = given.value"
         )
-        with self.database.reading() as connection:
-            return dict(connection.execute(sql, (json.dumps(digests),)).fetchall())
+        return dict(self.database.rows(sql, json.dumps(digests)))
 
     def count(self) -> int:
-        with self.database.reading() as connection:
-            return int(connection.execute("select count(*) from items").fetchone()[0])
+        return int(self.database.row("select count(*) from items")[0])
 
 
 def _numbers(rows: sqlite3.Cursor) -> npt.NDArray[np.int64]:

@@ -55,8 +55,7 @@ class VectorStore:
     def model(self, role: Role) -> ModelRef | None:
         """The model that is served, or the one that the store moves to."""
         sql = "select value from meta where key in (?, ?) order by key"
-        with self.database.reading() as connection:
-            rows = connection.execute(sql, (f"{role}_model", f"{role}_model_id")).fetchall()
+        rows = self.database.rows(sql, f"{role}_model", f"{role}_model_id")
         return ModelRef(name=rows[0][0], model_id=rows[1][0]) if len(rows) == 2 else None
 
     def set_target(self, model: ModelRef | None) -> None:
@@ -74,8 +73,7 @@ class VectorStore:
     def counts(self, model_id: str) -> dict[Route, int]:
         """Number of vectors per route."""
         sql = "select count(*) from vectors where model_id = ? and route = ?"
-        with self.database.reading() as connection:
-            return {route: connection.execute(sql, (model_id, route)).fetchone()[0] for route in ROUTES}
+        return {route: self.database.row(sql, model_id, route)[0] for route in ROUTES}
 
     def read_all(self, model_id: str, *, widths: Mapping[Route, int]) -> dict[Route, tuple[Numbers, Vectors]]:
         """All vectors of a model per route: (numbers [n] ascending, rows [n, dim]). Nothing may be written meanwhile.
@@ -102,13 +100,11 @@ class VectorStore:
     def missing(self, model_id: str, *, start: int, limit: int) -> list[tuple[int, int, Route]]:
         """Up to `limit` (number, version, route), from number `start` on, that have no vector of a model yet."""
         sql = f"select number, version, needed {_MISSING} and number >= ? order by number limit ?"
-        with self.database.reading() as connection:
-            return connection.execute(sql, (model_id, start, limit)).fetchall()
+        return self.database.rows(sql, model_id, start, limit)
 
     def count_missing(self, model_id: str) -> int:
         """Number of vectors that a model has not made yet."""
-        with self.database.reading() as connection:
-            return int(connection.execute(f"select count(*) {_MISSING}", (model_id,)).fetchone()[0])
+        return int(self.database.row(f"select count(*) {_MISSING}", model_id)[0])
 
     def add(self, vectors: Sequence[NewVector], *, model_id: str) -> None:
         """Store vectors, except those whose item has changed since."""
