@@ -1,6 +1,7 @@
 """Concurrent readers and writers: nothing is lost, and store and index agree at the end."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -65,8 +66,10 @@ def busy(serve: Any) -> Iterator[Any]:
 
 
 def wait_until_one_waits(client: Any) -> None:
+    deadline = time.monotonic() + 10
     while client.app.state.service.workers.waiting() < 1:
-        threading.Event().wait(0.01)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_too_many_waiting_requests_are_rejected(busy: Any) -> None:
