@@ -85,7 +85,7 @@ BAD_SEARCHES = {
     "empty": b"",
     "no JSON": b"{text: x}",
     "no object": b"[]",
-    "nothing asked": b"{}",
+    "an empty object": b"{}",
     "two at once": b'{"text": "x", "item_id": "a"}',
     "empty text": b'{"text": ""}',
     "blank text": b'{"text": " \\n"}',

@@ -11,7 +11,7 @@ from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
 from tests.schemas import check, document, few
 
-asked = document("retrieval")
+api_schema = document("retrieval")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield client
 
 
-@asked.parametrize()  # type: ignore[untyped-decorator]
+@api_schema.parametrize()  # type: ignore[untyped-decorator]
 @few
 def test_answers_are_as_documented(case: Any, client: TestClient) -> None:
     check(case, client)

@@ -86,7 +86,7 @@ def test_the_old_model_serves_until_the_new_one_is_ready(serve: Any, put: Any, p
     assert 0 <= share < 1
     assert client.put("/models/active", json={"name": "dummy-aligned"}).status_code == 202
     assert client.put("/models/active", json={"name": "dummy"}).json()["code"] == "conflict"
-    # Writes of every kind while it goes on: each must be in the new index as it is at the end.
+    # Writes of every kind during the re-embedding: the new index must hold the final content.
     put(client, "red", image=paint("yellow"), note="yellow lesion")
     put(client, "black", image=paint("black"), note="black lesion")
     client.delete("/items/green")

@@ -152,8 +152,8 @@ def check_whole(client: httpx.Client, taken: list[str]) -> None:
     index = client.get("/index").raise_for_status().json()
     assert (index["items"], index["routes"]["images"]["vectors"]) == (len(taken), len(taken))
     for item_id in (taken[0], taken[-1]):
-        asked = {"item_id": item_id, "via": "images", "k": len(taken)}
-        hits = client.post("/search", json=asked).raise_for_status().json()["hits"]
+        request = {"item_id": item_id, "via": "images", "k": len(taken)}
+        hits = client.post("/search", json=request).raise_for_status().json()["hits"]
         assert {hit["id"] for hit in hits} == set(taken) - {item_id}
         assert client.get(f"/items/{item_id}/image").status_code == 200
     assert client.get("/health/ready").status_code == 200

@@ -76,7 +76,7 @@ class Cut(Exception):
 
 
 def cut_off(sent: bytes, client: httpx.Client, *, stored: int) -> Iterator[bytes]:
-    """A body whose connection breaks once `count` of its items are stored."""
+    """A body whose connection breaks once `stored` of its items are stored."""
     yield sent
     while httpx.get(f"{client.base_url}/index").json()["items"] < stored:
         pass

@@ -69,7 +69,7 @@ def same(a: Any, b: Any) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and a == b
 
 
-def wanted(path: str, value: Any) -> Any:
+def normalised(path: str, value: Any) -> Any:
     group, _, field = path.partition(".")
     if group in ("symptoms", "findings"):
         found = normalise_known({group: {field: value}}).get(group, {}).get(field)
@@ -88,11 +88,13 @@ def holds(held: dict[str, Any], path: str, spec: Any) -> bool:
     if isinstance(spec, dict):
         tests = {
             "in": lambda options: any(holds(held, path, option) for option in options),
-            "gte": lambda low: any(comparable(v, wanted(path, low)) and v >= wanted(path, low) for v in values),
-            "lte": lambda high: any(comparable(v, wanted(path, high)) and v <= wanted(path, high) for v in values),
+            "gte": lambda low: any(comparable(v, normalised(path, low)) and v >= normalised(path, low) for v in values),
+            "lte": lambda high: any(
+                comparable(v, normalised(path, high)) and v <= normalised(path, high) for v in values
+            ),
         }
         return all(tests[operator](operand) for operator, operand in spec.items())
-    value = wanted(path, spec)
+    value = normalised(path, spec)
     return not values if value is None else any(same(v, value) for v in values)
 
 

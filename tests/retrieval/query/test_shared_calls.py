@@ -170,15 +170,15 @@ def test_a_cancelled_search_is_skipped_and_the_others_are_answered(gated: Any) -
     search = gated.app.state.service.search
 
     async def cancel_some() -> list[Any]:
-        def asked(place: int) -> asyncio.Task[Any]:
+        def start_search(place: int) -> asyncio.Task[Any]:
             vector = gated.index.vector(place).tolist()
             return asyncio.ensure_future(
                 search.answer(search.by_vector(vector, Scope(k=1, via="notes"), timer=StepTimer()))
             )
 
-        first = asked(1)
+        first = start_search(1)
         await asyncio.to_thread(gated.index.entered.wait, WAIT_S)
-        others = [asked(place) for place in (2, 3, 4)]
+        others = [start_search(place) for place in (2, 3, 4)]
         await asyncio.to_thread(waiting_for, search, 3)
         first.cancel()  # its search has begun, and is thrown away
         others[1].cancel()

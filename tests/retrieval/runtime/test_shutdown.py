@@ -66,14 +66,14 @@ def wait_for_exit(server: Server) -> tuple[int, bool]:
     return server.process.returncode, "Traceback" in log or "ERROR" in log
 
 
-def asked(server: Server, pool: ThreadPoolExecutor) -> "Future[httpx.Response]":
+def start_search(server: Server, pool: ThreadPoolExecutor) -> "Future[httpx.Response]":
     return pool.submit(httpx.post, f"{server.url}/search", json={"text": "red"}, timeout=60)
 
 
 def test_running_searches_are_answered_and_new_ones_rejected(start: Start, gate: Path) -> None:
     server = start(command=GATED, **{GATE: str(gate)})
     with ThreadPoolExecutor(4) as pool:
-        running = [asked(server, pool) for _ in range(4)]
+        running = [start_search(server, pool) for _ in range(4)]
         wait_for(gate / "arrived")
         begin_shutdown(server)
 
@@ -123,7 +123,7 @@ def test_work_that_does_not_end_in_time_is_abandoned(start: Start, gate: Path) -
     server = start(command=GATED, RETRIEVAL_DRAIN_S="0", **{GATE: str(gate)})
     assert httpx.put(f"{server.url}/items/a", data={"metadata": '{"age": 40}'}).status_code == 201
     with ThreadPoolExecutor(1) as pool:
-        running = asked(server, pool)
+        running = start_search(server, pool)
         wait_for(gate / "arrived")
         server.process.send_signal(signal.SIGTERM)
         assert wait_for_exit(server) == (1, True)

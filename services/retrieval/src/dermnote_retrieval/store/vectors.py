@@ -78,7 +78,7 @@ class VectorStore:
     def read_all(self, model_id: str, *, widths: Mapping[Route, int]) -> dict[Route, tuple[Numbers, Vectors]]:
         """All vectors of a model per route: (numbers [n] ascending, rows [n, dim]). Nothing may be written meanwhile.
 
-        One pass over the table in the order of its pages serves both routes; the index would jump between pages.
+        A single scan of the table in page order serves both routes; by the index it would jump between pages.
         """
         routes: dict[Route, tuple[Numbers, Vectors]] = {}
         with self.database.reading() as connection:
