@@ -1,4 +1,4 @@
-"""Finding the image file of a row, and checking that it is an image."""
+"""Finding a row's image file and telling whether it is an image."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,9 +28,9 @@ class ImageFolder:
                     self._by_name.setdefault(path.name, path)
 
     def find(self, name: str) -> Path | None:
-        """The file that a cell names, with or without suffix; None if it is not in the folder.
+        """The file that a cell names, with or without suffix; None if there is none inside the folder.
 
-        A name with folders in it (a/1.jpg) means exactly that file, since b/1.jpg may exist too.
+        A name with folders in it (a/1.jpg) is that very file, since b/1.jpg may be there too.
         """
         names = (name, *(without_suffix(name) + suffix for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))))
         find = self._below if "/" in name else self._by_name.get
@@ -39,14 +39,14 @@ class ImageFolder:
     def _below(self, name: str) -> Path | None:
         root = self.folder.resolve()
         for path in (self.folder / "images" / name, self.folder / name):
-            with suppress(OSError):  # a name too long for a file
+            with suppress(OSError):  # a name that is too long for any file
                 if path.is_file() and path.resolve().is_relative_to(root):
                     return path
         return None
 
 
 def without_suffix(name: str) -> str:
-    """An image name without an image suffix such as .jpg; any other dot belongs to the name."""
+    """An image name without .jpg or the like; any other dot belongs to the name."""
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
 
 
@@ -78,19 +78,18 @@ def decode_fault(path: Path) -> str | None:
 
 def undecodable(records: Sequence[Record], *, progress: Report = silent) -> list[tuple[Record, str]]:
     """The records whose image cannot be decoded, with the reason."""
-    faults = []
+    found = []
     for done, record in enumerate(records, 1):
         fault = decode_fault(record.image_path)
         if fault is not None:
-            faults.append((record, fault))
+            found.append((record, fault))
         progress(Step("check images", done, len(records)))
-    return faults
+    return found
 
 
 def refuse_undecodable(records: Sequence[Record], *, progress: Report = silent) -> None:
     """Raise UserError if any image cannot be decoded, naming the first and counting the rest."""
-    faults = undecodable(records, progress=progress)
-    if faults:
-        record, fault = faults[0]
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise UserError(f"{record.image_path.parent}: {fault}{more}")
+    found = undecodable(records, progress=progress)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(f"{found[0][0].image_path.parent}: {found[0][1]}{more}")
