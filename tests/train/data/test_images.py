@@ -95,7 +95,10 @@ def test_a_png_with_a_text_bomb_is_a_fault(tmp_path: Path) -> None:
     path, text = tmp_path / "a.png", PngImagePlugin.PngInfo()
     text.add_text("remark", "0" * 3_000_000, zip=True)
     Image.new("RGB", (4, 4)).save(path, pnginfo=text)
-    assert header_fault(path) == "a.png is not a usable image (the image header is damaged or incomplete); replace the file"
+    assert (
+        header_fault(path)
+        == "a.png is not a usable image (the image header is damaged or incomplete); replace the file"
+    )
 
 
 def test_broken_images_are_found_and_counted(tmp_path: Path) -> None:
@@ -109,7 +112,8 @@ def test_broken_images_are_found_and_counted(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         refuse_undecodable(records)
     assert str(refused.value) == (
-        f"{tmp_path}: a.jpg cannot be decoded (the image is damaged or incomplete, 500 bytes); replace the file (and 1 more)"
+        f"{tmp_path}: a.jpg cannot be decoded (the image is damaged or incomplete, 500 bytes); "
+        "replace the file (and 1 more)"
     )
     refuse_undecodable(records[1:2])
 
