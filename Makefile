@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PARTS  := contracts services/http services/notegen[worker] services/retrieval[torch] clients/train
+PARTS  := contracts imaging services/http services/notegen[worker] services/retrieval[torch] clients/train
 EDITABLE := $(foreach part,$(PARTS),-e '$(part)')
-SOURCES := contracts/src services/http/src services/notegen/src services/retrieval/src clients/train/src stack lab tools
+SOURCES := contracts/src imaging/src services/http/src services/notegen/src services/retrieval/src clients/train/src stack lab tools
 
 # Variables of `make demo`: DATA= (folder of a data set), LIMIT= (size of a balanced subset), OUT= (folder of the report).
 DEMO_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(LIMIT),--limit $(LIMIT)) $(if $(OUT),--out '$(OUT)')
@@ -59,7 +59,7 @@ lock: ## Resolve all dependencies from scratch and write constraints.txt
 openapi: $(STAMP) ## Write the services' OpenAPI documents to docs/openapi/
 	$(BIN)/python docs/openapi/write.py
 
-$(STAMP): constraints.txt requirements-dev.txt $(wildcard contracts/pyproject.toml services/*/pyproject.toml clients/*/pyproject.toml)
+$(STAMP): constraints.txt requirements-dev.txt $(wildcard contracts/pyproject.toml imaging/pyproject.toml services/*/pyproject.toml clients/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit("Dermnote needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (the first run takes several minutes: llama-cpp-python is compiled)"

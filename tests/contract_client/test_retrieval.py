@@ -1,4 +1,4 @@
-"""Every method of the retrieval client against the real service: typed results, and errors of the same class."""
+"""Every method of the retrieval client against the real service: typed answers, and errors as the same class."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_any_part_of_an_item_may_be_missing(retrieval: RetrievalService, paint: 
         retrieval.put_item(item("nothing"))
 
 
-def test_an_item_id_is_escaped_in_the_path(retrieval: RetrievalService) -> None:
+def test_an_id_is_one_place_whatever_is_in_it(retrieval: RetrievalService) -> None:
     retrieval.put_item(item("a.b_c-1", note="dots are fine"))
     assert retrieval.get_item("a.b_c-1").note == "dots are fine"
 
@@ -75,7 +75,7 @@ def test_an_item_id_is_escaped_in_the_path(retrieval: RetrievalService) -> None:
         assert [error.field for error in raised.value.errors] == ["path.item_id"]
 
 
-def test_rejected_fields_are_named(retrieval: RetrievalService) -> None:
+def test_refused_fields_are_named(retrieval: RetrievalService) -> None:
     with pytest.raises(InvalidRequest) as raised:
         retrieval.put_item(item("a", metadata={"age": 999, "diagnosis": "melanomma"}))
 
@@ -84,7 +84,7 @@ def test_rejected_fields_are_named(retrieval: RetrievalService) -> None:
     assert any(error.nearest and error.nearest[0] == "melanoma" for error in fields.values())
 
 
-def test_a_bulk_load_returns_one_outcome_per_item_in_order(retrieval: RetrievalService, paint: Paint) -> None:
+def test_a_bulk_load_tells_one_outcome_an_item_in_their_order(retrieval: RetrievalService, paint: Paint) -> None:
     retrieval.put_item(item("b", note="old"))
     items = [
         item("a", image=paint("red"), note="a red lesion", metadata={"age": 61}, group="p1"),
@@ -108,18 +108,18 @@ def test_a_bulk_load_returns_one_outcome_per_item_in_order(retrieval: RetrievalS
     assert retrieval.index_info().items == 3
 
 
-def test_an_empty_bulk_load_returns_no_outcomes(retrieval: RetrievalService) -> None:
+def test_a_bulk_load_of_nothing_tells_nothing(retrieval: RetrievalService) -> None:
     assert retrieval.bulk([]) == []
 
 
 @pytest.mark.parametrize("what", ["not an image", "", "GIF89a"])
-def test_an_invalid_image_is_rejected(retrieval: RetrievalService, what: str) -> None:
+def test_what_is_no_picture_is_refused(retrieval: RetrievalService, what: str) -> None:
     for ask in (retrieval.search_image, lambda data: retrieval.put_item(item("a", image=data))):
         with pytest.raises(ImageRefused):
             ask(what.encode())
 
 
-def test_an_image_that_is_too_large_is_rejected(tmp_path: Path, paint: Paint) -> None:
+def test_a_picture_that_is_too_large_is_refused(tmp_path: Path, paint: Paint) -> None:
     with retrieval_service(tmp_path / "store", max_upload_bytes=1000) as url, RetrievalService(url) as service:
         with pytest.raises(TooLarge):
             service.put_item(item("a", image=paint("red") + bytes(2000)))
@@ -127,7 +127,7 @@ def test_an_image_that_is_too_large_is_rejected(tmp_path: Path, paint: Paint) ->
             service.search_image(paint("red") + bytes(2000))
 
 
-def test_an_image_finds_similar_images(retrieval: RetrievalService, paint: Paint) -> None:
+def test_a_picture_finds_what_looks_like_it(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
 
     found = retrieval.search_image(paint("red"), k=2, via="images")
@@ -141,7 +141,7 @@ def test_an_image_finds_similar_images(retrieval: RetrievalService, paint: Paint
     assert found.model == retrieval.index_info().model
 
 
-def test_filters_and_exclusions_are_applied(retrieval: RetrievalService, paint: Paint) -> None:
+def test_filters_and_exclusions_arrive(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
 
     def ids(**how: Any) -> set[str]:
@@ -154,7 +154,7 @@ def test_filters_and_exclusions_are_applied(retrieval: RetrievalService, paint: 
 
 
 @pytest.mark.parametrize("where", [{"age": {"near": 5}}, {"and": 3}])
-def test_an_invalid_filter_is_rejected(retrieval: RetrievalService, paint: Paint, where: dict[str, Any]) -> None:
+def test_a_filter_that_is_none_is_refused(retrieval: RetrievalService, paint: Paint, where: dict[str, Any]) -> None:
     with pytest.raises(FilterRefused) as by_image:
         retrieval.search_image(paint("red"), where=where)
     with pytest.raises(FilterRefused) as by_text:
@@ -164,7 +164,7 @@ def test_an_invalid_filter_is_rejected(retrieval: RetrievalService, paint: Paint
 
 
 @pytest.mark.parametrize("k", [0, 1001])
-def test_an_invalid_number_of_hits_is_rejected_by_name(retrieval: RetrievalService, paint: Paint, k: int) -> None:
+def test_too_few_and_too_many_hits_are_refused_by_name(retrieval: RetrievalService, paint: Paint, k: int) -> None:
     with pytest.raises(InvalidRequest) as raised:
         retrieval.search_image(paint("red"), k=k)
 
@@ -175,7 +175,7 @@ def test_an_empty_index_has_no_hits(retrieval: RetrievalService, paint: Paint) -
     assert retrieval.search_image(paint("red")).hits == []
 
 
-def test_an_unaligned_encoder_cannot_search_notes_with_images(retrieval: RetrievalService, paint: Paint) -> None:
+def test_before_training_pictures_do_not_reach_notes(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
 
     with pytest.raises(EncoderNotAligned, match="train a model"):
@@ -183,7 +183,7 @@ def test_an_unaligned_encoder_cannot_search_notes_with_images(retrieval: Retriev
     assert retrieval.search_image(paint("red"), via="fused").routes == ["images"]
 
 
-def test_an_aligned_encoder_searches_notes_with_images(aligned: RetrievalService, paint: Paint) -> None:
+def test_with_aligned_towers_pictures_reach_notes(aligned: RetrievalService, paint: Paint) -> None:
     fill(aligned, paint)
 
     assert aligned.search_image(paint("blue"), k=1, via="notes").hits[0].id == "blue"
@@ -192,7 +192,7 @@ def test_an_aligned_encoder_searches_notes_with_images(aligned: RetrievalService
     assert fused.hits[0].ranks == {"notes": 1, "images": 1}
 
 
-def test_texts_vectors_and_items_are_valid_queries(aligned: RetrievalService, paint: Paint) -> None:
+def test_texts_vectors_and_items_are_searched_with(aligned: RetrievalService, paint: Paint) -> None:
     fill(aligned, paint)
 
     assert aligned.search(SearchRequest(text="a green lesion", k=1)).hits[0].id == "green"
@@ -208,7 +208,7 @@ def test_texts_vectors_and_items_are_valid_queries(aligned: RetrievalService, pa
         aligned.search(SearchRequest(text="a", item_id="red"))
 
 
-def test_the_index_reports_its_statistics(retrieval: RetrievalService, paint: Paint) -> None:
+def test_the_index_tells_its_figures(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
     retrieval.put_item(item("words", note="a note alone"))
 
@@ -218,7 +218,7 @@ def test_the_index_reports_its_statistics(retrieval: RetrievalService, paint: Pa
     assert {name: route.vectors for name, route in info.routes.items()} == {"notes": 5, "images": 4}
 
 
-def test_another_model_is_listed_and_activated(retrieval: RetrievalService, paint: Paint) -> None:
+def test_another_model_is_listed_activated_and_waited_for(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
     models = {model.name: model for model in retrieval.models()}
     assert {name: (model.active, model.aligned) for name, model in models.items()} == {
@@ -233,26 +233,26 @@ def test_another_model_is_listed_and_activated(retrieval: RetrievalService, pain
     assert (served.active, served.reembedding) == (True, None)
     assert retrieval.index_info().aligned
     assert retrieval.search_image(paint("red"), k=1, via="notes").hits[0].id == "red"
-    retrieval.activate_model("dummy-aligned")  # already active: nothing to do
+    retrieval.activate_model("dummy-aligned")  # it serves already: nothing to do
 
 
-def test_missing_models_are_unknown(retrieval: RetrievalService) -> None:
-    with pytest.raises(UnknownModel, match="there are: dummy, dummy-aligned"):
+def test_models_that_are_not_there_are_unknown(retrieval: RetrievalService) -> None:
+    with pytest.raises(UnknownModel, match="available: dummy, dummy-aligned"):
         retrieval.activate_model("nobody")
-    with pytest.raises(UserError, match="does not list the model nobody"):
+    with pytest.raises(UserError, match="does not see the model nobody"):
         retrieval.wait_active("nobody", model_id="nobody-1")
-    with pytest.raises(UserError, match="could not activate the model dummy"):
+    with pytest.raises(UserError, match="gave up on the model dummy"):
         retrieval.wait_active("dummy", model_id="dummy-of-other-weights")
 
 
-def test_readiness_is_reported(retrieval: RetrievalService) -> None:
+def test_readiness_is_told(retrieval: RetrievalService) -> None:
     retrieval.require_ready()
 
     assert retrieval.health().status == "ok"
     assert set(retrieval.health().checks.values()) == {"ok"}
 
 
-def test_texts_and_images_are_embedded(aligned: RetrievalService, paint: Paint) -> None:
+def test_texts_and_pictures_are_embedded(aligned: RetrievalService, paint: Paint) -> None:
     texts = aligned.embed_texts(["red", "a green lesion"])
     images = aligned.embed_images([paint("red"), paint("green")])
 
@@ -265,7 +265,7 @@ def test_texts_and_images_are_embedded(aligned: RetrievalService, paint: Paint) 
         aligned.embed_images([b"no picture"])
 
 
-def test_items_may_have_their_own_vectors_one_by_one_and_in_bulk(aligned: RetrievalService) -> None:
+def test_items_bring_their_own_vectors_one_by_one_and_in_bulk(aligned: RetrievalService) -> None:
     dim, model = aligned.index_info().routes["notes"].dim, aligned.index_info().model
 
     def unit(place: int) -> list[float]:
@@ -283,7 +283,7 @@ def test_items_may_have_their_own_vectors_one_by_one_and_in_bulk(aligned: Retrie
         aligned.put_item(item("three", note_vector=unit(1), model="another"))
 
 
-def test_both_searches_support_distinct_hits(retrieval: RetrievalService, paint: Paint) -> None:
+def test_distinct_hits_are_asked_for_by_both_searches(retrieval: RetrievalService, paint: Paint) -> None:
     for name in "abc":
         retrieval.put_item(item(name, image=paint("red"), note="the same", group="p1"))
 
@@ -295,7 +295,7 @@ def test_both_searches_support_distinct_hits(retrieval: RetrievalService, paint:
     assert [hit.duplicate_of for hit in marked] == [None, marked[0].id, marked[0].id]
 
 
-def test_snapshots_are_created_listed_restored_and_deleted(retrieval: RetrievalService, paint: Paint) -> None:
+def test_snapshots_are_taken_listed_restored_and_erased(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
     taken = retrieval.take_snapshot()
     retrieval.delete("red")

@@ -1,4 +1,4 @@
-"""The real app over a store in a temporary folder; the encoder is the package's dummy unless a test needs weights."""
+"""The real app over a store in a temporary folder, with the dummy encoder unless a test needs weights."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def paint() -> Paint:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A context in which the app runs over tmp_path/data; `source` replaces where models come from."""
+    """A context manager that runs the app over tmp_path/data; `source` replaces the source of models."""
 
     @contextmanager
     def running(*, source: ModelSource | None = None, **settings: Any) -> Iterator[TestClient]:
@@ -52,7 +52,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def serve(run: Run) -> Iterator[Serve]:
-    """Start the app and leave it running until the test ends."""
+    """Start the app and keep it running until the test ends."""
     with ExitStack() as running:
         yield lambda **settings: running.enter_context(run(**settings))
 
@@ -71,7 +71,7 @@ def aligned(serve: Serve) -> TestClient:
 
 @pytest.fixture
 def put() -> Put:
-    """PUT an item and insist that it was taken."""
+    """PUT an item and check that it was stored."""
 
     def stored(client: TestClient, item_id: str, *, image: bytes | None = None, **fields: Any) -> Any:
         data = {k: json.dumps(v) if k == "metadata" else v for k, v in fields.items()}

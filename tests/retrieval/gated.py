@@ -1,4 +1,4 @@
-"""The real service in a process of its own, whose encoder waits at a gate: a file that the test makes."""
+"""The real service in its own process, with an encoder that blocks until the test creates a file."""
 
 import os
 import time
@@ -14,11 +14,11 @@ from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
 
 GATE = "DERMNOTE_TEST_GATE"
-"""A folder: `arrived` appears in it with the first text, which waits until there is `open`."""
+"""A folder: the first text creates `arrived` in it and waits until `open` exists."""
 
 
 class GatedEncoder(DummyEncoder):
-    """Encodes no text before the gate is open."""
+    """Encodes texts only when the gate is open."""
 
     def __init__(self, manifest: ModelManifest, gate: Path) -> None:
         super().__init__(manifest)

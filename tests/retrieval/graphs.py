@@ -1,4 +1,4 @@
-"""A small model folder of kind `onnx`, made of a few operators: real graphs that take no time to make."""
+"""A small model folder of kind `onnx`: real graphs of a few operators, built quickly."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ HOW = Preprocessing(image_size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 def image_graph() -> onnx.ModelProto:
-    """The mean colour, spread over DIM places."""
+    """The mean colour, spread over DIM dimensions."""
     spread = np.random.default_rng(1).normal(size=(3, DIM)).astype(np.float32)
     nodes = [
         helper.make_node("ReduceMean", ["pixels", "axes"], ["colour"], keepdims=0),
@@ -29,7 +29,7 @@ def image_graph() -> onnx.ModelProto:
 
 
 def text_graph(*, pad: str | None = str(PAD)) -> onnx.ModelProto:
-    """The mean of the words' rows; padding is not counted."""
+    """The mean of the words' rows, without padding."""
     rows = np.random.default_rng(2).normal(size=(len(WORDS), DIM)).astype(np.float32)
     nodes = [
         helper.make_node("Gather", ["rows", "tokens"], ["embedded"]),
@@ -53,7 +53,7 @@ def text_graph(*, pad: str | None = str(PAD)) -> onnx.ModelProto:
 
 
 def write_folder(folder: Path, *, text: onnx.ModelProto | None = None, **manifest: Any) -> Path:
-    """The whole folder with its manifest."""
+    """The complete folder with its manifest."""
     folder.mkdir(parents=True)
     onnx.save(image_graph(), folder / "image.onnx")
     onnx.save(text or text_graph(), folder / "text.onnx")
@@ -66,7 +66,7 @@ def write_folder(folder: Path, *, text: onnx.ModelProto | None = None, **manifes
 
 
 def write_manifest(folder: Path, **changes: Any) -> None:
-    """A manifest that fits the folder's files, but for the changes."""
+    """A manifest that matches the folder's files, except for the changes."""
     files = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.iterdir()

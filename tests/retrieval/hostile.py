@@ -1,4 +1,4 @@
-"""300 uploads that are no image the service takes: made here, the same ones every time. Each must be refused.
+"""300 uploads that the service must reject, generated deterministically.
 
 python -m tests.retrieval.hostile FOLDER writes them as files.
 """
@@ -101,7 +101,7 @@ def _animated(draw: random.Random, _: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _bombs(_: random.Random, __: int) -> Iterator[tuple[str, bytes]]:
-    """Few bytes that would become gigabytes."""
+    """A few bytes that would decompress to gigabytes."""
     for width, height in ((60_000, 60_000), (2**31 - 1, 1), (1, 2**31 - 1), (40_001, 1_000), (2**31 - 1, 2**31 - 1)):
         rows = zlib.compress(bytes(1 << 20), 9)
         yield f"bomb-{width}x{height}.png", PNG + _header(width, height) + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
@@ -119,7 +119,7 @@ def _bombs(_: random.Random, __: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _damaged_pngs(draw: random.Random, number: int) -> Iterator[tuple[str, bytes]]:
-    """One bit is wrong: every byte of a PNG is under a checksum, a length or the signature."""
+    """One flipped bit: a checksum, a length or the signature covers every byte of a PNG."""
     whole = _encoded(_picture(draw, (24, 18)), "PNG")
     for _ in range(8):
         place, bit = draw.randrange(len(whole) - 12), draw.randrange(8)
@@ -168,7 +168,7 @@ def _other_files(draw: random.Random, _: int) -> Iterator[tuple[str, bytes]]:
 
 
 def main() -> None:
-    """Write them."""
+    """Write the files to a folder."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for number, (name, content) in enumerate(hostile()):

@@ -1,4 +1,4 @@
-"""Any sequence of writes, searches, snapshots, restores and restarts beside a dict and a numpy scan."""
+"""Any sequence of writes, searches, snapshots, restores and restarts, compared with a dict and a numpy scan."""
 
 import asyncio
 import shutil
@@ -18,7 +18,7 @@ from dermnote_contracts.retrieval import Exclude, Route
 from dermnote_retrieval.encoder.vector_codec import Vectors
 from dermnote_retrieval.ingest.records import Record
 from dermnote_retrieval.query.executor import Scope
-from dermnote_retrieval.runtime.timing import Steps
+from dermnote_retrieval.runtime.measurements import StepTimer
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings
 
@@ -28,7 +28,7 @@ CHUNK = 7
 IDS = st.sampled_from([f"i{number}" for number in range(24)])
 GROUPS = st.sampled_from([None, "p1", "p2", "p3"])
 AGES = st.one_of(st.none(), st.integers(20, 60))
-# Few different vectors, so that equal ones come up.
+# Few different vectors, so that equal ones occur.
 SEEDS = st.one_of(st.none(), st.integers(0, 40))
 ROUTES: tuple[Route, ...] = ("notes", "images")
 
@@ -40,8 +40,8 @@ def drawn(seed: int) -> Vectors:
 
 
 @dataclass(frozen=True)
-class Held:
-    """An item as the model has it."""
+class ExpectedItem:
+    """The expected content of an item."""
 
     vectors: dict[Route, Vectors]
     age: int | None
@@ -49,59 +49,59 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A search. `least`: of the age."""
+class ExampleSearch:
+    """A search. `min_age`: least age that passes the filter."""
 
     seed: int
     via: Route
     k: int
-    least: int | None
+    min_age: int | None
     ids: list[str]
     groups: list[str]
 
     @property
     def scope(self) -> Scope:
-        """As the service takes it."""
-        spec: dict[str, Any] | None = None if self.least is None else {"age": {"gte": self.least}}
+        """The scope of the service's search."""
+        spec: dict[str, Any] | None = None if self.min_age is None else {"age": {"gte": self.min_age}}
         return Scope(k=self.k, via=self.via, filter=spec, exclude=Exclude(ids=self.ids, groups=self.groups))
 
-    def allows(self, item_id: str, item: Held) -> bool:
-        """Whether it may find an item."""
-        old_enough = self.least is None or (item.age is not None and item.age >= self.least)
+    def allows(self, item_id: str, item: ExpectedItem) -> bool:
+        """Whether it may return an item."""
+        old_enough = self.min_age is None or (item.age is not None and item.age >= self.min_age)
         return self.via in item.vectors and item_id not in self.ids and item.group not in self.groups and old_enough
 
 
 SEARCHES = st.builds(
-    Asked,
+    ExampleSearch,
     seed=st.integers(0, 60),
     via=st.sampled_from(ROUTES),
     k=st.integers(1, 30),
-    least=st.one_of(st.none(), st.integers(15, 65)),
+    min_age=st.one_of(st.none(), st.integers(15, 65)),
     ids=st.lists(IDS, max_size=3),
     groups=st.lists(st.sampled_from(["p1", "p2"]), max_size=1),
 )
 
 
-def alike(one: Held, other: Held) -> bool:
-    """Whether two items hold the same."""
+def alike(one: ExpectedItem, other: ExpectedItem) -> bool:
+    """Whether two items have the same content."""
     same = (one.age, one.group, one.vectors.keys()) == (other.age, other.group, other.vectors.keys())
     return same and all(np.array_equal(one.vectors[route], other.vectors[route]) for route in one.vectors)
 
 
 def opened(folder: Path) -> Service:
-    """The service over a folder. Lists are built from 10 vectors on."""
+    """The service over a folder; lists are built from 10 vectors on."""
     return open_service(Settings(data_dir=folder, encoder="dummy", model=MODEL, flat_vectors=10, recall_goal=1))
 
 
 class AnySequence(RuleBasedStateMachine):
-    """The service's own calls; `held` is what it must hold."""
+    """Calls of the service; `expected` is what it must hold."""
 
-    snapshots: Bundle[tuple[str, dict[str, Held]]] = Bundle("snapshots")
+    snapshots: Bundle[tuple[str, dict[str, ExpectedItem]]] = Bundle("snapshots")
 
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dermnote-any-"))
-        self.held: dict[str, Held] = {}
+        self.expected: dict[str, ExpectedItem] = {}
         self.service = opened(self.folder / "data")
 
     def teardown(self) -> None:
@@ -114,58 +114,58 @@ class AnySequence(RuleBasedStateMachine):
         vectors = {route: drawn(seed) for route, seed in seeds.items() if seed is not None}
         metadata = {} if age is None else {"age": age}
         record = Record(item_id, None, metadata, group, None, vectors, f"{MODEL}-1")
-        assert self.service.catalogue.put(record) == (item_id not in self.held)
-        self.held[item_id] = Held(vectors, age, group)
+        assert self.service.writer.put(record) == (item_id not in self.expected)
+        self.expected[item_id] = ExpectedItem(vectors, age, group)
 
     @rule(items=st.lists(st.tuples(IDS, st.integers(0, 40)), min_size=1, max_size=20))
     def load(self, items: list[tuple[str, int]]) -> None:
         records = [Record(i, None, vectors={"notes": drawn(seed)}, model_id=f"{MODEL}-1") for i, seed in items]
-        outcomes = list(self.service.catalogue.load(records, chunk=CHUNK))
+        outcomes = list(self.service.writer.load(records, chunk=CHUNK))
         for place, (outcome, (item_id, seed)) in enumerate(zip(outcomes, items, strict=True)):
             chunk = items[place // CHUNK * CHUNK :][:CHUNK]
-            new = Held({"notes": drawn(seed)}, None, None)
+            new = ExpectedItem({"notes": drawn(seed)}, None, None)
             alone = [name for name, _ in chunk].count(item_id) == 1
-            known = alone and item_id in self.held and alike(self.held[item_id], new)
-            assert outcome.status == ("unchanged" if known else "updated" if item_id in self.held else "created")
-            self.held[item_id] = new
+            known = alone and item_id in self.expected and alike(self.expected[item_id], new)
+            assert outcome.status == ("unchanged" if known else "updated" if item_id in self.expected else "created")
+            self.expected[item_id] = new
 
     @rule(item_id=IDS)
     def delete(self, item_id: str) -> None:
-        if item_id in self.held:
-            self.service.catalogue.delete(item_id)
-            del self.held[item_id]
+        if item_id in self.expected:
+            self.service.writer.delete(item_id)
+            del self.expected[item_id]
         else:
             with pytest.raises(UnknownItem):
-                self.service.catalogue.delete(item_id)
+                self.service.writer.delete(item_id)
 
-    @rule(asked=SEARCHES)
-    def search(self, asked: Asked) -> None:
-        query = drawn(asked.seed)
+    @rule(example=SEARCHES)
+    def search(self, example: ExampleSearch) -> None:
+        query = drawn(example.seed)
         search = self.service.search
-        hits = asyncio.run(search.answer(search.by_vector(query.tolist(), asked.scope, steps=Steps()))).hits
+        hits = asyncio.run(search.answer(search.by_vector(query.tolist(), example.scope, timer=StepTimer()))).hits
 
-        allowed = {name: item for name, item in self.held.items() if asked.allows(name, item)}
-        cosines = {name: float(item.vectors[asked.via] @ query) for name, item in allowed.items()}
+        allowed = {name: item for name, item in self.expected.items() if example.allows(name, item)}
+        cosines = {name: float(item.vectors[example.via] @ query) for name, item in allowed.items()}
         scores = [hit.score for hit in hits]
-        assert len(hits) == len({hit.id for hit in hits}) == min(asked.k, len(cosines))
+        assert len(hits) == len({hit.id for hit in hits}) == min(example.k, len(cosines))
         assert scores == pytest.approx([cosines[hit.id] for hit in hits], abs=1e-5)
         assert scores == sorted(scores, reverse=True)
-        if self.service.catalogue.serving.indexes[asked.via].kind == "flat":
-            assert scores == pytest.approx(sorted(cosines.values(), reverse=True)[: asked.k], abs=1e-5)
+        if self.service.writer.served.indexes[example.via].kind == "flat":
+            assert scores == pytest.approx(sorted(cosines.values(), reverse=True)[: example.k], abs=1e-5)
 
     @rule()
-    def look(self) -> None:
-        """What upkeep does by itself once a second."""
-        self.service.upkeep.look()
+    def maintain(self) -> None:
+        """What maintenance does once per second."""
+        self.service.maintenance.run_once()
 
     @rule(target=snapshots)
-    def snapshot(self) -> tuple[str, dict[str, Held]]:
-        return self.service.snapshots.take().id, dict(self.held)
+    def snapshot(self) -> tuple[str, dict[str, ExpectedItem]]:
+        return self.service.snapshots.take().id, dict(self.expected)
 
     @rule(taken=consumes(snapshots))
-    def restore(self, taken: tuple[str, dict[str, Held]]) -> None:
-        self.service.restoring.restore(taken[0])
-        self.held = dict(taken[1])
+    def restore(self, taken: tuple[str, dict[str, ExpectedItem]]) -> None:
+        self.service.restore.run(taken[0])
+        self.expected = dict(taken[1])
 
     @rule()
     def restart(self) -> None:
@@ -174,7 +174,7 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """Start from the files as they lie there, without a clean end: checkpoint of before, log not folded in."""
+        """Start from the files without a clean shutdown: the write-ahead log is not merged."""
         copy = self.folder / "crashed"
         shutil.copytree(self.folder / "data", copy)
         self.service.close()
@@ -184,10 +184,10 @@ class AnySequence(RuleBasedStateMachine):
 
     @invariant()
     def counts_agree(self) -> None:
-        assert self.service.items.count() == len(self.held)
-        assert self.service.catalogue.consistent()
-        for route, index in self.service.catalogue.serving.indexes.items():
-            assert len(index) == sum(route in item.vectors for item in self.held.values())
+        assert self.service.items.count() == len(self.expected)
+        assert self.service.writer.consistent()
+        for route, index in self.service.writer.served.indexes.items():
+            assert len(index) == sum(route in item.vectors for item in self.expected.values())
 
 
 AnySequence.TestCase.settings = settings(

@@ -1,4 +1,4 @@
-"""Every kind of bad input ends in a 4xx problem that says what and where; nothing makes a 500."""
+"""Every kind of invalid input ends in a 4xx problem that names the error and its location, never in a 500."""
 
 from typing import Any
 
@@ -85,7 +85,7 @@ BAD_SEARCHES = {
     "empty": b"",
     "no JSON": b"{text: x}",
     "no object": b"[]",
-    "nothing asked": b"{}",
+    "an empty object": b"{}",
     "two at once": b'{"text": "x", "item_id": "a"}',
     "empty text": b'{"text": ""}',
     "blank text": b'{"text": " \\n"}',
@@ -156,31 +156,31 @@ def test_wrong_paths_and_methods(client: Any, method: str, path: str, status: in
 
 
 @pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "https://evil.example"}, {"origin": "null"}])
-def test_other_hosts_and_origins_are_refused(client: Any, headers: dict[str, str]) -> None:
+def test_other_hosts_and_origins_are_rejected(client: Any, headers: dict[str, str]) -> None:
     answer = client.get("/items", headers=headers)
 
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
 
 
-def test_other_hosts_are_served_when_that_is_asked_for(serve: Any) -> None:
+def test_other_hosts_are_served_without_authentication_if_allowed(serve: Any) -> None:
     assert serve(allow_unauthenticated=True).get("/items", headers={"host": "retrieval"}).status_code == 200
 
 
-def test_a_refusal_never_repeats_the_value(client: Any) -> None:
+def test_an_error_never_repeats_the_value(client: Any) -> None:
     answer = client.put("/items/a", content=form(part("metadata", b'{"diagnosis": "Jane Doe"}')), headers=FORM)
 
     assert answer.status_code == 422
     assert "Jane" not in answer.text
 
 
-def test_many_exclusions_are_taken(client: Any, put: Any) -> None:
+def test_many_exclusions_are_accepted(client: Any, put: Any) -> None:
     put(client, "a", note="n")
     exclude = {"ids": [f"x{n}" for n in range(50_000)], "groups": ["\0", "a\0"]}
 
     assert len(client.post("/search", json={"text": "n", "exclude": exclude}).json()["hits"]) == 1
 
 
-def test_a_full_disk_is_507_and_reads_go_on(client: Any, put: Any) -> None:
+def test_a_full_disk_is_507_and_reads_continue(client: Any, put: Any) -> None:
     put(client, "a", note="n")
     with client.app.state.service.items.database.transaction() as connection:
         pages = connection.execute("pragma page_count").fetchone()[0]
@@ -206,7 +206,7 @@ json_values = st.recursive(
     metadata=st.dictionaries(st.text(max_size=6), json_values, max_size=4),
     spec=st.dictionaries(st.text(max_size=6), json_values, max_size=3),
 )
-def test_any_metadata_and_any_filter_are_taken_or_refused(client: Any, metadata: Any, spec: Any) -> None:
+def test_any_metadata_and_any_filter_is_accepted_or_rejected(client: Any, metadata: Any, spec: Any) -> None:
     import json  # noqa: PLC0415
 
     body = form(part("note", b"n"), part("metadata", json.dumps(metadata).encode()))
@@ -222,7 +222,7 @@ def test_any_metadata_and_any_filter_are_taken_or_refused(client: Any, metadata:
 KNOWN = {"age", "sex", "site"}
 
 
-def test_metrics_and_documents_name_no_item(client: Any, put: Any) -> None:
+def test_metrics_and_documents_do_not_name_items(client: Any, put: Any) -> None:
     put(client, "secret-id", note="n", group="secret-group")
     client.get("/items/secret-id")
     client.post("/search", json={"text": "secret words"})

@@ -1,4 +1,4 @@
-"""Hostile uploads to the real process: each is refused with its reason, none crashes it, and memory stays bounded."""
+"""Hostile uploads to the real process: each is rejected with a reason, none crashes it, and memory stays bounded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ def peak_mib(server: Server) -> float:
     return int(line.split()[1]) / 1024
 
 
-def test_each_is_refused_and_memory_stays_bounded(server: Server) -> None:
+def test_hostile_uploads_are_rejected_and_memory_stays_bounded(server: Server) -> None:
     uploads = list(hostile())
     assert len({content for _, content in uploads}) == len(uploads) == COUNT
     before = peak_mib(server)

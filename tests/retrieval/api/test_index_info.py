@@ -1,4 +1,4 @@
-"""What an operator sees: GET /index, and the same as gauges at /metrics."""
+"""GET /index, and the same values as gauges at /metrics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,16 @@ NOTES, NDJSON = {"route": "notes"}, {"Content-Type": "application/x-ndjson"}
 
 def metrics(client: TestClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     found = text_string_to_metric_families(client.get("/metrics").text)
-    return {(one.name, frozenset(one.labels.items())): one.value for family in found for one in family.samples}
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value for family in found for sample in family.samples
+    }
 
 
 def metric(client: TestClient, name: str, labels: Mapping[str, str] | None = None) -> float:
     return metrics(client)[f"dermnote_retrieval_{name}", frozenset((labels or {}).items())]
 
 
-def test_the_store_its_disk_and_the_snapshots_have_their_sizes(client: Any, put: Any) -> None:
+def test_the_sizes_of_the_store_its_disk_and_the_snapshots_are_reported(client: Any, put: Any) -> None:
     put(client, "a", note="red")
     before = client.get("/index").json()
     assert before["snapshots"] == {"count": 0, "bytes": 0, "newest_at": None}
@@ -33,16 +35,14 @@ def test_the_store_its_disk_and_the_snapshots_have_their_sizes(client: Any, put:
     assert metric(client, "store_bytes") == index["store"]["bytes"]
 
 
-def test_the_checkpoint_says_how_far_behind_it_is(run: Any, put: Any) -> None:
-    with run() as client:
-        put(client, "a", note="red")
-        put(client, "b", note="red")
-        assert client.get("/index").json()["checkpoint_behind"] == 2
-    with run() as client:
-        assert metric(client, "checkpoint_behind") == 0
+def test_checkpoint_behind_stays_in_the_answer_as_zero(client: Any, put: Any) -> None:
+    """Clients and dashboards of 0.1 read it; there is no checkpoint any more."""
+    put(client, "a", note="red")
+
+    assert client.get("/index").json()["checkpoint_behind"] == metric(client, "checkpoint_behind") == 0
 
 
-def test_shared_work_is_counted_by_its_kind(client: Any, put: Any, paint: Any) -> None:
+def test_shared_work_is_counted_by_kind(client: Any, put: Any, paint: Any) -> None:
     put(client, "a", note="red", image=paint())
     lines = "\n".join(f'{{"id": "i{number}", "note": "red"}}' for number in range(5))
     client.post("/items/bulk", content=lines, headers=NDJSON)
@@ -56,7 +56,7 @@ def test_shared_work_is_counted_by_its_kind(client: Any, put: Any, paint: Any) -
     assert metric(client, "work_seconds_count", {"work": "search"}) == 1
 
 
-def test_a_route_has_its_vectors_and_nothing_waits(client: Any, put: Any) -> None:
+def test_vectors_are_counted_per_route_and_nothing_waits(client: Any, put: Any) -> None:
     put(client, "a", note="red")
 
     assert metric(client, "items") == metric(client, "vectors", NOTES) == 1

@@ -1,4 +1,4 @@
-"""Items through the HTTP door: put, get, list, thumbnail, delete."""
+"""Items over HTTP: put, get, list, thumbnail, delete."""
 
 import io
 import json
@@ -54,7 +54,7 @@ def test_an_image_alone_is_enough(client: Any, put: Any, paint: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [{}, {"note": "  "}, {"metadata": "{}"}, {"metadata": '{"age": null}'}])
-def test_nothing_at_all_is_refused(client: Any, data: dict[str, str]) -> None:
+def test_an_empty_item_is_rejected(client: Any, data: dict[str, str]) -> None:
     answer = client.put("/items/a", data=data, headers={"content-type": "application/x-www-form-urlencoded"})
 
     assert answer.status_code == 422
@@ -70,7 +70,7 @@ def test_the_thumbnail_is_a_small_jpeg(client: Any, put: Any, paint: Any) -> Non
     assert answer.headers["content-type"] == "image/jpeg"
 
 
-def test_a_deleted_item_is_gone_everywhere(client: Any, put: Any, paint: Any) -> None:
+def test_a_deleted_item_is_removed_everywhere(client: Any, put: Any, paint: Any) -> None:
     put(client, "a", image=paint(), note="n")
 
     assert client.delete("/items/a").status_code == 204
@@ -80,7 +80,7 @@ def test_a_deleted_item_is_gone_everywhere(client: Any, put: Any, paint: Any) ->
     assert client.get("/index").json()["items"] == 0
 
 
-def test_listing_gives_every_item_once_in_id_order(client: Any, put: Any) -> None:
+def test_listing_returns_every_item_once_in_id_order(client: Any, put: Any) -> None:
     for item_id in ("b", "d", "a", "c", "e"):
         put(client, item_id, note=item_id)
 
@@ -96,7 +96,7 @@ def test_listing_gives_every_item_once_in_id_order(client: Any, put: Any) -> Non
 
 
 @pytest.mark.parametrize("item_id", ["a b", "ü", "x" * 129, "a%00", "%ff"])
-def test_ids_outside_the_pattern_are_refused(client: Any, item_id: str) -> None:
+def test_ids_outside_the_pattern_are_rejected(client: Any, item_id: str) -> None:
     for answer in (client.put(f"/items/{item_id}", data={"note": "n"}), client.get(f"/items/{item_id}")):
         assert answer.status_code == 422
         assert answer.headers["content-type"] == "application/problem+json"
@@ -112,7 +112,7 @@ def test_ids_outside_the_pattern_are_refused(client: Any, item_id: str) -> None:
         ({"own": {"deep": ["a\0b"]}}, "metadata.own.deep"),
     ],
 )
-def test_wrong_metadata_names_the_field(client: Any, metadata: dict[str, Any], field: str) -> None:
+def test_invalid_metadata_names_the_field(client: Any, metadata: dict[str, Any], field: str) -> None:
     answer = client.put("/items/a", data={"metadata": json.dumps(metadata)})
 
     assert answer.status_code == 422
@@ -120,13 +120,13 @@ def test_wrong_metadata_names_the_field(client: Any, metadata: dict[str, Any], f
     assert client.get("/items/a").status_code == 404
 
 
-def test_an_unknown_diagnosis_names_the_nearest(client: Any) -> None:
+def test_an_unknown_diagnosis_suggests_the_nearest(client: Any) -> None:
     answer = client.put("/items/a", data={"metadata": '{"diagnosis": "melanomma"}'})
 
     assert "melanoma" in answer.json()["errors"][0]["nearest"]
 
 
-def test_many_values_of_metadata_are_refused(client: Any) -> None:
+def test_too_many_metadata_values_are_rejected(client: Any) -> None:
     answer = client.put("/items/a", data={"metadata": json.dumps({f"k{n}": n for n in range(300)})})
 
     assert (answer.status_code, "values" in answer.json()["detail"]) == (422, True)

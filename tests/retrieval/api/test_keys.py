@@ -1,4 +1,4 @@
-"""The retrieval service with keys: one collection for all of them, a limit each, starts that are refused."""
+"""The retrieval service with API keys: one collection for all keys, a limit per key, invalid key files."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def key(file: Path) -> str:
 
 @pytest.fixture
 def locked(serve: Serve, file: Path, key: str) -> TestClient:
-    """The service with one key, which the client does not send by itself."""
+    """The service with one key, which the client does not send by default."""
     return serve(keys_file=file)
 
 
@@ -34,7 +34,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_every_path_but_health_and_documents_asks_for_a_key(locked: TestClient, key: str) -> None:
+def test_every_path_except_health_and_documents_requires_a_key(locked: TestClient, key: str) -> None:
     document = locked.get("/openapi.json").json()
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -58,21 +58,21 @@ def test_nothing_is_stored_or_erased_without_a_key(locked: TestClient, key: str,
     assert locked.get("/items/a").json()["note"] == "mine"
 
 
-def test_the_collection_is_one_for_all_keys(locked: TestClient, file: Path, key: str, put: Put) -> None:
+def test_all_keys_share_one_collection(locked: TestClient, file: Path, key: str, put: Put) -> None:
     locked.headers.update(bearer(key))
     put(locked, "a", note="ann's")
 
     assert locked.get("/items/a", headers=bearer(add_key(file, "bob"))).json()["note"] == "ann's"
 
 
-def test_a_revoked_key_is_refused_with_its_next_request(locked: TestClient, file: Path, key: str) -> None:
+def test_a_revoked_key_is_rejected_at_its_next_request(locked: TestClient, file: Path, key: str) -> None:
     assert locked.get("/index", headers=bearer(key)).status_code == 200
     remove_key(file, "ann")
 
     assert locked.get("/index", headers=bearer(key)).status_code == 401
 
 
-def test_a_key_over_its_limit_is_told_when_to_come_back(locked: TestClient, file: Path, key: str) -> None:
+def test_a_key_over_its_limit_gets_a_retry_after(locked: TestClient, file: Path, key: str) -> None:
     limited = bearer(add_key(file, "limited", per_minute=2))
     codes = [locked.get("/index", headers=limited).status_code for _ in range(3)]
     answer = locked.get("/index", headers=limited)
@@ -95,14 +95,14 @@ def test_a_bulk_load_is_one_unit(locked: TestClient, file: Path) -> None:
     assert locked.post("/items/bulk", content=lines, headers=headers).status_code == 429
 
 
-def test_keys_let_the_service_listen_anywhere_and_answer_under_any_name(serve: Serve, file: Path, key: str) -> None:
+def test_with_keys_the_service_may_listen_anywhere_under_any_host_name(serve: Serve, file: Path, key: str) -> None:
     client = serve(keys_file=file, host="0.0.0.0")  # noqa: S104 (never bound)
 
     answer = client.get("/index", headers=bearer(key) | {"Host": "search.example", "Origin": "https://page.example"})
     assert answer.status_code == 200
 
 
-def test_keys_are_asked_for_also_where_no_authentication_is_allowed(serve: Serve, file: Path, key: str) -> None:
+def test_keys_are_required_even_if_no_authentication_is_allowed(serve: Serve, file: Path, key: str) -> None:
     client = serve(keys_file=file, allow_unauthenticated=True)
 
     assert client.get("/index").status_code == 401
@@ -110,9 +110,7 @@ def test_keys_are_asked_for_also_where_no_authentication_is_allowed(serve: Serve
 
 
 @pytest.mark.parametrize("content", [None, "# none\n", "what is this\n"], ids=["missing", "empty", "invalid"])
-def test_a_key_file_that_cannot_be_used_refuses_the_start_in_one_line(
-    tmp_path: Path, file: Path, content: str | None
-) -> None:
+def test_an_invalid_key_file_prevents_the_start_with_one_line(tmp_path: Path, file: Path, content: str | None) -> None:
     if content is not None:
         file.write_text(content)
     with pytest.raises(StartRefused):

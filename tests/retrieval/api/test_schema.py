@@ -1,4 +1,4 @@
-"""Whatever the OpenAPI document allows, and what it forbids, is answered as the document says."""
+"""Requests that the OpenAPI document allows or forbids are answered as documented."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +11,12 @@ from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
 from tests.schemas import check, document, few
 
-asked = document("retrieval")
+api_schema = document("retrieval")
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """The service over a store of a few items, so that searches find something."""
+    """The service over a store of a few items, so that searches return hits."""
     chosen = Settings(data_dir=tmp_path_factory.mktemp("data"), encoder="dummy", model="dummy-aligned")
     app = create_app(chosen, service=open_service(chosen))
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
@@ -25,7 +25,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield client
 
 
-@asked.parametrize()  # type: ignore[untyped-decorator]
+@api_schema.parametrize()  # type: ignore[untyped-decorator]
 @few
 def test_answers_are_as_documented(case: Any, client: TestClient) -> None:
     check(case, client)

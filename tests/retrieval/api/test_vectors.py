@@ -1,4 +1,4 @@
-"""Vectors from outside and to the outside: /embed, and items that bring their own."""
+"""Vectors for and from clients: /embed, and items with client vectors."""
 
 import base64
 import io
@@ -30,7 +30,7 @@ def ids(answer: Any) -> list[str]:
     return [hit["id"] for hit in answer.json()["hits"]]
 
 
-def test_texts_and_images_are_embedded_in_their_order(client: Any, paint: Any) -> None:
+def test_texts_and_images_are_embedded_in_order(client: Any, paint: Any) -> None:
     texts = client.post("/embed", json={"texts": ["a red lesion", "blue"]}).json()
     images = client.post("/embed", files=[("image", ("a", paint("red"))), ("image", ("b", paint("blue")))]).json()
 
@@ -60,7 +60,7 @@ def test_base64_is_the_same_vector_in_fewer_bytes(client: Any, paint: Any) -> No
 @pytest.mark.parametrize(
     "body", [{}, {"texts": []}, {"texts": [""]}, {"texts": ["a", "  "]}, {"texts": ["a"] * 65}, {"texts": "a"}]
 )
-def test_what_can_not_be_embedded_is_refused_with_its_place(client: Any, body: dict[str, Any]) -> None:
+def test_an_invalid_input_is_rejected_with_its_position(client: Any, body: dict[str, Any]) -> None:
     answer = client.post("/embed", json=body)
 
     assert answer.status_code == 422
@@ -77,7 +77,7 @@ def test_embedding_needs_a_form_with_images_or_json(client: Any, paint: Any) -> 
 
 
 @pytest.mark.parametrize("form", [json.dumps, packed])
-def test_an_item_with_its_own_vectors_is_found_by_them(aligned: Any, put: Any, form: Any) -> None:
+def test_an_item_is_found_by_its_client_vectors(aligned: Any, put: Any, form: Any) -> None:
     put(aligned, "a", note="text", image_vector=form(vector(0)), note_vector=form(vector(1)), model=MODEL)
     put(aligned, "b", note_vector=form(vector(2)), model=MODEL)
 
@@ -89,7 +89,7 @@ def test_an_item_with_its_own_vectors_is_found_by_them(aligned: Any, put: Any, f
         assert answer.json()["hits"][0]["score"] == pytest.approx(1)
 
 
-def test_what_has_no_vector_of_its_own_is_encoded(aligned: Any, put: Any, paint: Any) -> None:
+def test_a_missing_vector_is_computed(aligned: Any, put: Any, paint: Any) -> None:
     put(aligned, "a", note="a red lesion", image=paint("red"), image_vector=json.dumps(vector(40)), model=MODEL)
 
     text = aligned.post("/search", json={"text": "red", "via": "notes"}).json()["hits"][0]
@@ -114,14 +114,14 @@ def test_what_has_no_vector_of_its_own_is_encoded(aligned: Any, put: Any, paint:
         ({"note_vector": packed([np.inf] * DIM), "model": MODEL}, "invalid-request", 422),
     ],
 )
-def test_a_vector_that_does_not_fit_is_refused(aligned: Any, fields: dict[str, str], code: str, status: int) -> None:
+def test_an_invalid_vector_is_rejected(aligned: Any, fields: dict[str, str], code: str, status: int) -> None:
     answer = aligned.put("/items/a", data={"note": "text", **fields})
 
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert aligned.get("/items/a").status_code == 404
 
 
-def test_bulk_loads_take_vectors_too_and_refuse_each_record_for_itself(aligned: Any) -> None:
+def test_bulk_loads_accept_vectors_and_reject_invalid_records_one_by_one(aligned: Any) -> None:
     lines = [
         {"id": "a", "note_vector": vector(3), "model": MODEL},
         {"id": "b", "note_vector": packed(vector(4)), "model": MODEL},
@@ -138,7 +138,7 @@ def test_bulk_loads_take_vectors_too_and_refuse_each_record_for_itself(aligned: 
     assert ids(aligned.post("/search", json={"vector": vector(4), "via": "notes", "k": 1})) == ["b"]
 
 
-def test_a_tar_s_json_may_hold_vectors(aligned: Any, paint: Any) -> None:
+def test_the_json_of_a_tar_may_contain_vectors(aligned: Any, paint: Any) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for name, data in (

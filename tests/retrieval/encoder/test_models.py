@@ -1,4 +1,4 @@
-"""Which model serves: choice at start, refusal of foreign vectors, moving to another model while serving."""
+"""Which model is served: choice at start, rejection of another model's vectors, re-embedding while serving."""
 
 import sqlite3
 import threading
@@ -19,7 +19,7 @@ from dermnote_retrieval.settings import Settings
 
 
 class GatedModels(DummyModels):
-    """The dummies, but `dummy-aligned` waits at a gate before it encodes notes, and may fail to load."""
+    """The dummies, except that `dummy-aligned` waits at a gate before it encodes notes, and may fail to load."""
 
     def __init__(self, *, fails: bool = False) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class GatedModels(DummyModels):
         if name != "dummy-aligned":
             return super().load(name)
         if self.fails:
-            raise ModelRefused("its weights are gone")
+            raise ModelRefused("its weights are missing")
         return GatedEncoder(self.manifest(name), self)
 
 
@@ -46,13 +46,13 @@ class GatedEncoder(DummyEncoder):
 
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """The store as another program sees it; what is changed is committed."""
+    """A connection to the store from outside; changes are committed."""
     with closing(sqlite3.connect(path)) as connection, connection:
         yield connection
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition, a minute at most."""
+    """Wait for a condition, at most a minute."""
     end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "the condition never came true"
@@ -72,7 +72,7 @@ def models() -> GatedModels:
     return GatedModels()
 
 
-def test_the_old_model_serves_until_the_new_one_is_whole(serve: Any, put: Any, paint: Any, models: GatedModels) -> None:
+def test_the_old_model_serves_until_the_new_one_is_ready(serve: Any, put: Any, paint: Any, models: GatedModels) -> None:
     client = serve(source=models)
     for colour in ("red", "green", "blue"):
         put(client, colour, image=paint(colour), note=f"{colour} lesion")
@@ -85,7 +85,7 @@ def test_the_old_model_serves_until_the_new_one_is_whole(serve: Any, put: Any, p
     assert 0 <= share < 1
     assert client.put("/models/active", json={"name": "dummy-aligned"}).status_code == 202
     assert client.put("/models/active", json={"name": "dummy"}).json()["code"] == "conflict"
-    # Writes of every kind while it goes on: each must be in the new index as it is at the end.
+    # Writes of every kind during the re-embedding: the new index must hold the final content.
     put(client, "red", image=paint("yellow"), note="yellow lesion")
     put(client, "black", image=paint("black"), note="black lesion")
     client.delete("/items/green")
@@ -107,7 +107,7 @@ def test_the_old_model_serves_until_the_new_one_is_whole(serve: Any, put: Any, p
     assert client.put("/models/active", json={"name": "dummy-aligned"}).status_code == 200
 
 
-def test_vectors_made_again_are_those_made_at_first(serve: Any, put: Any, paint: Any, tmp_path: Path) -> None:
+def test_re_embedding_gives_identical_vectors(serve: Any, put: Any, paint: Any, tmp_path: Path) -> None:
     def vectors() -> list[Any]:
         with opened(tmp_path / "data/store.sqlite3") as connection:
             return connection.execute("select item, route, vector from vectors order by item, route").fetchall()
@@ -121,7 +121,7 @@ def test_vectors_made_again_are_those_made_at_first(serve: Any, put: Any, paint:
     assert vectors() == first
 
 
-def test_a_move_goes_on_after_the_process_was_killed(
+def test_re_embedding_resumes_after_the_process_is_killed(
     run: Any, serve: Any, put: Any, models: GatedModels, tmp_path: Path
 ) -> None:
     with run(source=models) as client:
@@ -140,7 +140,7 @@ def test_a_move_goes_on_after_the_process_was_killed(
     assert [hit["id"] for hit in hits] == ["a"]
 
 
-def test_a_move_that_fails_leaves_the_old_model(serve: Any, put: Any) -> None:
+def test_a_failed_re_embedding_leaves_the_old_model(serve: Any, put: Any) -> None:
     client = serve(source=GatedModels(fails=True))
     put(client, "a", note="n")
 
@@ -161,13 +161,13 @@ def test_an_unknown_model_is_404(client: Any, name: str) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"name": "a/b"}', b'{"name": "x", "y": 1}', b'{"\\ud800": 1}', b"[" * 9999]
 )
-def test_a_wrong_activation_is_422(client: Any, body: bytes) -> None:
+def test_an_invalid_activation_is_422(client: Any, body: bytes) -> None:
     answer = client.put("/models/active", content=body, headers={"content-type": "application/json"})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request")
 
 
-def test_a_store_of_another_model_is_refused_at_start(run: Any, put: Any, tmp_path: Path) -> None:
+def test_a_store_of_another_model_prevents_the_start(run: Any, put: Any, tmp_path: Path) -> None:
     with run() as client:
         put(client, "a", note="n")
 
@@ -177,7 +177,7 @@ def test_a_store_of_another_model_is_refused_at_start(run: Any, put: Any, tmp_pa
         assert client.get("/items/a").status_code == 200
 
 
-def test_a_store_of_another_model_is_moved_at_start_if_asked(run: Any, serve: Any, put: Any, paint: Any) -> None:
+def test_a_store_of_another_model_is_re_embedded_at_start_if_set(run: Any, serve: Any, put: Any, paint: Any) -> None:
     with run() as client:
         put(client, "a", note="red", image=paint())
 
@@ -186,14 +186,14 @@ def test_a_store_of_another_model_is_moved_at_start_if_asked(run: Any, serve: An
     assert client.post("/search", json={"text": "red", "via": "images"}).json()["hits"][0]["id"] == "a"
 
 
-def test_the_stores_own_model_serves_when_none_is_named(run: Any, serve: Any, put: Any) -> None:
+def test_the_stores_model_is_served_by_default(run: Any, serve: Any, put: Any) -> None:
     with run(model="dummy-aligned") as client:
         put(client, "a", note="n")
 
     assert active(serve()) == "dummy-aligned"
 
 
-def test_an_empty_store_takes_any_model(run: Any) -> None:
+def test_an_empty_store_accepts_any_model(run: Any) -> None:
     for name in ("dummy", "dummy-aligned", "dummy"):
         with run(model=name) as client:
             assert active(client) == name
@@ -208,7 +208,7 @@ def test_items_survive_a_restart_with_their_vectors(run: Any, serve: Any, put: A
     assert serve().post("/search", files={"image": paint("blue")}).json()["hits"] == before
 
 
-def test_a_vector_that_is_missing_is_made_at_start(run: Any, serve: Any, put: Any, tmp_path: Path) -> None:
+def test_a_missing_vector_is_computed_at_start(run: Any, serve: Any, put: Any, tmp_path: Path) -> None:
     with run() as client:
         put(client, "a", note="red one")
     with opened(tmp_path / "data/store.sqlite3") as connection:
@@ -219,7 +219,7 @@ def test_a_vector_that_is_missing_is_made_at_start(run: Any, serve: Any, put: An
     assert client.get("/health/ready").status_code == 200
 
 
-def test_readiness_sees_an_index_that_lost_something(client: Any, put: Any, tmp_path: Path) -> None:
+def test_readiness_fails_if_the_index_differs_from_the_store(client: Any, put: Any, tmp_path: Path) -> None:
     put(client, "a", note="n")
     with opened(tmp_path / "data/store.sqlite3") as connection:
         connection.execute("delete from vectors")
@@ -229,12 +229,12 @@ def test_readiness_sees_an_index_that_lost_something(client: Any, put: Any, tmp_
     assert client.get("/health/live").status_code == 200
 
 
-def test_a_second_process_cannot_have_the_same_store(client: Any, tmp_path: Path) -> None:
+def test_a_second_process_cannot_open_the_same_store(client: Any, tmp_path: Path) -> None:
     with pytest.raises(StartRefused, match="another process serves"):
         open_service(Settings(data_dir=tmp_path / "data", encoder="dummy"))
 
 
-def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_store_prevents_the_start(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/store.sqlite3").write_bytes(b"this is no database" * 100)
 
@@ -242,7 +242,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         open_service(Settings(data_dir=tmp_path / "data", encoder="dummy"))
 
 
-def test_a_store_of_a_newer_schema_is_refused(run: Any, tmp_path: Path) -> None:
+def test_a_store_with_a_newer_schema_prevents_the_start(run: Any, tmp_path: Path) -> None:
     with run():
         pass
     with opened(tmp_path / "data/store.sqlite3") as connection:

@@ -1,4 +1,4 @@
-"""ONNX graphs from a model folder: their vectors, what is refused, and serving where torch is not installed."""
+"""ONNX graphs from a model folder: their vectors, invalid folders, and serving without torch."""
 
 import sys
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def load(folder: Path, *, runtime: Any = "auto") -> Any:
     return FolderModels(folder.parent, threads=1, runtime=runtime).load(folder.name)
 
 
-def test_vectors_are_unit_rows_and_do_not_depend_on_their_company(tiny: Path) -> None:
+def test_vectors_are_unit_rows_independent_of_the_batch(tiny: Path) -> None:
     encoder = load(tiny)
     texts = ["red", "a blue lesion of the back", "red lesion"]
     images = [Image.new("RGB", size, colour) for size, colour in (((40, 64), "red"), ((90, 33), "navy"))]
@@ -45,7 +45,7 @@ def test_vectors_are_unit_rows_and_do_not_depend_on_their_company(tiny: Path) ->
         assert np.abs(together - np.stack(alone)).max() < 1e-6
 
 
-def test_nothing_to_encode_gives_no_rows(tiny: Path) -> None:
+def test_empty_inputs_give_no_rows(tiny: Path) -> None:
     encoder = load(tiny)
     assert encoder.encode_images([]).shape == (0, DIM)
     assert encoder.encode_texts([]).shape == (0, DIM)
@@ -69,7 +69,7 @@ def _replace(name: str, content: bytes) -> Callable[[Path], None]:
 
 
 def _weights_outside(folder: Path) -> None:
-    """A graph whose weights lie in a file beside the folder."""
+    """A graph whose weights are in a file outside the folder."""
     model = image_graph()
     (folder.parent / "secret").write_bytes(bytes(4 * 3 * DIM))
     for tensor in model.graph.initializer:
@@ -96,16 +96,16 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
     "no graph": (lambda folder: (folder / "text.onnx").unlink(), {}, r"does not list text\.onnx"),
     "no ONNX": (_replace("image.onnx", b"nonsense"), {}, "tiny: "),
     "an empty graph": (_replace("image.onnx", b""), {}, "tiny: "),
-    "other widths": (lambda _: None, {"text_dim": 9}, "gives vectors of 8 and 8"),
+    "other widths": (lambda _: None, {"text_dim": 9}, "the model's vectors have 8 and 8 values"),
     "no padding": (
         lambda folder: onnx.save(text_graph(pad=None), folder / "text.onnx"),
         {},
-        "do not say the pad_token_id",
+        "lacks pad_token_id",
     ),
     "padding in words": (
         lambda folder: onnx.save(text_graph(pad="none"), folder / "text.onnx"),
         {},
-        "do not say the pad_token_id",
+        "lacks pad_token_id",
     ),
     "weights outside of the folder": (_weights_outside, {}, "tiny: "),
     "another input": (_other_input, {}, "tiny: "),
@@ -114,7 +114,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_graphs_that_cannot_serve_are_refused_in_one_line(tiny: Path, name: str) -> None:
+def test_invalid_graphs_are_rejected_with_one_line(tiny: Path, name: str) -> None:
     change, manifest, message = REFUSED[name]
     change(tiny)
     write_manifest(tiny, **manifest)
@@ -125,17 +125,15 @@ def test_graphs_that_cannot_serve_are_refused_in_one_line(tiny: Path, name: str)
     assert "\n" not in refused.value.detail
 
 
-def test_a_changed_graph_is_refused(tiny: Path) -> None:
+def test_a_changed_graph_is_rejected(tiny: Path) -> None:
     (tiny / "image.onnx").write_bytes((tiny / "image.onnx").read_bytes() + b"\0")
 
-    with pytest.raises(ModelRefused, match="sha256 differs"):
+    with pytest.raises(ModelRefused, match="sha256 mismatch"):
         load(tiny)
 
 
-def test_the_service_runs_where_only_what_it_declares_is_installed(
-    tiny: Path, tmp_path: Path, put: Any, paint: Any
-) -> None:
-    """No torch, no open_clip: an environment made of the requirements of dermnote-retrieval alone, without extras."""
+def test_the_service_runs_with_only_its_declared_dependencies(tiny: Path, tmp_path: Path, put: Any, paint: Any) -> None:
+    """Without torch and open_clip: an environment of the requirements of dermnote-retrieval without extras."""
     site = tmp_path / "site"
     paths = _environment(site, "dermnote-retrieval")
     assert not {"torch", "open_clip", "torchvision", "transformers", "timm"} & {path.name for path in site.iterdir()}
@@ -161,7 +159,7 @@ def test_the_service_runs_where_only_what_it_declares_is_installed(
 
 
 def _environment(site: Path, distribution: str) -> list[str]:
-    """A folder of links to what a distribution needs, and the paths to import from."""
+    """A folder of links to a distribution's requirements, and the paths to import from."""
     site.mkdir()
     waiting, seen, paths = [(distribution, frozenset[str]())], set(), [str(site)]
     while waiting:
@@ -179,7 +177,7 @@ def _environment(site: Path, distribution: str) -> list[str]:
 
 
 def _link(found: metadata.Distribution, site: Path, paths: list[str]) -> None:
-    """Link a distribution's folders and modules; of one installed for editing, take its source folder."""
+    """Link a distribution's folders and modules; for an editable one, add its source folder."""
     for file in found.files or []:
         top, source = site / file.parts[0], Path(str(found.locate_file(file.parts[0])))
         if file.suffix == ".pth":

@@ -1,4 +1,4 @@
-"""The open_clip encoder from a real, tiny model folder, against open_clip and torchvision asked directly."""
+"""The open_clip encoder from a real, tiny model folder, against direct calls of open_clip and torchvision."""
 
 import json
 import shutil
@@ -108,7 +108,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def changed(tiny: Path, tmp_path: Path) -> Callable[..., FolderModels]:
-    """A copy of the folder with a change to its files, its manifest made again unless told not to."""
+    """A copy of the folder with a change to its files; its manifest is rewritten by default."""
 
     def copied(
         change: Callable[[Path], None] = lambda _: None, *, remake: bool = True, **manifest: Any
@@ -130,7 +130,7 @@ def photographs() -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_preprocessing_is_torchvisions_to_the_bit(interpolation: Any) -> None:
+def test_preprocessing_equals_torchvisions_bit_by_bit(interpolation: Any) -> None:
     how = HOW.model_copy(update={"interpolation": interpolation})
     reference = image_transform(
         SIZE, is_train=False, mean=how.mean, std=how.std, interpolation=interpolation, resize_mode="shortest"
@@ -140,14 +140,14 @@ def test_preprocessing_is_torchvisions_to_the_bit(interpolation: Any) -> None:
         assert np.abs(preprocess(image, how) - reference(image).numpy()).max() < 1e-6
 
 
-def test_a_picture_that_its_caller_fitted_gives_the_same_pixels() -> None:
+def test_an_already_fitted_image_gives_the_same_pixels() -> None:
     for image in photographs():
         fitted = fit(image, HOW)
         assert fitted.size == (SIZE, SIZE)
         assert np.array_equal(preprocess(fitted, HOW), preprocess(image, HOW))
 
 
-def test_image_vectors_are_open_clips_through_the_head(tiny: Path) -> None:
+def test_image_vectors_equal_open_clips_with_the_head(tiny: Path) -> None:
     from safetensors.torch import load_file  # noqa: PLC0415
 
     encoder = FolderModels(tiny.parent, threads=2).load("tiny")
@@ -160,7 +160,7 @@ def test_image_vectors_are_open_clips_through_the_head(tiny: Path) -> None:
     assert np.abs(encoder.encode_images(photographs()) - expected.numpy()).max() < 1e-5
 
 
-def test_text_vectors_do_not_depend_on_their_company(tiny: Path) -> None:
+def test_text_vectors_are_independent_of_the_batch(tiny: Path) -> None:
     encoder = FolderModels(tiny.parent, threads=2).load("tiny")
     texts = ["red", "a blue lesion of the back .", "", "unheard words", "a " * 50]
     together = encoder.encode_texts(texts)
@@ -171,7 +171,7 @@ def test_text_vectors_do_not_depend_on_their_company(tiny: Path) -> None:
         assert np.abs(encoder.encode_texts([text])[0] - row).max() < 1e-5
 
 
-def test_texts_are_cut_at_the_manifests_length(tiny: Path) -> None:
+def test_texts_are_truncated_to_the_manifests_length(tiny: Path) -> None:
     encoder = FolderModels(tiny.parent, threads=2).load("tiny")
     ten = " ".join(["red", "blue"] * 5)  # with [CLS] and [SEP] 12 tokens, the most there can be
 
@@ -179,7 +179,7 @@ def test_texts_are_cut_at_the_manifests_length(tiny: Path) -> None:
     assert not np.allclose(encoder.encode_texts([ten]), encoder.encode_texts([ten.removesuffix(" blue")]), atol=1e-4)
 
 
-def test_the_whole_service_runs_on_a_folder(serve: Any, tiny: Path, put: Any) -> None:
+def test_the_service_serves_a_model_folder(serve: Any, tiny: Path, put: Any) -> None:
     client = serve(encoder="openclip", models_dir=tiny.parent, model="tiny")
     out = Path(tiny.parent / "photo.png")
     photographs()[1].save(out)
@@ -208,12 +208,12 @@ def append(name: str) -> Callable[[Path], None]:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a changed file": ({"change": append("open_clip_model.safetensors"), "remake": False}, "sha256 differs"),
+    "a changed file": ({"change": append("open_clip_model.safetensors"), "remake": False}, "sha256 mismatch"),
     "a missing file": ({"change": lambda f: (f / "heads.safetensors").unlink(), "remake": False}, "cannot be read"),
     "an unlisted tokenizer": ({"change": lambda f: (f / "tokenizer.json").unlink()}, "does not list tokenizer.json"),
     "no JSON": ({"change": lambda f: f.joinpath("manifest.json").write_text("{"), "remake": False}, "manifest.json"),
     "another name": ({"name": "other"}, "a model named other"),
-    "other widths": ({"image_dim": 7}, "gives vectors of 24 and 24"),
+    "other widths": ({"image_dim": 7}, "the model's vectors have 24 and 24 values"),
     "a file outside": (
         {
             "files": dict.fromkeys(
@@ -227,7 +227,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
                 "0",
             )
         },
-        "sha256 differs|outside",
+        "sha256 mismatch|outside",
     ),
     "weights of another shape": ({"change": put_config(vision_cfg={"timm_model_name": "test_vit"})}, "tiny: "),
     "an unknown architecture": ({"change": put_config(vision_cfg={"timm_model_name": "nonsense"})}, "tiny: "),
@@ -238,7 +238,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_folder_that_is_not_whole_is_refused_in_one_line(changed: Callable[..., FolderModels], name: str) -> None:
+def test_an_incomplete_folder_is_rejected_with_one_line(changed: Callable[..., FolderModels], name: str) -> None:
     options, message = REFUSED[name]
     with pytest.raises(ModelRefused, match=message) as refused:
         changed(**options).load("tiny")
@@ -246,7 +246,7 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_line(changed: Callable[...
     assert "\n" not in refused.value.detail
 
 
-def test_folders_that_cannot_be_used_are_not_listed(changed: Callable[..., FolderModels], tmp_path: Path) -> None:
+def test_invalid_folders_are_not_listed(changed: Callable[..., FolderModels], tmp_path: Path) -> None:
     source = changed()
     (tmp_path / "models/broken").mkdir()
     (tmp_path / "models/broken/manifest.json").write_text("[]")
@@ -260,6 +260,6 @@ def test_models_are_found_by_name_only(tiny: Path, name: str) -> None:
         FolderModels(tiny.parent, threads=2).load(name)
 
 
-def test_a_missing_lite_says_how_to_make_it(tmp_path: Path) -> None:
+def test_a_missing_lite_model_says_how_to_create_it(tmp_path: Path) -> None:
     with pytest.raises(StartRefused, match=r"dermnote export lite --models-dir .*models"):
         open_service(Settings(data_dir=tmp_path / "data", models_dir=tmp_path / "models"))

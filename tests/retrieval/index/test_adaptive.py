@@ -1,4 +1,4 @@
-"""The index of one route beside a plain numpy scan: any writes, any selection, exact and through lists."""
+"""The index of one route against a plain numpy scan: any writes, any selection, exact and with lists."""
 
 import threading
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits, lists_for
+from dermnote_retrieval.index.exact import limit_blas_threads, matrix_product, product_is_faster
 from dermnote_retrieval.index.faiss_backend import exact
-from dermnote_retrieval.index.id_map import NOWHERE, Rows
-from dermnote_retrieval.index.scan import is_for_scan, scanned, use_threads
-from dermnote_retrieval.index.types import Found, Numbers, Selection, Vectors
+from dermnote_retrieval.index.id_map import MISSING, IdMap
+from dermnote_retrieval.index.types import Neighbours, Numbers, Selection, Vectors
 
 DIM = 12
 SMALL = Limits(flat_vectors=400, recall_goal=0.95)
@@ -27,7 +27,7 @@ def unit(rows: Vectors) -> Vectors:
 
 
 def drawn(count: int, *, seed: int = 0, dim: int = DIM) -> Vectors:
-    """Unit vectors in clusters, as towers give them."""
+    """Unit vectors in clusters, like those of encoders."""
     draw = np.random.default_rng(seed)
     centres = draw.normal(size=(20, dim))
     return unit(centres[draw.integers(0, 20, count)] + 0.5 * draw.normal(size=(count, dim)))
@@ -39,9 +39,9 @@ def scan(held: Mapping[int, Vectors], query: Vectors, *, k: int, allowed: set[in
 
 
 def check(index: AdaptiveIndex, held: Mapping[int, Vectors], query: Vectors, *, k: int, allowed: set[int]) -> None:
-    """What it finds is allowed, scored right, best first, and as good as the scan's."""
+    """Check that results are allowed, correctly scored, best first, and as good as the scan's."""
     selection = Selection(allowed=np.array(sorted(allowed), np.int64))
-    (found,) = index.search(query[None], k=k, among=selection)
+    (found,) = index.search(query[None], k=k, selection=selection)
     assert len(found) == min(k, len(allowed & held.keys()))
     assert {number for number, _ in found} <= allowed & held.keys()
     scores = [score for _, score in found]
@@ -53,28 +53,28 @@ def check(index: AdaptiveIndex, held: Mapping[int, Vectors], query: Vectors, *, 
 
 @pytest.fixture(scope="module")
 def large() -> tuple[AdaptiveIndex, dict[int, Vectors]]:
-    """5000 vectors through lists."""
+    """5000 vectors in lists."""
     vectors, index = drawn(5000), AdaptiveIndex(DIM, SMALL)
     numbers = list(range(10, 5010))
-    index.replace(gone=[], numbers=numbers, vectors=vectors)
+    index.replace(removed=[], numbers=numbers, vectors=vectors)
     assert index.outgrown
     assert index.build(stop=NEVER)
     assert not index.outgrown
     return index, dict(zip(numbers, vectors, strict=True))
 
 
-def test_rows_lead_both_ways_whatever_is_dropped() -> None:
-    rows = Rows()
-    rows.append([5, 3, 9])
-    rows.append([7])
+def test_ids_map_to_rows_and_back_after_removals() -> None:
+    ids = IdMap()
+    ids.append([5, 3, 9])
+    ids.append([7])
 
-    assert rows.drop(3) == (1, 3)  # the last row's item moves into the gap
-    assert rows.numbers.tolist() == [5, 7, 9]
-    assert rows.of([9, 3, 7, 5, 10**6, -1]).tolist() == [2, NOWHERE, 1, 0, NOWHERE, NOWHERE]
-    assert rows.drop(9) == (2, 2)
-    rows.append([3])
-    assert rows.numbers.tolist() == [5, 7, 3]
-    assert len(rows) == 3
+    assert ids.remove(3) == (1, 3)  # the last row moves into the gap
+    assert ids.numbers.tolist() == [5, 7, 9]
+    assert ids.rows([9, 3, 7, 5, 10**6, -1]).tolist() == [2, MISSING, 1, 0, MISSING, MISSING]
+    assert ids.remove(9) == (2, 2)
+    ids.append([3])
+    assert ids.numbers.tolist() == [5, 7, 3]
+    assert len(ids) == 3
 
 
 WRITES = st.lists(
@@ -85,15 +85,15 @@ WRITES = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(writes=WRITES, k=st.integers(1, 50), allowed=st.sets(st.integers(1, 45)), seed=st.integers(0, 2**16))
-def test_any_writes_leave_what_a_dict_holds(
+def test_any_writes_leave_the_same_content_as_a_dict(
     writes: list[tuple[list[int], list[int]]], k: int, allowed: set[int], seed: int
 ) -> None:
     index, held = AdaptiveIndex(DIM, SMALL), dict[int, Vectors]()
     draw = np.random.default_rng(seed)
-    for gone, numbers in writes:
+    for removed, numbers in writes:
         vectors = unit(draw.normal(size=(len(numbers), DIM)).astype(np.float32)) if numbers else np.empty((0, DIM))
-        index.replace(gone=gone, numbers=numbers, vectors=vectors.astype(np.float32))
-        for number in gone:
+        index.replace(removed=removed, numbers=numbers, vectors=vectors.astype(np.float32))
+        for number in removed:
             held.pop(number, None)
         held.update(zip(numbers, vectors, strict=True))
 
@@ -106,9 +106,9 @@ def test_any_writes_leave_what_a_dict_holds(
     check(index, held, unit(draw.normal(size=(1, DIM)))[0], k=k, allowed=allowed)
 
 
-def test_searches_of_one_batch_are_what_each_is_alone() -> None:
+def test_a_batch_of_searches_equals_single_searches() -> None:
     index = AdaptiveIndex(DIM, SMALL)
-    index.replace(gone=[], numbers=list(range(300)), vectors=drawn(300))
+    index.replace(removed=[], numbers=list(range(300)), vectors=drawn(300))
     queries = drawn(40, seed=5)
 
     together = index.search(queries, k=7)
@@ -121,7 +121,7 @@ def test_searches_of_one_batch_are_what_each_is_alone() -> None:
 
 @pytest.mark.parametrize("kept", [0.5, 0.01, 0.0005])
 @pytest.mark.parametrize("k", [1, 10, 400])
-def test_a_filtered_search_through_lists_finds_k_whenever_there_are_k(
+def test_a_filtered_search_in_lists_finds_k_if_there_are_k(
     large: tuple[AdaptiveIndex, dict[int, Vectors]], kept: float, k: int
 ) -> None:
     index, held = large
@@ -140,31 +140,31 @@ def test_a_filtered_search_through_lists_finds_k_whenever_there_are_k(
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=150, deadline=None)
-def test_a_matrix_product_finds_what_faiss_finds(rows: int, queries: int, kept: float, k: int, seed: int) -> None:
+def test_the_matrix_product_finds_the_same_as_faiss(rows: int, queries: int, kept: float, k: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
     matrix = draw.standard_normal((rows, 16)).astype(np.float32)
-    asked = draw.standard_normal((queries, 16)).astype(np.float32)
+    query_vectors = draw.standard_normal((queries, 16)).astype(np.float32)
     allowed = draw.random(rows) < kept
     allowed[draw.integers(rows)] = True
     k = min(k, int(allowed.sum()))
 
-    ours, theirs = (search(asked, matrix, k=k, allowed=allowed) for search in (scanned, exact))
+    ours, theirs = (search(query_vectors, matrix, k=k, allowed=allowed) for search in (matrix_product, exact))
 
     assert np.array_equal(ours[1], theirs[1])
     assert np.allclose(ours[0], theirs[0], atol=1e-4)
 
 
-def test_the_threads_of_a_matrix_product_are_those_of_the_setting() -> None:
+def test_the_setting_limits_the_threads_of_a_matrix_product() -> None:
     before = threadpoolctl.threadpool_info()
     try:
-        use_threads(1)
+        limit_blas_threads(1)
         assert {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"} == {1}
     finally:
-        use_threads(max(pool["num_threads"] for pool in before if pool["user_api"] == "blas"))
+        limit_blas_threads(max(pool["num_threads"] for pool in before if pool["user_api"] == "blas"))
 
 
 @pytest.mark.parametrize(
-    ("queries", "rows", "left", "scan"),
+    ("queries", "rows", "selected", "faster"),
     [
         (1, 1000, 1000, True),
         (2, 1000, 1000, False),
@@ -175,23 +175,23 @@ def test_the_threads_of_a_matrix_product_are_those_of_the_setting() -> None:
         (64, 1_000_000, 900_000, False),
     ],
 )
-def test_what_goes_through_a_matrix_product(queries: int, rows: int, left: int, *, scan: bool) -> None:
-    assert is_for_scan(queries=queries, rows=rows, left=left) == scan
+def test_when_the_matrix_product_is_used(queries: int, rows: int, selected: int, *, faster: bool) -> None:
+    assert product_is_faster(queries=queries, rows=rows, selected=selected) == faster
 
 
-def test_what_is_barred_is_never_found(large: tuple[AdaptiveIndex, dict[int, Vectors]]) -> None:
+def test_excluded_items_are_never_found(large: tuple[AdaptiveIndex, dict[int, Vectors]]) -> None:
     index, held = large
     (number, query) = next(iter(held.items()))
 
     (found,) = index.search(query[None], k=5)
-    (without,) = index.search(query[None], k=5, among=Selection(barred=np.array([number, 10**8])))
+    (without,) = index.search(query[None], k=5, selection=Selection(excluded=np.array([number, 10**8])))
 
     assert found[0] == (number, pytest.approx(1, abs=1e-5))
     assert number not in [one for one, _ in without]
     assert without[:4] == found[1:]
 
 
-def test_the_recall_that_is_stated_is_what_is_found(large: tuple[AdaptiveIndex, dict[int, Vectors]]) -> None:
+def test_the_reported_recall_is_achieved(large: tuple[AdaptiveIndex, dict[int, Vectors]]) -> None:
     index, held = large
     matrix, numbers = np.stack(list(held.values())), np.array(list(held))
     shares = []
@@ -207,10 +207,10 @@ def test_the_recall_that_is_stated_is_what_is_found(large: tuple[AdaptiveIndex, 
     assert index.bytes_ > 5000 * DIM * 5
 
 
-def test_writes_while_lists_are_built_and_afterwards_are_not_lost() -> None:
-    """A writer and a reader go on all the time; the build is caught up with each change."""
+def test_writes_during_and_after_a_build_are_not_lost() -> None:
+    """A writer and a reader run during the builds, which catch up with each change."""
     index, held = AdaptiveIndex(DIM, SMALL), dict(enumerate(drawn(3000), start=1))
-    index.replace(gone=[], numbers=list(held), vectors=np.stack(list(held.values())))
+    index.replace(removed=[], numbers=list(held), vectors=np.stack(list(held.values())))
     stop, draw = threading.Event(), np.random.default_rng(4)
 
     def read() -> int:
@@ -226,42 +226,42 @@ def test_writes_while_lists_are_built_and_afterwards_are_not_lost() -> None:
     with ThreadPoolExecutor(2) as others:
         reader, builder = others.submit(read), others.submit(build)
         for round_ in range(300):
-            gone = [int(draw.integers(1, 3000))]
+            removed = [int(draw.integers(1, 3000))]
             numbers = [int(draw.integers(1, 3000)), 4000 + round_]
             vectors = drawn(2, seed=round_)
-            index.replace(gone=gone, numbers=numbers, vectors=vectors)
-            held.pop(gone[0], None)
+            index.replace(removed=removed, numbers=numbers, vectors=vectors)
+            held.pop(removed[0], None)
             held.update(zip(numbers, vectors, strict=True))
         built = builder.result(60)
         stop.set()
         fewest = reader.result(60)
 
     assert (built, fewest) == ([True] * 3, 10)
-    assert len(index) == len(held) == len(index._built.lists)  # type: ignore[union-attr]
+    assert len(index) == len(held) == len(index._tuned.lists)  # type: ignore[union-attr]
     for number in [4000, 4299, *draw.choice(sorted(held), 50).tolist()]:
         ((first, score), *_) = index.search(held[number][None], k=1)[0]
         assert score == pytest.approx(1, abs=1e-5)
         assert np.allclose(held[first], held[number], atol=1e-5)
 
 
-def test_a_build_that_is_told_to_stop_changes_nothing() -> None:
+def test_a_stopped_build_changes_nothing() -> None:
     index, stop = AdaptiveIndex(DIM, SMALL), threading.Event()
-    index.replace(gone=[], numbers=list(range(1000)), vectors=drawn(1000))
+    index.replace(removed=[], numbers=list(range(1000)), vectors=drawn(1000))
     stop.set()
 
     assert not index.build(stop=stop)
     assert (index.kind, index.recall) == ("flat", None)
 
 
-def test_it_is_exact_again_once_it_is_small_and_built_again_once_outgrown() -> None:
+def test_a_small_index_returns_to_exact_search_and_an_outgrown_one_is_rebuilt() -> None:
     index, vectors = AdaptiveIndex(DIM, SMALL), drawn(2500)
-    index.replace(gone=[], numbers=list(range(1000)), vectors=vectors[:1000])
+    index.replace(removed=[], numbers=list(range(1000)), vectors=vectors[:1000])
     assert index.build(stop=NEVER)
     assert not index.shrink()
-    index.replace(gone=[], numbers=list(range(1000, 2500)), vectors=vectors[1000:])
+    index.replace(removed=[], numbers=list(range(1000, 2500)), vectors=vectors[1000:])
     assert index.outgrown
 
-    index.replace(gone=list(range(2320)), numbers=[], vectors=np.empty((0, DIM), np.float32))
+    index.replace(removed=list(range(2320)), numbers=[], vectors=np.empty((0, DIM), np.float32))
 
     assert not index.outgrown
     assert index.shrink()
@@ -271,24 +271,24 @@ def test_it_is_exact_again_once_it_is_small_and_built_again_once_outgrown() -> N
 
 
 @pytest.mark.parametrize(("count", "lists"), [(1, 2), (200_000, 1024), (1_000_000, 2048)])
-def test_lists_grow_with_the_root_of_the_vectors(count: int, lists: int) -> None:
+def test_the_number_of_lists_grows_with_the_square_root_of_the_vectors(count: int, lists: int) -> None:
     assert lists_for(count) == lists
 
 
 def test_an_empty_index_or_selection_finds_nothing() -> None:
     index = AdaptiveIndex(DIM, SMALL)
-    nobody: Numbers = np.empty(0, np.int64)
+    none: Numbers = np.empty(0, np.int64)
 
-    empty: list[Found] = [[]]
+    empty: list[Neighbours] = [[]]
     assert index.search(drawn(1), k=5) == empty
-    index.replace(gone=[], numbers=[1], vectors=drawn(1))
-    assert index.search(drawn(1), k=5, among=Selection(allowed=nobody)) == empty
+    index.replace(removed=[], numbers=[1], vectors=drawn(1))
+    assert index.search(drawn(1), k=5, selection=Selection(allowed=none)) == empty
 
 
-def test_vectors_are_looked_up_while_a_search_runs() -> None:
-    """Whoever marks near-duplicates must not wait for other queries' searches."""
+def test_vectors_can_be_read_during_a_search() -> None:
+    """Marking near-duplicates must not wait for the searches of other queries."""
     index, vectors = AdaptiveIndex(DIM, SMALL), drawn(3)
-    index.replace(gone=[], numbers=[1, 2, 3], vectors=vectors)
+    index.replace(removed=[], numbers=[1, 2, 3], vectors=vectors)
 
     with index._lock, ThreadPoolExecutor(1) as other:  # a search holds it
         found = other.submit(index.vectors, [3, 9, 1]).result(10)

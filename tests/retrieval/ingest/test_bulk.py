@@ -1,4 +1,4 @@
-"""Bulk loads: good and bad records side by side, broken streams, hostile tars."""
+"""Bulk loads: valid and invalid records, broken streams, hostile tars."""
 
 import io
 import json
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from dermnote_contracts.problems import InvalidRequest
+from dermnote_imaging.decoder import Decoder, ImageLimits
 from dermnote_retrieval.ingest.bulk import read_ndjson, read_tar
-from dermnote_retrieval.ingest.images import Decoder, ImageLimits
-from dermnote_retrieval.ingest.writer import Refused
+from dermnote_retrieval.ingest.writer import RejectedRecord
 
 TAR = {"content-type": "application/x-tar"}
 NDJSON = {"content-type": "application/x-ndjson"}
-DECODER = Decoder(ImageLimits(max_bytes=100_000, max_pixels=1_000_000, bound_px=256), at_once=1)
+DECODER = Decoder(ImageLimits(max_bytes=100_000, max_pixels=1_000_000, bound_px=256), concurrency=1)
 
 
 def tar(*members: tuple[str, bytes] | tarfile.TarInfo) -> bytes:
@@ -42,7 +42,7 @@ def pieces(data: bytes, size: int = 777) -> Iterator[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
-def test_good_and_bad_records_in_one_tar(client: Any, put: Any, paint: Any) -> None:
+def test_valid_and_invalid_records_in_one_tar(client: Any, put: Any, paint: Any) -> None:
     put(client, "b", note="old")
     data = tar(
         ("./a.png", paint("red")),
@@ -134,7 +134,7 @@ def test_loads_longer_than_a_chunk_keep_their_order(serve: Any, chunk: int) -> N
     assert hits[0]["id"] == "i29"
 
 
-def test_a_later_record_takes_the_image_away(client: Any, paint: Any) -> None:
+def test_a_later_record_without_image_removes_it(client: Any, paint: Any) -> None:
     data = tar(("a.png", paint()), ("x.txt", b"between"), ("a.txt", b"now without an image"))
 
     assert outcomes(client.post("/items/bulk", content=data, headers=TAR))[2] == ("a", "updated")
@@ -145,7 +145,7 @@ def test_a_later_record_takes_the_image_away(client: Any, paint: Any) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"no tar at all", b"\x1f\x8b" + b"\0" * 600, b"x" * 2000], ids=["empty", "text", "gzip", "long"]
 )
-def test_what_is_no_tar_is_422(client: Any, body: bytes) -> None:
+def test_a_body_that_is_not_a_tar_is_422(client: Any, body: bytes) -> None:
     answer = client.post("/items/bulk", content=body, headers=TAR)
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request")
@@ -159,7 +159,7 @@ def test_another_content_type_is_415(client: Any) -> None:
     assert client.post("/items/bulk", content=b"{}", headers={"content-type": "application/json"}).status_code == 415
 
 
-def test_a_tar_that_ends_early_keeps_what_came_whole(client: Any, paint: Any) -> None:
+def test_complete_records_of_a_truncated_tar_are_stored(client: Any, paint: Any) -> None:
     data = tar(("a.txt", b"first"), ("b.txt", b"second"), ("c.png", paint(size=(200, 200)) * 20))
     answer = client.post("/items/bulk", content=data[:3000], headers=TAR)
 
@@ -168,7 +168,7 @@ def test_a_tar_that_ends_early_keeps_what_came_whole(client: Any, paint: Any) ->
     assert client.get("/items/b").status_code == 404
 
 
-def test_a_member_over_its_cap_is_passed_over(serve: Any, paint: Any) -> None:
+def test_a_member_over_its_limit_is_skipped(serve: Any, paint: Any) -> None:
     client = serve(max_upload_bytes=1000)
     data = tar(("a.jpg", b"x" * 5_000_000), ("a.txt", b"note"), ("b.txt", b"y" * 2_000_000), ("c.png", paint()))
 
@@ -177,7 +177,7 @@ def test_a_member_over_its_cap_is_passed_over(serve: Any, paint: Any) -> None:
     assert answer.text.count("too-large") >= 2
 
 
-def test_links_and_devices_are_refused(client: Any) -> None:
+def test_links_and_devices_are_rejected(client: Any) -> None:
     def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
         info = tarfile.TarInfo(name)
         info.type, info.linkname = kind, target
@@ -195,7 +195,7 @@ def test_links_and_devices_are_refused(client: Any) -> None:
     assert [status for _, status in found] == ["failed"] * 5
 
 
-def test_a_header_that_asks_for_gigabytes_is_refused() -> None:
+def test_a_header_of_gigabytes_is_rejected() -> None:
     pax = tarfile.TarInfo("pax")
     pax.type, pax.size = tarfile.XHDTYPE, 8_000_000_000
     endless = iter([pax.tobuf(), *[b"0" * 65536] * 40])
@@ -205,7 +205,7 @@ def test_a_header_that_asks_for_gigabytes_is_refused() -> None:
     assert next(endless, None) is not None  # it stopped reading long before the end
 
 
-def test_any_damage_to_a_tar_is_an_outcome_or_a_refusal() -> None:
+def test_any_damage_to_a_tar_is_an_outcome_or_an_error() -> None:
     whole = tar(("a.txt", b"one"), ("b.json", b'{"id": "x", "metadata": {"age": 1}}'), ("c.txt", b"three"))
     for place in range(0, 3 * 1024, 5):
         for byte in (0, 0x80, 0xFF, ord("7")):
@@ -218,15 +218,15 @@ def test_any_damage_to_a_tar_is_an_outcome_or_a_refusal() -> None:
             assert len(records) <= 4
 
 
-def test_long_lines_are_passed_over() -> None:
+def test_long_lines_are_skipped() -> None:
     data = b'{"id": "a", "note": "1"}\n' + b"x" * 3_000_000 + b'\n{"id": "b", "note": "2"}'
     records = list(read_ndjson(pieces(data, 65536), decoder=DECODER))
 
-    assert [isinstance(record, Refused) for record in records] == [False, True, False]
+    assert [isinstance(record, RejectedRecord) for record in records] == [False, True, False]
     assert [record.id for record in records] == ["a", "", "b"]
 
 
-def test_keys_that_are_no_unicode_can_be_answered(client: Any) -> None:
+def test_keys_that_are_not_unicode_can_be_reported(client: Any) -> None:
     data = bytearray(tar(("abc.txt", b"x")))
     info = tarfile.TarInfo.frombuf(bytes(data[:512]), "utf-8", "surrogateescape")
     info.name = "\udcff\udcfe.txt"

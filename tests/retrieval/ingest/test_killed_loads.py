@@ -1,4 +1,4 @@
-"""kill -9 at random moments of bulk loads: every acknowledged item is there, no other, and index and store agree."""
+"""kill -9 at random moments of bulk loads: exactly the acknowledged items exist, and index and store agree."""
 
 import base64
 import json
@@ -14,10 +14,10 @@ import pytest
 
 from tests.retrieval.runtime.test_process import Server
 
-# DERMNOTE_KILLS=50 DERMNOTE_KILLED_ITEMS=20000 is the whole of it, some minutes.
+# DERMNOTE_KILLS=50 DERMNOTE_KILLED_ITEMS=20000 runs the full test, which takes some minutes.
 KILLS = int(os.environ.get("DERMNOTE_KILLS", "3"))
 ITEMS = int(os.environ.get("DERMNOTE_KILLED_ITEMS", "3000"))
-A_REQUEST = 150
+PER_REQUEST = 150
 MODEL, DIM = "dummy-1", 96
 HEADERS = {"Content-Type": "application/x-ndjson"}
 
@@ -31,7 +31,7 @@ def line(item_id: str, number: int) -> str:
 
 
 class Load:
-    """A bulk load of ITEMS in requests of A_REQUEST, in a thread, until it is done or the server is gone."""
+    """A bulk load of ITEMS in requests of PER_REQUEST, in a thread, until it is done or the server dies."""
 
     def __init__(self, url: str, *, round_: int) -> None:
         self.sent: set[str] = set()
@@ -47,8 +47,8 @@ class Load:
 
     def _run(self) -> None:
         with httpx.Client(base_url=self._url, timeout=60) as client:
-            for first in range(0, ITEMS, A_REQUEST):
-                names = {f"r{self._round}.{n}": n for n in range(first, first + A_REQUEST)}
+            for first in range(0, ITEMS, PER_REQUEST):
+                names = {f"r{self._round}.{n}": n for n in range(first, first + PER_REQUEST)}
                 self.sent |= names.keys()
                 try:
                     content = "\n".join(line(name, number) for name, number in names.items())
@@ -71,7 +71,7 @@ def listed(client: httpx.Client) -> set[str]:
             return found
 
 
-def test_every_acknowledged_item_is_there_and_no_other(tmp_path: Path) -> None:
+def test_exactly_the_acknowledged_items_exist(tmp_path: Path) -> None:
     draw = random.Random(7)
     acknowledged: set[str] = set()
     sent: set[str] = set()
@@ -96,7 +96,7 @@ def test_every_acknowledged_item_is_there_and_no_other(tmp_path: Path) -> None:
                 assert acknowledged <= there <= sent
                 assert client.get("/health/ready").json()["checks"]["index"] == "ok"
                 assert index["items"] == index["routes"]["notes"]["vectors"] == len(there)
-                number = draw.randrange(A_REQUEST)
+                number = draw.randrange(PER_REQUEST)
                 query = np.frombuffer(base64.b64decode(vector(number)), "<f4").astype(float).tolist()
                 hit = client.post("/search", json={"vector": query, "via": "notes", "k": 1}).json()["hits"][0]
                 assert (hit["note"], hit["score"]) == (f"note {number}", pytest.approx(1, abs=1e-5))

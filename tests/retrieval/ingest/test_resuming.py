@@ -1,4 +1,4 @@
-"""A load that broke in the middle is sent again: what is held just so is known, and not encoded another time."""
+"""An interrupted load is repeated: stored items are recognised and not encoded again."""
 
 import io
 import json
@@ -26,7 +26,7 @@ COLOURS = ("red", "green", "blue", "yellow")
 
 
 class CountingEncoder(DummyEncoder):
-    """Counts what it is asked to encode."""
+    """Counts the images and texts it encodes."""
 
     def __init__(self, encoder: Encoder, counted: "Counter[str]") -> None:
         super().__init__(encoder.manifest)
@@ -42,7 +42,7 @@ class CountingEncoder(DummyEncoder):
 
 
 class CountingModels(DummyModels):
-    """The dummies, counted."""
+    """The dummies with counters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class CountingModels(DummyModels):
 
 @contextmanager
 def serving(folder: Path, models: CountingModels) -> Iterator[httpx.Client]:
-    """The service over HTTP, from start to clean end."""
+    """The service over HTTP, from start to shutdown."""
     settings = Settings(data_dir=folder, encoder="dummy", bulk_chunk_items=16)
     app = create_app(settings, service=open_service(settings, source=models))
     with served(app) as url, httpx.Client(base_url=url, timeout=60) as client:
@@ -72,18 +72,18 @@ def statuses(answer: httpx.Response) -> Mapping[str, int]:
 
 
 class Cut(Exception):
-    """The client goes away."""
+    """The client disconnects."""
 
 
 def cut_off(sent: bytes, client: httpx.Client, *, stored: int) -> Iterator[bytes]:
-    """A body that ends in a broken connection, once so many of its items are stored."""
+    """A body whose connection breaks once `stored` of its items are stored."""
     yield sent
     while httpx.get(f"{client.base_url}/index").json()["items"] < stored:
         pass
     raise Cut
 
 
-def test_a_load_whose_connection_was_cut_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_a_load_resumes_after_its_connection_was_lost(tmp_path: Path) -> None:
     models, half = CountingModels(), b"".join(line(number) for number in range(RECORDS // 2))
     with serving(tmp_path, models) as client, pytest.raises(Cut):
         client.post("/items/bulk", content=cut_off(half, client, stored=64), headers=NDJSON)
@@ -114,7 +114,7 @@ def shard() -> bytes:
     return out.getvalue()
 
 
-def test_a_tar_that_was_cut_off_is_sent_again(tmp_path: Path) -> None:
+def test_a_truncated_tar_is_repeated(tmp_path: Path) -> None:
     models, whole = CountingModels(), shard()
     with serving(tmp_path, models) as client, pytest.raises(Cut):
         client.post("/items/bulk", content=cut_off(whole[: len(whole) // 2], client, stored=64), headers=TAR)
@@ -129,7 +129,7 @@ def test_a_tar_that_was_cut_off_is_sent_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changed", [{"note": "another"}, {"metadata": {"a": [1, 2]}}, {"group": "h"}, {"note": None}], ids=str
 )
-def test_what_differs_is_an_update(tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_a_changed_record_is_an_update(tmp_path: Path, changed: dict[str, Any]) -> None:
     with serving(tmp_path, CountingModels()) as client:
         client.post("/items/bulk", content=line(1), headers=NDJSON)
         for content, expected in ((line(1, **changed), "updated"), (line(1), "updated"), (line(1), "unchanged")):
@@ -146,8 +146,8 @@ def test_the_last_of_two_records_with_one_id_counts(tmp_path: Path) -> None:
         assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
 
 
-def test_the_encoders_vector_takes_the_place_of_a_given_one(tmp_path: Path) -> None:
-    """A record without vectors is another one than the same with vectors."""
+def test_the_encoders_vector_replaces_a_client_vector(tmp_path: Path) -> None:
+    """A record without vectors differs from the same record with vectors."""
     given = {"note_vector": [1.0] * 96, "model": "dummy-1"}
     models = CountingModels()
     with serving(tmp_path, models) as client:
@@ -162,7 +162,7 @@ def test_the_encoders_vector_takes_the_place_of_a_given_one(tmp_path: Path) -> N
         assert models.encoded["texts"] == 1
 
 
-def test_a_put_that_is_repeated_is_answered_and_encoded_once(tmp_path: Path) -> None:
+def test_a_repeated_put_is_encoded_once(tmp_path: Path) -> None:
     models = CountingModels()
     with serving(tmp_path, models) as client:
         answers = [client.put("/items/a", data={"note": "red"}) for _ in range(3)]
@@ -172,7 +172,7 @@ def test_a_put_that_is_repeated_is_answered_and_encoded_once(tmp_path: Path) -> 
         assert models.encoded["texts"] == 1
 
 
-def test_after_a_move_to_another_model_what_is_held_is_still_known(tmp_path: Path) -> None:
+def test_stored_items_are_still_recognised_after_re_embedding(tmp_path: Path) -> None:
     models = CountingModels()
     with serving(tmp_path, models) as client:
         client.post("/items/bulk", content=line(1), headers=NDJSON)

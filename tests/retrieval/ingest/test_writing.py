@@ -1,10 +1,15 @@
-"""Readers and writers at the same time: nothing is lost, and store and index agree at the end."""
+"""Concurrent readers and writers: nothing is lost, and store and index agree at the end."""
 
 import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 
-def test_writers_and_readers_side_by_side(client: Any, put: Any, paint: Any) -> None:
+
+def test_concurrent_writers_and_readers(client: Any, put: Any, paint: Any) -> None:
     failures: list[str] = []
 
     def note(answer: Any, *expected: int) -> None:
@@ -39,32 +44,67 @@ def test_writers_and_readers_side_by_side(client: Any, put: Any, paint: Any) -> 
     assert {hit["id"] for hit in hits} == found
 
 
-def test_too_many_waiting_requests_are_refused_early(serve: Any) -> None:
+@pytest.fixture
+def busy(serve: Any) -> Iterator[Any]:
+    """A client of a service with one worker, which is busy; one more request may wait. `release` ends the work."""
     client = serve(workers=1, max_waiting=1)
-    gate, entered = threading.Event(), threading.Event()
+    client.release, entered = threading.Event(), threading.Event()
     original = client.app.state.service.search.by_text
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         entered.set()
-        assert gate.wait(30)
+        assert client.release.wait(30)
         return original(*args, **kwargs)
 
     client.app.state.service.search.by_text = slow
-    answers: list[int] = []
-    ask = [
-        threading.Thread(target=lambda: answers.append(client.post("/search", json={"text": "x"}).status_code))
-        for _ in range(2)
-    ]
-    ask[0].start()
-    assert entered.wait(30)
-    ask[1].start()
-    limiter = client.app.state.service.workers.waiting
-    while limiter() < 1:
-        threading.Event().wait(0.01)
-    refused = client.post("/search", json={"text": "x"})
-    gate.set()
-    for thread in ask:
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(client.post, "/search", json={"text": "x"})
+        assert entered.wait(30)
+        yield client
+        client.release.set()
+        assert running.result(30).status_code == 200
 
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-    assert answers == [200, 200]
+
+def wait_until_one_waits(client: Any) -> None:
+    deadline = time.monotonic() + 10
+    while client.app.state.service.workers.waiting() < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_too_many_waiting_requests_are_rejected(busy: Any) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(busy.post, "/search", json={"text": "x"})
+        wait_until_one_waits(busy)
+        rejected = busy.post("/search", json={"text": "x"})
+        busy.release.set()
+
+        assert waiting.result(30).status_code == 200
+    assert (rejected.status_code, rejected.headers["retry-after"]) == (503, "1")
+
+
+READS = ("/items", "/items/a", "/items/a/image", "/models", "/index/snapshots")
+
+
+@pytest.mark.parametrize("path", READS)
+def test_reads_share_the_workers_of_all_requests(busy: Any, path: str) -> None:
+    """There is one pool of threads, so that `workers` and `max_waiting` limit all requests together."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(busy.get, path)
+        wait_until_one_waits(busy)
+        assert busy.get("/items").status_code == 503
+        busy.release.set()
+
+        assert waiting.result(30).status_code in (200, 404)
+
+
+def test_operators_get_answers_when_all_workers_are_busy(busy: Any) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(busy.delete, "/items/a")
+        wait_until_one_waits(busy)
+
+        assert busy.get("/health/ready").status_code == 200
+        assert busy.get("/index").json()["waiting"]["requests"] == 1
+        assert 'what="requests"} 1.0' in busy.get("/metrics").text
+        busy.release.set()
+        assert waiting.result(30).status_code == 404

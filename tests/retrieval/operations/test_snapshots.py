@@ -1,4 +1,4 @@
-"""Snapshots through the HTTP door: what is taken is what comes back, whole or not at all."""
+"""Snapshots over HTTP: a restore brings back exactly what was copied, or changes nothing."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def found(client: TestClient, text: str = "red") -> list[str]:
     return sorted(hit["id"] for hit in answer.json()["hits"])
 
 
-def test_restoring_goes_back_to_what_was_taken(client: Any, put: Any, paint: Any) -> None:
+def test_a_restore_brings_back_the_snapshot(client: Any, put: Any, paint: Any) -> None:
     put(client, "kept", note="a red lesion", image=paint(), metadata={"age": 40}, group="p1")
     put(client, "erased", note="a red spot")
     snapshot = take(client)
@@ -54,7 +54,7 @@ def test_restoring_goes_back_to_what_was_taken(client: Any, put: Any, paint: Any
     assert found(client) == ["erased", "kept", "new"]
 
 
-def test_a_snapshot_says_what_it_holds_and_is_listed_until_it_is_deleted(client: Any, put: Any, paint: Any) -> None:
+def test_a_snapshot_reports_its_content_and_is_listed_until_deleted(client: Any, put: Any, paint: Any) -> None:
     put(client, "a", note="one", image=paint())
     put(client, "b", note="two")
     first = take(client)
@@ -71,7 +71,7 @@ def test_a_snapshot_says_what_it_holds_and_is_listed_until_it_is_deleted(client:
     assert client.delete("/index/snapshots/other").status_code == 404
 
 
-def test_it_survives_a_restart_and_so_does_what_was_restored(run: Any, put: Any) -> None:
+def test_snapshots_and_restored_stores_survive_a_restart(run: Any, put: Any) -> None:
     with run() as client:
         put(client, "a", note="red")
         snapshot = take(client)
@@ -83,7 +83,7 @@ def test_it_survives_a_restart_and_so_does_what_was_restored(run: Any, put: Any)
         assert client.get("/index/snapshots").json() == [snapshot]
 
 
-def test_a_damaged_snapshot_is_refused_and_the_store_stays(client: Any, put: Any, tmp_path: Path) -> None:
+def test_a_damaged_snapshot_is_rejected_and_the_store_unchanged(client: Any, put: Any, tmp_path: Path) -> None:
     put(client, "a", note="red")
     snapshot, broken = take(client), take(client)
     folder = tmp_path / "data" / "snapshots"
@@ -105,8 +105,8 @@ def test_a_damaged_snapshot_is_refused_and_the_store_stays(client: Any, put: Any
     assert [one["id"] for one in client.get("/index/snapshots").json()] == [snapshot["id"]]
 
 
-def test_a_snapshot_of_another_schema_is_refused_and_searches_go_on(client: Any, put: Any, tmp_path: Path) -> None:
-    """It is whole, so it is refused only once the restore has begun."""
+def test_a_snapshot_of_another_schema_is_rejected_and_searches_continue(client: Any, put: Any, tmp_path: Path) -> None:
+    """It is intact, so it is rejected only after the restore has begun."""
     put(client, "a", note="red")
     snapshot = take(client)
     folder = tmp_path / "data" / "snapshots" / snapshot["id"]
@@ -124,7 +124,7 @@ def test_a_snapshot_of_another_schema_is_refused_and_searches_go_on(client: Any,
     assert found(client) == ["a", "b"]
 
 
-def test_the_model_of_the_snapshot_serves_again(client: Any, put: Any, paint: Any) -> None:
+def test_the_model_of_the_snapshot_is_served_again(client: Any, put: Any, paint: Any) -> None:
     put(client, "a", note="red", image=paint())
     snapshot = take(client)
     client.put("/models/active", json={"name": "dummy-aligned"})
@@ -142,7 +142,7 @@ def test_the_model_of_the_snapshot_serves_again(client: Any, put: Any, paint: An
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a%2Fb", ".20261127T000000-aa"])
-def test_names_lead_nowhere_else(client: Any, name: str, tmp_path: Path) -> None:
+def test_names_cannot_leave_the_snapshot_folder(client: Any, name: str, tmp_path: Path) -> None:
     hidden = tmp_path / "data" / "snapshots" / ".20261127T000000-aa"
     hidden.mkdir(parents=True)
 
@@ -151,7 +151,7 @@ def test_names_lead_nowhere_else(client: Any, name: str, tmp_path: Path) -> None
     assert (tmp_path / "data" / "store.sqlite3").exists()
 
 
-def test_what_a_killed_process_left_is_swept_at_the_next_start(run: Any, tmp_path: Path) -> None:
+def test_incomplete_snapshots_are_removed_at_the_next_start(run: Any, tmp_path: Path) -> None:
     folder = tmp_path / "some one's folder"
     left, others = folder / ".20261127T000000-0123abcd", folder / ".ssh"
     for path in (left, others):
@@ -164,18 +164,18 @@ def test_what_a_killed_process_left_is_swept_at_the_next_start(run: Any, tmp_pat
     assert (others / STORE).read_bytes() == b"half"
 
 
-def test_one_that_is_deleted_while_it_is_put_back_is_unknown(client: Any, put: Any, tmp_path: Path) -> None:
+def test_a_snapshot_deleted_during_its_restore_is_unknown(client: Any, put: Any, tmp_path: Path) -> None:
     put(client, "a", note="red")
     service = client.app.state.service
     taken = service.snapshots.take()
     service.snapshots.delete(taken.id)
 
-    with pytest.raises(UnknownSnapshot), service.catalogue.new_epoch():
-        service.snapshots.put_back(taken)
+    with pytest.raises(UnknownSnapshot), service.writer.new_epoch():
+        service.snapshots.copy_back(taken)
     assert found(client) == ["a"]
 
 
-def test_a_folder_with_odd_characters_holds_snapshots_too(run: Any, put: Any, tmp_path: Path) -> None:
+def test_the_snapshot_folder_may_have_unusual_characters(run: Any, put: Any, tmp_path: Path) -> None:
     with run(snapshots_dir=tmp_path / "50% of #1?") as client:
         put(client, "a", note="red")
         snapshot = take(client)
@@ -184,8 +184,8 @@ def test_a_folder_with_odd_characters_holds_snapshots_too(run: Any, put: Any, tm
         assert found(client) == ["a"]
 
 
-def test_it_is_of_one_moment_while_others_write_and_search(client: Any, put: Any) -> None:
-    """Pairs are written together by bulk; a snapshot never holds half of one."""
+def test_a_snapshot_is_consistent_during_writes_and_searches(client: Any, put: Any) -> None:
+    """Bulk loads write pairs; a snapshot never contains half of one."""
     stop = threading.Event()
     failures: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The filter language against a plain scan in Python, and what it refuses."""
+"""The filter language against a plain scan in Python, and invalid filters."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +57,7 @@ filters = st.recursive(
 
 
 def members(held: dict[str, Any], path: str) -> list[Any]:
-    """The values that metadata holds at a path, the slow and plain way."""
+    """The values of metadata at a path, by a plain walk."""
     value: Any = held.get(path)
     if value is None and "." in path:
         group, field = path.split(".")
@@ -69,7 +69,7 @@ def same(a: Any, b: Any) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and a == b
 
 
-def wanted(path: str, value: Any) -> Any:
+def normalised(path: str, value: Any) -> Any:
     group, _, field = path.partition(".")
     if group in ("symptoms", "findings"):
         found = normalise_known({group: {field: value}}).get(group, {}).get(field)
@@ -88,11 +88,13 @@ def holds(held: dict[str, Any], path: str, spec: Any) -> bool:
     if isinstance(spec, dict):
         tests = {
             "in": lambda options: any(holds(held, path, option) for option in options),
-            "gte": lambda low: any(comparable(v, wanted(path, low)) and v >= wanted(path, low) for v in values),
-            "lte": lambda high: any(comparable(v, wanted(path, high)) and v <= wanted(path, high) for v in values),
+            "gte": lambda low: any(comparable(v, normalised(path, low)) and v >= normalised(path, low) for v in values),
+            "lte": lambda high: any(
+                comparable(v, normalised(path, high)) and v <= normalised(path, high) for v in values
+            ),
         }
         return all(tests[operator](operand) for operator, operand in spec.items())
-    value = wanted(path, spec)
+    value = normalised(path, spec)
     return not values if value is None else any(same(v, value) for v in values)
 
 
@@ -121,7 +123,7 @@ def store() -> Iterator[ItemStore]:
 
 @settings(max_examples=120, deadline=None)
 @given(held=st.lists(metadata, min_size=1, max_size=8), specs=st.lists(filters, min_size=1, max_size=5))
-def test_filters_select_what_a_plain_scan_selects(
+def test_filters_select_the_same_as_a_plain_scan(
     store: ItemStore, held: list[dict[str, Any]], specs: list[dict[str, Any]]
 ) -> None:
     normal = [normalise_known(one) for one in held]
@@ -164,14 +166,14 @@ def test_filters_select_what_a_plain_scan_selects(
         ({"and": [{}] * 400}, "filter"),
     ],
 )
-def test_wrong_filters_name_the_place(spec: dict[str, Any], place: str) -> None:
+def test_invalid_filters_name_the_location(spec: dict[str, Any], place: str) -> None:
     with pytest.raises(FilterRefused) as refused:
         compile_filter(spec)
 
     assert refused.value.errors[0].field == place
 
 
-def test_deep_nesting_is_refused() -> None:
+def test_deep_nesting_is_rejected() -> None:
     spec: dict[str, Any] = {"x": 1}
     for _ in range(20):
         spec = {"not": spec}
@@ -180,7 +182,7 @@ def test_deep_nesting_is_refused() -> None:
         compile_filter(spec)
 
 
-def test_the_widest_filter_that_is_taken_runs(store: ItemStore) -> None:
+def test_the_largest_valid_filter_runs(store: ItemStore) -> None:
     spec = {"or": [{"x": n, "y": {"in": list(range(900))}} for n in range(60)]}
 
     assert store.matching(compile_filter(spec)).size >= 0
@@ -204,7 +206,7 @@ def test_filters_and_stored_metadata_are_normalised_alike(client: Any, put: Any)
     assert client.post("/search", json={"text": "n", "filter": {"diagnosis": "mel"}}).json()["hits"] == []
 
 
-def test_a_refused_filter_is_a_422_with_the_place(client: Any) -> None:
+def test_an_invalid_filter_is_a_422_with_the_location(client: Any) -> None:
     answer = client.post("/search", json={"text": "n", "filter": {"age": {"above": 3}}})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "filter-refused")

@@ -1,4 +1,4 @@
-"""Search through the HTTP door: routes, alignment, exclusion, fusion."""
+"""Search over HTTP: routes, alignment, exclusion, fusion."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 
 @pytest.fixture
 def fill(put: Any, paint: Any) -> Any:
-    """One item of each colour: image and note say the same; patients p0, p1, p2 with two items each."""
+    """One item per colour, whose image and note agree; patients p0, p1, p2 with two items each."""
 
     def filled(client: Any) -> None:
         for place, colour in enumerate(COLOURS):
@@ -36,7 +36,7 @@ def test_an_empty_index_has_no_hits(client: Any, paint: Any) -> None:
     assert ids(client.post("/search", files={"image": paint()})) == []
 
 
-def test_an_image_finds_its_like(client: Any, fill: Any, paint: Any) -> None:
+def test_an_image_finds_similar_images(client: Any, fill: Any, paint: Any) -> None:
     fill(client)
     body = client.post("/search", files={"image": paint("blue")}, data={"k": "2"}).json()
 
@@ -59,7 +59,7 @@ def test_a_text_finds_notes_without_alignment(client: Any, fill: Any) -> None:
         assert (ids(answer), answer.json()["routes"]) == (["yellow"], ["notes"])
 
 
-def test_crossing_towers_that_were_never_aligned_is_409(client: Any, fill: Any, paint: Any) -> None:
+def test_crossing_unaligned_towers_is_409(client: Any, fill: Any, paint: Any) -> None:
     fill(client)
 
     answers = [
@@ -79,7 +79,7 @@ def test_aligned_towers_cross(aligned: Any, fill: Any, paint: Any) -> None:
     assert (ids(by_text), by_text.json()["routes"]) == (["green"], ["images"])
 
 
-def test_fused_joins_both_routes_by_reciprocal_rank(aligned: Any, put: Any, paint: Any) -> None:
+def test_fused_combines_both_routes_by_reciprocal_rank(aligned: Any, put: Any, paint: Any) -> None:
     put(aligned, "both", image=paint("red"), note="red")
     put(aligned, "image-only", image=paint("red"))
     put(aligned, "note-only", note="red")
@@ -134,7 +134,7 @@ def test_items_without_group_are_never_excluded_by_groups(client: Any, put: Any)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_k_hits_come_back_whenever_k_exist(client: Any, put: Any, paint: Any, k: int) -> None:
+def test_k_hits_are_returned_if_k_items_match(client: Any, put: Any, paint: Any, k: int) -> None:
     for number in range(60):
         put(client, f"near-{number}", image=paint("red"), metadata={"lesion": "common"}, group="g")
     for number in range(5):
@@ -150,7 +150,7 @@ def test_k_hits_come_back_whenever_k_exist(client: Any, put: Any, paint: Any, k:
     assert len(ids(client.post("/search", files={"image": paint("red")}, data=four))) == 4
 
 
-def test_fused_gives_k_hits_whenever_k_exist_on_any_route(aligned: Any, put: Any, paint: Any) -> None:
+def test_fused_returns_k_hits_if_k_exist_on_any_route(aligned: Any, put: Any, paint: Any) -> None:
     for number in range(4):
         put(aligned, f"image-{number}", image=paint("red"))
         put(aligned, f"note-{number}", note="red")
@@ -182,7 +182,7 @@ def test_a_vector_searches_both_routes_of_aligned_towers(aligned: Any, fill: Any
 
 
 @pytest.mark.parametrize("vector", ["[0, 0]", "[NaN]", "[Infinity]", "[1e999]", "[]", '["x"]', "{}"])
-def test_vectors_without_direction_are_refused(client: Any, fill: Any, vector: str) -> None:
+def test_vectors_without_direction_are_rejected(client: Any, fill: Any, vector: str) -> None:
     fill(client)
     body = f'{{"vector": {vector.replace("[0, 0]", str([0] * 24))}, "via": "images"}}'
 
@@ -209,7 +209,7 @@ def test_scores_are_cosines_of_exact_search(client: Any, fill: Any) -> None:
         "long " * 2000 + "end",
     ],
 )
-def test_hits_hold_what_the_item_holds_whatever_its_text(client: Any, note: str) -> None:
+def test_hits_have_the_content_of_the_item_whatever_its_text(client: Any, note: str) -> None:
     metadata = {"site_note": note, "big": 2**53 + 1, "small": 1.5e-300, "nothing": None, "nested": {"a": [True, -0.5]}}
     line = {"id": "odd", "note": f"lesion {note}", "metadata": metadata, "group": note[:100]}
     answer = client.post(

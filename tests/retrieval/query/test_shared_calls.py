@@ -1,4 +1,4 @@
-"""Searches and encodings that arrive together share calls, and what a filter let through is forgotten at a write."""
+"""Searches and encodings that arrive together share calls; cached filters are dropped at a write."""
 
 import asyncio
 import threading
@@ -18,24 +18,23 @@ from dermnote_contracts.retrieval import Exclude
 from dermnote_retrieval.encoder.dummy import DummyModels
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits
-from dermnote_retrieval.index.together import Query, search_together
-from dermnote_retrieval.index.types import EVERYTHING, Found, Selection
-from dermnote_retrieval.query.executor import Scope
-from dermnote_retrieval.query.filter_cache import Selecting
-from dermnote_retrieval.runtime.timing import Steps
+from dermnote_retrieval.index.types import EVERYTHING, Neighbours, Selection
+from dermnote_retrieval.query.executor import IndexQuery, Scope, search_together
+from dermnote_retrieval.query.filter_cache import FilterCache
+from dermnote_retrieval.runtime.measurements import StepTimer
 
 WAIT_S = 10
 CLIENTS = 12
 
 
 class SlowFirst:
-    """An encoder that notes how many come together; its first call waits until all others have asked."""
+    """An encoder that records its batch sizes; its first call waits until all others have arrived."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self.sizes: list[int] = []
-        self.waits = threading.Event()
-        self.go_on = threading.Event()
+        self.entered = threading.Event()
+        self.proceed = threading.Event()
 
     @property
     def manifest(self) -> ModelManifest:
@@ -46,8 +45,8 @@ class SlowFirst:
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         self.sizes.append(len(images))
-        self.waits.set()
-        assert self.go_on.wait(WAIT_S)
+        self.entered.set()
+        assert self.proceed.wait(WAIT_S)
         return self._encoder.encode_images(images)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
@@ -58,7 +57,7 @@ class SlowFirst:
 
 
 class SlowFirstModels(DummyModels):
-    """The dummies, one of them slow at first."""
+    """The dummies, with a slow first call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +68,7 @@ class SlowFirstModels(DummyModels):
         return self.made[-1]
 
 
-def test_images_that_are_asked_for_at_a_time_are_encoded_together(run: Any, paint: Any) -> None:
+def test_concurrent_images_are_encoded_together(run: Any, paint: Any) -> None:
     source = SlowFirstModels()
     with run(source=source, workers=CLIENTS) as client, ThreadPoolExecutor(CLIENTS) as pool:
         (encoder,) = source.made
@@ -79,42 +78,42 @@ def test_images_that_are_asked_for_at_a_time_are_encoded_together(run: Any, pain
             return int(answer.status_code)
 
         first = pool.submit(ask, 0)
-        assert encoder.waits.wait(WAIT_S)
+        assert encoder.entered.wait(WAIT_S)
         others = [pool.submit(ask, number) for number in range(1, CLIENTS)]
-        while len(encoder.sizes) == 1 and not encoder.go_on.is_set():
-            if client.app.state.service.catalogue.serving.encoder._images.waiting() == CLIENTS - 1:
-                encoder.go_on.set()
+        while len(encoder.sizes) == 1 and not encoder.proceed.is_set():
+            if client.app.state.service.writer.served.encoder._images.waiting() == CLIENTS - 1:
+                encoder.proceed.set()
 
         assert [one.result(WAIT_S) for one in [first, *others]] == [200] * CLIENTS
     assert encoder.sizes == [1, CLIENTS - 1]
 
 
 class Gated(AdaptiveIndex):
-    """An index that notes its calls; the first waits until it is told to go on."""
+    """An index that records its calls; the first one waits for an event."""
 
     def __init__(self, vectors: Vectors) -> None:
         super().__init__(vectors.shape[1], Limits())
-        self.replace(gone=[], numbers=list(range(1, len(vectors) + 1)), vectors=vectors)
+        self.replace(removed=[], numbers=list(range(1, len(vectors) + 1)), vectors=vectors)
         self.calls: list[tuple[int, int]] = []
-        self.waits = threading.Event()
-        self.go_on = threading.Event()
+        self.entered = threading.Event()
+        self.proceed = threading.Event()
 
-    def search(self, vectors: Vectors, *, k: int, among: Selection = EVERYTHING) -> list[Found]:
+    def search(self, vectors: Vectors, *, k: int, selection: Selection = EVERYTHING) -> list[Neighbours]:
         self.calls.append((len(vectors), k))
-        self.waits.set()
-        assert self.go_on.wait(WAIT_S)
-        return super().search(vectors, k=k, among=among)
+        self.entered.set()
+        assert self.proceed.wait(WAIT_S)
+        return super().search(vectors, k=k, selection=selection)
 
 
-def test_searches_with_the_same_selection_go_to_the_index_in_one_call_and_each_gets_its_own_k() -> None:
+def test_searches_with_the_same_selection_share_a_call_and_keep_their_own_k() -> None:
     vectors = np.eye(8, dtype=np.float32)
     index, half = Gated(vectors), Selection(allowed=np.arange(5, 9))
-    index.go_on.set()
+    index.proceed.set()
 
     found = search_together(
         [
-            *(Query(index, vectors[place], place + 1, Selection()) for place in (1, 2, 3)),
-            *(Query(index, vectors[place], 2, half) for place in (4, 5)),
+            *(IndexQuery(index, vectors[place], place + 1, Selection()) for place in (1, 2, 3)),
+            *(IndexQuery(index, vectors[place], 2, half) for place in (4, 5)),
         ]
     )
 
@@ -124,16 +123,16 @@ def test_searches_with_the_same_selection_go_to_the_index_in_one_call_and_each_g
 
 @pytest.fixture
 def gated(serve: Any, put: Any) -> Any:
-    """A client of a service whose first search of notes waits; it has the notes of eight items."""
+    """A client of a service with the notes of eight items, whose first search of notes waits."""
     client = serve(max_waiting=3)
     for place in range(1, 9):
         put(client, f"i{place}", note=f"lesion {place}")
-    catalogue = client.app.state.service.catalogue
-    index = Gated(np.eye(8, catalogue.serving.indexes["notes"].dim, dtype=np.float32))
-    catalogue.serving = replace(catalogue.serving, indexes={**catalogue.serving.indexes, "notes": index})
+    writer = client.app.state.service.writer
+    index = Gated(np.eye(8, writer.served.indexes["notes"].dim, dtype=np.float32))
+    writer.served = replace(writer.served, indexes={**writer.served.indexes, "notes": index})
     client.index = index
     yield client
-    index.go_on.set()
+    index.proceed.set()
 
 
 def ask(client: Any, place: int) -> Any:
@@ -148,18 +147,18 @@ def waiting_for(search: Any, count: int) -> None:
         time.sleep(0.001)
 
 
-def test_questions_that_come_while_one_is_answered_are_answered_together_and_more_than_may_wait_are_refused(
+def test_searches_that_arrive_during_another_share_a_call_and_too_many_are_rejected(
     gated: Any,
 ) -> None:
     search = gated.app.state.service.search
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(ask, gated, 1)
-        assert gated.index.waits.wait(WAIT_S)
+        assert gated.index.entered.wait(WAIT_S)
         others = [pool.submit(ask, gated, place) for place in (2, 3, 4)]
         waiting_for(search, 3)
 
         refused = ask(gated, 5)
-        gated.index.go_on.set()
+        gated.index.proceed.set()
 
         answers = [one.result(WAIT_S).json() for one in (first, *others)]
     assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "unavailable", "1")
@@ -167,27 +166,27 @@ def test_questions_that_come_while_one_is_answered_are_answered_together_and_mor
     assert gated.index.calls == [(1, 1), (3, 1)]
 
 
-def test_who_turns_away_before_his_turn_is_passed_over_and_the_others_are_answered(gated: Any) -> None:
+def test_a_cancelled_search_is_skipped_and_the_others_are_answered(gated: Any) -> None:
     search = gated.app.state.service.search
 
-    async def some_turn_away() -> list[Any]:
-        def asked(place: int) -> asyncio.Task[Any]:
+    async def cancel_some() -> list[Any]:
+        def start_search(place: int) -> asyncio.Task[Any]:
             vector = gated.index.vector(place).tolist()
             return asyncio.ensure_future(
-                search.answer(search.by_vector(vector, Scope(k=1, via="notes"), steps=Steps()))
+                search.answer(search.by_vector(vector, Scope(k=1, via="notes"), timer=StepTimer()))
             )
 
-        first = asked(1)
-        await asyncio.to_thread(gated.index.waits.wait, WAIT_S)
-        others = [asked(place) for place in (2, 3, 4)]
+        first = start_search(1)
+        await asyncio.to_thread(gated.index.entered.wait, WAIT_S)
+        others = [start_search(place) for place in (2, 3, 4)]
         await asyncio.to_thread(waiting_for, search, 3)
         first.cancel()  # its search has begun, and is thrown away
         others[1].cancel()
         await asyncio.sleep(0)
-        gated.index.go_on.set()
+        gated.index.proceed.set()
         return await asyncio.gather(first, *others, return_exceptions=True)
 
-    came = asyncio.run(some_turn_away())
+    came = asyncio.run(cancel_some())
 
     assert [isinstance(one, asyncio.CancelledError) for one in came] == [True, False, True, False]
     assert [one.hits[0].id for one in (came[1], came[3])] == ["i2", "i4"]
@@ -195,24 +194,24 @@ def test_who_turns_away_before_his_turn_is_passed_over_and_the_others_are_answer
     assert ask(gated, 5).status_code == 200
 
 
-def test_what_a_filter_lets_through_is_kept_until_the_next_write(client: Any, put: Any) -> None:
-    catalogue = client.app.state.service.catalogue
-    selecting = Selecting(catalogue.items, lambda: catalogue.state)
+def test_the_result_of_a_filter_is_cached_until_the_next_write(client: Any, put: Any) -> None:
+    writer = client.app.state.service.writer
+    filters = FilterCache(writer.items, lambda: writer.version)
     put(client, "a", note="one", metadata={"age": 40})
     spec = {"age": {"gte": 30}}
 
-    before = selecting.selection(spec, Exclude())
-    assert selecting.selection({"age": {"gte": 30}}, Exclude()) is before
+    before = filters.selection(spec, Exclude())
+    assert filters.selection({"age": {"gte": 30}}, Exclude()) is before
     put(client, "b", note="two", metadata={"age": 50})
-    after = selecting.selection(spec, Exclude())
+    after = filters.selection(spec, Exclude())
 
     assert [len(one.allowed) for one in (before, after) if one.allowed is not None] == [1, 2]
     client.delete("/items/a")
-    (left,) = [len(one.allowed) for one in [selecting.selection(spec, Exclude())] if one.allowed is not None]
+    (left,) = [len(one.allowed) for one in [filters.selection(spec, Exclude())] if one.allowed is not None]
     assert left == 1
 
 
-def test_a_kept_filter_is_joined_with_each_query_s_own_exclusion(client: Any, put: Any) -> None:
+def test_a_cached_filter_is_combined_with_the_exclusion_of_each_query(client: Any, put: Any) -> None:
     for name in "abc":
         put(client, name, note=f"a red lesion {name}", metadata={"sex": "male"}, group=name)
 
@@ -226,11 +225,11 @@ def test_a_kept_filter_is_joined_with_each_query_s_own_exclusion(client: Any, pu
     assert found({}) == ["a", "b", "c"]
 
 
-def test_a_wrong_filter_is_never_remembered(client: Any) -> None:
-    catalogue = client.app.state.service.catalogue
-    selecting = Selecting(catalogue.items, lambda: catalogue.state)
+def test_an_invalid_filter_is_never_cached(client: Any) -> None:
+    writer = client.app.state.service.writer
+    filters = FilterCache(writer.items, lambda: writer.version)
 
     for _ in range(2):
         with pytest.raises(FilterRefused):
-            selecting.selection({"age": {"above": 3}}, Exclude())
-    assert not selecting._kept
+            filters.selection({"age": {"above": 3}}, Exclude())
+    assert not filters._cached

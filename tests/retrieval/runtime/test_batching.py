@@ -1,4 +1,4 @@
-"""Calls that share a batch: who goes with whom, in what order, and what a wrong input does to the others."""
+"""Batches: which inputs share one, in what order, and the effect of an invalid input on the others."""
 
 import threading
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ WAIT_S = 10
 
 
 class Gate:
-    """Work that notes its batches and waits in the first until it is opened."""
+    """Work that records its batches and blocks in the first one until it is opened."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -27,17 +27,17 @@ class Gate:
         return [value * 10 for value in values]
 
 
-def held(*, most: int) -> tuple[Gate, "Batcher[int, int]"]:
-    """A batcher whose first batch, [0], waits in its gate."""
+def blocked(*, max_size: int) -> tuple[Gate, "Batcher[int, int]"]:
+    """A batcher whose first batch, [0], blocks in its gate."""
     gate = Gate()
-    batcher: Batcher[int, int] = Batcher(gate, most=most)
+    batcher: Batcher[int, int] = Batcher(gate, max_size=max_size)
     batcher.submit([0])
     assert gate.entered.wait(WAIT_S)
     return gate, batcher
 
 
-def test_what_arrives_while_a_batch_runs_goes_together_into_the_next() -> None:
-    gate, batcher = held(most=8)
+def test_inputs_that_arrive_during_a_batch_share_the_next() -> None:
+    gate, batcher = blocked(max_size=8)
     later = [batcher.submit([value]) for value in (2, 3, 4)]
     assert batcher.waiting() == 3
 
@@ -48,8 +48,8 @@ def test_what_arrives_while_a_batch_runs_goes_together_into_the_next() -> None:
     batcher.close()
 
 
-def test_a_batch_takes_one_of_each_caller_in_turn_so_that_many_do_not_keep_one_waiting() -> None:
-    gate, batcher = held(most=4)
+def test_a_batch_takes_one_input_per_caller_in_turn() -> None:
+    gate, batcher = blocked(max_size=4)
     many = batcher.submit(list(range(10, 20)))
     one = batcher.submit([5])
 
@@ -62,8 +62,8 @@ def test_a_batch_takes_one_of_each_caller_in_turn_so_that_many_do_not_keep_one_w
     batcher.close()
 
 
-def test_a_wrong_input_fails_alone() -> None:
-    gate, batcher = held(most=8)
+def test_an_invalid_input_fails_alone() -> None:
+    gate, batcher = blocked(max_size=8)
     right, wrong, also_right = (batcher.submit([value]) for value in (1, -1, 2))
 
     gate.opened.set()
@@ -74,9 +74,9 @@ def test_a_wrong_input_fails_alone() -> None:
     batcher.close()
 
 
-def test_closing_answers_what_waits_and_later_callers_work_by_themselves() -> None:
+def test_closing_answers_waiting_inputs_and_later_calls_run_in_the_caller() -> None:
     gate = Gate()
-    batcher = Batcher(gate, most=1)
+    batcher = Batcher(gate, max_size=1)
     waiting = batcher.submit([1, 2, 3])
     gate.opened.set()
 
@@ -87,8 +87,8 @@ def test_closing_answers_what_waits_and_later_callers_work_by_themselves() -> No
     assert batcher([]) == []
 
 
-def test_several_threads_share_the_batches_and_each_caller_gets_its_own() -> None:
-    batcher = Batcher(lambda values: [value * 10 for value in values], most=3, threads=3)
+def test_several_threads_share_the_batches_and_each_caller_gets_its_own_outputs() -> None:
+    batcher = Batcher(lambda values: [value * 10 for value in values], max_size=3, threads=3)
     found: dict[int, list[int]] = {}
 
     def ask(number: int) -> None:

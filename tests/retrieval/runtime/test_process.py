@@ -1,4 +1,4 @@
-"""The real server process: answered writes survive kill -9, and what prevents a start is one line."""
+"""The real server process: answered writes survive kill -9, and a failed start prints one line."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ COMMAND = (sys.executable, "-m", "dermnote_retrieval.app")
 
 
 class Server:
-    """dermnote-retrieval on a free port, its own process."""
+    """dermnote-retrieval in its own process on a free port."""
 
     def __init__(self, data_dir: Path, *, command: Sequence[str] = COMMAND, **variables: str) -> None:
         with socket.socket() as taken:
@@ -105,7 +105,7 @@ def test_answered_writes_survive_kill_9(start: Start, paint: Any) -> None:
         assert set(answered) <= {hit["id"] for hit in hits}
 
 
-def test_a_stopped_server_lets_go_of_its_store(start: Start) -> None:
+def test_a_stopped_server_releases_its_store(start: Start) -> None:
     server = start()
     server.process.terminate()
     _, log = server.process.communicate(timeout=60)
@@ -114,7 +114,7 @@ def test_a_stopped_server_lets_go_of_its_store(start: Start) -> None:
     start()
 
 
-def test_a_body_that_is_too_large_gets_its_answer(start: Start) -> None:
+def test_a_client_with_a_too_large_body_gets_the_answer(start: Start) -> None:
     server = start()
 
     answer = httpx.put(f"{server.url}/items/a", files={"image": b"x" * 25_000_000})
@@ -126,7 +126,7 @@ def test_a_body_that_is_too_large_gets_its_answer(start: Start) -> None:
     assert answer.status_code == 413
 
 
-def test_a_client_that_goes_away_in_the_middle_harms_nobody(start: Start) -> None:
+def test_a_client_that_disconnects_does_no_harm(start: Start) -> None:
     server = start()
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
     for path, kind in (("PUT /items/a", "multipart/form-data; boundary=x"), ("POST /items/bulk", "application/x-tar")):
@@ -143,10 +143,10 @@ def test_a_client_that_goes_away_in_the_middle_harms_nobody(start: Start) -> Non
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({"RETRIEVAL_HOST": "0.0.0.0"}, "ALLOW_UNAUTHENTICATED=1"),  # noqa: S104 - that it is refused is the test
+        ({"RETRIEVAL_HOST": "0.0.0.0"}, "ALLOW_UNAUTHENTICATED=1"),  # noqa: S104 - must be rejected
         ({"RETRIEVAL_PORT": "many"}, "RETRIEVAL_PORT: "),
         ({"RETRIEVAL_MODEL": "a/b"}, "RETRIEVAL_MODEL: "),
-        ({"RETRIEVAL_MODEL": "nobody"}, "no model nobody"),
+        ({"RETRIEVAL_MODEL": "missing"}, "no model missing"),
         (
             {"RETRIEVAL_ENCODER": "openclip", "RETRIEVAL_MODELS_DIR": "/nowhere"},
             "dermnote export lite --models-dir /nowhere",
@@ -154,7 +154,7 @@ def test_a_client_that_goes_away_in_the_middle_harms_nobody(start: Start) -> Non
         ({"RETRIEVAL_DATA_DIR": "/proc/nowhere"}, "the data folder /proc/nowhere cannot be used"),
     ],
 )
-def test_what_prevents_a_start_is_one_line(tmp_path: Path, variables: dict[str, str], expected: str) -> None:
+def test_a_failed_start_prints_one_line(tmp_path: Path, variables: dict[str, str], expected: str) -> None:
     process = launch(**({"RETRIEVAL_DATA_DIR": str(tmp_path), "RETRIEVAL_ENCODER": "dummy"} | variables))
     out, err = process.communicate(timeout=60)
 

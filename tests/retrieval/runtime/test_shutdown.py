@@ -1,4 +1,4 @@
-"""Told to stop: readiness says so at once, what runs ends well, what comes is refused, and nothing answered is lost."""
+"""Graceful shutdown: readiness reports it at once, running requests finish, new ones are rejected, nothing is lost."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dermnote_retrieval.operations.maintenance import Upkeep
+from dermnote_retrieval.operations.maintenance import Maintenance
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
 from tests.retrieval import gated
@@ -50,32 +50,32 @@ def wait_for(path: Path) -> None:
         if path.exists():
             return
         threading.Event().wait(0.01)
-    raise AssertionError(f"{path.name} never came")
+    raise AssertionError(f"{path.name} did not appear")
 
 
-def tell_to_stop(server: Server) -> None:
-    """And wait until it knows."""
+def begin_shutdown(server: Server) -> None:
+    """Send SIGTERM and wait until readiness reports it."""
     server.process.send_signal(signal.SIGTERM)
     while httpx.get(f"{server.url}/health/ready").status_code != 503:
         pass
 
 
-def ended(server: Server) -> tuple[int, bool]:
+def wait_for_exit(server: Server) -> tuple[int, bool]:
     """(exit code, whether an error was logged)."""
     _, log = server.process.communicate(timeout=60)
     return server.process.returncode, "Traceback" in log or "ERROR" in log
 
 
-def asked(server: Server, pool: ThreadPoolExecutor) -> "Future[httpx.Response]":
+def start_search(server: Server, pool: ThreadPoolExecutor) -> "Future[httpx.Response]":
     return pool.submit(httpx.post, f"{server.url}/search", json={"text": "red"}, timeout=60)
 
 
-def test_searches_that_run_are_answered_and_new_ones_refused(start: Start, gate: Path) -> None:
+def test_running_searches_are_answered_and_new_ones_rejected(start: Start, gate: Path) -> None:
     server = start(command=GATED, **{GATE: str(gate)})
     with ThreadPoolExecutor(4) as pool:
-        running = [asked(server, pool) for _ in range(4)]
+        running = [start_search(server, pool) for _ in range(4)]
         wait_for(gate / "arrived")
-        tell_to_stop(server)
+        begin_shutdown(server)
 
         assert httpx.get(f"{server.url}/health/ready").json()["checks"] == {"serving": "stopping"}
         assert httpx.get(f"{server.url}/health/live").status_code == 200
@@ -83,93 +83,93 @@ def test_searches_that_run_are_answered_and_new_ones_refused(start: Start, gate:
         assert (refused.status_code, refused.json()["code"]) == (503, "stopping")
         assert int(refused.headers["Retry-After"]) > 0
         (gate / "open").touch()
-        # The ones that had not reached the service yet are refused like any other.
+        # Searches that had not reached the service yet are rejected like any other.
         codes = [one.result().status_code for one in running]
     assert 200 in codes
     assert set(codes) <= {200, 503}
-    assert ended(server) == (0, False)
+    assert wait_for_exit(server) == (0, False)
 
 
-def test_a_slow_load_ends_after_what_it_has_and_says_where(start: Start) -> None:
+def test_a_slow_load_stores_what_it_received_and_reports_where_it_ended(start: Start) -> None:
     server = start()
-    told = threading.Event()
+    stopped = threading.Event()
 
     def lines() -> Iterator[bytes]:
         for number in range(130):
             yield json.dumps({"id": f"i{number}", "note": f"note {number}"}).encode() + b"\n"
-        told.wait(60)
-        yield b'{"id": "later", "note": "not taken any more"}\n'
+        stopped.wait(60)
+        yield b'{"id": "later", "note": "no longer stored"}\n'
 
     with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=server.url, timeout=60) as client:
         load = pool.submit(httpx.post, f"{server.url}/items/bulk", content=lines(), headers=NDJSON, timeout=60)
         while client.get("/index").json()["items"] < 128:
             pass
-        tell_to_stop(server)
-        told.set()
+        begin_shutdown(server)
+        stopped.set()
         outcomes = [json.loads(line) for line in load.result().text.splitlines()]
 
     *stored, last = outcomes
     assert [(one["id"], one["status"]) for one in stored] == [(f"i{number}", "created") for number in range(130)]
     assert (last["status"], last["error"]["code"], last["error"]["status"]) == ("failed", "stopping", 503)
-    assert ended(server) == (0, False)
+    assert wait_for_exit(server) == (0, False)
     with httpx.Client(base_url=start().url) as client:
         assert client.get("/index").json()["items"] == 130
         assert client.get("/items/i129").json()["note"] == "note 129"
         assert client.get("/items/later").status_code == 404
 
 
-def test_what_does_not_end_in_time_is_left(start: Start, gate: Path) -> None:
-    """An encoder that never answers: the store is closed as kill -9 would leave it."""
+def test_work_that_does_not_end_in_time_is_abandoned(start: Start, gate: Path) -> None:
+    """With an encoder that never answers, the process ends like kill -9."""
     server = start(command=GATED, RETRIEVAL_DRAIN_S="0", **{GATE: str(gate)})
     assert httpx.put(f"{server.url}/items/a", data={"metadata": '{"age": 40}'}).status_code == 201
     with ThreadPoolExecutor(1) as pool:
-        running = asked(server, pool)
+        running = start_search(server, pool)
         wait_for(gate / "arrived")
         server.process.send_signal(signal.SIGTERM)
-        assert ended(server) == (1, True)
+        assert wait_for_exit(server) == (1, True)
         cut_off = running.result()
         assert (cut_off.status_code, cut_off.json()["code"]) == (503, "stopping")
     with httpx.Client(base_url=start().url) as client:
         assert client.get("/items/a").json()["metadata"] == {"age": 40}
 
 
-@pytest.mark.parametrize("wanted", [signal.SIGTERM, signal.SIGINT])
-def test_with_nothing_to_do_it_ends_at_once(start: Start, wanted: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_server_ends_at_once(start: Start, number: signal.Signals) -> None:
     server = start(RETRIEVAL_DRAIN_S="3600")
-    server.process.send_signal(wanted)
+    server.process.send_signal(number)
 
-    assert ended(server) == (0, False)
+    assert wait_for_exit(server) == (0, False)
 
 
 class SlowIndex:
-    """An index that has outgrown exact search, and whose build lasts until it is let go."""
+    """An outgrown index whose build blocks until it is released."""
 
     outgrown = True
 
     def __init__(self) -> None:
         self.begun = threading.Event()
-        self.let_go = threading.Event()
+        self.release = threading.Event()
 
     def shrink(self) -> bool:
         return False
 
     def build(self, *, stop: threading.Event) -> bool:
         self.begun.set()
-        self.let_go.wait(60)
+        self.release.wait(60)
         return not stop.is_set()
 
 
-def test_a_build_does_not_hold_up_the_end_and_touches_nothing_after_it(tmp_path: Path) -> None:
+def test_a_build_neither_delays_the_shutdown_nor_changes_anything_after_it(tmp_path: Path) -> None:
     service, index = open_service(Settings(data_dir=tmp_path, encoder="dummy")), SlowIndex()
-    catalogue = SimpleNamespace(serving=SimpleNamespace(indexes={"notes": index}))
-    upkeep = Upkeep(catalogue, service.checkpoint, look_every_s=0.01)  # type: ignore[arg-type]
-    upkeep.start()
+    writer = SimpleNamespace(served=SimpleNamespace(indexes={"notes": index}))
+    maintenance = Maintenance(writer, interval_s=0.01)  # type: ignore[arg-type]
+    maintenance.start()
     assert index.begun.wait(60)
 
-    upkeep.close(patience_s=0)
+    maintenance.close(timeout_s=0)
 
-    assert upkeep.busy
+    assert maintenance.busy
     service.close()
-    index.let_go.set()
-    upkeep.close(patience_s=60)
-    assert not upkeep.busy
+    index.release.set()
+    maintenance.close(timeout_s=60)
+    assert not maintenance.busy

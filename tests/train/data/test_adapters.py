@@ -484,7 +484,7 @@ def test_an_invalid_image_is_a_fault(tmp_path: Path, content: bytes) -> None:
     folder = _ham_folder(tmp_path / "data", [_ham("T1"), _ham("T2")])
     (folder / "images" / "T2.jpg").write_bytes(content)
     fault = _only_fault(folder)
-    assert fault.startswith("row 3, image_id: T2.jpg is not a JPEG, PNG or WebP image (")
+    assert fault.startswith("row 3, image_id: T2.jpg is not a usable image (")
     assert fault.endswith("; replace the file")
 
 

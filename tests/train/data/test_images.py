@@ -73,7 +73,7 @@ def test_damaged_bytes_never_crash_the_check(tmp_path: Path, form: str) -> None:
 def test_an_unsupported_format_is_a_fault(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(_encoded("GIF"))
-    assert header_fault(path) == ("a.jpg is not a JPEG, PNG or WebP image (UnidentifiedImageError); replace the file")
+    assert header_fault(path) == "a.jpg is not a usable image (not a JPEG, PNG or WebP image); replace the file"
 
 
 @pytest.mark.parametrize(("width", "height"), [(10_000, 5_001), (10_000, 10_000)])
@@ -88,14 +88,17 @@ def test_an_image_with_too_many_pixels_is_a_fault_before_it_is_decoded(tmp_path:
 def test_an_image_with_an_absurd_size_is_a_fault(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(_png_header(2_000_000, 2_000_000))
-    assert header_fault(path) == ("a.png is not a JPEG, PNG or WebP image (DecompressionBombError); replace the file")
+    assert header_fault(path) == "a.png has 2000000x2000000 pixels, more than 50 million; make it smaller"
 
 
 def test_a_png_with_a_decompression_bomb_in_its_text_is_a_fault(tmp_path: Path) -> None:
     path, text = tmp_path / "a.png", PngImagePlugin.PngInfo()
     text.add_text("remark", "0" * 3_000_000, zip=True)
     Image.new("RGB", (4, 4)).save(path, pnginfo=text)
-    assert header_fault(path) == "a.png is not a JPEG, PNG or WebP image (ValueError); replace the file"
+    assert (
+        header_fault(path)
+        == "a.png is not a usable image (the image header is damaged or incomplete); replace the file"
+    )
 
 
 def test_broken_images_are_found_and_counted(tmp_path: Path) -> None:
@@ -114,7 +117,7 @@ def test_broken_images_are_found_and_counted(tmp_path: Path) -> None:
     check_decodable(records[1:2])
 
 
-def test_a_name_with_folders_matches_only_that_file(tmp_path: Path) -> None:
+def test_a_name_with_folders_means_exactly_that_file(tmp_path: Path) -> None:
     for place in ("mel", "images/nev", "nev", "images"):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         (tmp_path / place / "1.jpg").write_bytes(_encoded("JPEG"))

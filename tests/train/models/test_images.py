@@ -1,4 +1,4 @@
-"""Pictures: decoded as the manifest says, refused with one line when they can't be read, augmented within bounds."""
+"""Images: decoded according to the manifest, rejected with one line if unreadable, augmented within limits."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +38,7 @@ def test_preprocessing_is_shorter_side_then_centre_crop(size: tuple[int, int]) -
     np.testing.assert_array_equal(found, expected)
 
 
-def test_all_pictures_are_decoded_in_order(toy_records: ToyRecords) -> None:
+def test_all_images_are_decoded_in_order(toy_records: ToyRecords) -> None:
     records = toy_records(3)
     pixels = images.decode(records, preprocessing=HOW)
     assert pixels.shape == (9, 3, 32, 32)
@@ -47,10 +47,10 @@ def test_all_pictures_are_decoded_in_order(toy_records: ToyRecords) -> None:
         assert torch.equal(pixels[row], torch.from_numpy(alone))
 
 
-def test_a_picture_lying_on_its_side_is_turned_upright(toy_records: ToyRecords, tmp_path: Path) -> None:
+def test_an_image_is_rotated_upright(toy_records: ToyRecords, tmp_path: Path) -> None:
     (record, *_) = toy_records(1)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, as telephones write
+    exif[0x0112] = 6  # a quarter turn, as phones write it
     _gradient(40, 40).save(tmp_path / "turned.png", exif=exif)
     _gradient(40, 40).transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
     turned, upright = (
@@ -60,29 +60,29 @@ def test_a_picture_lying_on_its_side_is_turned_upright(toy_records: ToyRecords, 
     assert torch.equal(turned, upright)
 
 
-def test_a_gray_or_transparent_picture_is_taken_as_rgb() -> None:
+def test_a_gray_or_transparent_image_is_converted_to_rgb() -> None:
     for mode in ("L", "RGBA", "P"):
         assert images.preprocess(_gradient(40, 40).convert(mode), preprocessing=HOW).shape == (3, 32, 32)
 
 
-def test_a_missing_picture_is_named(toy_records: ToyRecords) -> None:
+def test_a_missing_image_is_named(toy_records: ToyRecords) -> None:
     records = toy_records(1)
     records[1].image_path.unlink()
-    with pytest.raises(UserError, match=r"image img-green-0: .*img-green-0\.png: there is no such file"):
+    with pytest.raises(UserError, match=r"image img-green-0: .*img-green-0\.png: the file does not exist"):
         images.decode(records, preprocessing=HOW)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 200])
-def test_a_file_that_is_no_picture_is_named(toy_records: ToyRecords, keep: int) -> None:
+def test_a_damaged_file_is_named(toy_records: ToyRecords, keep: int) -> None:
     records = toy_records(1)
     path = records[2].image_path
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=r"image img-blue-0: .*not an image that can be read") as refused:
+    with pytest.raises(UserError, match=r"image img-blue-0: .*(is empty|is damaged or incomplete)") as refused:
         images.decode(records, preprocessing=HOW)
     assert "\n" not in str(refused.value)
 
 
-def test_more_than_memory_should_hold_is_refused_before_decoding(toy_records: ToyRecords) -> None:
+def test_images_beyond_the_memory_limit_are_rejected_before_decoding(toy_records: ToyRecords) -> None:
     (record, *_) = toy_records(1)
     record.image_path.unlink()
     many = [record] * (images.MAX_BYTES // (3 * 32 * 32) + 1)
@@ -90,7 +90,7 @@ def test_more_than_memory_should_hold_is_refused_before_decoding(toy_records: To
         images.decode(many, preprocessing=HOW)
 
 
-def test_augmented_pictures_differ_and_keep_their_form() -> None:
+def test_augmented_images_differ_and_keep_their_shape() -> None:
     pixels = torch.from_numpy(np.asarray(_gradient(32, 32)).transpose(2, 0, 1).copy())[None].repeat(40, 1, 1, 1)
     torch.manual_seed(0)
     found = augment.augmented(pixels, augment.augmentation(image_size=32))

@@ -1,7 +1,7 @@
-"""The retrieval service: items (image, note, metadata) in, ranked hits out. HTTP contract in the design, section 7."""
+"""The retrieval service: stores items (image, note, metadata) and answers searches with ranked hits."""
 
 import os
 
-# OpenBLAS reads it when NumPy loads it: after each product its threads look for the next one for some 20 milliseconds,
-# on cores that encoders need. Here it is the power of two of cycles after which they sleep, a third of a millisecond.
+# OpenBLAS reads this when NumPy loads it. By default its threads spin for about 20 milliseconds after each product, on
+# cores that encoders need; with 20 they sleep after 2^20 cycles, a third of a millisecond.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")

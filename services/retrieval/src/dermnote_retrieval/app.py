@@ -1,13 +1,11 @@
 """The app and its entry point: the parts from service.py, the routes from api/."""
 
 import gc
-import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
-from PIL import Image
 from starlette.middleware import Middleware
 
 from dermnote_contracts.retrieval import ActivateModel, BulkOutcome, EmbedRequest, SearchRequest
@@ -17,10 +15,9 @@ from dermnote_http.keys import KeyFile
 from dermnote_http.logging import configure_logging
 from dermnote_http.rate_limit import RateLimiter
 from dermnote_http.settings import read_settings
-from dermnote_retrieval.api import embed, health, items, models, search, snapshots
-from dermnote_retrieval.api.index_info import index_info
+from dermnote_retrieval.api import index, items, models, search
 from dermnote_retrieval.runtime.metrics import Metrics
-from dermnote_retrieval.runtime.shutdown import CLOSING_S, Draining, DrainingServer, RefuseWhileDraining, end_at_once
+from dermnote_retrieval.runtime.shutdown import CLOSING_S, DrainingServer, RejectDuringShutdown, Shutdown, end_at_once
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings
 
@@ -39,12 +36,12 @@ def create_app(settings: Settings, *, service: Service | None = None, keys: KeyF
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = opened = service or open_service(settings)
-        app.state.metrics.watch(lambda: index_info(opened), opened.catalogue.work)
+        app.state.metrics.watch(lambda: index.index_info(opened), opened.writer.work)
         opened.begin()
         yield
         opened.close()
 
-    draining = Draining()
+    shutdown = Shutdown()
     app = base_app(
         settings,
         service="retrieval",
@@ -52,19 +49,18 @@ def create_app(settings: Settings, *, service: Service | None = None, keys: KeyF
         description=DESCRIPTION,
         keys=keys or open_keys(settings),
         limiter=RateLimiter.in_memory(),
-        middleware=[Middleware(RefuseWhileDraining, draining=draining)],
+        middleware=[Middleware(RejectDuringShutdown, shutdown=shutdown)],
         lifespan=lifespan,
     )
     app.state.metrics = Metrics(app.state.registry)
-    app.state.draining = draining
-    routers = [module.router for module in (items, search, embed, models, snapshots)]
-    add_routes(app, routers, health=health.router, bodies=(SearchRequest, EmbedRequest, ActivateModel, BulkOutcome))
+    app.state.shutdown = shutdown
+    routers = [module.router for module in (items, search, models, index)]
+    add_routes(app, routers, health=index.health, bodies=(SearchRequest, EmbedRequest, ActivateModel, BulkOutcome))
     return app
 
 
 def main() -> None:
     """Serve until a signal stops the process."""
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
     with start_errors("dermnote-retrieval"):
         settings = read_settings(Settings)
         configure_logging(settings.log_format)
@@ -81,8 +77,8 @@ def serve(app: FastAPI, settings: Settings, *, closing_s: float = CLOSING_S) -> 
     # No access log: the ids in paths are the users' own and may name patients.
     options = uvicorn_options(settings, access_log=False, timeout_graceful_shutdown=AFTER_DRAIN_S)
     config = uvicorn.Config(app, **options)
-    DrainingServer(config, draining=app.state.draining, drain_s=settings.drain_s, closing_s=closing_s).run()
-    if app.state.service.upkeep.busy:  # in FAISS, which must not be unloaded under it
+    DrainingServer(config, shutdown=app.state.shutdown, drain_s=settings.drain_s, closing_s=closing_s).run()
+    if app.state.service.maintenance.busy:  # in FAISS, which must not be unloaded under it
         end_at_once(0)
 
 

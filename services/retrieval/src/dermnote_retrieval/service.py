@@ -1,25 +1,26 @@
-"""The service's parts, put together once: store, model, index, search. What the routes get to call."""
+"""The parts of the service, assembled once: store, model, index, search. The routes call these parts."""
 
 import logging
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from dermnote_contracts.problems import ModelMismatch, StartRefused, UnknownModel
-from dermnote_retrieval.encoder.batched import BatchedModels
+from dermnote_imaging.decoder import Decoder, ImageLimits
+from dermnote_retrieval.encoder.batched import ModelLoader
 from dermnote_retrieval.encoder.dummy import DummyModels
 from dermnote_retrieval.encoder.model_folders import FolderModels
 from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
 from dermnote_retrieval.index.adaptive import Limits
-from dermnote_retrieval.index.scan import use_threads
-from dermnote_retrieval.ingest.images import Decoder, ImageLimits
-from dermnote_retrieval.ingest.writer import Catalogue, Serving, build_indexes
-from dermnote_retrieval.operations.checkpoint import Checkpoint
-from dermnote_retrieval.operations.maintenance import Upkeep
-from dermnote_retrieval.operations.reembedding import Activation, Reembedder
-from dermnote_retrieval.operations.restore import Restoring
+from dermnote_retrieval.index.exact import limit_blas_threads
+from dermnote_retrieval.ingest.writer import ItemWriter, ServedModel, build_indexes
+from dermnote_retrieval.operations.maintenance import Maintenance
+from dermnote_retrieval.operations.reembedding import Reembedder, Reembedding
+from dermnote_retrieval.operations.restore import Restore
 from dermnote_retrieval.operations.snapshots import Snapshots
 from dermnote_retrieval.query.search import Search
-from dermnote_retrieval.runtime.threadpool import Workers
-from dermnote_retrieval.runtime.work import Work
+from dermnote_retrieval.runtime.measurements import WorkMetrics
+from dermnote_retrieval.runtime.threadpool import WorkerPool
 from dermnote_retrieval.settings import Settings
 from dermnote_retrieval.store.database import Database
 from dermnote_retrieval.store.items import ItemStore
@@ -27,137 +28,110 @@ from dermnote_retrieval.store.vectors import ModelRef, VectorStore
 
 log = logging.getLogger(__name__)
 BULK_THREADS = 2
+# Folders of the index checkpoint that version 0.1 wrote.
+CHECKPOINT_FOLDERS = ("index", ".index", ".index.old")
 
 
 @dataclass(frozen=True)
 class Service:
-    """One open store and everything that works on it."""
+    """An open store and all parts that work on it."""
 
     settings: Settings
     decoder: Decoder
-    workers: Workers
+    workers: WorkerPool
     items: ItemStore
-    catalogue: Catalogue
+    writer: ItemWriter
     search: Search
-    activation: Activation
-    upkeep: Upkeep
+    reembedding: Reembedding
+    maintenance: Maintenance
     snapshots: Snapshots
-    restoring: Restoring
-    checkpoint: Checkpoint
+    restore: Restore
 
     def begin(self) -> None:
-        """Start the background work: a move to another model that was not finished, and upkeep."""
+        """Start the background work: an unfinished re-embedding, and maintenance."""
         self.snapshots.sweep()
-        self.activation.resume()
-        self.upkeep.start()
+        self.reembedding.resume()
+        self.maintenance.start()
 
     def close(self) -> None:
-        """End the background work and let go of the store."""
-        self.activation.close()
-        self.upkeep.close()
+        """Stop the background work and close the store."""
+        self.reembedding.close()
+        self.maintenance.close()
         self.search.close()
-        self.catalogue.serving.encoder.close()
-        with self.items.database.write_lock:
-            serving = self.catalogue.serving
-            if self.checkpoint.behind(serving.model_id):
-                self.checkpoint.save(serving.indexes, model_id=serving.model_id)
+        self.writer.served.encoder.close()
         self.items.database.close()
 
 
 def open_service(settings: Settings, *, source: ModelSource | None = None) -> Service:
-    """Open the store, load the model, build the index; raises StartRefused, ModelMismatch or ModelRefused."""
-    work = Work()
-    source = BatchedModels(source or model_source(settings), threads=settings.encoder_calls, work=work)
+    """Open the store, load the model, build the indexes; raises StartRefused, ModelMismatch or ModelRefused."""
+    work = WorkMetrics()
+    models = ModelLoader(source or model_source(settings), threads=settings.encoder_calls, work=work)
     limits = Limits(settings.flat_vectors, settings.recall_goal, settings.search_threads)
-    use_threads(settings.search_threads)
+    limit_blas_threads(settings.search_threads)
     database = Database(settings.data_dir)
     try:
+        _remove_checkpoint(settings.data_dir)
         items, vectors = ItemStore(database), VectorStore(database)
-        encoder = _load_encoder(settings, source, vectors)
-        _fit_store(settings, items, vectors, encoder)
-        checkpoint = Checkpoint(settings.data_dir / "index", items=items, vectors=vectors)
-        catalogue = _open_catalogue(items, vectors, encoder, checkpoint=checkpoint, limits=limits, work=work)
-        _check(catalogue, settings)
+        encoder = _load_encoder(settings, models, vectors)
+        _embed_store(settings, items, vectors, encoder)
+        indexes = build_indexes(vectors, encoder.manifest, limits=limits)
+        writer = ItemWriter(items=items, vectors=vectors, served=ServedModel(encoder, indexes), work=work)
     except BaseException:
         database.close()
         raise
-    activation = Activation(catalogue, source, limits=limits)
+    reembedding = Reembedding(writer, models, limits=limits)
     snapshots = Snapshots(database, settings.snapshots_dir or settings.data_dir / "snapshots")
+    upload_limits = ImageLimits(settings.max_upload_bytes, settings.max_pixels, settings.stored_image_px)
     return Service(
         settings=settings,
-        decoder=_decoder(settings),
-        workers=Workers(threads=settings.workers, bulk_threads=BULK_THREADS, max_waiting=settings.max_waiting),
+        decoder=Decoder(upload_limits, concurrency=settings.decoders),
+        workers=WorkerPool(threads=settings.workers, bulk_threads=BULK_THREADS, max_waiting=settings.max_waiting),
         items=items,
-        catalogue=catalogue,
-        search=Search(catalogue, max_waiting=settings.max_waiting),
-        activation=activation,
-        upkeep=Upkeep(catalogue, checkpoint),
-        checkpoint=checkpoint,
+        writer=writer,
+        search=Search(writer, max_waiting=settings.max_waiting),
+        reembedding=reembedding,
+        maintenance=Maintenance(writer),
         snapshots=snapshots,
-        restoring=Restoring(
-            catalogue,
-            snapshots,
-            checkpoint=checkpoint,
-            activation=activation,
-            source=source,
-            limits=limits,
-        ),
+        restore=Restore(writer, snapshots, reembedding=reembedding, models=models, limits=limits),
     )
 
 
-def _open_catalogue(
-    items: ItemStore, vectors: VectorStore, encoder: Encoder, *, checkpoint: Checkpoint, limits: Limits, work: Work
-) -> Catalogue:
-    """The indexes from the checkpoint where it leads to what the store holds, else from the store."""
-    indexes = checkpoint.load(encoder.manifest, limits=limits)
-    if indexes is not None:
-        catalogue = Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes), work=work)
-        if catalogue.consistent():
-            return catalogue
-        log.warning("the checkpoint of the index does not lead to what the store holds; it is made from the store")
-        checkpoint.forget()
-    indexes = build_indexes(vectors, encoder.manifest, limits=limits)
-    return Catalogue(items=items, vectors=vectors, serving=Serving(encoder, indexes), work=work)
-
-
-def _check(catalogue: Catalogue, settings: Settings) -> None:
-    if not catalogue.consistent():
-        raise StartRefused(f"{settings.data_dir}: the index does not hold what the store holds; check the disk")
-
-
-def _decoder(settings: Settings) -> Decoder:
-    limits = ImageLimits(settings.max_upload_bytes, settings.max_pixels, settings.stored_image_px)
-    return Decoder(limits, at_once=settings.decoders)
-
-
 def model_source(settings: Settings) -> ModelSource:
-    """Where models come from: the package's dummies, or the model folder."""
+    """The source of models: the package's dummies, or the model folder."""
     if settings.encoder == "dummy":
         return DummyModels()
     return FolderModels(settings.models_dir, threads=settings.encoder_threads, runtime=settings.encoder)
 
 
-def _load_encoder(settings: Settings, source: ModelSource, vectors: VectorStore) -> Encoder:
+def _remove_checkpoint(data_dir: Path) -> None:
+    """Delete what 0.1 left: it takes as much space as the vectors, and would be out of date if 0.1 read it again."""
+    for name in CHECKPOINT_FOLDERS:
+        if (data_dir / name).is_dir():
+            log.info("removing the index checkpoint %s of an older version", data_dir / name)
+            shutil.rmtree(data_dir / name, ignore_errors=True)
+
+
+def _load_encoder(settings: Settings, models: ModelLoader, vectors: VectorStore) -> Encoder:
     active = vectors.model("active")
-    name = settings.model or (active.name if active else source.default)
+    name = settings.model or (active.name if active else models.source.default)
     try:
-        return source.load(name)
-    except UnknownModel as wrong:
+        return models.load(name)
+    except UnknownModel as error:
         raise StartRefused(
             f"no model {name} in {settings.models_dir}; "
             f"run `dermnote export {name} --models-dir {settings.models_dir}`, or set RETRIEVAL_MODEL"
-        ) from wrong
+        ) from error
 
 
-def _fit_store(settings: Settings, items: ItemStore, vectors: VectorStore, encoder: Encoder) -> None:
-    """Make sure that the store holds the encoder's vectors: as it is, or re-embedded if that was asked for."""
+def _embed_store(settings: Settings, items: ItemStore, vectors: VectorStore, encoder: Encoder) -> None:
+    """Ensure that the store holds the encoder's vectors; re-embeds it only if the settings say so."""
     active, manifest = vectors.model("active"), encoder.manifest
     model = ModelRef(name=manifest.name, model_id=manifest.model_id)
     if active and active.model_id != model.model_id and any(vectors.counts(active.model_id).values()):
         if not settings.reembed_at_start and vectors.model("target") != model:
             raise ModelMismatch(
                 f"{settings.data_dir} holds vectors of {active.name} ({active.model_id}), but {model.name} is "
-                f"{model.model_id}: set RETRIEVAL_REEMBED_AT_START=1 to move the store to it now, or start with the "
+                f"{model.model_id}: set RETRIEVAL_REEMBED_AT_START=1 to re-embed the store now, or start with the "
                 "old model and PUT /models/active, or use another RETRIEVAL_DATA_DIR"
             )
         log.warning("re-embedding the store for model %s", model.name)

@@ -1,19 +1,18 @@
 """Finds the image file of a row and checks that it can be decoded."""
 
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
+from dermnote_contracts.problems import ImageRefused
+from dermnote_imaging.decoder import decode, read_header
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.progress import Report, Step, silent
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS = ("JPEG", "PNG", "WEBP")
-MOST_PIXELS = 50_000_000
+MAX_PIXELS = 50_000_000
 
 
 class ImageFolder:
@@ -52,26 +51,28 @@ def without_suffix(name: str) -> str:
 
 
 def header_fault(path: Path) -> str | None:
-    """Why the header of a file is not one of a usable image; None if it is."""
+    """Why a file is not a usable image, from its header alone; None if it is one."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit below is lower
-            with Image.open(path, formats=FORMATS) as image:
-                width, height = image.size
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as wrong:
-        return f"{path.name} is not a JPEG, PNG or WebP image ({type(wrong).__name__}); replace the file"
-    if width * height > MOST_PIXELS:
-        return f"{path.name} has {width}x{height} pixels, more than {MOST_PIXELS // 1_000_000} million; make it smaller"
+        header = read_header(path)
+    except ImageRefused as error:
+        return f"{path.name} is not a usable image ({error.detail}); replace the file"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror}); replace the file"
+    width, height = header.width, header.height
+    if width * height > MAX_PIXELS:
+        return f"{path.name} has {width}x{height} pixels, more than {MAX_PIXELS // 1_000_000} million; make it smaller"
     return None
 
 
 def decode_fault(path: Path) -> str | None:
     """Why a file cannot be decoded completely; None if it can."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError) as wrong:
-        return f"{path.name} cannot be decoded ({type(wrong).__name__}, {path.stat().st_size} bytes); replace the file"
+        data = path.read_bytes()
+        decode(data, max_pixels=MAX_PIXELS)
+    except ImageRefused as error:
+        return f"{path.name} cannot be decoded ({error.detail}, {len(data)} bytes); replace the file"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror}); replace the file"
     return None
 
 

@@ -1,1 +1,1 @@
-"""The HTTP routes: each parses, calls one thing of the service, and answers."""
+"""The HTTP routes: each parses the request, calls one method of the service, and answers."""

@@ -1,4 +1,4 @@
-"""Request bodies within limits: forms with one file, whole bodies, and streams that a thread can read."""
+"""Request bodies within limits: forms with files, whole bodies, and streams that a thread can read."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,12 +13,12 @@ from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive
+from starlette.types import Message
 
 from dermnote_contracts.problems import InsufficientStorage, InvalidRequest, TooLarge, UnsupportedMedia, field_errors
-from dermnote_retrieval.runtime.shutdown import Draining
+from dermnote_retrieval.runtime.shutdown import Shutdown
 from dermnote_retrieval.service import Service
-from dermnote_retrieval.store.disk import full_disk_told
+from dermnote_retrieval.store.disk import translate_full_disk
 
 Model = TypeVar("Model", bound=BaseModel)
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -26,51 +26,52 @@ FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 @dataclass(frozen=True)
 class Form:
-    """A form's text fields, without the empty ones, and its files named `image`, open (large ones on disk)."""
+    """A form's non-empty text fields, and its open files named `image` (large ones on disk)."""
 
     fields: Mapping[str, str]
     images: Sequence[IO[bytes]]
 
     @property
     def image(self) -> IO[bytes] | None:
-        """The one image of a form that may have one."""
+        """The image of a form that may have one."""
         return self.images[0] if self.images else None
 
 
-async def the_service(request: Request) -> Service:  # async: FastAPI would give it a thread for each request
-    """The service of the app that the request came to."""
+async def get_service(request: Request) -> Service:  # async: FastAPI would run it in a thread for each request
+    """The service of the request's app."""
     service: Service = request.app.state.service
     return service
 
 
-ServiceDep = Annotated[Service, Depends(the_service)]
+ServiceDep = Annotated[Service, Depends(get_service)]
 
 
 def media_type(request: Request) -> str:
-    """The content type without its parameters, in lower case."""
+    """The content type in lower case, without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 @asynccontextmanager
 async def read_form(
-    request: Request, *, known: tuple[str, ...], service: Service, most_images: int = 1
+    request: Request, *, known: tuple[str, ...], service: Service, max_images: int = 1
 ) -> AsyncIterator[Form]:
-    """The form of a request; its file is open inside. Raises UnsupportedMedia, TooLarge, InvalidRequest."""
+    """The form of a request; its files are open in the block. Raises UnsupportedMedia, TooLarge, InvalidRequest."""
     if media_type(request) not in FORM_TYPES:
         raise UnsupportedMedia(f"send a form: {' or '.join(FORM_TYPES)}")
     settings = service.settings
-    bounded = _bounded(request, max_bytes=most_images * settings.max_upload_bytes + settings.max_body_bytes)
+    bounded = _bounded(request, max_bytes=max_images * settings.max_upload_bytes + settings.max_body_bytes)
     try:
-        with full_disk_told("an upload finds no room in the temporary folder", at=Path(gettempdir())):
-            form = await bounded.form(max_files=most_images, max_fields=16, max_part_size=settings.max_body_bytes)
-    except (FormParserError, HTTPException) as wrong:
-        raise InvalidRequest(f"the form cannot be read: {_why(wrong)}") from wrong
+        with translate_full_disk("the temporary folder has no space for the upload", at=Path(gettempdir())):
+            form = await bounded.form(max_files=max_images, max_fields=16, max_part_size=settings.max_body_bytes)
+    except (FormParserError, HTTPException) as error:
+        reason = error.detail if isinstance(error, HTTPException) else "it is malformed"
+        raise InvalidRequest(f"the form cannot be read: {reason}") from error
     except InsufficientStorage:
-        async for _ in bounded.stream():  # the client writes on, and then reads why
+        async for _ in bounded.stream():  # the client reads the answer only after sending everything
             pass
         raise
     try:
-        yield _checked(form, known=known, most_images=most_images, max_image_bytes=settings.max_upload_bytes)
+        yield _checked(form, known=known, max_images=max_images, max_image_bytes=settings.max_upload_bytes)
     finally:
         await form.close()
 
@@ -81,40 +82,33 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes:
 
 
 def validated(validate: Callable[[], Model]) -> Model:
-    """What a pydantic model makes of the request; its refusal as InvalidRequest."""
+    """The result of a pydantic validation; raises InvalidRequest."""
     try:
         return validate()
-    except ValidationError as wrong:
-        raise InvalidRequest("see errors", errors=field_errors(wrong.errors())) from wrong
+    except ValidationError as error:
+        raise InvalidRequest("see errors", errors=field_errors(error.errors())) from error
 
 
 class BodyStream:
-    """A body's chunks for a thread that Workers runs; the client is read only as fast as the thread asks.
+    """A body's chunks for a thread of the WorkerPool, received only as fast as the thread reads them.
 
-    With `draining` the thread is told by Stopping when the process is to stop, even while it waits for the client.
+    With `shutdown`, reading raises Stopping as soon as the process shuts down, even while it waits for the client.
     """
 
-    def __init__(self, request: Request, *, draining: Draining | None = None) -> None:
+    def __init__(self, request: Request, *, shutdown: Shutdown | None = None) -> None:
         self._receive = request.receive
-        self._draining = draining
+        self._shutdown = shutdown
         self._more = True
 
     def __iter__(self) -> Iterator[bytes]:
-        while (chunk := from_thread.run(self._next_while_serving)) is not None:
+        while (chunk := from_thread.run(self.next_chunk, self._shutdown)) is not None:
             yield chunk
 
-    async def _next_while_serving(self) -> bytes | None:
-        draining = self._draining
-        return await self._next(self._receive if draining is None else lambda: draining.receive(self._receive))
-
-    async def next_chunk(self) -> bytes | None:
-        """The next bytes, None at the end; raises InvalidRequest when the client goes away."""
-        return await self._next(self._receive)
-
-    async def _next(self, receive: Receive) -> bytes | None:
+    async def next_chunk(self, shutdown: Shutdown | None = None) -> bytes | None:
+        """The next bytes, None at the end; raises InvalidRequest if the client disconnects."""
         if not self._more:
             return None
-        message = await receive()
+        message = await (self._receive() if shutdown is None else shutdown.receive(self._receive))
         if message["type"] == "http.disconnect":
             self._more = False
             raise InvalidRequest("the stream ended early")
@@ -123,7 +117,7 @@ class BodyStream:
         return chunk
 
     async def discard(self, *, max_bytes: int, for_s: float | None = None) -> None:
-        """Read on and keep nothing, so that a client which writes first gets to see why it was refused."""
+        """Read and drop the rest, so that a client that sends everything first receives the error."""
         seen = 0
         with move_on_after(for_s):
             while seen < max_bytes and (chunk := await self.next_chunk()) is not None:
@@ -131,7 +125,7 @@ class BodyStream:
 
 
 def _bounded(request: Request, *, max_bytes: int) -> Request:
-    """The same request, refusing what is too large: declared so before it is read, else while it is read."""
+    """The same request with a size limit: by its Content-Length before reading, or while it is read."""
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal():
         raise InvalidRequest("Content-Length must be a number")
@@ -143,19 +137,19 @@ def _bounded(request: Request, *, max_bytes: int) -> Request:
         seen += len(chunk or b"")
         if max(seen, int(declared)) > max_bytes:
             await stream.discard(max_bytes=2 * max_bytes)
-            raise TooLarge(f"at most {max_bytes} bytes are taken")
+            raise TooLarge(f"the body exceeds the limit of {max_bytes} bytes")
         return {"type": "http.request", "body": chunk or b"", "more_body": chunk is not None}
 
     return Request(request.scope, receive)
 
 
-def _checked(form: FormData, *, known: tuple[str, ...], most_images: int, max_image_bytes: int) -> Form:
+def _checked(form: FormData, *, known: tuple[str, ...], max_images: int, max_image_bytes: int) -> Form:
     fields: dict[str, str] = {}
     images: list[IO[bytes]] = []
     for name, value in form.multi_items():
         if name != "image" and name not in known:
-            raise InvalidRequest.at("form", f"unknown field; known are image, {', '.join(known)}")
-        if name in fields or (name == "image" and len(images) == most_images):
+            raise InvalidRequest.at("form", f"unknown field; allowed: image, {', '.join(known)}")
+        if name in fields or (name == "image" and len(images) == max_images):
             raise InvalidRequest.at(name, "given twice")
         if isinstance(value, UploadFile) != (name == "image"):
             raise InvalidRequest.at(name, "must be a file" if name == "image" else "must be text, not a file")
@@ -168,17 +162,13 @@ def _checked(form: FormData, *, known: tuple[str, ...], most_images: int, max_im
 
 def _image_file(upload: UploadFile, *, max_bytes: int) -> IO[bytes]:
     if upload.size is not None and upload.size > max_bytes:
-        raise TooLarge(f"the image has {upload.size} bytes; at most {max_bytes} are taken")
+        raise TooLarge(f"the image has {upload.size} bytes, more than the limit of {max_bytes}")
     return upload.file
 
 
 def _unicode(text: str, *, at: str) -> str:
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as wrong:
-        raise InvalidRequest.at(at, "is not valid Unicode text") from wrong
+    except UnicodeEncodeError as error:
+        raise InvalidRequest.at(at, "is not valid Unicode text") from error
     return text
-
-
-def _why(wrong: Exception) -> str:
-    return str(wrong.detail) if isinstance(wrong, HTTPException) else "it is malformed"

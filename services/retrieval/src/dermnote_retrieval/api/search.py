@@ -1,4 +1,4 @@
-"""Search: an image as a form, or a text, a vector or an item's id as JSON."""
+"""Search by an image (form), or by a text, a vector or an item's id (JSON)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,16 +19,16 @@ from dermnote_retrieval.api.forms import (
     validated,
 )
 from dermnote_retrieval.ingest.records import parse_json
-from dermnote_retrieval.query.executor import Question, Scope
+from dermnote_retrieval.query.executor import Scope, SearchPlan
+from dermnote_retrieval.runtime.measurements import StepTimer
 from dermnote_retrieval.runtime.metrics import Metrics
-from dermnote_retrieval.runtime.timing import Steps
 from dermnote_retrieval.service import Service
 
 router = APIRouter(tags=["search"])
 
 
 class ImageSearchFields(BaseModel):
-    """The form's fields beside `image`; `filter` and `exclude` are JSON."""
+    """The form's fields other than `image`; `filter` and `exclude` are JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,15 +69,15 @@ async def search(request: Request, service: ServiceDep) -> SearchResponse:
     kind = media_type(request)
     if kind in FORM_TYPES:
         async with read_form(request, known=tuple(ImageSearchFields.model_fields), service=service) as form:
-            found = await _by_image(form, service)
+            answer = await _by_image(form, service)
     elif kind == "application/json":
         body = await read_body(request, max_bytes=service.settings.max_body_bytes)
-        found = await _by_json(validated(lambda: SearchRequest.model_validate_json(body)), service)
+        answer = await _by_json(validated(lambda: SearchRequest.model_validate_json(body)), service)
     else:
         raise UnsupportedMedia("send multipart/form-data with an image, or application/json")
     metrics: Metrics = request.app.state.metrics
-    metrics.observe_search(found.timings_ms)
-    return found
+    metrics.observe_search(answer.timings_ms)
+    return answer
 
 
 async def _by_image(form: Form, service: Service) -> SearchResponse:
@@ -89,30 +89,31 @@ async def _by_image(form: Form, service: Service) -> SearchResponse:
         if name in values:
             values[name] = parse_json(values[name], at=name)
     scope = _scope(validated(lambda: ImageSearchFields.model_validate(values)))
-    steps = Steps()
+    timer = StepTimer()
 
-    def question() -> Question:
-        with steps.step("decode"):
-            picture = service.decoder.decode(image)
-        return service.search.by_image(picture, scope, steps=steps)
+    def plan() -> SearchPlan:
+        with timer.step("decode"):
+            decoded = service.decoder.decode(image)
+        return service.search.by_image(decoded, scope, timer=timer)
 
-    return await service.search.answer(await service.workers.run(question))
-
-
-async def _by_json(asked: SearchRequest, service: Service) -> SearchResponse:
-    search, scope, steps = service.search, _scope(asked), Steps()
-    ways: list[Callable[[], Question]] = []
-    if (text := asked.text) is not None:
-        ways.append(lambda: search.by_text(text, scope, steps=steps))
-    if (vector := asked.vector) is not None:
-        ways.append(lambda: search.by_vector(vector, scope, steps=steps))
-    if (item_id := asked.item_id) is not None:
-        ways.append(lambda: search.by_item(item_id, scope, steps=steps))
-    if len(ways) != 1:
-        raise InvalidRequest("give exactly one of text, vector and item_id (an image goes in a form)")
-    at_once = vector is not None and scope.everything  # nothing to wait for, so it needs no thread
-    return await search.answer(ways[0]() if at_once else await service.workers.run(ways[0]))
+    return await service.search.answer(await service.workers.run(plan))
 
 
-def _scope(asked: ImageSearchFields | SearchRequest) -> Scope:
-    return Scope(k=asked.k, via=asked.via, filter=asked.filter, exclude=asked.exclude, distinct=asked.distinct)
+async def _by_json(request: SearchRequest, service: Service) -> SearchResponse:
+    search, scope, timer = service.search, _scope(request), StepTimer()
+    plans: list[Callable[[], SearchPlan]] = []
+    if (text := request.text) is not None:
+        plans.append(lambda: search.by_text(text, scope, timer=timer))
+    if (vector := request.vector) is not None:
+        plans.append(lambda: search.by_vector(vector, scope, timer=timer))
+    if (item_id := request.item_id) is not None:
+        plans.append(lambda: search.by_item(item_id, scope, timer=timer))
+    if len(plans) != 1:
+        raise InvalidRequest("give exactly one of text, vector and item_id (send an image as a form)")
+    (plan,) = plans
+    non_blocking = vector is not None and scope.everything  # needs no thread
+    return await search.answer(plan() if non_blocking else await service.workers.run(plan))
+
+
+def _scope(fields: ImageSearchFields | SearchRequest) -> Scope:
+    return Scope(k=fields.k, via=fields.via, filter=fields.filter, exclude=fields.exclude, distinct=fields.distinct)

@@ -1,7 +1,7 @@
-"""An encoder without weights, so that the whole HTTP surface can be tried and tested: colours and words.
+"""An encoder without weights, to try and test the whole service: colours and words.
 
-Images become shares of named colours. Texts become hashed word counts; in the aligned variant a colour's name falls on
-that colour's place, so that "red lesion" really finds red images.
+Images become shares of named colours. Texts become hashed word counts; in the aligned variant a colour's name maps to
+that colour's dimension, so that "red lesion" finds red images.
 """
 
 import hashlib
@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
-from PIL import Image
 
 from dermnote_contracts.manifest import ModelManifest, Preprocessing
 from dermnote_contracts.problems import UnknownModel
+from dermnote_imaging.decoder import RgbImage
+from dermnote_imaging.preprocessing import cell_means
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors, unit_rows
 
 COLOURS: Final = {
@@ -28,7 +29,7 @@ COLOURS: Final = {
     "gray": (128, 128, 128),
 }
 _PALETTE = np.array(list(COLOURS.values()), dtype=np.int32)
-_PLACES = {name: place for place, name in enumerate(COLOURS)}
+_DIMENSIONS = {name: dimension for dimension, name in enumerate(COLOURS)}
 ALIGNED_DIMS = {"dummy-aligned": 64, "dummy-512": 512}
 IMAGE_DIM = 24
 TEXT_DIM = 96
@@ -50,7 +51,7 @@ def _manifest(name: str) -> ModelManifest:
 
 
 class DummyEncoder:
-    """Deterministic. Image places: colour shares, then the mean colour of nine fields, cut to the width."""
+    """Deterministic. Image dimensions: colour shares, then the mean colours of nine fields, cut to the width."""
 
     def __init__(self, manifest: ModelManifest) -> None:
         self._manifest = manifest
@@ -59,14 +60,13 @@ class DummyEncoder:
     def manifest(self) -> ModelManifest:
         return self._manifest
 
-    def fit(self, image: Image.Image) -> Image.Image:
-        """As it is."""
+    def fit(self, image: RgbImage) -> RgbImage:
         return image
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
         rows = np.zeros((len(images), self._manifest.image_dim))
         for row, image in zip(rows, images, strict=True):
-            pixels = np.asarray(image.resize((24, 24), Image.Resampling.BOX), dtype=np.int32)
+            pixels = cell_means(image, width=24, height=24).astype(np.int32)
             distances = ((pixels[:, :, None, :] - _PALETTE) ** 2).sum(axis=-1)
             shares = np.bincount(distances.argmin(axis=-1).ravel(), minlength=len(COLOURS)) / 576
             fields = pixels.reshape(3, 8, 3, 8, 3).mean(axis=(1, 3)).ravel() / 2550
@@ -78,21 +78,21 @@ class DummyEncoder:
         rows = np.zeros((len(texts), self._manifest.text_dim))
         for row, text in zip(rows, texts, strict=True):
             for word in re.findall(r"\w+|[^\w\s]", text.lower()):
-                row[self._place(word)] += 5 if self._manifest.aligned and word in _PLACES else 1
+                row[self._dimension(word)] += 5 if self._manifest.aligned and word in _DIMENSIONS else 1
         return unit_rows(rows)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
-    def _place(self, word: str) -> int:
-        if self._manifest.aligned and word in _PLACES:
-            return _PLACES[word]
+    def _dimension(self, word: str) -> int:
+        if self._manifest.aligned and word in _DIMENSIONS:
+            return _DIMENSIONS[word]
         digest = hashlib.blake2b(word.encode("utf-8"), digest_size=4).digest()
         return len(COLOURS) + int.from_bytes(digest) % (self._manifest.text_dim - len(COLOURS))
 
 
 class DummyModels:
-    """The dummy's variants as models that can be activated: `dummy` (not aligned), `dummy-aligned`, `dummy-512`."""
+    """The variants of the dummy as models: `dummy` (not aligned), `dummy-aligned`, `dummy-512`."""
 
     default = "dummy"
 
@@ -104,7 +104,7 @@ class DummyModels:
 
     def manifest(self, name: str) -> ModelManifest:
         if name not in self._manifests:
-            raise UnknownModel(f"no model {name}; there are: {', '.join(self._manifests)}")
+            raise UnknownModel(f"no model {name}; available: {', '.join(self._manifests)}")
         return self._manifests[name]
 
     def load(self, name: str) -> Encoder:

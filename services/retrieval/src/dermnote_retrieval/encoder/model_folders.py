@@ -1,4 +1,4 @@
-"""Model folders: `<models_dir>/<name>/manifest.json` and the files it lists, each checked by its sha256 before use."""
+"""Model folders: `<models_dir>/<name>/manifest.json` and the files it lists, verified by sha256 before use."""
 
 import hashlib
 import logging
@@ -17,37 +17,37 @@ log = logging.getLogger(__name__)
 
 
 class FolderModels:
-    """The models that the training client exported into one folder."""
+    """The models that the training client exported to one folder."""
 
     default = "lite"
 
     def __init__(self, models_dir: Path, *, threads: int, runtime: Runtime = "auto") -> None:
-        """`threads`: of one call. `runtime` auto: ONNX where the folder has graphs, else open_clip."""
+        """`threads`: per encoder call. `runtime` auto: ONNX if the folder has graphs, else open_clip."""
         self._dir = models_dir
         self._threads = threads
         self._runtime = runtime
 
     def manifests(self) -> list[ModelManifest]:
-        """Every folder with a valid manifest; others are logged and passed over."""
+        """Every folder with a valid manifest; others are logged and skipped."""
         names = sorted(path.parent.name for path in self._dir.glob(f"*/{MANIFEST_NAME}"))
-        found = []
+        manifests = []
         for name in names:
             try:
-                found.append(self.manifest(name))
-            except ModelRefused as wrong:
-                log.warning("model folder %s passed over: %s", name, wrong.detail)
-        return found
+                manifests.append(self.manifest(name))
+            except ModelRefused as error:
+                log.warning("skipping model folder %s: %s", name, error.detail)
+        return manifests
 
     def manifest(self, name: str) -> ModelManifest:
         path = self._folder(name) / MANIFEST_NAME
         try:
             manifest = ModelManifest.model_validate_json(path.read_bytes())
-        except ValidationError as wrong:
-            first = wrong.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "it"
-            raise ModelRefused(f"{name}/{MANIFEST_NAME}: {where}: {first['msg']}") from wrong
-        except OSError as wrong:
-            raise ModelRefused(f"{name}/{MANIFEST_NAME} cannot be read: {wrong.strerror}") from wrong
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "it"
+            raise ModelRefused(f"{name}/{MANIFEST_NAME}: {field}: {first['msg']}") from error
+        except OSError as error:
+            raise ModelRefused(f"{name}/{MANIFEST_NAME} cannot be read: {error.strerror}") from error
         if manifest.name != name:
             raise ModelRefused(f"{name}/{MANIFEST_NAME} is the manifest of a model named {manifest.name}")
         return manifest
@@ -59,41 +59,37 @@ class FolderModels:
         if self._runtime == "onnx" or (self._runtime == "auto" and (has_graphs or manifest.kind == "onnx")):
             _check_folder(folder, manifest, needed=onnx.NEEDED)
             return onnx.OnnxEncoder(folder, manifest, threads=self._threads)
-        # torch is an extra and takes seconds to import: only who loads open_clip's own files needs it.
+        # torch is an extra and takes seconds to import: only open_clip models need it.
         try:
             from dermnote_retrieval.encoder import openclip  # noqa: PLC0415
-        except ImportError as wrong:
+        except ImportError as error:
             raise ModelRefused(
-                f"{name} needs {wrong.name}: export it with ONNX graphs, or install dermnote-retrieval[torch]"
-            ) from wrong
+                f"{name} needs {error.name}: export it with ONNX graphs, or install dermnote-retrieval[torch]"
+            ) from error
         _check_folder(folder, manifest, needed=openclip.NEEDED)
         return openclip.OpenClipEncoder(folder, manifest, threads=self._threads)
 
     def _folder(self, name: str) -> Path:
         folder = self._dir / name
         if name in (".", "..") or Path(name).name != name or not (folder / MANIFEST_NAME).is_file():
-            known = ", ".join(manifest.name for manifest in self.manifests()) or "none"
-            raise UnknownModel(f"no model {name}; there are: {known}")
+            available = ", ".join(manifest.name for manifest in self.manifests()) or "none"
+            raise UnknownModel(f"no model {name}; available: {available}")
         return folder
 
 
 def _check_folder(folder: Path, manifest: ModelManifest, *, needed: tuple[str, ...]) -> None:
+    """Verify that the needed files are listed, and that every listed file is inside the folder and has its sha256."""
     missing = [name for name in needed if name not in manifest.files]
     if missing:
         raise ModelRefused(f"{manifest.name}/{MANIFEST_NAME} does not list {', '.join(missing)}")
-    check_files(folder, manifest)
-
-
-def check_files(folder: Path, manifest: ModelManifest) -> None:
-    """Every listed file lies inside the folder and has its sha256; raises ModelRefused."""
     for relative, expected in manifest.files.items():
         path = folder / relative
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise ModelRefused(f"{manifest.name}: {relative} lies outside the folder")
+            raise ModelRefused(f"{manifest.name}: {relative} is outside the folder")
         try:
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as wrong:
-            raise ModelRefused(f"{manifest.name}: {relative} cannot be read: {wrong.strerror}") from wrong
-        if found != expected:
-            raise ModelRefused(f"{manifest.name}: {relative} is not the file that was exported (sha256 differs)")
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelRefused(f"{manifest.name}: {relative} cannot be read: {error.strerror}") from error
+        if actual != expected:
+            raise ModelRefused(f"{manifest.name}: {relative} differs from the exported file (sha256 mismatch)")

@@ -1,7 +1,7 @@
 """open_clip models from a model folder. The only file that imports torch and open_clip (extra `torch`).
 
 A folder holds manifest.json, open_clip_config.json, open_clip_model.safetensors, config.json and tokenizer.json of the
-text tower, and heads.safetensors where linear heads follow the towers. vector = normalise(head(tower(x))).
+text tower, and heads.safetensors if linear heads follow the towers. vector = normalise(head(tower(x))).
 """
 
 import json
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that everybody knows it by
+import torch.nn.functional as F  # noqa: N812 - the customary name
 from open_clip.model import CustomTextCLIP
 from safetensors.torch import load_file
 
 from dermnote_contracts.manifest import ModelManifest
 from dermnote_contracts.problems import ModelRefused
-from dermnote_retrieval.encoder.inputs import TOKENIZER, FolderEncoder, TokenReader
-from dermnote_retrieval.encoder.protocol import check_vectors, refusing
+from dermnote_retrieval.encoder.inputs import TOKENIZER, BatchTokenizer, FolderEncoder
+from dermnote_retrieval.encoder.protocol import check_vectors, loading_errors
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -31,18 +31,18 @@ Head = tuple[torch.Tensor, torch.Tensor | None]
 
 
 class OpenClipEncoder(FolderEncoder):
-    """Two towers, optional linear heads, a tokenizer: all from one folder that was checked against its manifest."""
+    """Two towers, optional linear heads and a tokenizer, all from one folder that was verified against its manifest."""
 
     def __init__(self, folder: Path, manifest: ModelManifest, *, threads: int) -> None:
         super().__init__(manifest)
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        with refusing(manifest):
-            # Channels last: convolutions of several pictures take two thirds of the time so.
+        with loading_errors(manifest):
+            # Channels last: convolutions of several images take a third less time.
             self._model = _build_model(folder).to(self._device, memory_format=torch.channels_last).eval()
             self._heads = _load_heads(folder, manifest, device=self._device)
             pad_id = int(self._model.text.config.pad_token_id)
-            self._tokens = TokenReader(folder, pad_id=pad_id, context_tokens=manifest.context_tokens)
+            self._tokenize = BatchTokenizer(folder, pad_id=pad_id, context_tokens=manifest.context_tokens)
             check_vectors(self)
 
     @torch.inference_mode()
@@ -64,17 +64,17 @@ class OpenClipEncoder(FolderEncoder):
 def _build_model(folder: Path) -> CustomTextCLIP:
     config = json.loads((folder / CONFIG).read_text("utf-8"))["model_cfg"]
     vision, text = config["vision_cfg"], config["text_cfg"]
-    _refuse_foreign_sources(vision, text)
+    _reject_foreign_sources(vision, text)
     text = text | {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "hf_model_pretrained": False}
     model = CustomTextCLIP(embed_dim=config["embed_dim"], vision_cfg=vision, text_cfg=text)
     model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     return model
 
 
-def _refuse_foreign_sources(vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
-    """A configuration must not make open_clip fetch anything or look outside the folder."""
+def _reject_foreign_sources(vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
+    """Prevent a configuration from making open_clip download anything or read outside the folder."""
     name = vision.get("timm_model_name")
-    if not isinstance(name, str) or any(mark in name for mark in ":/\\") or vision.get("timm_model_pretrained"):
+    if not isinstance(name, str) or any(char in name for char in ":/\\") or vision.get("timm_model_pretrained"):
         raise ModelRefused(f"{CONFIG}: vision_cfg must name a timm architecture, without pretrained weights")
     if text.get("hf_model_name") != "." or text.get("hf_model_pretrained") is not False:
         raise ModelRefused(f'{CONFIG}: text_cfg must have hf_model_name "." and hf_model_pretrained false')

@@ -1,1 +1,1 @@
-"""Vectors in memory, searched. Derived from the store and never its equal: it knows numbers and vectors only."""
+"""The in-memory vector index, derived from the store. It deals with item numbers and vectors only."""

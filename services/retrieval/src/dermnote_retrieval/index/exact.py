@@ -1,115 +1,140 @@
-"""The exact vectors of one route, row by row in one block of memory. Not for more than one thread at a time."""
+"""The exact vectors of one route in one block of memory, and exact search over them. Not thread-safe."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import threadpoolctl
 
-from dermnote_retrieval.index.faiss_backend import Mask, exact
-from dermnote_retrieval.index.id_map import NOWHERE, Rows
-from dermnote_retrieval.index.scan import is_for_scan, scanned
-from dermnote_retrieval.index.types import Found, Numbers, Selection, Vectors
+from dermnote_retrieval.index.faiss_backend import Mask, Ranked, exact
+from dermnote_retrieval.index.id_map import MISSING, IdMap
+from dermnote_retrieval.index.types import Neighbours, Numbers, Selection, Vectors
 
 FIRST_ROWS = 1024
+# One matrix product is faster than FAISS from this many queries on, with a filter that keeps at least one row in LOOSE,
+# up to this many scores (4 bytes each).
+MIN_QUERIES, LOOSE, MAX_SCORES = 4, 8, 16_000_000
 
 
-class Matrix:
-    """Unit vectors [n, dim] and the item number of each. Changing one moves no other but the last."""
+class VectorMatrix:
+    """Unit vectors [n, dim] and the item number of each. A removal moves only the last row."""
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
-        self.rows = Rows()
+        self.ids = IdMap()
         self._block = np.empty((0, dim), np.float32)
 
     def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def vectors(self) -> Vectors:
-        """All vectors [n, dim]: a view, valid until the next change."""
-        return self._block[: len(self.rows)]
+        return len(self.ids)
 
     @property
     def bytes_(self) -> int:
-        """Memory, what is reserved for growth included."""
-        return self._block.nbytes + self.rows.bytes_
-
-    def reserve(self, count: int) -> None:
-        """Room for `count` vectors in all, so that adding them copies nothing."""
-        if count > len(self._block):
-            block = np.empty((count, self.dim), np.float32)
-            block[: len(self)] = self.vectors
-            self._block = block
+        """Memory, including what is reserved for growth."""
+        return self._block.nbytes + self.ids.bytes_
 
     def adopt(self, numbers: Numbers, vectors: Vectors) -> None:
-        """Hold exactly these; `vectors` [n, dim] becomes the matrix' own memory."""
-        self.rows = Rows()
-        self.rows.append(numbers)
-        self._block = np.ascontiguousarray(vectors, dtype=np.float32)
+        """Hold exactly these vectors; the array `vectors` [n, dim] becomes the matrix's own memory."""
+        self.ids = IdMap()
+        self.ids.append(numbers)
+        self._block = vectors
 
-    def replace(self, *, gone: Sequence[int], numbers: Sequence[int] | Numbers, vectors: Vectors) -> None:
-        """Take out `gone`, write `vectors` [n, dim] over or behind what is held."""
+    def replace(self, *, removed: Sequence[int], numbers: Sequence[int] | Numbers, vectors: Vectors) -> None:
+        """Remove `removed`, then overwrite or append `vectors` [n, dim]."""
         new = np.asarray(numbers, dtype=np.int64)
-        for number in set(gone) - set(new.tolist()):
-            if self.rows.of([number])[0] != NOWHERE:
-                row, last = self.rows.drop(number)
+        for number in set(removed) - set(new.tolist()):
+            if self.ids.rows([number])[0] != MISSING:
+                row, last = self.ids.remove(number)
                 self._block[row] = self._block[last]
-        at = self.rows.of(new)
-        held = at != NOWHERE
-        self._block[at[held]] = vectors[held]
-        if not held.all():
-            self._append(new[~held], vectors[~held])
+        at = self.ids.rows(new)
+        known = at != MISSING
+        self._block[at[known]] = vectors[known]
+        if not known.all():
+            self._append(new[~known], vectors[~known])
 
     def _append(self, numbers: Numbers, vectors: Vectors) -> None:
         end = len(self) + len(numbers)
         if end > len(self._block):
-            self.reserve(max(end, len(self._block) * 3 // 2, FIRST_ROWS))
+            block = np.empty((max(end, len(self._block) * 3 // 2, FIRST_ROWS), self.dim), np.float32)
+            block[: len(self)] = self._block[: len(self)]
+            self._block = block
         self._block[len(self) : end] = vectors
-        self.rows.append(numbers)
+        self.ids.append(numbers)
 
-    def vectors_of(self, numbers: Sequence[int]) -> list[Vectors | None]:
-        """Copies of vectors [dim], None for numbers that are not held."""
-        rows = self.rows.of(numbers)
-        copies = iter(self._block[rows[rows != NOWHERE]])
-        return [None if row == NOWHERE else next(copies) for row in rows.tolist()]
+    def get(self, numbers: Sequence[int]) -> list[Vectors | None]:
+        """Copies of vectors [dim]; None for unknown numbers."""
+        rows = self.ids.rows(numbers)
+        copies = iter(self._block[rows[rows != MISSING]])
+        return [None if row == MISSING else next(copies) for row in rows.tolist()]
 
-    def of(self, numbers: Sequence[int] | Numbers) -> Vectors:
-        """Copies [n, dim] of the vectors of numbers that are held."""
-        found: Vectors = self._block[self.rows.of(numbers)]
-        return found
+    def known(self, numbers: Numbers) -> tuple[Numbers, Vectors]:
+        """The numbers that have a vector, and copies of their vectors [n, dim]."""
+        rows = self.ids.rows(numbers)
+        return numbers[rows != MISSING], self._block[rows[rows != MISSING]]
 
-    def mask(self, among: Selection) -> Mask | None:
-        """Which rows a selection lets through [n]; None for all."""
-        if among.everything:
+    def mask(self, selection: Selection) -> Mask | None:
+        """Which rows are selected [n]; None for all."""
+        if selection.everything:
             return None
-        allowed = np.full(len(self), among.allowed is None)
-        if among.allowed is not None:
-            allowed[self._held(among.allowed)] = True
-        if among.barred is not None:
-            allowed[self._held(among.barred)] = False
+        allowed = np.full(len(self), selection.allowed is None)
+        if selection.allowed is not None:
+            allowed[self._rows(selection.allowed)] = True
+        if selection.excluded is not None:
+            allowed[self._rows(selection.excluded)] = False
         return allowed
 
-    def _held(self, numbers: Numbers) -> Numbers:
-        rows = self.rows.of(numbers)
-        held: Numbers = rows[rows != NOWHERE]
-        return held
+    def _rows(self, numbers: Numbers) -> Numbers:
+        rows = self.ids.rows(numbers)
+        known: Numbers = rows[rows != MISSING]
+        return known
 
-    def search(self, vectors: Vectors, *, k: int, allowed: Mask | None) -> list[Found]:
+    def search(self, vectors: Vectors, *, k: int, allowed: Mask | None) -> list[Neighbours]:
         """Exact: the `k` nearest rows of each of `vectors` [q, dim] among the allowed."""
-        left = len(self) if allowed is None else int(np.count_nonzero(allowed))
-        k = min(k, left)
+        selected = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        k = min(k, selected)
         if k == 0:
             return [[] for _ in vectors]
-        one_go = is_for_scan(queries=len(vectors), rows=len(self), left=left)
-        scores, rows = (scanned if one_go else exact)(vectors, self.vectors, k=k, allowed=allowed)
-        return [self._found(r, s) for r, s in zip(rows, scores, strict=True)]
+        by_product = product_is_faster(queries=len(vectors), rows=len(self), selected=selected)
+        matrix = self._block[: len(self)]
+        scores, rows = (matrix_product if by_product else exact)(vectors, matrix, k=k, allowed=allowed)
+        return [self._neighbours(r, s) for r, s in zip(rows, scores, strict=True)]
 
-    def ranked(self, vector: Vectors, numbers: Numbers, *, k: int) -> Found:
-        """The `k` best of the candidates `numbers` by the exact vectors; equal scores in the order of their numbers."""
-        rows = self._held(numbers)
+    def rank(self, vector: Vectors, numbers: Numbers, *, k: int) -> Neighbours:
+        """The `k` best of the candidates `numbers` by the exact vectors; equal scores in order of their numbers."""
+        rows = self._rows(numbers)
         scores = self._block[rows] @ vector
-        best = np.lexsort((self.rows.numbers[rows], -scores))[:k]
-        return self._found(rows[best], scores[best])
+        best = np.lexsort((self.ids.numbers[rows], -scores))[:k]
+        return self._neighbours(rows[best], scores[best])
 
-    def _found(self, rows: Numbers, scores: Vectors) -> Found:
-        there = rows != NOWHERE
-        return list(zip(self.rows.numbers[rows[there]].tolist(), scores[there].tolist(), strict=True))
+    def _neighbours(self, rows: Numbers, scores: Vectors) -> Neighbours:
+        found = rows != MISSING
+        return list(zip(self.ids.numbers[rows[found]].tolist(), scores[found].tolist(), strict=True))
+
+
+def limit_blas_threads(threads: int) -> None:
+    """Limit the threads of the process's BLAS libraries, for all callers."""
+    threadpoolctl.threadpool_limits(threads, user_api="blas")
+
+
+def product_is_faster(*, queries: int, rows: int, selected: int) -> bool:
+    """Whether one matrix product beats FAISS: for a single unfiltered query, or many queries over most rows.
+
+    FAISS gives a single query one thread, and runs the queries of a filtered search one after the other. Unfiltered, it
+    multiplies block by block, and its threads wait for each other at each block: as fast on idle cores, but four times
+    slower on busy ones.
+    """
+    if queries == 1:
+        return selected == rows
+    return queries >= MIN_QUERIES and selected * LOOSE >= rows and queries * rows <= MAX_SCORES
+
+
+def matrix_product(queries: Vectors, matrix: Vectors, *, k: int, allowed: Mask | None = None) -> Ranked:
+    """The `k` rows of `matrix` [n, dim], n >= k > 0, with the largest inner product with each of `queries` [q, dim].
+
+    `allowed` [n]: rows that may be returned, at least k.
+    """
+    scores = (matrix @ queries[0])[None] if len(queries) == 1 else queries @ matrix.T
+    if allowed is not None:
+        scores[:, ~allowed] = -np.inf
+    rows = np.argpartition(scores, -k, axis=1)[:, -k:]
+    best = np.take_along_axis(scores, rows, axis=1)
+    order = np.argsort(-best, axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)

@@ -1,8 +1,7 @@
-"""What FAISS computes: exact inner products over a matrix, inverted lists. The only file that imports faiss."""
+"""FAISS: exact inner products over a matrix, and inverted lists. The only file that imports faiss."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import faiss
 import numpy as np
@@ -15,18 +14,18 @@ Ranked = tuple[npt.NDArray[np.float32], Numbers]
 """(scores, ids), both [queries, k], best first; id -1 where there are fewer."""
 
 TRAINING_ROUNDS = 8
-# The `type: ignore`s below: faiss's stubs describe its C++ methods, not the numpy ones that wrap them.
+# The `type: ignore`s below: faiss's stubs describe its C++ methods, not the numpy wrappers.
 
 
 def use_threads(threads: int) -> None:
-    """How many threads FAISS uses for calls from this thread."""
+    """Set the number of threads that FAISS uses for calls from this thread."""
     faiss.omp_set_num_threads(threads)
 
 
 def exact(queries: Vectors, matrix: Vectors, *, k: int, allowed: Mask | None = None) -> Ranked:
     """The `k` rows of `matrix` [n, dim] with the largest inner product with each of `queries` [q, dim].
 
-    `allowed` [n]: rows that may come back.
+    `allowed` [n]: rows that may be returned.
     """
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     scores = np.empty((len(queries), k), np.float32)
@@ -43,7 +42,7 @@ def exact(queries: Vectors, matrix: Vectors, *, k: int, allowed: Mask | None = N
         faiss.swig_ptr(rows),
         selector,
     )
-    del bits  # until here: the selector looks into it
+    del bits  # the selector points into it until here
     return scores, rows
 
 
@@ -54,20 +53,20 @@ def _selector(allowed: Mask | None) -> tuple[npt.NDArray[np.uint8] | None, faiss
     return bits, faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
 
 
-class Lists:
-    """Vectors in 8 bits a value, in inverted lists by the nearest of their centres. Ids are item numbers.
+class InvertedLists:
+    """Vectors quantised to 8 bits per value, in one inverted list per centroid. Ids are item numbers.
 
-    Only candidates come from it: the caller ranks them by the exact vectors.
+    It yields candidates only: the caller ranks them by the exact vectors.
     """
 
     def __init__(self, sample: Vectors, *, lists: int) -> None:
-        """`lists`: into how many the vectors are parted; `sample` [n, dim]: what their centres are trained on."""
+        """`lists`: number of lists; `sample` [n, dim]: vectors that the centroids are trained on."""
         dim = sample.shape[1]
         coarse = faiss.IndexFlatIP(dim)
         self._faiss = faiss.IndexIVFScalarQuantizer(
             coarse, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
         )
-        self._alive: Any = coarse  # FAISS does not keep it alive
+        self._coarse: Any = coarse  # FAISS does not keep it alive
         self._faiss.cp.niter = TRAINING_ROUNDS
         self._faiss.cp.min_points_per_centroid = 1
         self._faiss.train(np.ascontiguousarray(sample, dtype=np.float32))
@@ -79,40 +78,21 @@ class Lists:
 
     @property
     def bytes_(self) -> int:
-        """Memory: 8 bits a value and an id each, and the hash table that finds them (some 32 bytes an entry)."""
+        """Memory: 8 bits per value, an id each, and the hash table that finds them (about 32 bytes per entry)."""
         return len(self) * (self._faiss.code_size + 8 + 32) + self.lists * self._faiss.d * 4
 
     def add(self, numbers: Numbers, vectors: Vectors) -> None:
-        """Vectors [n, dim] of numbers that are not in it."""
+        """Add vectors [n, dim] of new numbers."""
         self._faiss.add_with_ids(np.ascontiguousarray(vectors, dtype=np.float32), np.ascontiguousarray(numbers))
 
     def remove(self, numbers: Sequence[int] | Numbers) -> None:
-        """Take out numbers that are in it."""
-        gone = np.ascontiguousarray(numbers, dtype=np.int64)
-        if len(gone):
-            self._faiss.remove_ids(faiss.IDSelectorArray(len(gone), faiss.swig_ptr(gone)))
-
-    def save(self, path: Path) -> None:
-        """Write them to a file; raises OSError, as where the disk is full."""
-        try:
-            faiss.write_index(self._faiss, str(path))
-        except RuntimeError as wrong:
-            raise OSError(f"{path} was not written: {wrong}") from wrong
-
-    @classmethod
-    def load(cls, path: Path) -> "Lists":
-        """Lists that were written; raises OSError for a file that holds none."""
-        lists = cls.__new__(cls)
-        try:
-            lists._alive = faiss.read_index(str(path))
-        except RuntimeError as wrong:
-            raise OSError(f"{path} holds no index that this FAISS can read") from wrong
-        lists._faiss = cast("Any", faiss.downcast_index(lists._alive))  # which does not keep it alive either
-        lists.lists = lists._faiss.nlist
-        return lists
+        """Remove numbers; unknown ones are ignored."""
+        removed = np.ascontiguousarray(numbers, dtype=np.int64)
+        if len(removed):
+            self._faiss.remove_ids(faiss.IDSelectorArray(len(removed), faiss.swig_ptr(removed)))
 
     def search(self, queries: Vectors, *, k: int, probes: int, allowed: Mask | None = None) -> Ranked:
-        """Candidates from the `probes` nearest lists of each query. `allowed`: by item number."""
+        """Candidates from the `probes` nearest lists of each query. `allowed`: mask by item number."""
         bits, selector = _selector(allowed)
         parameters = faiss.SearchParametersIVF(nprobe=min(probes, self.lists), sel=selector)  # type: ignore[call-arg]
         scores, numbers = self._faiss.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)

@@ -1,4 +1,4 @@
-"""Numbers and rows: where in a matrix without gaps each item's vector lies. Arrays both ways."""
+"""Item numbers to rows of a matrix without gaps, and back. Both directions are arrays."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from dermnote_retrieval.index.types import Numbers
 
-NOWHERE = -1
+MISSING = -1
 
 
-class Rows:
+class IdMap:
     """Item numbers (positive, growing, rarely reused) to rows 0..n-1."""
 
     def __init__(self) -> None:
@@ -31,32 +31,32 @@ class Rows:
         """Memory of both arrays."""
         return self._numbers.nbytes + self._row.nbytes
 
-    def of(self, numbers: Sequence[int] | Numbers) -> npt.NDArray[np.int64]:
-        """The row of each number, NOWHERE for one that is not held."""
+    def rows(self, numbers: Sequence[int] | Numbers) -> npt.NDArray[np.int64]:
+        """The row of each number; MISSING for unknown numbers."""
         wanted = np.asarray(numbers, dtype=np.int64)
         known = (wanted >= 0) & (wanted < len(self._row))
-        found = np.full(len(wanted), NOWHERE, np.int64)
-        found[known] = self._row[wanted[known]]
-        return found
+        rows = np.full(len(wanted), MISSING, np.int64)
+        rows[known] = self._row[wanted[known]]
+        return rows
 
     def append(self, numbers: Sequence[int] | Numbers) -> None:
-        """Rows behind the last for numbers that are not held."""
+        """Add rows at the end for new numbers."""
         new = np.asarray(numbers, dtype=np.int64)
         if not len(new):
             return
         end = self._count + len(new)
         self._numbers = _grown(self._numbers, end, fill=0)
-        self._row = _grown(self._row, int(new.max()) + 1, fill=NOWHERE)
+        self._row = _grown(self._row, int(new.max()) + 1, fill=MISSING)
         self._numbers[self._count : end] = new
         self._row[new] = np.arange(self._count, end)
         self._count = end
 
-    def drop(self, number: int) -> tuple[int, int]:
-        """Take one out: the last row's item moves into its row. (row that is filled, row that it came from)."""
+    def remove(self, number: int) -> tuple[int, int]:
+        """Remove a number; the last row moves into its place. Returns (row that is filled, row that moved)."""
         row, last = int(self._row[number]), self._count - 1
         moved = int(self._numbers[last])
         self._numbers[row], self._row[moved] = moved, row
-        self._row[number] = NOWHERE
+        self._row[number] = MISSING
         self._count = last
         return row, last
 

@@ -1,1 +1,1 @@
-"""Writes: uploaded items, checked, encoded and stored."""
+"""Writes: items validated, encoded and stored."""

@@ -1,4 +1,4 @@
-"""What comes in for one item, validated and made ready: text checked, metadata normalised, the image decoded."""
+"""One item as it is received: text checked, metadata normalised, the image decoded."""
 
 import hashlib
 import json
@@ -13,61 +13,63 @@ from pydantic_core import from_json
 from dermnote_contracts.metadata import normalise_known
 from dermnote_contracts.problems import InvalidRequest, field_errors
 from dermnote_contracts.retrieval import Group, ItemId, Route
+from dermnote_imaging.decoder import Decoder
+from dermnote_imaging.stored import StoredImage
 from dermnote_retrieval.encoder.protocol import Vectors
 from dermnote_retrieval.encoder.vector_codec import read_vector
-from dermnote_retrieval.ingest.images import Decoder, Picture
 
 MAX_NOTE_CHARS = 20_000
 MAX_METADATA_VALUES = 256
 MAX_MODEL_CHARS = 200
-GivenVector = list[float] | str
+EncodedVector = list[float] | str
 Note = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NOTE_CHARS)]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One item, ready to be encoded and stored."""
+    """One item, ready to be encoded and stored.
+
+    `vectors`: computed by the client with the model `model_id`, each [dim] of length 1.
+    """
 
     id: str
     note: str | None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
-    picture: Picture | None = None
+    image: StoredImage | None = None
     vectors: Mapping[Route, Vectors] = field(default_factory=dict)
-    """Made elsewhere, each [dim] of length 1, by the model `model_id`."""
     model_id: str | None = None
 
     def digest(self) -> str:
-        """Equal for records that hold the same."""
-        told = hashlib.sha256()
+        """Equal for records with the same content."""
         vectors = [(route, self.vectors[route].tobytes().hex()) for route in sorted(self.vectors)]
         fields = [self.note, self.metadata, self.group, vectors, self.model_id if vectors else None]
-        told.update(json.dumps(fields, sort_keys=True).encode())
-        told.update(b"" if self.picture is None else self.picture.image)
-        return told.hexdigest()
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+        digest.update(b"" if self.image is None else self.image.jpeg)
+        return digest.hexdigest()
 
     def routes(self) -> set[Route]:
-        """By which it will be found."""
-        found = set(self.vectors)
+        """The routes by which the item can be found."""
+        routes = set(self.vectors)
         if self.note is not None:
-            found.add("notes")
-        if self.picture is not None:
-            found.add("images")
-        return found
+            routes.add("notes")
+        if self.image is not None:
+            routes.add("images")
+        return routes
 
 
-class OwnVectors(BaseModel):
-    """Vectors that an item brings, and the `model_id` of the model that made them."""
+class ClientVectors(BaseModel):
+    """Vectors sent with an item, and the `model_id` of the model that computed them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image_vector: GivenVector | None = None
-    note_vector: GivenVector | None = None
+    image_vector: EncodedVector | None = None
+    note_vector: EncodedVector | None = None
     model: Annotated[str, StringConstraints(max_length=MAX_MODEL_CHARS)] | None = None
 
 
-class RecordFields(OwnVectors):
-    """An item's fields that are not its image, as they arrive."""
+class RecordFields(ClientVectors):
+    """An item's fields other than its image, as received."""
 
     id: ItemId
     note: Note | None = None
@@ -78,53 +80,52 @@ class RecordFields(OwnVectors):
 def make_record(fields: Mapping[str, Any], *, image: bytes | IO[bytes] | None, decoder: Decoder) -> Record:
     """Validate the fields of RecordFields and the image's bytes or open file; raises InvalidRequest or ImageRefused."""
     try:
-        given = RecordFields.model_validate(fields)
-        metadata = normalise_known(given.metadata or {})
-    except ValidationError as wrong:
-        raise InvalidRequest("see errors", errors=field_errors(wrong.errors())) from wrong
+        valid = RecordFields.model_validate(fields)
+        metadata = normalise_known(valid.metadata or {})
+    except ValidationError as error:
+        raise InvalidRequest("see errors", errors=field_errors(error.errors())) from error
     _check_values(metadata)
-    for name, text in (("note", given.note), ("group", given.group), ("model", given.model)):
+    for name, text in (("note", valid.note), ("group", valid.group), ("model", valid.model)):
         _check_text(text or "", at=name)
-    note = given.note or None
-    vectors = _given_vectors(given)
-    if note is None and image is None and not metadata and given.group is None and not vectors:
+    vectors = _client_vectors(valid)
+    note = valid.note or None
+    if note is None and image is None and not metadata and valid.group is None and not vectors:
         raise InvalidRequest("give at least one of image, note, metadata, group and a vector")
-    picture = None if image is None else decoder.picture(image)
     return Record(
-        id=given.id,
+        id=valid.id,
         note=note,
         metadata=metadata,
-        group=given.group,
-        picture=picture,
+        group=valid.group,
+        image=None if image is None else StoredImage.of(decoder.decode(image)),
         vectors=vectors,
-        model_id=given.model,
+        model_id=valid.model,
     )
 
 
-def _given_vectors(given: RecordFields) -> dict[Route, Vectors]:
+def _client_vectors(fields: ClientVectors) -> dict[Route, Vectors]:
     vectors: dict[Route, Vectors] = {}
-    if given.note_vector is not None:
-        vectors["notes"] = read_vector(given.note_vector, at="note_vector")
-    if given.image_vector is not None:
-        vectors["images"] = read_vector(given.image_vector, at="image_vector")
-    if vectors and given.model is None:
-        raise InvalidRequest.at("model", "must say which model made the vectors")
+    if fields.note_vector is not None:
+        vectors["notes"] = read_vector(fields.note_vector, at="note_vector")
+    if fields.image_vector is not None:
+        vectors["images"] = read_vector(fields.image_vector, at="image_vector")
+    if vectors and fields.model is None:
+        raise InvalidRequest.at("model", "must name the model that computed the vectors")
     return vectors
 
 
 def parse_json(text: str | bytes, *, at: str) -> Any:
-    """Strict JSON (no NaN, bounded depth); raises InvalidRequest naming the field."""
+    """Strict JSON (no NaN, limited depth); raises InvalidRequest with the field's name."""
     try:
         return from_json(text, allow_inf_nan=False)
-    except ValueError as wrong:
-        raise InvalidRequest.at(at, f"is not valid JSON: {wrong}") from wrong
+    except ValueError as error:
+        raise InvalidRequest.at(at, f"is not valid JSON: {error}") from error
 
 
 def _check_values(metadata: Mapping[str, Any]) -> None:
-    """Extra keys are kept as they are, as long as the store can hold and compare them."""
-    for seen, (path, value) in enumerate(_unfold("metadata", metadata)):
-        if seen >= MAX_METADATA_VALUES:
-            raise InvalidRequest.at("metadata", f"holds more than {MAX_METADATA_VALUES} values")
+    """Unknown keys are stored unchanged, provided that the store can hold and compare their values."""
+    for count, (path, value) in enumerate(_unfold("metadata", metadata)):
+        if count >= MAX_METADATA_VALUES:
+            raise InvalidRequest.at("metadata", f"has more than {MAX_METADATA_VALUES} values")
         _check_text(path, at="metadata")
         if isinstance(value, str):
             _check_text(value, at=path)
@@ -147,7 +148,7 @@ def _unfold(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _check_text(text: str, *, at: str) -> None:
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as wrong:
-        raise InvalidRequest.at(at.encode("ascii", "replace").decode(), "is not valid Unicode text") from wrong
+    except UnicodeEncodeError as error:
+        raise InvalidRequest.at(at.encode("ascii", "replace").decode(), "is not valid Unicode text") from error
     if "\0" in text:
-        raise InvalidRequest.at(at.replace("\0", "?"), "must not hold a NUL character")
+        raise InvalidRequest.at(at.replace("\0", "?"), "must not contain a NUL character")

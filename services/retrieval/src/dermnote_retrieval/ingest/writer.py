@@ -1,8 +1,9 @@
-"""Items in and out: encode, commit to the store, then bring the index up to date, under one write lock.
+"""Writes of items: encode, commit to the store, then update the index, under one write lock.
 
-Holds what is served at this moment (an encoder and its two indexes); a swap replaces all of it at once.
+Also holds the model that is served at the moment, with its indexes, which a swap replaces as one object.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,26 +23,29 @@ from dermnote_contracts.problems import (
     UnknownItem,
 )
 from dermnote_contracts.retrieval import BulkOutcome, Route
+from dermnote_imaging.stored import open_stored
 from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits
-from dermnote_retrieval.ingest.images import open_stored
 from dermnote_retrieval.ingest.records import Record
-from dermnote_retrieval.query.duplicates import note_digest
-from dermnote_retrieval.runtime.work import Work
-from dermnote_retrieval.store.items import ItemStore, NewItem, Written
+from dermnote_retrieval.runtime.measurements import WorkMetrics
+from dermnote_retrieval.store.items import ItemStore, NewItem
 from dermnote_retrieval.store.vectors import VectorStore
 
-Outcome = Literal["created", "updated", "unchanged"] | DermnoteError
+Status = Literal["created", "updated", "unchanged"]
+Outcome = Status | DermnoteError
+RouteVectors = Mapping[Route, Vectors]
 
 
 @dataclass(frozen=True)
-class Serving:
-    """An encoder and the indexes of its vectors. Whoever works with one keeps to it until the end."""
+class ServedModel:
+    """An encoder and the indexes of its vectors. A request uses one ServedModel from beginning to end.
+
+    `epoch` grows when a snapshot is restored: numbers of another epoch may stand for other items.
+    """
 
     encoder: Encoder
     indexes: Mapping[Route, AdaptiveIndex]
     epoch: int = 0
-    """Grows when a snapshot is restored: numbers of another epoch may stand for other items."""
 
     @property
     def model_id(self) -> str:
@@ -49,49 +53,50 @@ class Serving:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RejectedRecord:
     """A record of a bulk load that could not be read."""
 
     id: str
     error: DermnoteError
 
 
-class Catalogue:
-    """The one writer of items."""
+class ItemWriter:
+    """The only writer of items. `version` grows with every write, before the write is answered."""
 
-    def __init__(self, *, items: ItemStore, vectors: VectorStore, serving: Serving, work: Work | None = None) -> None:
+    def __init__(
+        self, *, items: ItemStore, vectors: VectorStore, served: ServedModel, work: WorkMetrics | None = None
+    ) -> None:
         self.items = items
-        self.work = work or Work()
         self.vectors = vectors
-        self.serving = serving
-        self.state = 0
-        """Grows with every write, before it is answered."""
-        self.epoch = serving.epoch
+        self.served = served
+        self.work = work or WorkMetrics()
+        self.version = 0
+        self.epoch = served.epoch
 
     def put(self, record: Record) -> bool:
-        """Store one item; True if it is new. What is held already just so is neither encoded nor written again.
+        """Store one item; True if it is new. An unchanged item is neither encoded nor written again.
 
-        Raises InvalidRequest when the encoder finds nothing in it, InsufficientStorage when the disk is full.
+        Raises InvalidRequest if the encoder finds no content in it, InsufficientStorage when the disk is full.
         """
         (outcome,) = self._write([record])
         if isinstance(outcome, DermnoteError):
             raise outcome
         return outcome == "created"
 
-    def load(self, records: Iterable[Record | Refused], *, chunk: int) -> Iterator[BulkOutcome]:
-        """Store many, `chunk` at a time in one commit; one outcome a record, in their order.
+    def load(self, records: Iterable[Record | RejectedRecord], *, chunk: int) -> Iterator[BulkOutcome]:
+        """Store many items, `chunk` per commit; one outcome per record, in order.
 
-        What comes after the disk is full is refused untried: encoding it would be in vain.
+        Once the disk is full, the following records fail without being encoded.
         """
         source, full = iter(records), False
         while part := list(islice(source, chunk)):
             new = [record for record in part if isinstance(record, Record)]
             try:
                 outcomes = iter(_not_tried(new) if full else self._write(new))
-            except InsufficientStorage as wrong:
-                outcomes, full = repeat(wrong), True
+            except InsufficientStorage as error:
+                outcomes, full = repeat(error), True
             for record in part:
-                yield _outcome(record.id, record.error if isinstance(record, Refused) else next(outcomes))
+                yield _outcome(record.id, record.error if isinstance(record, RejectedRecord) else next(outcomes))
 
     def delete(self, item_id: str) -> None:
         """Erase an item; raises UnknownItem."""
@@ -99,18 +104,18 @@ class Catalogue:
             number = self.items.delete(item_id)
             if number is None:
                 raise UnknownItem()
-            for index in self.serving.indexes.values():
-                index.replace(gone=[number], numbers=[], vectors=np.empty((0, index.dim), np.float32))
-            self.state += 1
+            for index in self.served.indexes.values():
+                index.replace(removed=[number], numbers=[], vectors=np.empty((0, index.dim), np.float32))
+            self.version += 1
 
-    def check_epoch(self, serving: Serving) -> None:
-        """That what `serving` found are still the items that it stood for; raises Unavailable."""
-        if serving.epoch != self.epoch:
+    def check_epoch(self, served: ServedModel) -> None:
+        """Verify that the numbers found with `served` still stand for the same items; raises Unavailable."""
+        if served.epoch != self.epoch:
             raise Unavailable("a snapshot is being restored", retry_after_s=1)
 
     @contextmanager
     def new_epoch(self) -> Iterator[None]:
-        """From here on what serves now finds nothing, until a new Serving is set; undone where this fails."""
+        """Invalidate searches until a new ServedModel is set; reverted if the block fails."""
         self.epoch += 1
         try:
             yield
@@ -121,128 +126,125 @@ class Catalogue:
     def consistent(self) -> bool:
         """Whether the store and the indexes hold the same number of vectors."""
         with self.items.database.write_lock:
-            counts = self.vectors.counts(self.serving.model_id)
-            return all(counts[route] == len(index) for route, index in self.serving.indexes.items())
+            counts = self.vectors.counts(self.served.model_id)
+            return all(counts[route] == len(index) for route, index in self.served.indexes.items())
 
     def _write(self, records: Sequence[Record]) -> list[Outcome]:
-        """Encode outside the lock; when the encoder was swapped meanwhile, encode again."""
+        """Encode outside the lock; repeat if the model was swapped meanwhile."""
         while True:
-            serving = self.serving
-            held = self._held(serving, records)
-            new = [record for record in records if record.id not in held]
-            encoded = encode_records(serving.encoder, new)
+            served = self.served
+            unchanged = self._unchanged(served, records)
+            new = [record for record in records if record.id not in unchanged]
+            encoded = encode_records(served.encoder, new)
             with self.items.database.write_lock:
-                if self.serving is serving:
-                    written = iter(self._commit(serving, new, encoded))
-                    return ["unchanged" if record.id in held else next(written) for record in records]
+                if self.served is served:
+                    outcomes = iter(self._commit(served, new, encoded))
+                    return ["unchanged" if record.id in unchanged else next(outcomes) for record in records]
 
-    def _held(self, serving: Serving, records: Sequence[Record]) -> set[str]:
-        """The ids of records that the store holds just so, with every vector that the served model would make."""
+    def _unchanged(self, served: ServedModel, records: Sequence[Record]) -> set[str]:
+        """The ids of records that are stored unchanged, with every vector that the served model would compute."""
         count = Counter(record.id for record in records)
         once = {record.id: record for record in records if count[record.id] == 1}
-        found = self.items.with_digests({name: record.digest() for name, record in once.items()})
-        return {name for name, number in found.items() if self._has_vectors(serving, number, once[name])}
+        stored = self.items.with_digests({item_id: record.digest() for item_id, record in once.items()})
+        return {item_id for item_id, number in stored.items() if self._has_vectors(served, number, once[item_id])}
 
-    def _has_vectors(self, serving: Serving, number: int, record: Record) -> bool:
-        """Whether an item's vectors are those of the record; its own ones are replaced when the store moves."""
+    def _has_vectors(self, served: ServedModel, number: int, record: Record) -> bool:
+        """Whether an item has the vectors of the record; re-embedding the store replaces client vectors."""
         for route in record.routes():
-            vector = serving.indexes[route].vector(number)
+            vector = served.indexes[route].vector(number)
             own = record.vectors.get(route)
             if vector is None or (own is not None and not np.array_equal(vector, own)):
                 return False
         return True
 
     def _commit(
-        self, serving: Serving, records: Sequence[Record], encoded: Sequence[Mapping[Route, Vectors] | DermnoteError]
+        self, served: ServedModel, records: Sequence[Record], encoded: Sequence[RouteVectors | DermnoteError]
     ) -> list[Outcome]:
-        new = [
-            _new_item(record, made) for record, made in zip(records, encoded, strict=True) if isinstance(made, Mapping)
-        ]
+        pairs = zip(records, encoded, strict=True)
+        new = [_new_item(record, vectors) for record, vectors in pairs if isinstance(vectors, Mapping)]
         if not new:
-            return [made for made in encoded if isinstance(made, DermnoteError)]
-        with self.work.one("store", size=len(new)):
-            written = self.items.upsert(new, model_id=serving.model_id)
-        # A record later in the chunk replaces an earlier one with the same id, so the last vectors count.
-        latest = {done.number: item.vectors for done, item in zip(written, new, strict=True)}
-        for route, index in serving.indexes.items():
-            rows = {number: held[route] for number, held in latest.items() if route in held}
-            vectors = np.stack(list(rows.values())) if rows else np.empty((0, index.dim), np.float32)
-            index.replace(gone=list(latest), numbers=list(rows), vectors=vectors)
-        self.state += 1
-        done = iter(written)
-        return [made if isinstance(made, DermnoteError) else _status(next(done)) for made in encoded]
+            return [error for error in encoded if isinstance(error, DermnoteError)]
+        with self.work.measure("store", size=len(new)):
+            written = self.items.upsert(new, model_id=served.model_id)
+        # A record later in the chunk replaces an earlier one with the same id, so its vectors count.
+        latest = {result.number: item.vectors for result, item in zip(written, new, strict=True)}
+        for route, index in served.indexes.items():
+            rows = {number: vectors[route] for number, vectors in latest.items() if route in vectors}
+            matrix = np.stack(list(rows.values())) if rows else np.empty((0, index.dim), np.float32)
+            index.replace(removed=list(latest), numbers=list(rows), vectors=matrix)
+        self.version += 1
+        statuses: Iterator[Status] = iter(["created" if result.created else "updated" for result in written])
+        return [each if isinstance(each, DermnoteError) else next(statuses) for each in encoded]
 
 
 def build_indexes(vectors: VectorStore, model: ModelManifest, *, limits: Limits) -> dict[Route, AdaptiveIndex]:
-    """Fresh indexes with all vectors that the store holds of a model."""
-    widths: dict[Route, int] = {"notes": model.text_dim, "images": model.image_dim}
-    counts = vectors.counts(model.model_id)
-    indexes: dict[Route, AdaptiveIndex] = {}
-    for route, width in widths.items():
-        index = indexes[route] = AdaptiveIndex(width, limits)
-        index.reserve(counts[route])
-        for numbers, rows in vectors.chunks(model_id=model.model_id, route=route):
-            index.replace(gone=[], numbers=numbers, vectors=rows)
+    """New indexes of all vectors that the store holds for a model. Nothing may be written meanwhile."""
+    widths = _widths(model)
+    indexes = {route: AdaptiveIndex(width, limits) for route, width in widths.items()}
+    for route, (numbers, rows) in vectors.read_all(model.model_id, widths=widths).items():
+        indexes[route].adopt(numbers, rows)
     return indexes
 
 
-def encode_records(encoder: Encoder, records: Sequence[Record]) -> list[Mapping[Route, Vectors] | DermnoteError]:
-    """For each record its vectors by route, or why it has none that can be used."""
-    refused = [_refusal(record, encoder.manifest) for record in records]
-    usable = [record for record, wrong in zip(records, refused, strict=True) if wrong is None]
-    pictures = [record.picture for record in usable if record.picture is not None and "images" not in record.vectors]
+def encode_records(encoder: Encoder, records: Sequence[Record]) -> list[RouteVectors | DermnoteError]:
+    """Each record's vectors by route, or the reason why it has no usable ones."""
+    errors = [_vector_error(record, encoder.manifest) for record in records]
+    usable = [record for record, error in zip(records, errors, strict=True) if error is None]
+    stored = [record.image for record in usable if record.image is not None and "images" not in record.vectors]
     texts = [record.note for record in usable if record.note is not None and "notes" not in record.vectors]
-    images = iter(encoder.encode_images([open_stored(picture.image) for picture in pictures]))
+    images = iter(encoder.encode_images([open_stored(image.jpeg) for image in stored]))
     notes = iter(encoder.encode_texts(texts))
-    return [
-        _made(record, notes, images) if wrong is None else wrong for record, wrong in zip(records, refused, strict=True)
-    ]
+    return [error or _join_vectors(record, notes, images) for record, error in zip(records, errors, strict=True)]
 
 
-def _made(
-    record: Record, notes: Iterator[Vectors], images: Iterator[Vectors]
-) -> Mapping[Route, Vectors] | DermnoteError:
-    made: dict[Route, Vectors] = dict(record.vectors)
-    if record.note is not None and "notes" not in made:
-        made["notes"] = next(notes)
-    if record.picture is not None and "images" not in made:
-        made["images"] = next(images)
-    usable = all(np.isfinite(vector).all() for vector in made.values())
-    return made if usable else InvalidRequest("the encoder finds nothing in this note or image")
+def note_digest(note: str) -> str:
+    """Equal for notes that differ only in case and white space."""
+    return hashlib.sha256(" ".join(note.casefold().split()).encode()).hexdigest()[:32]
 
 
-def _refusal(record: Record, model: ModelManifest) -> DermnoteError | None:
-    """Why vectors that were made elsewhere can't be taken, if so."""
+def _join_vectors(record: Record, notes: Iterator[Vectors], images: Iterator[Vectors]) -> RouteVectors | DermnoteError:
+    vectors: dict[Route, Vectors] = dict(record.vectors)
+    if record.note is not None and "notes" not in vectors:
+        vectors["notes"] = next(notes)
+    if record.image is not None and "images" not in vectors:
+        vectors["images"] = next(images)
+    usable = all(np.isfinite(vector).all() for vector in vectors.values())
+    return vectors if usable else InvalidRequest("the encoder finds no content in this note or image")
+
+
+def _vector_error(record: Record, model: ModelManifest) -> DermnoteError | None:
+    """Why the client's vectors are invalid, or None."""
     if record.vectors and record.model_id != model.model_id:
-        return ModelMismatch(f"the vectors were made by {record.model_id}; {model.model_id} is served")
-    widths: dict[Route, int] = {"notes": model.text_dim, "images": model.image_dim}
+        return ModelMismatch(f"the vectors were computed by {record.model_id}, but {model.model_id} is served")
+    widths = _widths(model)
     for route, vector in record.vectors.items():
         if len(vector) != widths[route]:
             return InvalidRequest(f"a vector for {route} has {widths[route]} values, this one {len(vector)}")
     return None
 
 
-def _new_item(record: Record, vectors: Mapping[Route, Vectors]) -> NewItem:
+def _widths(model: ModelManifest) -> dict[Route, int]:
+    return {"notes": model.text_dim, "images": model.image_dim}
+
+
+def _new_item(record: Record, vectors: RouteVectors) -> NewItem:
+    image = record.image
     return NewItem(
         id=record.id,
         note=record.note,
         metadata=record.metadata,
         group=record.group,
-        image=record.picture.image if record.picture else None,
-        thumbnail=record.picture.thumbnail if record.picture else None,
+        image=image.jpeg if image else None,
+        thumbnail=image.thumbnail if image else None,
         vectors=vectors,
         note_digest=note_digest(record.note) if record.note is not None else None,
-        signs=record.picture.signs if record.picture else None,
+        difference_hash=image.difference_hash if image else None,
         digest=record.digest(),
     )
 
 
 def _not_tried(records: Sequence[Record]) -> list[Outcome]:
-    return [InsufficientStorage("it was full before this record, which was not tried") for _ in records]
-
-
-def _status(written: Written) -> Literal["created", "updated"]:
-    return "created" if written.created else "updated"
+    return [InsufficientStorage("the disk was full before this record, which was not tried") for _ in records]
 
 
 def _outcome(item_id: str, result: Outcome) -> BulkOutcome:

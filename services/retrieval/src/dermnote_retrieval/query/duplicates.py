@@ -1,9 +1,8 @@
-"""Hits that say or show the same: marked always, and folded into the best of them where distinct hits are asked for.
+"""Duplicate hits: those with an equal note or a near-duplicate image are marked, or folded for distinct hits.
 
-Pure: values in, values out. Thresholds are the module's constants.
+Pure: values in, values out.
 """
 
-import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,36 +10,31 @@ import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
-# Two pictures are alike when this few of 64 gradient signs differ and their vectors are this near, or when the vectors
-# alone are as near as those of one picture saved twice.
-MOST_SIGNS, NEAR, NEAREST = 6, 0.95, 0.995
+# Two images are near-duplicates if at most MAX_BITS of their 64 hash bits differ and their cosine is at least
+# MIN_COSINE, or if the cosine alone is that of one image saved twice.
+MAX_BITS, MIN_COSINE, SAME_COSINE = 6, 0.95, 0.995
 
 
 @dataclass(frozen=True)
-class Look:
-    """What of an item tells whether it is like another. `vector`: its picture's, of length 1."""
+class Fingerprint:
+    """What an item is compared by: digest of its note, hash of its image, and its image's unit vector [dim]."""
 
-    note: str | None
-    signs: int | None
+    note_digest: str | None
+    difference_hash: int | None
     vector: Vectors | None
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A hit, and how many lower ones were left out because of it."""
+class RankedItem:
+    """An item's number, its score, and how many lower hits were folded into it."""
 
     number: int
     score: float
-    folded: int
+    folded: int = 0
 
 
-def note_digest(note: str) -> str:
-    """Equal for notes that differ in case and white space only."""
-    return hashlib.sha256(" ".join(note.casefold().split()).encode()).hexdigest()[:32]
-
-
-def fold(ranked: Sequence[tuple[int, float]], keys: Mapping[int, Hashable], *, k: int) -> list[Kept]:
-    """The best hit of each key, up to `k`; an item without a key stands for itself."""
+def fold(ranked: Sequence[tuple[int, float]], keys: Mapping[int, Hashable], *, k: int) -> list[RankedItem]:
+    """The best hit per key, up to `k`; an item without a key is never folded."""
     best: dict[Hashable, int] = {}
     kept: list[tuple[int, float]] = []
     folded: list[int] = []
@@ -53,39 +47,42 @@ def fold(ranked: Sequence[tuple[int, float]], keys: Mapping[int, Hashable], *, k
             folded.append(0)
         else:
             folded[best[key]] += 1
-    return [Kept(number, score, left) for (number, score), left in zip(kept[:k], folded[:k], strict=True)]
+    return [RankedItem(number, score, count) for (number, score), count in zip(kept[:k], folded[:k], strict=True)]
 
 
-def mark(looks: Sequence[Look]) -> list[int | None]:
-    """For each, best first, the place of the first better one that says or shows the same; None where there is none."""
-    first = _first_like(looks)
-    said: dict[str, int] = {}
-    marks: list[int | None] = []
-    for place, look in enumerate(looks):
-        better = first[place] if look.note is None else min(first[place], said.setdefault(look.note, place))
-        marks.append(better if better < place else None)
-    return marks
+def duplicates_of(fingerprints: Sequence[Fingerprint]) -> list[int | None]:
+    """For each, best first, the position of the first better hit with an equal note or similar image, or None."""
+    similar = _first_similar(fingerprints)
+    first_with_note: dict[str, int] = {}
+    duplicates: list[int | None] = []
+    for position, item in enumerate(fingerprints):
+        first = similar[position]
+        if item.note_digest is not None:
+            first = min(first, first_with_note.setdefault(item.note_digest, position))
+        duplicates.append(first if first < position else None)
+    return duplicates
 
 
-def _first_like(looks: Sequence[Look]) -> list[int]:
-    """For each the place of the first whose picture is like its own, which may be itself."""
-    first = list(range(len(looks)))
-    shown = [place for place in first if looks[place].vector is not None]
-    if len(shown) < 2:
+def _first_similar(fingerprints: Sequence[Fingerprint]) -> list[int]:
+    """For each the position of the first item with a similar image, possibly its own."""
+    first = list(range(len(fingerprints)))
+    with_image = [position for position in first if fingerprints[position].vector is not None]
+    if len(with_image) < 2:
         return first
-    vectors = np.array([looks[place].vector for place in shown])
+    vectors = np.array([fingerprints[position].vector for position in with_image])
     cosines = vectors @ vectors.T
-    near = cosines >= NEAR
+    near = cosines >= MIN_COSINE
     np.fill_diagonal(near, val=True)
-    if np.count_nonzero(near) == len(shown):  # most often: each is near itself only
+    if np.count_nonzero(near) == len(with_image):  # the usual case: each is near only itself
         return first
-    signs = np.array([-1 if (s := looks[place].signs) is None else s for place in shown], dtype=np.int64)
-    known = np.array([looks[place].signs is not None for place in shown])
-    # Unsigned: of a negative number NumPy counts the bits of its absolute value.
+    hashes = [fingerprints[position].difference_hash for position in with_image]
+    known = np.array([value is not None for value in hashes])
+    signs = np.array([-1 if value is None else value for value in hashes], dtype=np.int64)
+    # Unsigned: NumPy counts the bits of a negative number's absolute value.
     differing = np.bitwise_count((signs[:, None] ^ signs[None, :]).view(np.uint64))
-    perceptual = (differing <= MOST_SIGNS) & known[:, None] & known[None, :]
-    alike = (cosines >= NEAREST) | (perceptual & near)
-    np.fill_diagonal(alike, val=True)
-    for place, better in zip(shown, alike.argmax(axis=1).tolist(), strict=True):
-        first[place] = shown[better]
+    similar_hash = (differing <= MAX_BITS) & known[:, None] & known[None, :]
+    similar = (cosines >= SAME_COSINE) | (similar_hash & near)
+    np.fill_diagonal(similar, val=True)
+    for position, better in zip(with_image, similar.argmax(axis=1).tolist(), strict=True):
+        first[position] = with_image[better]
     return first

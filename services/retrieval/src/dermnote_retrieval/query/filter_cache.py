@@ -1,4 +1,4 @@
-"""Filter and exclusion to the items that may be found. What a filter lets through is kept until the next write."""
+"""Filters and exclusions to selections of items. The result of a filter is cached until the next write."""
 
 import json
 import threading
@@ -7,54 +7,53 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dermnote_contracts.retrieval import Exclude
-from dermnote_retrieval.index.types import EVERYTHING, Numbers, Selection
+from dermnote_retrieval.index.types import EVERYTHING, Selection
 from dermnote_retrieval.query.filters import compile_filter
 from dermnote_retrieval.store.items import ItemStore
 
-# Filters that are remembered, and items that they let through in all (8 bytes each).
-MOST_KEPT, MOST_NUMBERS = 64, 4_000_000
+# Limits on cached filters and on the item numbers in all of them (8 bytes each).
+MAX_FILTERS, MAX_NUMBERS = 64, 4_000_000
 
 
-class Selecting:
-    """Selections over one store. `state()` changes with every write of items."""
+class FilterCache:
+    """Selections over one store. `version()` changes with every write of items."""
 
-    def __init__(self, items: ItemStore, state: Callable[[], object]) -> None:
+    def __init__(self, items: ItemStore, version: Callable[[], object]) -> None:
         self._items = items
-        self._state = state
+        self._version = version
         self._lock = threading.Lock()
-        self._of_state: object = None
-        self._kept: OrderedDict[str, Selection] = OrderedDict()
+        self._cached_version: object = None
+        self._cached: OrderedDict[str, Selection] = OrderedDict()
 
     def selection(self, spec: Mapping[str, Any] | None, exclude: Exclude) -> Selection:
-        """The items that a filter lets through and `exclude` does not name; raises FilterRefused."""
-        allowed = self._allowed(spec) if spec else EVERYTHING
+        """The items that pass a filter and are not excluded; raises FilterRefused."""
+        matching = self._matching(spec) if spec else EVERYTHING
         if not exclude.ids and not exclude.groups:
-            return allowed
-        return Selection(allowed.allowed, self._items.named(ids=exclude.ids, groups=exclude.groups))
+            return matching
+        return Selection(matching.allowed, self._items.named(ids=exclude.ids, groups=exclude.groups))
 
-    def _allowed(self, spec: Mapping[str, Any]) -> Selection:
-        condition = compile_filter(spec)  # before anything else: a wrong filter is never remembered
-        name, state = json.dumps(spec, sort_keys=True), self._state()
+    def _matching(self, spec: Mapping[str, Any]) -> Selection:
+        condition = compile_filter(spec)  # first: an invalid filter is never cached
+        key, version = json.dumps(spec, sort_keys=True), self._version()
         with self._lock:
-            if self._of_state != state:
-                self._kept.clear()
-                self._of_state = state
-            if name in self._kept:
-                self._kept.move_to_end(name)
-                return self._kept[name]
-        # The state was read before the items: what is found is of that state or a later one, and dropped with it.
+            if self._cached_version != version:
+                self._cached.clear()
+                self._cached_version = version
+            if key in self._cached:
+                self._cached.move_to_end(key)
+                return self._cached[key]
+        # The version was read before the items, so the result is of that version or a later one, and dropped with it.
         selection = Selection(self._items.matching(condition))
         with self._lock:
-            if self._of_state == state:
-                self._keep(name, selection)
+            if self._cached_version == version:
+                self._add(key, selection)
         return selection
 
-    def _keep(self, name: str, selection: Selection) -> None:
-        self._kept[name] = selection
-        while len(self._kept) > MOST_KEPT or sum(map(_size, self._kept.values())) > MOST_NUMBERS:
-            self._kept.popitem(last=False)
+    def _add(self, key: str, selection: Selection) -> None:
+        self._cached[key] = selection
+        while len(self._cached) > MAX_FILTERS or sum(map(_size, self._cached.values())) > MAX_NUMBERS:
+            self._cached.popitem(last=False)
 
 
 def _size(selection: Selection) -> int:
-    numbers: Numbers | None = selection.allowed
-    return 0 if numbers is None else len(numbers)
+    return 0 if selection.allowed is None else len(selection.allowed)

@@ -1,93 +1,96 @@
-"""A query to a question: the routes, a vector for each, the items that may be found. And a question to its answer.
+"""Requests to search plans (routes, a vector for each, the selected items), and plans to answers.
 
-A query with an image or a text reaches the other kind's vectors only through an aligned encoder.
+An image or a text is compared with vectors of the other kind only if the encoder is aligned.
 """
 
 from asyncio import wrap_future
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
 from dermnote_contracts.problems import EncoderNotAligned, InvalidRequest, Unavailable, UnknownItem
 from dermnote_contracts.retrieval import Exclude, Route, SearchResponse, Via
-from dermnote_retrieval.encoder.protocol import Vectors, unit_rows
-from dermnote_retrieval.ingest.writer import Catalogue, Serving
-from dermnote_retrieval.query.executor import Answering, Question, Scope
-from dermnote_retrieval.query.filter_cache import Selecting
-from dermnote_retrieval.runtime.timing import Steps
+from dermnote_imaging.decoder import RgbImage
+from dermnote_retrieval.encoder.protocol import Encoder, Vectors, unit_rows
+from dermnote_retrieval.ingest.writer import ItemWriter, ServedModel
+from dermnote_retrieval.query.executor import QueryExecutor, Scope, SearchPlan
+from dermnote_retrieval.query.filter_cache import FilterCache
+from dermnote_retrieval.runtime.measurements import StepTimer
 
 
 class Search:
-    """Searches what the catalogue serves at the moment that a query comes in."""
+    """Searches with the model that is served when the request arrives."""
 
-    def __init__(self, catalogue: Catalogue, *, max_waiting: int) -> None:
-        self._catalogue = catalogue
+    def __init__(self, writer: ItemWriter, *, max_waiting: int) -> None:
+        self._writer = writer
         self._max_waiting = max_waiting
-        self._selecting = Selecting(catalogue.items, lambda: catalogue.state)
-        self._answering = Answering(catalogue.items, catalogue.work)
+        self._filters = FilterCache(writer.items, lambda: writer.version)
+        self._executor = QueryExecutor(writer.items, writer.work)
 
     def close(self) -> None:
-        """End the thread that searches."""
-        self._answering.close()
+        """End the search thread."""
+        self._executor.close()
 
     def waiting(self) -> int:
-        """Questions that no search has taken yet."""
-        return self._answering.waiting()
+        """Number of plans that no search has taken yet."""
+        return self._executor.waiting()
 
-    def by_image(self, image: Image.Image, scope: Scope, *, steps: Steps) -> Question:
-        """Similar images, and notes if the encoder is aligned. `image`: RGB. Blocks while it is encoded."""
-        serving = self._catalogue.serving
-        routes = _routes(scope.via, own="images", aligned=serving.encoder.manifest.aligned)
-        with steps.step("encode"):
-            vector = _usable(serving.encoder.encode_images([image]), of="image")
-        return self._question(serving, dict.fromkeys(routes, vector), scope, steps=steps)
+    def by_image(self, image: RgbImage, scope: Scope, *, timer: StepTimer) -> SearchPlan:
+        """Similar images, and notes if the encoder is aligned. Blocks while the image is encoded."""
+        return self._encoded("images", lambda encoder: encoder.encode_images([image]), scope, timer=timer)
 
-    def by_text(self, text: str, scope: Scope, *, steps: Steps) -> Question:
-        """Similar notes, and images if the encoder is aligned. Blocks while it is encoded."""
+    def by_text(self, text: str, scope: Scope, *, timer: StepTimer) -> SearchPlan:
+        """Similar notes, and images if the encoder is aligned. Blocks while the text is encoded."""
         if not text.strip():
             raise InvalidRequest("text: must not be blank")
-        serving = self._catalogue.serving
-        routes = _routes(scope.via, own="notes", aligned=serving.encoder.manifest.aligned)
-        with steps.step("encode"):
-            vector = _usable(serving.encoder.encode_texts([text]), of="text")
-        return self._question(serving, dict.fromkeys(routes, vector), scope, steps=steps)
+        return self._encoded("notes", lambda encoder: encoder.encode_texts([text]), scope, timer=timer)
 
-    def by_vector(self, values: Sequence[float], scope: Scope, *, steps: Steps) -> Question:
-        """Nearest to a vector of the served model, on the routes that have its width. Blocks for a filter only."""
-        serving = self._catalogue.serving
-        routes = _routes_of_width(serving, width=len(values), via=scope.via)
+    def by_vector(self, values: Sequence[float], scope: Scope, *, timer: StepTimer) -> SearchPlan:
+        """Nearest to a vector of the served model, on the routes of its width. Blocks only for a filter."""
+        served = self._writer.served
+        routes = _routes_of_width(served, width=len(values), via=scope.via)
         vector = _usable(unit_rows(np.asarray([values], dtype=np.float64)), of="vector")
-        return self._question(serving, dict.fromkeys(routes, vector), scope, steps=steps)
+        return self._plan(served, dict.fromkeys(routes, vector), scope, timer=timer)
 
-    def by_item(self, item_id: str, scope: Scope, *, steps: Steps) -> Question:
-        """Like a stored item, by its own vectors; never the item itself. Blocks while the store is read."""
-        serving = self._catalogue.serving
-        item = self._catalogue.items.get(item_id)
+    def by_item(self, item_id: str, scope: Scope, *, timer: StepTimer) -> SearchPlan:
+        """Similar to a stored item by its own vectors, excluding the item. Blocks while the store is read."""
+        served = self._writer.served
+        item = self._writer.items.get(item_id)
         if item is None:
             raise UnknownItem()
         exclude = Exclude(ids=[*scope.exclude.ids, item_id], groups=scope.exclude.groups)
-        others = replace(scope, exclude=exclude)
-        return self._question(serving, _vectors_of(serving, item.number, via=scope.via), others, steps=steps)
+        vectors = _vectors_of(served, item.number, via=scope.via)
+        return self._plan(served, vectors, replace(scope, exclude=exclude), timer=timer)
 
-    def _question(self, serving: Serving, queries: Mapping[Route, Vectors], scope: Scope, *, steps: Steps) -> Question:
-        with steps.step("filter"):
-            among = self._selecting.selection(scope.filter, scope.exclude)
-        return Question(serving, queries, scope, among, steps)
+    def _encoded(
+        self, own: Route, encode: Callable[[Encoder], Vectors], scope: Scope, *, timer: StepTimer
+    ) -> SearchPlan:
+        served = self._writer.served
+        routes = _routes(scope.via, own=own, aligned=served.encoder.manifest.aligned)
+        with timer.step("encode"):
+            vector = _usable(encode(served.encoder), of="image" if own == "images" else "text")
+        return self._plan(served, dict.fromkeys(routes, vector), scope, timer=timer)
 
-    async def answer(self, question: Question) -> SearchResponse:
-        """Its hits, searched for together with what else is asked now. Raises Unavailable where too many wait."""
-        if self._answering.waiting() >= self._max_waiting:
+    def _plan(
+        self, served: ServedModel, vectors: Mapping[Route, Vectors], scope: Scope, *, timer: StepTimer
+    ) -> SearchPlan:
+        with timer.step("filter"):
+            selection = self._filters.selection(scope.filter, scope.exclude)
+        return SearchPlan(served, vectors, scope, selection, timer)
+
+    async def answer(self, plan: SearchPlan) -> SearchResponse:
+        """The hits of a plan, searched together with other waiting plans. Raises Unavailable if too many wait."""
+        if self._executor.waiting() >= self._max_waiting:
             raise Unavailable("too many requests are waiting", retry_after_s=1)
-        hits = await wrap_future(self._answering(question))
-        self._catalogue.check_epoch(question.serving)
+        hits = await wrap_future(self._executor.submit(plan))
+        self._writer.check_epoch(plan.served)
         return SearchResponse(
             hits=hits,
-            model=question.serving.model_id,
-            routes=list(question.queries),
-            took_ms=question.steps.total_ms,
-            timings_ms=question.steps.ms,
+            model=plan.served.model_id,
+            routes=list(plan.vectors),
+            took_ms=plan.timer.total_ms,
+            timings_ms=plan.timer.ms,
         )
 
 
@@ -96,35 +99,35 @@ def _routes(via: Via, *, own: Route, aligned: bool) -> list[Route]:
     if via == "fused":
         return ["notes", "images"] if aligned else [own]
     if via != own and not aligned:
-        raise EncoderNotAligned(f"this query reaches {own} only; train a model and activate it, or use via={own}")
+        raise EncoderNotAligned(f"this query searches {own} only; train and activate a model, or use via={own}")
     return [via]
 
 
-def _routes_of_width(serving: Serving, *, width: int, via: Via) -> list[Route]:
-    """The routes whose vectors have the width; while towers are not aligned, fused means one space: images first."""
-    wanted: list[Route] = ["images", "notes"] if via == "fused" else [via]
-    fitting = [route for route in wanted if serving.indexes[route].dim == width]
+def _routes_of_width(served: ServedModel, *, width: int, via: Via) -> list[Route]:
+    """The routes whose vectors have the width; if the towers are not aligned, only the first: images before notes."""
+    candidates: list[Route] = ["images", "notes"] if via == "fused" else [via]
+    fitting = [route for route in candidates if served.indexes[route].dim == width]
     if not fitting:
-        widths = ", ".join(f"{route} {serving.indexes[route].dim}" for route in wanted)
+        widths = ", ".join(f"{route} {served.indexes[route].dim}" for route in candidates)
         raise InvalidRequest(f"the vector has {width} values; the model's widths are: {widths}")
-    return fitting if serving.encoder.manifest.aligned else fitting[:1]
+    return fitting if served.encoder.manifest.aligned else fitting[:1]
 
 
-def _vectors_of(serving: Serving, number: int, *, via: Via) -> dict[Route, Vectors]:
-    """An item's query vector for each route: its own of that route, else, if aligned, its other one."""
-    indexes, aligned = serving.indexes, serving.encoder.manifest.aligned
+def _vectors_of(served: ServedModel, number: int, *, via: Via) -> dict[Route, Vectors]:
+    """An item's query vector for each route: its own of that route, or, if aligned, its other one."""
+    indexes, aligned = served.indexes, served.encoder.manifest.aligned
     own = {route: vector for route in indexes if (vector := indexes[route].vector(number)) is not None}
     if not own:
         raise InvalidRequest("the item has neither note nor image to search with")
-    wanted: list[Route] = ["notes", "images"] if via == "fused" else [via]
-    queries = {r: own[r] if r in own else next(iter(own.values())) for r in wanted if r in own or aligned}
-    if not queries:
-        raise EncoderNotAligned(f"the item can be compared by {', '.join(own)} only")
-    return queries
+    routes: list[Route] = ["notes", "images"] if via == "fused" else [via]
+    vectors = {r: own[r] if r in own else next(iter(own.values())) for r in routes if r in own or aligned}
+    if not vectors:
+        raise EncoderNotAligned(f"the item can only be compared by {', '.join(own)}")
+    return vectors
 
 
 def _usable(rows: Vectors, *, of: str) -> Vectors:
     if not np.isfinite(rows).all():
-        raise InvalidRequest(f"the {of} gives no direction to search in")
+        raise InvalidRequest(f"the {of} has no direction to search in")
     row: Vectors = rows[0]
     return row

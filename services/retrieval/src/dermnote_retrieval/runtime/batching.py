@@ -1,7 +1,7 @@
-"""Calls that come in while one is under way go together into the next: one encoder call, one index search for many.
+"""Dynamic batching: calls that arrive while one is running share the next encoder call or index search.
 
-Fair: a batch takes one input of each caller in turn, so that a bulk load of many never keeps a single query waiting for
-more than the batch that runs.
+Fair: a batch takes one input per caller in turn, so that a large bulk load delays a single query by at most the running
+batch.
 """
 
 import logging
@@ -24,17 +24,17 @@ class _Input(Generic[In, Out]):
 
 
 class Batcher(Generic[In, Out]):
-    """Runs `work` on up to `most` inputs at a time, in `threads` threads of its own.
+    """Runs `work` on up to `max_size` inputs at a time, in `threads` threads of its own.
 
-    `work` gives one output an input, in their order. Where it raises, each input is tried alone, so that what is wrong
-    with one is told to its own caller only.
+    `work` returns one output per input, in order. If it raises, each input is retried alone, so that an invalid input
+    fails only its own caller.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[In]], Sequence[Out]], *, most: int, threads: int = 1, name: str = "batch"
+        self, work: Callable[[Sequence[In]], Sequence[Out]], *, max_size: int, threads: int = 1, name: str = "batch"
     ) -> None:
         self._work = work
-        self._most = most
+        self._max_size = max_size
         self._callers: deque[deque[_Input[In, Out]]] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -43,16 +43,16 @@ class Batcher(Generic[In, Out]):
             thread.start()
 
     def submit(self, values: Sequence[In]) -> "list[Future[Out]]":
-        """One answer an input; the inputs wait together as one caller's. Once it is closed the caller works itself."""
+        """One future per input; they count as one caller. After `close`, the work runs in the calling thread."""
         inputs = deque(_Input[In, Out](value, Future()) for value in values)
-        answers = [one.answer for one in inputs]
+        answers = [each.answer for each in inputs]
         with self._changed:
             closed = self._closing
             if inputs and not closed:
                 self._callers.append(inputs)
                 self._changed.notify()
         if closed:
-            self._answer(_wanted(inputs))
+            self._answer(_claimed(inputs))
         return answers
 
     def __call__(self, values: Sequence[In]) -> list[Out]:
@@ -60,12 +60,12 @@ class Batcher(Generic[In, Out]):
         return [answer.result() for answer in self.submit(values)]
 
     def waiting(self) -> int:
-        """Inputs that no batch has taken yet."""
+        """Number of inputs that no batch has taken yet."""
         with self._changed:
             return sum(map(len, self._callers))
 
     def close(self) -> None:
-        """Answer what waits, then end the threads. Who still calls works in his own thread."""
+        """Answer waiting inputs, then end the threads."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -77,7 +77,7 @@ class Batcher(Generic[In, Out]):
             self._answer(batch)
 
     def _next(self) -> list[_Input[In, Out]]:
-        """What goes together next, one input of each caller in turn; nothing once it is closed and all is taken."""
+        """The next batch, one input per caller in turn; empty once the batcher is closed and nothing waits."""
         batch: list[_Input[In, Out]] = []
         with self._changed:
             while not batch:
@@ -85,14 +85,14 @@ class Batcher(Generic[In, Out]):
                     self._changed.wait()
                 if not self._callers:
                     return []
-                batch = _wanted(self._taken())
+                batch = _claimed(self._take())
             if self._callers:
                 self._changed.notify()  # another thread can take those
         return batch
 
-    def _taken(self) -> list[_Input[In, Out]]:
+    def _take(self) -> list[_Input[In, Out]]:
         taken: list[_Input[In, Out]] = []
-        while self._callers and len(taken) < self._most:
+        while self._callers and len(taken) < self._max_size:
             caller = self._callers.popleft()
             taken.append(caller.popleft())
             if caller:
@@ -101,19 +101,19 @@ class Batcher(Generic[In, Out]):
 
     def _answer(self, batch: Sequence[_Input[In, Out]]) -> None:
         try:
-            answered = list(zip(batch, self._work([one.value for one in batch]), strict=True))
-        except Exception as wrong:  # whatever it is, its caller is told
+            outputs = list(zip(batch, self._work([each.value for each in batch]), strict=True))
+        except Exception as error:  # any error belongs to the caller
             if len(batch) == 1:
-                batch[0].answer.set_exception(wrong)
+                batch[0].answer.set_exception(error)
                 return
-            log.exception("a batch of %d failed; each goes alone", len(batch))
-            for one in batch:
-                self._answer([one])
+            log.exception("a batch of %d failed; retrying each input alone", len(batch))
+            for each in batch:
+                self._answer([each])
             return
-        for one, output in answered:
-            one.answer.set_result(output)
+        for each, output in outputs:
+            each.answer.set_result(output)
 
 
-def _wanted(inputs: Iterable[_Input[In, Out]]) -> list[_Input[In, Out]]:
-    """Those whose callers still wait; from here on they cannot turn away."""
-    return [one for one in inputs if one.answer.set_running_or_notify_cancel()]
+def _claimed(inputs: Iterable[_Input[In, Out]]) -> list[_Input[In, Out]]:
+    """The inputs whose callers still wait; their futures can no longer be cancelled."""
+    return [each for each in inputs if each.answer.set_running_or_notify_cancel()]

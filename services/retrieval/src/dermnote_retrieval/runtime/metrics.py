@@ -8,8 +8,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from dermnote_contracts.retrieval import IndexInfo, RouteInfo
-from dermnote_retrieval.runtime.timing import Step
-from dermnote_retrieval.runtime.work import Work
+from dermnote_retrieval.runtime.measurements import Step, WorkMetrics
 
 _STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
@@ -33,7 +32,7 @@ class Metrics:
         for step, duration_ms in timings_ms.items():
             self._of_step[step].observe(duration_ms / 1000)
 
-    def watch(self, figures: Callable[[], IndexInfo], work: Work) -> None:
+    def watch(self, figures: Callable[[], IndexInfo], work: WorkMetrics) -> None:
         """Report a service's figures whenever somebody asks, and its work."""
         self.registry.register(_Figures(figures))
         self.registry.register(work.seconds)

@@ -1,12 +1,12 @@
-"""Stopping without breaking what runs: readiness says so, new requests are refused, running ones finish, all in a
-bounded time. What is sent after that is answered by nobody.
+"""Graceful shutdown: the service reports that it is stopping, rejects new requests, and finishes running ones.
+
+uvicorn alone would close its sockets at once, so that health checks and new requests got no answer.
 """
 
 import asyncio
 import logging
 import os
 import threading
-import time
 from types import FrameType
 
 import uvicorn
@@ -18,104 +18,97 @@ from dermnote_http.errors import problem_response
 
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = 5
-# How often a request that waits for its body looks whether it should end.
-LOOK_EVERY_S = 0.2
-# For what is left once the drain is over: an encoder call that cannot be ended, the index's checkpoint.
+# How often a request that waits for its body checks for a shutdown.
+POLL_S = 0.2
+# Time to close after the drain, for work that cannot be interrupted, such as an encoder call.
 CLOSING_S = 20.0
-OPEN_MEANWHILE = ("/health/", "/metrics")
+ALWAYS_OPEN = ("/health/", "/metrics")
 
 
-class Draining:
-    """Whether the process is to stop, and since when. Set by a signal, looked at from everywhere."""
+class Shutdown:
+    """Whether the process is shutting down. Set by a signal, read from all threads."""
 
     def __init__(self) -> None:
-        self._begun: float | None = None
-
-    @property
-    def on(self) -> bool:
-        return self._begun is not None
-
-    def begin(self) -> None:
-        """From now on nothing new is taken."""
-        self._begun = time.monotonic()
-
-    def lasts_s(self) -> float:
-        """How long it has gone on."""
-        return 0.0 if self._begun is None else time.monotonic() - self._begun
+        self.begun = False
 
     async def receive(self, receive: Receive) -> Message:
-        """The client's next message; raises Stopping as soon as it begins, however long the client takes."""
-        while not self.on:
-            with move_on_after(LOOK_EVERY_S):
+        """The client's next message; raises Stopping as soon as the shutdown begins, however slow the client is."""
+        while not self.begun:
+            with move_on_after(POLL_S):
                 return await receive()
         raise Stopping(retry_after_s=RETRY_AFTER_S)
 
 
-class RefuseWhileDraining:
-    """Answers 503 to what comes in while the process stops, health and metrics apart, and to what is cut off then."""
+class RejectDuringShutdown:
+    """Answers 503 to new requests during a shutdown, except health and metrics, and to requests cancelled by it."""
 
-    def __init__(self, app: ASGIApp, *, draining: Draining) -> None:
+    def __init__(self, app: ASGIApp, *, shutdown: Shutdown) -> None:
         self.app = app
-        self._draining = draining
+        self._shutdown = shutdown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._draining.on and not scope["path"].startswith(OPEN_MEANWHILE):
-            await self._refuse(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
             return
-        begun = False
+        if self._shutdown.begun and not scope["path"].startswith(ALWAYS_OPEN):
+            await _reject(scope, receive, send)
+            return
+        answering = False
 
-        async def noted(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def track(message: Message) -> None:
+            nonlocal answering
+            answering = True
             await send(message)
 
         try:
-            await self.app(scope, receive, noted)
+            await self.app(scope, receive, track)
         except asyncio.CancelledError:
-            if begun or not self._draining.on or scope["type"] != "http":
+            if answering or not self._shutdown.begun:
                 raise
-            await self._refuse(scope, receive, send)
+            await _reject(scope, receive, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await problem_response(Stopping(retry_after_s=RETRY_AFTER_S))(scope, receive, send)
+
+async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
+    await problem_response(Stopping(retry_after_s=RETRY_AFTER_S))(scope, receive, send)
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server, whose first signal begins the drain: it stops when nothing runs, at the latest in `drain_s`.
+    """A uvicorn server that keeps serving after the first signal until no request runs, at most for `drain_s`.
 
-    A second signal ends the drain at once. What is not closed `closing_s` after the drain is left as it is.
+    A second signal ends the drain. A process that is not closed `closing_s` after the drain is ended by force.
     """
 
-    def __init__(self, config: uvicorn.Config, *, draining: Draining, drain_s: float, closing_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, *, shutdown: Shutdown, drain_s: float, closing_s: float) -> None:
         super().__init__(config)
-        self._draining = draining
+        self._shutdown = shutdown
         self._drain_s = drain_s
         self._closing_s = closing_s
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as uvicorn calls it
-        """Begin, or, told again, stop."""
-        if self._draining.on:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Begin the shutdown, or end the drain at the second signal."""
+        if self._shutdown.begun:
             self.should_exit = True
             return
-        self._draining.begin()
-        end = threading.Timer(self._drain_s + self._closing_s, _give_up)
-        end.daemon = True
-        end.start()
+        self._shutdown.begun = True
+        for delay_s, action in ((self._drain_s, self._end_drain), (self._drain_s + self._closing_s, _give_up)):
+            timer = threading.Timer(delay_s, action)
+            timer.daemon = True
+            timer.start()
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to stop serving now; called ten times a second."""
-        return await super().on_tick(counter) or self._drained()
+        """Whether to stop serving now; called ten times per second."""
+        return await super().on_tick(counter) or (self._shutdown.begun and not self.server_state.tasks)
 
-    def _drained(self) -> bool:
-        return self._draining.on and (not self.server_state.tasks or self._draining.lasts_s() >= self._drain_s)
+    def _end_drain(self) -> None:
+        self.should_exit = True
 
 
 def end_at_once(code: int) -> None:
-    """End the process without waiting for any thread. The store takes that as it takes kill -9."""
+    """End the process without waiting for threads. The store treats it like kill -9."""
     logging.shutdown()
     os._exit(code)
 
 
 def _give_up() -> None:
-    log.error("what runs did not end in time; the process ends without it")
+    log.error("running work did not end in time; ending the process without it")
     end_at_once(1)

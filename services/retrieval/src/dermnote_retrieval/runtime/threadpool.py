@@ -1,4 +1,4 @@
-"""Where blocking work runs: a bounded number of threads apart from the event loop, and a bound on who may wait."""
+"""The threads that run the blocking work of requests, with a limit on waiting requests."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,8 +10,11 @@ from dermnote_contracts.problems import Unavailable
 T = TypeVar("T")
 
 
-class Workers:
-    """Runs functions in threads; refuses with 503 when too many wait. Bulk loads have their own threads."""
+class WorkerPool:
+    """Runs functions in threads and rejects requests with 503 when too many wait. Bulk loads have their own threads.
+
+    Endpoints for operators (health, index information, metrics) do not use it, so that they answer under full load.
+    """
 
     def __init__(self, *, threads: int, bulk_threads: int, max_waiting: int) -> None:
         self._requests = CapacityLimiter(threads)
@@ -19,19 +22,19 @@ class Workers:
         self._max_waiting = max_waiting
 
     def waiting(self) -> int:
-        """Requests that wait for a thread."""
+        """Number of requests waiting for a thread."""
         return self._requests.statistics().tasks_waiting
 
     def waiting_loads(self) -> int:
-        """Bulk loads that wait for a thread."""
+        """Number of bulk loads waiting for a thread."""
         return self._bulk.statistics().tasks_waiting
 
     async def run(self, work: Callable[[], T]) -> T:
-        """The result of one request's work."""
+        """Run one request's work."""
         return await self._run(work, self._requests)
 
     async def run_bulk(self, work: Callable[[], T]) -> T:
-        """The result of a bulk load's work, which may take as long as its stream."""
+        """Run a bulk load, which may take as long as its stream."""
         return await self._run(work, self._bulk)
 
     async def _run(self, work: Callable[[], T], limiter: CapacityLimiter) -> T:

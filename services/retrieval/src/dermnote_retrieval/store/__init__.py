@@ -1,1 +1,1 @@
-"""The truth: items, pictures, facts and vectors in one SQLite file. Knows SQL, nothing of HTTP, encoders or FAISS."""
+"""The store: items, images, metadata rows and vectors in one SQLite file. Independent of HTTP, encoders and FAISS."""

@@ -1,21 +1,21 @@
 """One SQLite file in WAL mode: one writer at a time, any number of readers, and a lock against a second process.
 
-synchronous=FULL: a transaction that ended survives kill -9 and power loss.
+synchronous=FULL: a committed transaction survives kill -9 and power loss.
 """
 
 import fcntl
 import sqlite3
 import threading
-import uuid
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from dermnote_contracts.problems import Conflict, DermnoteError, InsufficientStorage, StartRefused, Stopping
-from dermnote_retrieval.store.disk import full_disk_told
+from dermnote_retrieval.store.disk import translate_full_disk
 
+# `items.changed` and the table `erased` are no longer used; they keep stores and snapshots of 0.1 interchangeable.
 SCHEMA_VERSION = 3
 SCHEMA = """
 create table items (
@@ -43,8 +43,7 @@ create index vectors_by_item on vectors (item);
 create table meta (key text primary key, value text not null) strict;
 """
 
-
-# From one schema to the next, so that an older store opens.
+# Statements that upgrade a store from a schema version to the next.
 UPGRADES = {
     1: """
 alter table items add column changed integer not null default 0;
@@ -56,8 +55,8 @@ create index erased_by_change on erased (changed);
 """,
     2: "alter table items add column digest text",
 }
-# temp_store: nothing of a query in the temporary folder. journal_size_limit: bytes that a large write leaves of its
-# log.
+# temp_store: queries leave nothing in the temporary folder. journal_size_limit: bytes of the log kept after a large
+# write.
 PRAGMAS = (
     "synchronous = full",
     "foreign_keys = on",
@@ -69,7 +68,7 @@ PRAGMAS = (
 
 
 class Database:
-    """Connections to one file. `write_lock` may be held around more than one transaction."""
+    """Connections to one file. `write_lock` may be held across several transactions."""
 
     def __init__(self, folder: Path) -> None:
         self.write_lock = threading.RLock()
@@ -79,20 +78,20 @@ class Database:
         self._readers: deque[sqlite3.Connection] = deque()
         self._closed = False
         try:
-            with full_disk_told(f"{self._path} cannot be opened; free some space and start again", at=folder):
+            with translate_full_disk(f"{self._path} cannot be opened; free some space and start again", at=folder):
                 self._writer = self._connect()
                 self._create()
-        except sqlite3.DatabaseError as wrong:
+        except sqlite3.DatabaseError as error:
             self._guard.close()
-            raise StartRefused(f"{self._path} cannot be opened as a store ({wrong}); restore it or move it") from wrong
+            raise StartRefused(f"{self._path} cannot be opened as a store ({error}); restore it or move it") from error
         except DermnoteError:
             self._guard.close()
             raise
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, on disk when it ends. Raises InsufficientStorage when the disk is full."""
-        with self.write_lock, full_disk_told("nothing of this request was stored", at=self._folder):
+        """A transaction, on disk when the block ends. Raises InsufficientStorage when the disk is full."""
+        with self.write_lock, translate_full_disk("nothing was stored for this request", at=self._folder):
             self._check_open()
             try:
                 self._writer.execute("begin immediate")
@@ -105,7 +104,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection for reading, of the last committed state at each statement."""
+        """A connection for reading; each statement sees the last committed state."""
         self._check_open()
         try:
             connection = self._readers.pop()
@@ -118,31 +117,41 @@ class Database:
             if self._closed:
                 self._close_readers()
 
-    def become(self, other: sqlite3.Connection) -> None:
-        """Replace everything by what another database holds, in one transaction.
+    def rows(self, sql: str, *values: Any) -> list[Any]:
+        """All rows of a query."""
+        with self.reading() as connection:
+            return connection.execute(sql, values).fetchall()
+
+    def row(self, sql: str, *values: Any) -> Any:
+        """The first row of a query, or None."""
+        with self.reading() as connection:
+            return connection.execute(sql, values).fetchone()
+
+    def replace_with(self, other: sqlite3.Connection) -> None:
+        """Replace the whole content with that of another database, in one transaction.
 
         Raises Conflict for another schema, InsufficientStorage when the disk is full.
         """
         (version,) = other.execute("pragma user_version").fetchone()
         if version != SCHEMA_VERSION:
-            raise Conflict(f"it has schema {version}, this version reads {SCHEMA_VERSION}")
+            raise Conflict(f"the snapshot has schema {version}, this version reads {SCHEMA_VERSION}")
         with self.write_lock:
             self._check_open()
-            self._empty_log()  # so that all of it can go, should what follows fail
+            self._truncate_log()  # so that all of it can be released if the copy fails
             try:
-                with full_disk_told("the store is as it was", at=self._folder):
+                with translate_full_disk("the store is unchanged", at=self._folder):
                     other.backup(self._writer)
             except InsufficientStorage:
-                self._empty_log()
+                self._truncate_log()
                 raise
 
     def size(self) -> int:
-        """Bytes of its files on disk."""
+        """Bytes of the database's files."""
         files = [self._path, *(self._path.with_name(f"{self._path.name}-{kind}") for kind in ("wal", "shm"))]
         return sum(file.stat().st_size for file in files if file.exists())
 
     def close(self) -> None:
-        """Close every connection and let another process in. Who comes later gets Stopping."""
+        """Close every connection and release the folder. Later calls raise Stopping."""
         self._closed = True
         self._close_readers()
         with self.write_lock:
@@ -158,8 +167,8 @@ class Database:
         if self._closed:
             raise Stopping(retry_after_s=1)
 
-    def _empty_log(self) -> None:
-        """Give back the write-ahead log's room where that can be had now: it only ever grows otherwise."""
+    def _truncate_log(self) -> None:
+        """Release the disk space of the write-ahead log if possible; otherwise the log never shrinks."""
         with suppress(sqlite3.OperationalError):
             self._writer.execute("pragma wal_checkpoint(truncate)")
 
@@ -183,11 +192,9 @@ class Database:
                 f"{self._path} has schema {version}, this version reads {SCHEMA_VERSION}; "
                 "use another RETRIEVAL_DATA_DIR"
             )
-        with self.transaction() as connection:
-            connection.execute("insert or ignore into meta values ('store_id', ?)", (uuid.uuid4().hex,))
 
     def _apply(self, statements: str, *, version: int) -> None:
-        """All of them, and the version that they make. Each is run apart: executescript would commit on its own."""
+        """Run the statements and set the version in one transaction; `executescript` would commit on its own."""
         with self.transaction() as connection:
             for statement in filter(str.strip, statements.split(";")):
                 connection.execute(statement)
@@ -195,15 +202,15 @@ class Database:
 
 
 def _lock_folder(folder: Path) -> IO[bytes]:
-    """A lock that the operating system drops when the process ends, however it ends."""
+    """A lock that the operating system releases when the process ends for any reason."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         guard = (folder / "store.lock").open("ab")
-    except OSError as wrong:
-        raise StartRefused(f"the data folder {folder} cannot be used: {wrong.strerror}") from wrong
+    except OSError as error:
+        raise StartRefused(f"the data folder {folder} cannot be used: {error.strerror}") from error
     try:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as wrong:
+    except OSError as error:
         guard.close()
-        raise StartRefused(f"another process serves the data folder {folder}; stop it or use another one") from wrong
+        raise StartRefused(f"another process serves the data folder {folder}; stop it or use another one") from error
     return guard

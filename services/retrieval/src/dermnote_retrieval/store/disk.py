@@ -1,4 +1,4 @@
-"""Telling a full disk from other trouble, whichever layer met it."""
+"""Recognises a full disk in the errors of any layer."""
 
 import errno
 import os
@@ -11,39 +11,38 @@ from pathlib import Path
 from dermnote_contracts.problems import InsufficientStorage
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# A file that can't grow: the store or its log, and the log's shared memory.
+# A file that cannot grow: the store or its log, and the log's shared memory.
 SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
-# A used-up quota and a disk that only notices when it syncs end like this, whatever the code's upper bits say; so do
-# broken disks.
+# An exhausted quota and a disk that only fails on sync end with one of these primary codes; so do broken disks.
 SQLITE_MAYBE_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 PROBE_BYTES = 1 << 16
 
 
 @contextmanager
-def full_disk_told(detail: str, *, at: Path) -> Iterator[None]:
-    """Raise InsufficientStorage with `detail` for whatever the full disk of a folder makes of the work inside."""
+def translate_full_disk(detail: str, *, at: Path) -> Iterator[None]:
+    """Raise InsufficientStorage with `detail` when the block fails because the disk of the folder `at` is full."""
     try:
         yield
-    except (OSError, sqlite3.OperationalError) as wrong:
-        if _is_full(wrong, folder=at):
-            raise InsufficientStorage(detail) from wrong
+    except (OSError, sqlite3.OperationalError) as error:
+        if _is_full(error, folder=at):
+            raise InsufficientStorage(detail) from error
         raise
 
 
-def _is_full(wrong: OSError | sqlite3.OperationalError, *, folder: Path) -> bool:
-    if isinstance(wrong, OSError):
-        return wrong.errno in FULL
-    code = getattr(wrong, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    return code in SQLITE_FULL or (code & 0xFF in SQLITE_MAYBE_FULL and _takes_no_more(folder))
+def _is_full(error: OSError | sqlite3.OperationalError, *, folder: Path) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code in SQLITE_FULL or (code & 0xFF in SQLITE_MAYBE_FULL and _probe_fails(folder))
 
 
-def _takes_no_more(folder: Path) -> bool:
-    """Whether a small file finds no room: SQLite does not say what the operating system told it."""
+def _probe_fails(folder: Path) -> bool:
+    """Whether a small file does not fit: SQLite hides the operating system's error code."""
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(PROBE_BYTES))
             probe.flush()
             os.fsync(probe.fileno())
-    except OSError as wrong:
-        return wrong.errno in FULL
+    except OSError as error:
+        return error.errno in FULL
     return False

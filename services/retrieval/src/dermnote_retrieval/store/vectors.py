@@ -1,11 +1,10 @@
-"""Vectors by model, and the notes of which model the store serves or moves to.
+"""Vectors by model, and the names of the model that the store serves and the one it moves to.
 
-While a store moves to another model it holds vectors of both; an item's write drops all its old ones.
+While a store moves to another model it holds vectors of both. A write of an item drops all its old vectors.
 """
 
-import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,20 +15,22 @@ from dermnote_contracts.retrieval import Route
 from dermnote_retrieval.store.database import Database
 from dermnote_retrieval.store.items import ROUTES
 
+Numbers = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 Role = Literal["active", "target"]
+SCAN_ROWS = 4096
 
-# (item, version, route) of every vector that a model still has to make.
-_LACKING = """
-from items, (select 'notes' as wanted union all select 'images')
-where ((wanted = 'notes' and note is not null) or (wanted = 'images' and has_image))
-and not exists (select 1 from vectors where model_id = ? and route = wanted and item = number)
+# (item, version, route) of every vector that a model has not made yet.
+_MISSING = """
+from items, (select 'notes' as needed union all select 'images')
+where ((needed = 'notes' and note is not null) or (needed = 'images' and has_image))
+and not exists (select 1 from vectors where model_id = ? and route = needed and item = number)
 """
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model as the store remembers it."""
+    """A model as the store records it."""
 
     name: str
     model_id: str
@@ -37,7 +38,7 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class NewVector:
-    """A vector made from an item as it was at `version`."""
+    """A vector of an item as it was at `version`."""
 
     number: int
     version: int
@@ -54,65 +55,59 @@ class VectorStore:
     def model(self, role: Role) -> ModelRef | None:
         """The model that is served, or the one that the store moves to."""
         sql = "select value from meta where key in (?, ?) order by key"
-        with self.database.reading() as connection:
-            rows = connection.execute(sql, (f"{role}_model", f"{role}_model_id")).fetchall()
+        rows = self.database.rows(sql, f"{role}_model", f"{role}_model_id")
         return ModelRef(name=rows[0][0], model_id=rows[1][0]) if len(rows) == 2 else None
 
     def set_target(self, model: ModelRef | None) -> None:
-        """Remember the model that the store moves to, or forget it."""
+        """Record the model that the store moves to, or that there is none."""
         with self.database.transaction() as connection:
             _set_model(connection, "target", model)
 
     def adopt(self, model: ModelRef) -> None:
-        """Serve a model from now on: it becomes the active one, and the vectors of all others are erased."""
+        """Make a model the active one and erase the vectors of all others."""
         with self.database.transaction() as connection:
             _set_model(connection, "active", model)
             _set_model(connection, "target", None)
             connection.execute("delete from vectors where model_id <> ?", (model.model_id,))
 
     def counts(self, model_id: str) -> dict[Route, int]:
+        """Number of vectors per route."""
         sql = "select count(*) from vectors where model_id = ? and route = ?"
-        with self.database.reading() as connection:
-            return {route: connection.execute(sql, (model_id, route)).fetchone()[0] for route in ROUTES}
+        return {route: self.database.row(sql, model_id, route)[0] for route in ROUTES}
 
-    def chunks(self, *, model_id: str, route: Route, size: int = 4096) -> Iterator[tuple[list[int], Vectors]]:
-        """All vectors of a route as (numbers, rows [n, dim]), `size` at a time."""
-        sql = "select item, vector from vectors where model_id = ? and route = ? and item > ? order by item limit ?"
-        last = 0
-        while True:
-            with self.database.reading() as connection:
-                rows = connection.execute(sql, (model_id, route, last, size)).fetchall()
-            if not rows:
-                return
-            last = rows[-1][0]
-            yield (
-                [row[0] for row in rows],
-                np.frombuffer(b"".join(row[1] for row in rows), np.float32).reshape(len(rows), -1),
+    def read_all(self, model_id: str, *, widths: Mapping[Route, int]) -> dict[Route, tuple[Numbers, Vectors]]:
+        """All vectors of a model per route: (numbers [n] ascending, rows [n, dim]). Nothing may be written meanwhile.
+
+        A single scan of the table in page order serves both routes; by the index it would jump between pages.
+        """
+        routes: dict[Route, tuple[Numbers, Vectors]] = {}
+        with self.database.reading() as connection:
+            for route, width in widths.items():
+                sql = "select item from vectors where model_id = ? and route = ? order by item"
+                numbers = np.fromiter((row[0] for row in connection.execute(sql, (model_id, route))), np.int64)
+                routes[route] = (numbers, np.empty((len(numbers), width), np.float32))
+            scan = connection.execute(
+                "select route, item, vector from vectors not indexed where model_id = ?", (model_id,)
             )
+            while rows := scan.fetchmany(SCAN_ROWS):
+                for route, (numbers, vectors) in routes.items():
+                    part = [row for row in rows if row[0] == route]
+                    values = np.frombuffer(b"".join(row[2] for row in part), np.float32)
+                    at = np.searchsorted(numbers, [row[1] for row in part])
+                    vectors[at] = values.reshape(len(part), vectors.shape[1])
+        return routes
 
-    def of(self, numbers: Sequence[int], *, model_id: str, route: Route) -> tuple[list[int], Vectors]:
-        """(numbers, rows [n, dim]) of those items that have a vector of a route."""
-        sql = (
-            "select item, vector from vectors where model_id = ? and route = ? "
-            "and item in (select value from json_each(?)) order by item"
-        )
-        with self.database.reading() as connection:
-            rows = connection.execute(sql, (model_id, route, json.dumps(list(numbers)))).fetchall()
-        vectors = np.frombuffer(b"".join(row[1] for row in rows), np.float32)
-        return [row[0] for row in rows], vectors.reshape(len(rows), -1 if rows else 0)
-
-    def lacking(self, model_id: str, *, start: int, limit: int) -> list[tuple[int, int, Route]]:
+    def missing(self, model_id: str, *, start: int, limit: int) -> list[tuple[int, int, Route]]:
         """Up to `limit` (number, version, route), from number `start` on, that have no vector of a model yet."""
-        sql = f"select number, version, wanted {_LACKING} and number >= ? order by number limit ?"
-        with self.database.reading() as connection:
-            return connection.execute(sql, (model_id, start, limit)).fetchall()
+        sql = f"select number, version, needed {_MISSING} and number >= ? order by number limit ?"
+        return self.database.rows(sql, model_id, start, limit)
 
-    def count_lacking(self, model_id: str) -> int:
-        with self.database.reading() as connection:
-            return int(connection.execute(f"select count(*) {_LACKING}", (model_id,)).fetchone()[0])
+    def count_missing(self, model_id: str) -> int:
+        """Number of vectors that a model has not made yet."""
+        return int(self.database.row(f"select count(*) {_MISSING}", model_id)[0])
 
     def add(self, vectors: Sequence[NewVector], *, model_id: str) -> None:
-        """Keep the vectors whose item is still what it was when they were made; pass over the others."""
+        """Store vectors, except those whose item has changed since."""
         sql = "insert or replace into vectors select number, ?, ?, ? from items where number = ? and version = ?"
         with self.database.transaction() as connection:
             connection.executemany(

@@ -1,0 +1,135 @@
+"""The image decoder: JPEG, PNG or WebP bytes to an upright RGB image, within limits on bytes and pixels.
+
+Formats are recognised by their first bytes and opened by Pillow's plugins directly. `Image.open` would try formats
+outside the allow-list, and its decompression bomb check depends on the process's warning filters.
+"""
+
+import io
+import struct
+import threading
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from dermnote_contracts.problems import ImageRefused
+
+RgbImage = Image.Image
+BOUND_PX = 512
+"""Default limit of a decoded image's longer side."""
+
+_PLUGINS: tuple[tuple[bytes, type[ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"RIFF", WebPImageFile),
+)
+# What Pillow's plugins raise on damaged or hostile bytes.
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    MemoryError,
+    AttributeError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    Warning,
+    Image.DecompressionBombError,
+)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """Limits of an upload (`max_bytes`, `max_pixels`) and of the decoded image's longer side (`bound_px`)."""
+
+    max_bytes: int
+    max_pixels: int
+    bound_px: int = BOUND_PX
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """Format (JPEG, PNG or WEBP) and size of an image file, read without decoding it."""
+
+    format: str
+    width: int
+    height: int
+
+
+class Decoder:
+    """Decodes uploads for many threads, `concurrency` at a time: each takes 3 to 4 bytes of memory per pixel."""
+
+    def __init__(self, limits: ImageLimits, *, concurrency: int) -> None:
+        self.limits = limits
+        self._slots = threading.BoundedSemaphore(concurrency)
+
+    def decode(self, upload: bytes | IO[bytes]) -> RgbImage:
+        """An upright RGB image; an open file is read only once a slot is free. Raises ImageRefused."""
+        with self._slots:
+            data = upload if isinstance(upload, bytes) else upload.read()
+            return decode(data, max_pixels=self.limits.max_pixels, bound_px=self.limits.bound_px)
+
+
+def decode(data: bytes, *, max_pixels: int, bound_px: int = BOUND_PX) -> RgbImage:
+    """An upright RGB image without metadata, its longer side at most `bound_px`; raises ImageRefused."""
+    try:
+        _verify(data, max_pixels=max_pixels)
+        with _open(io.BytesIO(data)) as image:
+            image.draft(None, (2 * bound_px, 2 * bound_px))  # decodes a large JPEG at a reduced scale, much faster
+            image.load()
+            upright = _rgb(ImageOps.exif_transpose(image))
+    except _DECODING_ERRORS as error:
+        raise ImageRefused("the image is damaged or incomplete") from error
+    upright.thumbnail((bound_px, bound_px), Image.Resampling.LANCZOS)
+    return upright
+
+
+def read_header(source: bytes | Path) -> ImageHeader:
+    """Format and size of an image; raises ImageRefused, and OSError for a path that cannot be opened."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        try:
+            with _open(file) as image:
+                return ImageHeader(image.format or "", *image.size)
+        except _DECODING_ERRORS as error:
+            raise ImageRefused("the image header is damaged or incomplete") from error
+
+
+def _verify(data: bytes, *, max_pixels: int) -> None:
+    """Check the header before anything is decoded, then let Pillow verify what it can (PNG checksums)."""
+    with _open(io.BytesIO(data)) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageRefused(f"{width}x{height} pixels exceed the limit of {max_pixels} pixels")
+        if getattr(image, "is_animated", False):
+            raise ImageRefused("animated images are not supported; send one frame")
+        image.verify()
+
+
+def _open(file: IO[bytes]) -> ImageFile:
+    start = file.read(12)
+    file.seek(0)
+    for signature, plugin in _PLUGINS:
+        if start.startswith(signature) and (plugin is not WebPImageFile or start.endswith(b"WEBP")):
+            return plugin(file)
+    raise ImageRefused("not a JPEG, PNG or WebP image" if start else "the file is empty")
+
+
+def _rgb(image: Image.Image) -> RgbImage:
+    if image.mode.startswith("I"):  # 16 bits per pixel: Pillow's own conversion would clip at 255
+        high = np.asarray(image).astype(np.uint32) // 257
+        return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    # A new image from the pixels alone: EXIF, comments and profiles stay behind in `image.info`.
+    return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
