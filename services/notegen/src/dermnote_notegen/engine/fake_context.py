@@ -1,6 +1,6 @@
-"""A context without a model, for tests: logits are drawn from the path itself, and the cache is kept as llama.cpp does.
+"""A context without a model, for tests: logits depend on the token path alone, and its cache behaves like llama.cpp's.
 
-It refuses what llama.cpp refuses: positions that don't follow, a batch without room, copies of what isn't there.
+It raises on what llama.cpp rejects: positions with gaps, a batch that does not fit, copies of missing tokens.
 """
 
 import hashlib
@@ -8,77 +8,77 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dermnote_notegen.engine.context import ContextBroken, PoolFull, Row
+from dermnote_notegen.engine.context import BatchToken, CacheFull, ContextBroken
 from dermnote_notegen.engine.sampling import Logits
 
 
-class PretendContext:
-    """`cells` tokens in `lanes`; `broken_at`: numbers of the decodes that lose the cache."""
+class FakeContext:
+    """A cache of `cells` tokens; `broken_at`: numbers of the decodes that lose the cache."""
 
     def __init__(
-        self, *, cells: int, lanes: int, vocabulary: int, shares: bool = True, broken_at: Sequence[int] = ()
+        self, *, cells: int, max_sequences: int, vocabulary: int, shares: bool = True, broken_at: Sequence[int] = ()
     ) -> None:
         self.cells = cells
-        self.lanes = lanes
+        self.max_sequences = max_sequences
         self.shares = shares
         self.decodes = 0
-        self.decoded_rows = 0
+        self.decoded_tokens = 0
         self.most_used = 0
         self._vocabulary = vocabulary
         self._broken_at = set(broken_at)
-        self._paths: list[list[int]] = [[] for _ in range(lanes)]
-        self._cells: list[list[int]] = [[] for _ in range(lanes)]
         self._next_cell = 0
-        self._answers: dict[int, Logits] = {}
+        self._logits: dict[int, Logits] = {}
+        self.rebuild()
 
     @property
     def used(self) -> int:
-        """Cells that hold a token; one that several lanes share counts once."""
-        return len({cell for lane in self._cells for cell in lane})
+        """Cells that hold a token; a cell shared by several sequences counts once."""
+        return len({cell for cells in self._cells for cell in cells})
 
     def logits_after(self, path: Sequence[int]) -> Logits:
-        """What the model says after a path; the same whatever else is in the batch."""
+        """The model's logits after a path, whatever else is in the batch."""
         digest = hashlib.blake2b(np.asarray(path, dtype=np.int32).tobytes(), digest_size=8).digest()
         draw = np.random.default_rng(int.from_bytes(digest, "big"))
         return draw.normal(scale=2, size=self._vocabulary).astype(np.float32)
 
-    def decode(self, rows: Sequence[Row]) -> None:
-        """Append the rows to their lanes. Raises PoolFull, ContextBroken, or ValueError for a wrong batch."""
+    def decode(self, batch: Sequence[BatchToken]) -> None:
+        """Append the tokens to their sequences. Raises CacheFull, ContextBroken, or ValueError for an invalid batch."""
         self.decodes += 1
         if self.decodes in self._broken_at:
             raise ContextBroken
-        if self.used + len(rows) > self.cells:
-            raise PoolFull
-        self._answers = {}
-        for index, row in enumerate(rows):
-            if row.position != len(self._paths[row.lane]):
-                raise ValueError(f"lane {row.lane}: position {row.position} behind {len(self._paths[row.lane])}")
-            self._paths[row.lane].append(row.token)
-            self._cells[row.lane].append(self._next_cell)
+        if self.used + len(batch) > self.cells:
+            raise CacheFull
+        self._logits = {}
+        for index, (token, position, seq_id, logits) in enumerate(batch):
+            path = self._paths[seq_id]
+            if position != len(path):
+                raise ValueError(f"sequence {seq_id}: position {position} after {len(path)} tokens")
+            path.append(token)
+            self._cells[seq_id].append(self._next_cell)
             self._next_cell += 1
-            if row.wanted:
-                self._answers[index] = self.logits_after(self._paths[row.lane])
-        self.decoded_rows += len(rows)
+            if logits:
+                self._logits[index] = self.logits_after(path)
+        self.decoded_tokens += len(batch)
         self.most_used = max(self.most_used, self.used)
 
     def logits(self, index: int) -> Logits:
-        """Those of a wanted row."""
-        return self._answers[index]
+        """The logits after token `index` of the last batch, which must have requested them."""
+        return self._logits[index]
 
     def copy(self, source: int, target: int, *, length: int) -> None:
-        """Share the first cells of a lane with an empty one."""
+        """Share the first cells of a sequence with an empty one."""
         if not self.shares or self._paths[target] or len(self._paths[source]) < length:
-            raise ValueError(f"lane {source} can't give {length} tokens to lane {target}")
+            raise ValueError(f"sequence {source} cannot share {length} tokens with sequence {target}")
         self._paths[target] = self._paths[source][:length]
         self._cells[target] = self._cells[source][:length]
 
-    def drop(self, lane: int, *, start: int) -> None:
-        """Forget the lane's cells from `start` on."""
+    def drop(self, seq_id: int, *, start: int) -> None:
+        """Free a sequence's cells from `start` on."""
         if start and not self.shares:
-            raise ValueError("a memory that can't share can't be cut")
-        del self._paths[lane][start:], self._cells[lane][start:]
+            raise ValueError("memory that cannot be shared cannot be cut")
+        del self._paths[seq_id][start:], self._cells[seq_id][start:]
 
     def rebuild(self) -> None:
-        """All cells empty."""
-        self._paths = [[] for _ in range(self.lanes)]
-        self._cells = [[] for _ in range(self.lanes)]
+        """Empty all sequences."""
+        self._paths: list[list[int]] = [[] for _ in range(self.max_sequences)]
+        self._cells: list[list[int]] = [[] for _ in range(self.max_sequences)]
