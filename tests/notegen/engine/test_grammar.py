@@ -215,7 +215,7 @@ def test_a_grammar_that_fails_midway_raises_an_error(top_k: int) -> None:
     decoder = TextDecoder(sampler, WIDE_VOCABULARY, max_tokens=9, grammar=Grammar(TOO_WIDE, WIDE_VOCABULARY))
     decoder.begin()
     logits = np.zeros(len(SYLLABLES.tokens), dtype=np.float32)
-    logits[ord("Q")] = 9.0  # what is drawn first is refused, so the mask is asked for too
+    logits[ord("Q")] = 9.0  # the token sampled first is rejected, so the mask is computed too
 
     with pytest.raises(GrammarError, match="the grammar stopped"):
         decoder.next(logits)
@@ -225,10 +225,11 @@ def test_a_grammar_that_fails_midway_raises_an_error(top_k: int) -> None:
 
 def test_every_result_of_a_failed_matcher_raises_an_error() -> None:
     grammar = Grammar(TOO_WIDE, WIDE_VOCABULARY)
-    assert grammar.takes(ord("a"))
+    assert grammar.accepts(ord("a"))
     with pytest.raises(GrammarError):
         grammar.allowed()
 
-    for ask in (lambda: grammar.satisfied, lambda: grammar.takes(LETTERS.eos_token_id), lambda: grammar.take(RED)):
+    calls = (lambda: grammar.finished, lambda: grammar.accepts(LETTERS.eos_token_id), lambda: grammar.advance(RED))
+    for call in calls:
         with pytest.raises(GrammarError):
-            ask()
+            call()

@@ -1,7 +1,9 @@
 """The scheduler and its prefix cache over a fake context: texts never depend on concurrent requests."""
 
 import random
+from collections import abc
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 
@@ -409,9 +411,13 @@ def _nodes(scheduler: Scheduler) -> list[object]:
 class RecordingContext(FakeContext):
     """Records every batch."""
 
-    def decode(self, batch: list[BatchToken]) -> None:
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.batches: list[list[BatchToken]] = []
+
+    def decode(self, batch: abc.Sequence[BatchToken]) -> None:
         super().decode(batch)
-        self.batches = [*getattr(self, "batches", []), list(batch)]
+        self.batches.append(list(batch))
 
 
 def isolated_batches(seeds: Iterable[int]) -> dict[int, list[list[BatchToken]]]:
