@@ -11,12 +11,12 @@ np = pytest.importorskip("numpy")
 
 from dermnote_notegen.engine.context import BatchToken, ContextBroken  # noqa: E402
 from dermnote_notegen.engine.decoding import Continuation, Output  # noqa: E402
-from dermnote_notegen.engine.fake_context import FakeContext  # noqa: E402
 from dermnote_notegen.engine.model import GrammarError  # noqa: E402
 from dermnote_notegen.engine.prefix_cache import PrefixCache  # noqa: E402
 from dermnote_notegen.engine.sampling import Logits, Sampler, SamplingParams  # noqa: E402
 from dermnote_notegen.engine.scheduler import Scheduler  # noqa: E402
 from dermnote_notegen.engine.sequence import Outcome, Sequence  # noqa: E402
+from tests.notegen.engine.fake_context import FakeContext  # noqa: E402
 
 VOCABULARY = 7
 PROMPTS = ([1, 2, 3, 4, 5, 6] * 20, [1, 2, 3, 4, 5, 6] * 20 + [3, 3], [1, 2, 3], [6, 5, 4, 3])

@@ -19,9 +19,10 @@ from dermnote_notegen.engine.tune.layouts import (
     ORIGINAL,
     SOURCE,
     Layout,
+    Measurement,
     WeightsFile,
     default_layout,
-    perplexity,
+    measure,
     remember,
     remembered,
     select_weights,
@@ -49,39 +50,31 @@ def test_the_default_follows_the_cpus_flags(flags: set[str], layout: Layout) -> 
     assert default_layout(flags) == layout
 
 
-def chosen(speeds: Mapping[Layout, float], perplexities: Mapping[Layout, float]) -> tuple[Layout, list[Layout]]:
-    """(the chosen layout, the layouts whose perplexity was measured, in order)."""
-    measured: list[Layout] = []
-
-    def perplexity_of(layout: Layout) -> float:
-        measured.append(layout)
-        return perplexities.get(layout, 10.0)
-
-    return choose(speeds, perplexity_of), measured
+def chosen(speeds: Mapping[Layout, float], perplexities: Mapping[Layout, float]) -> Layout:
+    """The chosen layout; perplexities are 10 by default."""
+    return choose({layout: Measurement(perplexities.get(layout, 10.0), speed) for layout, speed in speeds.items()})
 
 
 def test_the_fastest_layout_is_chosen() -> None:
-    assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190, Q8_BF16: 160}, {}) == (Q4, [ORIGINAL, Q4])
+    assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190, Q8_BF16: 160}, {}) == Q4
 
 
 @pytest.mark.parametrize(("loss", "layout"), [(1.9, Q4), (2.1, Q8)])
 def test_a_perplexity_more_than_two_percent_higher_is_refused(loss: float, layout: Layout) -> None:
-    assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190}, {Q4: 10.0 + loss / 10})[0] == layout
+    assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190}, {Q4: 10.0 + loss / 10}) == layout
 
 
 def test_a_lower_perplexity_is_accepted() -> None:
-    assert chosen({ORIGINAL: 100, Q8: 150}, {Q8: 9.0})[0] == Q8
+    assert chosen({ORIGINAL: 100, Q8: 150}, {Q8: 9.0}) == Q8
 
 
 def test_the_original_is_kept_if_all_faster_layouts_are_refused() -> None:
-    layout, measured = chosen({ORIGINAL: 100, Q8: 150, Q4: 190, Q8_BF16: 104}, {Q8: 11.0, Q4: 12.0})
-
-    assert (layout, measured) == (ORIGINAL, [ORIGINAL, Q4, Q8])
+    assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190, Q8_BF16: 104}, {Q8: 11.0, Q4: 12.0}) == ORIGINAL
 
 
 def test_the_original_is_kept_unless_another_layout_is_five_percent_faster() -> None:
-    assert chosen({ORIGINAL: 100, Q8: 104.9, Q4: 50}, {}) == (ORIGINAL, [])
-    assert chosen({ORIGINAL: 100, Q8: 105, Q4: 50}, {})[0] == Q8
+    assert chosen({ORIGINAL: 100, Q8: 104.9, Q4: 50}, {}) == ORIGINAL
+    assert chosen({ORIGINAL: 100, Q8: 105, Q4: 50}, {}) == Q8
 
 
 # Files.
@@ -164,8 +157,8 @@ def test_a_damaged_layout_is_written_again(source: WeightsFile, folder: Path, da
 def test_a_written_layout_loads_and_keeps_the_perplexity(source: WeightsFile, folder: Path) -> None:
     selected = select(source, folder, "q8_0")
 
-    expected = pytest.approx(perplexity(source.path, threads=1), rel=layouts.MAX_PERPLEXITY_RISE)
-    assert perplexity(selected.path, threads=1) == expected
+    expected = pytest.approx(measure(source.path, threads=1).perplexity, rel=layouts.MAX_PERPLEXITY_RISE)
+    assert measure(selected.path, threads=1).perplexity == expected
 
 
 @pytest.mark.parametrize("requantize", ["q8_0", "auto"])
@@ -200,7 +193,7 @@ def test_a_remembered_choice_is_used_without_measuring(
 ) -> None:
     requested = select(source, folder, "q8_0")
     remember(Q8_BF16, source.info, 1, folder)
-    monkeypatch.setattr(layouts, "perplexity", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(layouts, "measure", lambda *_, **__: pytest.fail("measured"))
 
     assert select(source, folder) == replace(requested, keys="bf16")
 
@@ -213,11 +206,11 @@ def test_a_presets_default_is_verified_once(
 ) -> None:
     measured: list[Path] = []
 
-    def fake_perplexity(path: Path, *, threads: int, keys: str = "f16") -> float:
+    def fake_measure(path: Path, *, threads: int, keys: str = "f16") -> Measurement:
         measured.append(path)
-        return 10.0 if path == source.path else 10.0 * rise
+        return Measurement(10.0 if path == source.path else 10.0 * rise, 100)
 
-    monkeypatch.setattr(layouts, "perplexity", fake_perplexity)
+    monkeypatch.setattr(layouts, "measure", fake_measure)
     monkeypatch.setattr(layouts, "cpu_flags", lambda: {"avx2"})
 
     first, again = select(source, tmp_path), select(source, tmp_path)
@@ -310,14 +303,28 @@ def test_a_second_engine_waits_for_the_first_and_uses_its_choice(tmp_path: Path,
     assert selected == replace(other, keys="bf16")
 
 
-def test_a_layout_that_cannot_be_loaded_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    wrong = tmp_path / "wrong.gguf"
-    wrong.write_bytes(b"not a model")
+def test_a_layout_that_cannot_be_loaded_is_skipped(
+    tmp_path: Path, other: WeightsFile, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake_measure(path: Path, *, threads: int, keys: str) -> Measurement:
+        if "Q8_0" in path.name:
+            raise ModelNotFound("not a model")
+        return Measurement(10, 100)
 
-    assert command._speeds("Q8_0", wrong, 1) == {}
-    assert "Q8_0 is skipped" in caplog.text
+    monkeypatch.setattr(layouts, "quantize", lambda _source, target, _quantization: target.write_text("made"))
+    monkeypatch.setattr(command, "measure", fake_measure)
+
+    assert tune(other, threads=1, folder=tmp_path / "layouts") == ORIGINAL
+    assert "Q8_0 weights with f16 keys is skipped" in caplog.text
+
+
+def test_an_original_that_cannot_be_loaded_is_an_error(
+    tmp_path: Path, other: WeightsFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other.path.write_bytes(b"not a model")
+
     with pytest.raises(ModelNotFound):
-        command._speeds(SOURCE, wrong, 1)
+        tune(other, threads=1, folder=tmp_path / "layouts")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"machine": "x"}', '{"machine": 1, "chosen": {"type": "Q8_0"}}'])
@@ -343,5 +350,5 @@ def test_the_layout_chosen_by_measuring_keeps_the_perplexity_and_is_used_at_the_
     assert (made.type if made else SOURCE) == layout.quantization
     files = {f"{made.type}.gguf", f"{made.type}.sha256"} if made else set()
     assert names(tmp_path) == {choice_name(source.info).partition("-")[2]} | files
-    limit = perplexity(source.path, threads=1) * (1 + layouts.MAX_PERPLEXITY_RISE)
-    assert perplexity(selected.path, threads=1, keys=selected.keys) <= limit * 1.001
+    limit = measure(source.path, threads=1).perplexity * (1 + layouts.MAX_PERPLEXITY_RISE)
+    assert measure(selected.path, threads=1, keys=selected.keys).perplexity <= limit * 1.001

@@ -5,7 +5,7 @@ import logging
 from dermnote_notegen.engine.amx_probe import repacking_works
 from dermnote_notegen.engine.engine import LLMEngine
 from dermnote_notegen.engine.llama import ALL_LAYERS, MAX_SEQUENCES, ContextConfig, Weights, offloaded_layers
-from dermnote_notegen.engine.model import ModelInfo, ModelNotFound, find_weights
+from dermnote_notegen.engine.model import ModelInfo, find_weights
 from dermnote_notegen.engine.tune.layouts import WeightsFile, select_weights
 from dermnote_notegen.settings import Settings
 
@@ -17,13 +17,13 @@ SEQUENCES_PER_SLOT = 8
 def load(settings: Settings) -> LLMEngine:
     """The engine that the settings describe; raises ModelNotFound."""
     name, path, sha256 = find_weights(settings.model)
-    selected = source = WeightsFile(path, ModelInfo(name, sha256))
+    selected = WeightsFile(path, ModelInfo(name, sha256))
     on_gpu = bool(offloaded_layers(settings.gpu_layers))
     if settings.requantize != "off" and not (settings.requantize == "auto" and on_gpu):
         selected = select_weights(
-            source, threads=settings.engine_threads, folder=settings.cache_dir, requantize=settings.requantize
+            selected, threads=settings.engine_threads, folder=settings.cache_dir, requantize=settings.requantize
         )
-    weights, selected = _load_weights(selected, source, gpu_layers=settings.gpu_layers)
+    weights = Weights(selected.path, gpu_layers=settings.gpu_layers, repack=repacking_works(selected.path))
     engine = LLMEngine(
         weights,
         ContextConfig(
@@ -38,17 +38,6 @@ def load(settings: Settings) -> LLMEngine:
     )
     _log_start(engine, weights, settings)
     return engine
-
-
-def _load_weights(selected: WeightsFile, source: WeightsFile, *, gpu_layers: int | None) -> tuple[Weights, WeightsFile]:
-    """The selected weights, or the source if another process has just deleted the selected file."""
-    try:
-        return Weights(selected.path, gpu_layers=gpu_layers, repack=repacking_works(selected.path)), selected
-    except ModelNotFound as error:
-        if selected.path == source.path:
-            raise
-        log.warning("%s runs in its original layout: %s", source.info.name, error)
-        return Weights(source.path, gpu_layers=gpu_layers, repack=repacking_works(source.path)), source
 
 
 def _max_sequences(weights: Weights, slots: int) -> int:

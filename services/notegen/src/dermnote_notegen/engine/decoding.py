@@ -42,38 +42,6 @@ class Decoder(Protocol):
     def next(self, logits: Logits) -> Continuation: ...
 
 
-class StopTexts:
-    """Appends tokens to an output and ends it at the first stop text, which is removed."""
-
-    def __init__(self, texts: Sequence[str], vocabulary: Vocabulary) -> None:
-        self._texts = [text.encode() for text in texts]
-        self._vocabulary = vocabulary
-
-    def append(self, output: Output, token: int) -> bool:
-        """Append `token`; true if it completes a stop text, which ends the output."""
-        piece = self._vocabulary.token_bytes(token)
-        output.tokens.append(token)
-        output.text += piece
-        begin = self._find(output.text, new=len(piece))
-        if begin is not None:
-            self._truncate(output, begin)
-        return begin is not None
-
-    def _find(self, text: bytes, *, new: int) -> int | None:
-        """Where the first stop text begins; only the last `new` bytes are unchecked."""
-        found = [text.find(stop, max(0, len(text) - new - len(stop) + 1)) for stop in self._texts]
-        return min((at for at in found if at >= 0), default=None)
-
-    def _truncate(self, output: Output, length: int) -> None:
-        """Cut the text to `length` bytes. If a token is split, its first part is re-encoded."""
-        kept = len(output.text)
-        while kept > length:
-            kept -= len(self._vocabulary.token_bytes(output.tokens.pop()))
-        output.tokens += self._vocabulary.encode(output.text[kept:length])
-        output.text = output.text[:length]
-        output.finished = True
-
-
 class TextDecoder:
     """Samples until an end token, a stop text (removed from the text), the limit, or the end of the grammar.
 
@@ -94,7 +62,7 @@ class TextDecoder:
         self._sampler = sampler
         self._vocabulary = vocabulary
         self._max_tokens = max_tokens
-        self._stop_texts = StopTexts(stop, vocabulary)
+        self._stop_texts = [text.encode() for text in stop]
 
     def begin(self) -> Continuation:
         """The tokens that the grammar forces before any choice; none without a grammar."""
@@ -135,10 +103,34 @@ class TextDecoder:
         tokens = [*sampled, *forced]
         for index, token in enumerate(tokens):
             self.output.forced += index >= len(sampled)
-            if self._stop_texts.append(self.output, token):
+            if self._ends_with(token):
                 return Continuation([], ended=True)
         self.output.finished = self.grammar is not None and self.grammar.finished
         return Continuation(tokens, ended=self.output.finished or len(self.output.tokens) >= self._max_tokens)
+
+    def _ends_with(self, token: int) -> bool:
+        """Append `token` to the output; true if it completes a stop text, which is removed."""
+        output, piece = self.output, self._vocabulary.token_bytes(token)
+        output.tokens.append(token)
+        output.text += piece
+        # Only the last bytes are new.
+        found = [
+            output.text.find(stop, max(0, len(output.text) - len(piece) - len(stop) + 1)) for stop in self._stop_texts
+        ]
+        begin = min((at for at in found if at >= 0), default=None)
+        if begin is not None:
+            self._truncate(begin)
+        return begin is not None
+
+    def _truncate(self, length: int) -> None:
+        """Cut the text to `length` bytes. If a token is split, its first part is re-encoded."""
+        output = self.output
+        kept = len(output.text)
+        while kept > length:
+            kept -= len(self._vocabulary.token_bytes(output.tokens.pop()))
+        output.tokens += self._vocabulary.encode(output.text[kept:length])
+        output.text = output.text[:length]
+        output.finished = True
 
 
 @dataclass(frozen=True)

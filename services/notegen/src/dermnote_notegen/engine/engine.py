@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
 from dermnote_contracts.completions import (
     CompletionChoice,
     CompletionRequest,
@@ -33,11 +31,12 @@ from dermnote_notegen.engine.model import (
 )
 from dermnote_notegen.engine.prefix_cache import CACHED_LOGITS
 from dermnote_notegen.engine.sampling import Sampler, SamplingParams
-from dermnote_notegen.engine.scheduler import Scheduler, SchedulerStats
+from dermnote_notegen.engine.scheduler import Scheduler
 from dermnote_notegen.engine.sequence import Outcome, Sequence
 
 log = logging.getLogger(__name__)
-# A quarter of the cells keeps what later requests may share: every token looks at the mask of every cell in use.
+# A quarter of the cells may hold unused branches for later requests; more slows down every token, which looks at the
+# mask of every cell in use.
 UNUSED_SHARE = 4
 # Batches wait for each step of a deterministic request, so it decodes a few tokens and never a whole prompt.
 ISOLATED_STEP_TOKENS = 32
@@ -46,7 +45,6 @@ ISOLATED_STEP_TOKENS = 32
 class LLMEngine:
     """Runs up to `slots` requests concurrently. `context_tokens`: most tokens of a prompt and its completion.
 
-    `unused_cells`: how much of the cache may hold branches that no request uses now, a quarter by default.
     Deterministic requests run one at a time in a context of their own: logits depend slightly on the batch, and there
     only the request determines it.
     """
@@ -60,13 +58,12 @@ class LLMEngine:
         slots: int,
         context_tokens: int,
         max_waiting: int = 1000,
-        unused_cells: int | None = None,
-        step_tokens: int = 256,
     ) -> None:
         self.model_info = model_info
         self.context_tokens = min(context_tokens, config.cells)
         self.slots = slots
         self._metrics = EngineMetrics(slots=slots, cells=config.cells)
+        self.registry = self._metrics.registry
         self._weights = weights
         self._config = config
         self._max_waiting = max_waiting
@@ -74,9 +71,9 @@ class LLMEngine:
         self._scheduler = Scheduler(
             self._context,
             slots=slots,
-            step_tokens=step_tokens,
-            unused_cells=config.cells // UNUSED_SHARE if unused_cells is None else unused_cells,
+            unused_cells=config.cells // UNUSED_SHARE,
         )
+        self.stats = self._scheduler.stats
         self._isolated_context: LlamaContext | None = None
         self._isolated: Scheduler | None = None
         self._arrived: list[tuple[Sequence, bool]] = []
@@ -115,16 +112,6 @@ class LLMEngine:
         cache = self._weights.cache_bytes
         states = (self._context.max_sequences + 1) * cache.per_sequence
         return self._weights.weight_bytes + cells * cache.per_token + states + logits
-
-    @property
-    def stats(self) -> SchedulerStats:
-        """Totals of the batched requests."""
-        return self._scheduler.stats
-
-    @property
-    def registry(self) -> CollectorRegistry:
-        """The Prometheus metrics."""
-        return self._metrics.registry
 
     def submit(self, request: CompletionRequest, *, cancelled: Callable[[], bool]) -> CompletionFuture:
         """Queue a request. `cancelled` is called before every step; once true the future is cancelled.
@@ -212,9 +199,7 @@ class LLMEngine:
                 # The second one is for a prompt whose logits are computed again.
                 max_sequences=2 if self._context.shares else 1,
                 threads=1,  # so that neither the load nor the number of cores affects the text
-                flash_attention=self._config.flash_attention,
                 keys=self._config.keys,
-                values=self._config.values,
             )
             self._isolated_context = LlamaContext(self._weights, config)
             self._isolated = Scheduler(self._isolated_context, slots=1, step_tokens=ISOLATED_STEP_TOKENS, isolated=True)

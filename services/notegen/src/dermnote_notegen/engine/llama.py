@@ -3,6 +3,7 @@
 import ctypes
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -26,7 +27,8 @@ DECODED, NO_FREE_CELLS = 0, 1
 # llama.cpp's limit of sequences per context.
 MAX_SEQUENCES = 256
 # ggml's numbers of the cache types.
-CACHE_TYPES = {"f16": 1, "q8_0": 8, "bf16": 30}
+CACHE_TYPES = {"f16": 1, "bf16": 30}
+FLASH_ATTENTION_ON = 1
 ALL_LAYERS = -1
 MEASURED_CELLS = 256
 
@@ -48,17 +50,14 @@ def _initialise() -> None:
 class ContextConfig:
     """`cells`: tokens that the cache holds, all sequences together; `batch`: most tokens per decode.
 
-    `micro_batch`: tokens that llama.cpp computes at a time, the whole batch by default.
+    `keys`: type of the cache's keys; its values are f16.
     """
 
     cells: int
     max_sequences: int
     threads: int
     batch: int = 512
-    micro_batch: int | None = None
-    flash_attention: bool = True
     keys: str = "f16"
-    values: str = "f16"
 
 
 class CacheBytes(NamedTuple):
@@ -139,14 +138,12 @@ class Weights:
         """Memory of the cache in 16 bit, measured by llama.cpp after one token and after two: the metadata of heads,
         their sizes and states differs between architectures.
         """
-        context = LlamaContext(self, ContextConfig(cells=MEASURED_CELLS, max_sequences=1, threads=1, batch=1))
-        try:
+        config = ContextConfig(cells=MEASURED_CELLS, max_sequences=1, threads=1, batch=1)
+        with closing(LlamaContext(self, config)) as context:
             sizes = [context.state_bytes(0)]
             for position in range(2):
                 context.decode([BatchToken(0, position, 0, logits=True)])
                 sizes.append(context.state_bytes(0))
-        finally:
-            context.close()
         empty, one, two = sizes
         per_token = two - one
         return CacheBytes(per_token, 0 if self.no_sharing_reason is None else one - empty - per_token)
@@ -180,14 +177,13 @@ class LlamaContext:
         config = self._config
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = config.cells
-        params.n_batch = config.batch
-        params.n_ubatch = config.micro_batch or config.batch
+        params.n_batch = params.n_ubatch = config.batch
         params.n_seq_max = self.max_sequences
         params.n_threads = params.n_threads_batch = config.threads
         params.kv_unified = True  # otherwise a partial copy between sequences aborts the process
         params.swa_full = True  # a cache of the window alone cannot be cut at a prefix
-        params.flash_attn_type = int(config.flash_attention)
-        params.type_k, params.type_v = CACHE_TYPES[config.keys], CACHE_TYPES[config.values]
+        params.flash_attn_type = FLASH_ATTENTION_ON
+        params.type_k, params.type_v = CACHE_TYPES[config.keys], CACHE_TYPES["f16"]
         params.offload_kqv = params.op_offload = self._weights.gpu_layers != 0
         params.no_perf = True
         self._context = llama_cpp.llama_init_from_model(self._weights.model, params)

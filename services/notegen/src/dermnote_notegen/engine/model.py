@@ -53,14 +53,12 @@ class Engine(Protocol):
     """A loaded model that accepts requests from any thread. A request is dropped once its `cancelled()` is true."""
 
     model_info: ModelInfo
+    registry: CollectorRegistry
 
     @property
     def alive(self) -> bool: ...
 
     def info(self) -> dict[str, Any]: ...
-
-    @property
-    def registry(self) -> CollectorRegistry: ...
 
     def submit(self, request: CompletionRequest, *, cancelled: Callable[[], bool]) -> CompletionFuture: ...
 

@@ -6,14 +6,14 @@ cached and are evicted, least recently used first, when a sequence or cells are 
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dermnote_notegen.engine.context import KVCache
 from dermnote_notegen.engine.sampling import Logits
 
-# Nodes whose logits are cached, each a vocabulary of 32-bit floats.
+# Nodes whose logits are cached, one 32-bit float for every token of the vocabulary.
 CACHED_LOGITS = 256
 
 
@@ -29,38 +29,30 @@ class Branch:
     tip: "Node"
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Node:
     """One token after its parent's; a root (depth 0, the empty text) is its own parent.
 
     `branch`: one that holds the path to this node, None until it is decoded.
     """
 
-    __slots__ = (
-        "branch",
-        "children",
-        "depth",
-        "last_used",
-        "logits",
-        "parent",
-        "planned_at",
-        "ref_count",
-        "token",
-        "visited_at",
-        "visits",
-    )
+    token: int = -1
+    parent: "Node" = None  # type: ignore[assignment]  # a root becomes its own parent
+    children: dict[int, "Node"] = field(default_factory=dict)
+    branch: Branch | None = None
+    logits: Logits | None = None
+    ref_count: int = 0
+    visits: int = 0
+    last_used: int = 0
+    planned_at: int = 0
+    visited_at: int = 0
+    depth: int = 0
 
-    def __init__(self, token: int = -1, parent: "Node | None" = None) -> None:
-        self.token = token
-        self.parent: Node = parent or self
-        self.depth: int = 0 if parent is None else parent.depth + 1
-        self.children: dict[int, Node] = {}
-        self.branch: Branch | None = None
-        self.logits: Logits | None = None
-        self.ref_count = 0
-        self.visits = 0
-        self.last_used = 0
-        self.planned_at = 0
-        self.visited_at = 0
+    def __post_init__(self) -> None:
+        if self.parent is None:
+            self.parent = self
+        else:
+            self.depth = self.parent.depth + 1
 
     @property
     def decoded(self) -> bool:

@@ -28,7 +28,6 @@ class SchedulerStats:
 
     steps: int = 0
     decoded_tokens: int = 0
-    prompt_tokens: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
     rebuilds: int = 0
@@ -137,7 +136,6 @@ class Scheduler:
         if not sequence.admitted:
             sequence.admitted = time.monotonic()
             sequence.cached_tokens = min(anchor.depth, len(sequence.prompt) - 1)
-            self.stats.prompt_tokens += len(sequence.prompt)
             self.stats.cached_tokens += sequence.cached_tokens
         if (logits := self.cache.logits(sequence.node)) is not None:
             self._advance(sequence, logits)

@@ -11,8 +11,9 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -33,12 +34,13 @@ from dermnote_notegen.engine.llama import (
     quantize,
 )
 from dermnote_notegen.engine.model import PRESETS, ModelInfo, sha256_of
+from dermnote_notegen.engine.sampling import Logits
 
 log = logging.getLogger(__name__)
 SOURCE = "source"
 QUANTIZATIONS = ("BF16", "Q8_0", "Q4_0")
 MAX_PERPLEXITY_RISE = 0.02
-PERPLEXITY_CELLS, PERPLEXITY_BATCH = 1024, 64
+MEASURED_CELLS, MEASURED_BATCH = 1024, 64
 LOCK = "lock"
 
 
@@ -79,7 +81,8 @@ def select_weights(source: WeightsFile, *, threads: int, folder: Path, requantiz
     unusable, the original file is used.
     """
     try:
-        with locked(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK):
             if requantize != "auto":
                 return converted(source, requantize.upper(), folder)
             layout = remembered(source.info, threads, folder)
@@ -100,55 +103,49 @@ def _verified_default(source: WeightsFile, threads: int, folder: Path) -> Layout
     if layout == ORIGINAL:
         return layout
     log.info("preparing %s for this CPU (once)", layout)
-    limit = perplexity(source.path, threads=threads) * (1 + MAX_PERPLEXITY_RISE)
+    limit = measure(source.path, threads=threads).perplexity * (1 + MAX_PERPLEXITY_RISE)
     made = converted(source, layout.quantization, folder)
-    if (found := perplexity(made.path, threads=threads, keys=layout.keys)) <= limit:
+    if (perplexity := measure(made.path, threads=threads, keys=layout.keys).perplexity) <= limit:
         return layout
-    log.warning("%s are refused: perplexity %.2f, at most %.2f", layout, found, limit)
+    log.warning("%s are refused: perplexity %.2f, at most %.2f", layout, perplexity, limit)
     return ORIGINAL
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Create the folder and lock it: one process at a time measures, writes or deletes there. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / LOCK):
-        yield
+@dataclass(frozen=True)
+class Measurement:
+    """Quality and speed of a layout on typical prompts and notes (texts.txt). `perplexity`: exp of the mean loss."""
+
+    perplexity: float
+    tokens_per_s: float
 
 
-@contextmanager
-def loaded(path: Path) -> Iterator[Weights]:
-    """Weights in the CPU's memory, freed on exit."""
-    weights = Weights(path, gpu_layers=0, repack=repacking_works(path))
-    try:
-        yield weights
-    finally:
-        weights.close()
+def measure(path: Path, *, threads: int, keys: str = ORIGINAL.keys) -> Measurement:
+    """Decode the texts on the CPU. Raises ModelNotFound if llama.cpp cannot load the file."""
+    config = ContextConfig(cells=MEASURED_CELLS, max_sequences=1, threads=threads, keys=keys)
+    losses: list[float] = []
+    seconds = 0.0
+    with (
+        closing(Weights(path, gpu_layers=0, repack=repacking_works(path))) as weights,
+        closing(LlamaContext(weights, config)) as context,
+    ):
+        for text in sample_texts():
+            tokens = weights.encode(text, begin=True)
+            context.drop(0, start=0)
+            for start in range(0, len(tokens) - 1, MEASURED_BATCH):
+                targets = tokens[start + 1 : start + 1 + MEASURED_BATCH]
+                batch = [BatchToken(tokens[at], at, 0, logits=True) for at in range(start, start + len(targets))]
+                started = time.perf_counter()
+                context.decode(batch)
+                seconds += time.perf_counter() - started
+                losses += [_loss(context.logits(index), target) for index, target in enumerate(targets)]
+    return Measurement(math.exp(statistics.fmean(losses)), len(losses) / seconds)
 
 
-def perplexity(path: Path, *, threads: int, keys: str = ORIGINAL.keys) -> float:
-    """exp of the mean loss per token over typical prompts and notes (texts.txt)."""
-    config = ContextConfig(cells=PERPLEXITY_CELLS, max_sequences=1, threads=threads, keys=keys)
-    with loaded(path) as weights:
-        context = LlamaContext(weights, config)
-        try:
-            losses = [loss for text in sample_texts() for loss in _losses(weights, context, text)]
-        finally:
-            context.close()
-    return math.exp(statistics.fmean(losses))
-
-
-def _losses(weights: Weights, context: LlamaContext, text: str) -> Iterator[float]:
-    """-log p of each token of a text given the tokens before it."""
-    tokens = weights.encode(text, begin=True)
-    context.drop(0, start=0)
-    for start in range(0, len(tokens) - 1, PERPLEXITY_BATCH):
-        batch = tokens[start : start + PERPLEXITY_BATCH]
-        context.decode([BatchToken(token, start + offset, 0, logits=True) for offset, token in enumerate(batch)])
-        for offset, target in enumerate(tokens[start + 1 : start + 1 + len(batch)]):
-            logits = context.logits(offset).astype(np.float64)
-            highest = logits.max()
-            yield float(highest + np.log(np.exp(logits - highest).sum()) - logits[target])
+def _loss(logits: Logits, target: int) -> float:
+    """-log p of a token."""
+    values = logits.astype(np.float64)
+    highest = values.max()
+    return float(highest + np.log(np.exp(values - highest).sum()) - values[target])
 
 
 def sample_texts() -> list[str]:
