@@ -1,4 +1,4 @@
-"""Selects a peer's best settings on this machine in a short pass over layouts and slots; the rounds run those."""
+"""Selects a peer's best settings on this machine in short trials of layouts and slots; the rounds run those."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from lab.throughput.arms import Run
 
 FIRST_SLOTS = 4
-# The server's grammar takes longer than its decoding, so many slots cannot help.
+# The server's grammar takes longer than its decoding, so a large number of slots cannot help.
 GUIDED_SLOTS = (4, 8)
 MEASURES: Mapping[str, Callable[[Run], float]] = {
     "notes/s": lambda run: run.notes_per_s,

@@ -1,4 +1,4 @@
-"""The engine benchmark: which arms have which requests, medians, and ratios between arms with the very same ones."""
+"""The engine benchmark: the requests of every arm, medians, and ratios between arms with identical requests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,10 +25,10 @@ def run(arm: str, *, seconds: float, faithful: int, sampled: int = 100, notes: i
 
 
 class FakeBench:
-    """Writes down who was asked for how many notes; Q4_0 is fastest, Q8_0 the most faithful, 8 slots better than 4."""
+    """Records all runs; Q4_0 is fastest, Q8_0 the most faithful, 8 slots better than 4."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str, int, int]] = []
+        self.calls: list[tuple[str, str, int, int]] = []
 
     def ours(self, arm: str, strategy: str, *, slots: int, salt: int, notes: int, facts: str | None = None) -> Run:
         assert facts == ("all" if arm.startswith("all facts") else None)
@@ -41,22 +41,22 @@ class FakeBench:
         return self._run(arm, "P2", salt, notes, candidate)
 
     def _run(self, arm: str, strategy: str, salt: int, notes: int, candidate: Candidate) -> Run:
-        self.asked.append((arm, strategy, salt, notes))
+        self.calls.append((arm, strategy, salt, notes))
         rate = {"Q4_0": 2.0, "Q8_0": 1.0}.get(candidate.layout, 0.5) * (1 + candidate.slots / 100)
         faithful = notes // 2 if candidate.layout == "Q8_0" else notes // 8
         return run(arm, seconds=notes / rate, faithful=faithful, sampled=round(10 * rate), notes=notes, failed=0)
 
 
 def measured(*given: str) -> tuple[FakeBench, list[Run], Sequence[tuple[str, str, int, int]]]:
-    """(bench, one round of all arms, what was asked for in it)."""
+    """(bench, one round of all arms, its recorded calls)."""
     arguments, bench = read_arguments(given), FakeBench()
     fake: Any = bench
     chosen = choose(fake, arguments)
-    before = len(bench.asked)
+    before = len(bench.calls)
     arms = our_arms(fake, arguments) | peer_arms(fake, arguments, chosen)
     runs = [arm(1) for arm in arms.values()]
     assert [run.arm for run in runs] == list(arms)
-    return bench, runs, bench.asked[before:]
+    return bench, runs, bench.calls[before:]
 
 
 def test_both_arms_of_a_ratio_have_the_same_requests() -> None:
@@ -102,7 +102,7 @@ def test_a_peer_is_selected_by_both_measures_on_requests_outside_the_rounds() ->
         ("server G Q4_0 8 slots", "G"),
         ("plain Llama P2 Q4_0", "P2"),
     ]
-    selection = bench.asked[: -len(round_one)]
+    selection = bench.calls[: -len(round_one)]
     assert {salt for _, _, salt, _ in selection} == {0}
     assert {f"server P2 {layout} 4 slots" for layout in ("source", "Q8_0", "BF16", "IQ4_NL", "Q4_0")} <= {
         arm for arm, *_ in selection
@@ -116,7 +116,7 @@ def test_a_deselected_side_is_not_measured() -> None:
 
     assert choose(fake, read_arguments(["--sides", "ours"])) == {}
     assert list(choose(fake, read_arguments(["--sides", "ours", "plain"]))) == ["plain Llama P2"]
-    assert all(arm.startswith("plain") for arm, *_ in bench.asked)
+    assert all(arm.startswith("plain") for arm, *_ in bench.calls)
 
 
 def test_the_record_describes_the_requests() -> None:

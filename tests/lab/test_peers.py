@@ -1,4 +1,4 @@
-"""The peers' client and process, against a small HTTP server of our own; llama.cpp's server where it is installed."""
+"""The peers' client and process, with a small HTTP server and, if it is installed, llama.cpp's server."""
 
 import asyncio
 import json
@@ -33,30 +33,30 @@ COMPLETION = {
 
 @dataclass
 class FakePeer:
-    """What the fake server answers by prompt (status, body), what it was asked, and how many at a time."""
+    """The fake server's answers by prompt (status, body), its received bodies, and its peak concurrency."""
 
     answers: Mapping[str, tuple[int, bytes]] = field(default_factory=dict)
     pause_s: float = 0.0
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    at_a_time: int = 0
-    most_at_a_time: int = 0
+    received: list[dict[str, Any]] = field(default_factory=list)
+    concurrent: int = 0
+    peak_concurrency: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, body: dict[str, Any]) -> tuple[int, bytes]:
         with self.lock:
-            self.asked.append(body)
-            self.at_a_time += 1
-            self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
+            self.received.append(body)
+            self.concurrent += 1
+            self.peak_concurrency = max(self.peak_concurrency, self.concurrent)
         time.sleep(self.pause_s)
         with self.lock:
-            self.at_a_time -= 1
+            self.concurrent -= 1
         text = COMPLETION | {"content": f" {body['prompt']}"}
         return self.answers.get(body["prompt"], (200, json.dumps(text).encode()))
 
 
 @contextmanager
 def serving(fake: FakePeer) -> Iterator[str]:
-    """The fake's URL while it serves."""
+    """Serve the fake and yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -107,7 +107,7 @@ def test_all_fields_of_a_request_are_sent() -> None:
 
     ask(fake, request("one", top_p=1.0, top_k=0, min_p=0.0, stop=("\n",), grammar='root ::= " a"'))
 
-    assert fake.asked == [
+    assert fake.received == [
         {
             "prompt": "one",
             "n_predict": 8,
@@ -130,7 +130,7 @@ def test_a_missing_grammar_is_not_sent() -> None:
 
     ask(fake, request("one"))
 
-    assert "grammar" not in fake.asked[0]
+    assert "grammar" not in fake.received[0]
 
 
 def test_answers_keep_the_order_and_concurrency_is_limited() -> None:
@@ -140,7 +140,7 @@ def test_answers_keep_the_order_and_concurrency_is_limited() -> None:
     answers = ask(fake, *map(request, prompts), concurrency=3)
 
     assert [answer.text for answer in answers] == [f" {prompt}" for prompt in prompts]
-    assert fake.most_at_a_time == 3
+    assert fake.peak_concurrency == 3
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_the_context_holds_the_longest_request_in_every_slot(request_tokens: int
 
 
 def healthy(port: int, *, then: str = "") -> list[str]:
-    """A command that answers every GET with 200."""
+    """A command that responds to every GET with 200."""
     program = f"""
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The benchmark's requests: distinct, as varied as the records that they stand for, and alike for every arm."""
+"""The benchmark's requests: distinct, as varied as the data sets' records, and identical for every arm."""
 
 from collections import Counter
 from itertools import combinations, islice
@@ -59,7 +59,7 @@ def test_a_smaller_batch_is_a_prefix_and_strategies_share_the_facts() -> None:
 
 
 def test_facts_are_drawn_independently() -> None:
-    """Numbered requests once told sex, site and diagnosis by their number alone: 30 of 120 combinations."""
+    """A regression: sex, site and diagnosis once followed from the number: 30 of 120 combinations."""
     drawn = [one.request.metadata for one in ask(2000)]
 
     for first, second in combinations(("sex", "site", "diagnosis"), 2):

@@ -1,4 +1,4 @@
-"""How a peer's best is chosen: what is tried, and what of it is kept."""
+"""The selection of a peer's best settings: the trials, and the candidates that are kept."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,7 +9,7 @@ Rates = Mapping[Candidate, tuple[float, float]]
 
 
 def peer(rates: Rates) -> Callable[[Candidate], Run]:
-    """A peer with these (notes, faithful notes) a second; one note and none faithful elsewhere."""
+    """A peer with these (notes, faithful notes) per second; one note, not faithful, for other candidates."""
 
     def attempt(candidate: Candidate) -> Run:
         notes, faithful = rates.get(candidate, (1, 0))

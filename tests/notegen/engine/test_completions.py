@@ -15,8 +15,8 @@ from dermnote_notegen.engine.scripted import ScriptedModel
 from dermnote_notegen.engine.server import create_engine
 from tests.notegen.processes import answers, free_port, wait_until
 
-# All that OpenAI's reference has, each at a value that changes nothing.
-NOTHING_ASKED: dict[str, Any] = {
+# All fields of OpenAI's reference, at neutral values.
+NEUTRAL_FIELDS: dict[str, Any] = {
     "model": "any",
     "best_of": 1,
     "echo": False,
@@ -35,7 +35,7 @@ NOTHING_ASKED: dict[str, Any] = {
     "top_p": 0,
     "user": "somebody",
 }
-ASKED_FOR: list[tuple[str, Any]] = [
+UNSUPPORTED: list[tuple[str, Any]] = [
     ("best_of", 2),
     ("echo", True),
     ("frequency_penalty", 0.5),
@@ -63,13 +63,13 @@ def client(model: ScriptedModel) -> Iterator[TestClient]:
 
 
 def ask(client: TestClient, **body: Any) -> Any:
-    """As JSON has it, half surrogates too."""
+    """Send JSON that may contain lone surrogates."""
     content = json.dumps({"prompt": "A mole:"} | body).encode()
     return client.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
 
 
 def test_all_openai_fields_are_accepted_at_neutral_values(client: TestClient, model: ScriptedModel) -> None:
-    answer = ask(client, **NOTHING_ASKED)
+    answer = ask(client, **NEUTRAL_FIELDS)
 
     assert answer.status_code == 200, answer.text
     assert model.requests == [
@@ -78,14 +78,14 @@ def test_all_openai_fields_are_accepted_at_neutral_values(client: TestClient, mo
 
 
 def test_null_means_openais_default(client: TestClient, model: ScriptedModel) -> None:
-    assert ask(client, **dict.fromkeys(NOTHING_ASKED)).status_code == 200
+    assert ask(client, **dict.fromkeys(NEUTRAL_FIELDS)).status_code == 200
 
     (asked,) = model.requests
     assert asked == CompletionRequest(prompt="A mole:", seed=asked.seed)
     assert (asked.max_tokens, asked.temperature, asked.top_p, asked.top_k, asked.stop) == (16, 1.0, 1.0, 0, [])
 
 
-@pytest.mark.parametrize(("name", "value"), ASKED_FOR)
+@pytest.mark.parametrize(("name", "value"), UNSUPPORTED)
 def test_unsupported_features_are_rejected_by_name(client: TestClient, name: str, value: Any) -> None:
     answer = ask(client, **{name: value})
 
@@ -139,7 +139,7 @@ def test_a_drawn_seed_is_sent_even_if_defaults_are_excluded() -> None:
 LONG = "x" * 200_001
 
 
-@pytest.mark.parametrize("bad", [SURROGATE, "", LONG], ids=["half a surrogate pair", "empty", "too long"])
+@pytest.mark.parametrize("bad", [SURROGATE, "", LONG], ids=["lone surrogate", "empty", "too long"])
 @pytest.mark.parametrize(
     "where",
     [

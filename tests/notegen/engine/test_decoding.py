@@ -1,4 +1,4 @@
-"""What decoders write, token by token, with logits of the test's own: stop texts, limits, what goes on behind them."""
+"""Decoders with given logits, token by token: stop texts, limits, and the segments after them."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -27,7 +27,7 @@ PROMPT = [1, 2, 3]
 
 
 class Pieces:
-    """A tokenizer that takes the longest piece that fits; `spaced`: it puts a space in front, as SentencePiece does."""
+    """A greedy longest-match tokenizer; `spaced`: it adds a space in front, like SentencePiece."""
 
     eos_token_id = 0
     bos_token_id = None
@@ -79,7 +79,7 @@ def fixed(text: bytes, *, from_prompt: bool = False) -> OutputSegment:
 
 
 def run(decoder: Decoder, *wanted: bytes) -> tuple[Output, bytes]:
-    """(what is written by a model that wants these pieces in turn, the text that it was shown at last)."""
+    """(output of a model that prefers these pieces in turn, the text that it saw last)."""
     path: list[int] = []
     continuation = decoder.begin()
     for piece in wanted:
@@ -195,7 +195,7 @@ def test_a_free_segment_may_end_at_its_limit_and_the_text_continues() -> None:
     assert (done.text, done.finished) == (b" red blue. The end.", False)
 
 
-# What was a choice.
+# Decisions.
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
@@ -216,7 +216,7 @@ def test_sampling_first_and_masking_first_count_the_same_decisions(
     assert done.decisions == decisions
 
 
-# Tokens of a text that follows others.
+# Encoding a continuation.
 
 
 @pytest.mark.parametrize("text", [".", " .", ", it is", "  two", "é 👋", "\n"])
@@ -233,7 +233,7 @@ def test_a_text_that_begins_within_a_character_is_encoded() -> None:
     assert VOCABULARY.decode(VOCABULARY.encode(rest)) == rest
 
 
-# Over a cache.
+# With a cache.
 
 
 SMALL = Pieces([b"a", b"b", b"c", b"ab", b"bc", b"abc"])
@@ -242,7 +242,7 @@ STOPS = ("ca", "bb", "acb", "cc")
 
 
 def segmented(seed: int) -> SegmentedDecoder:
-    """Parts whose stop texts begin within tokens, end within them, or are never written."""
+    """Segments whose stop texts begin within tokens, end within them, or never occur."""
     vocabulary = vocabulary_of(SMALL)
     sampler = Sampler(SamplingParams(), seed=seed)
 
@@ -256,7 +256,7 @@ def segmented(seed: int) -> SegmentedDecoder:
 
 
 def by_hand(decoder: Decoder, cache: FakeContext) -> list[list[int]]:
-    """What it is shown at each continuation, written without a cache."""
+    """The tokens that the model sees at each step, computed without a cache."""
     shown = [[*PROMPT, *decoder.begin().tokens]]
     while not (continuation := decoder.next(cache.logits_after(shown[-1]))).ended:
         shown.append([*(PROMPT if continuation.from_prompt else shown[-1]), *continuation.tokens])

@@ -1,4 +1,4 @@
-"""The batching engine over the real GGUF: texts that don't depend on who else is there, and books that balance."""
+"""The engine with the real GGUF: texts, errors, token counts, caches and memory."""
 
 import itertools
 import random
@@ -38,7 +38,7 @@ CELLS = 4096
 WAIT_S = 120
 COLOURS, BORDERS = (" red", " blue", " brown"), (" round.", " ragged.")
 ENDLESS: dict[str, Any] = {"prompt": "Letters:", "grammar": "root ::= [a-z ]+", "max_tokens": 900, "temperature": 1.0}
-# Whoever reads it needs more items than llguidance has: a text without an end that leaves no choice.
+# Parsing it needs more items than llguidance allows: an endless text without a choice.
 TOO_MUCH = 'root ::= ("a" | "b") more\nmore ::= "x" more'
 
 
@@ -52,7 +52,7 @@ def one_of(words: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """A request as a value, and the texts that its grammars allow; None where it writes freely."""
+    """A request body, and the texts that its grammars allow; None without a grammar."""
 
     body: dict[str, Any]
     allowed: frozenset[str] | None = None
@@ -67,7 +67,7 @@ def free(number: int, seed: int, *, tokens: int = 8, **more: Any) -> Case:
 
 
 def long(number: int, seed: int) -> Case:
-    """A difference in one token's logits changes all that follows; no end token before: texts of one length."""
+    """Texts of equal length in which a difference in one token's logits changes everything after it."""
     return free(number, seed, tokens=40, top_k=40)
 
 
@@ -108,7 +108,7 @@ def weights() -> Iterator[Weights]:
 
 @contextmanager
 def running(weights: Weights, **settings: Any) -> Iterator[LLMEngine]:
-    """An engine of its own over the shared weights."""
+    """A new engine over the shared weights."""
     shape = ContextConfig(cells=CELLS, max_sequences=64, threads=1)
     engine = LLMEngine(
         weights, shape, model_info=ModelInfo("smollm2", None), **{"slots": 8, "context_tokens": 1024} | settings
@@ -141,12 +141,12 @@ def wait_for_state(engine: LLMEngine, what: str, value: int) -> None:
     wait_until(lambda: metric(engine, "state", what=what) == value, timeout_s=WAIT_S, what=f"{value} {what}")
 
 
-# The same text whatever the load.
+# Texts under load.
 
 
 @pytest.fixture(scope="module")
 def alone(engine: LLMEngine) -> list[str]:
-    """What each of the 64 requests writes when it is asked alone, with `deterministic`."""
+    """The deterministic text of each of the 64 requests, run alone."""
     return [text(submit_and_wait(engine, case.request(deterministic=True))) for case in CASES]
 
 
@@ -205,11 +205,11 @@ def test_deterministic_requests_are_not_batched(engine: LLMEngine, alone: list[s
 def test_without_deterministic_the_same_batches_give_the_same_texts(
     weights: Weights, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    """Asked in the same order, one at a time, all batches are the same. In one batch a text may be another."""
+    """In the same order, one at a time, all batches are the same. In a shared batch a text may differ."""
     cases = [long(number, seed=number) for number in range(24)]
     with running(weights) as engine:
         apart = [text(submit_and_wait(engine, case.request())) for case in cases]
-    with running(weights) as engine:  # nothing of what the first one kept
+    with running(weights) as engine:  # with an empty cache
         again = [text(submit_and_wait(engine, case.request())) for case in cases[:8]]
     with running(weights) as engine:
         answers = [engine.submit(case.request(), cancelled=never) for case in cases]
@@ -222,7 +222,7 @@ def test_without_deterministic_the_same_batches_give_the_same_texts(
     assert len(set(apart)) == len(cases)
 
 
-# Requests that end early, or can't be done.
+# Cancelled and impossible requests.
 
 
 def test_the_caches_are_empty_after_the_last_request(weights: Weights) -> None:
@@ -334,7 +334,7 @@ def test_a_stopped_engine_fails_running_and_new_requests(weights: Weights) -> No
         assert not engine.alive
 
 
-# What is decoded, and what is counted.
+# Decoded and counted tokens.
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -357,7 +357,7 @@ def test_segments_are_generated_in_order_with_forced_and_sampled_tokens_counted(
 
 
 def test_a_segment_from_the_prompt_does_not_see_earlier_segments(engine: LLMEngine) -> None:
-    """Greedy, so that only what the model sees can make a difference."""
+    """Greedy, so that texts differ only if the model sees different tokens."""
     words = {"grammar": 'root ::= " seven" | " zebra"', "max_tokens": 9}
     numbers = {"text": " one two three four five six"}
 
@@ -415,7 +415,7 @@ def test_a_repeated_beginning_under_a_grammar_is_not_decoded_again(engine: LLMEn
         return engine.stats.decoded_tokens - before
 
     whole = len(weights.encode(prompt, begin=True)) + len(weights.encode(begun, begin=False))
-    assert decoded(first) >= whole - 2  # other requests here may have begun alike
+    assert decoded(first) >= whole - 2  # other requests may share its first tokens
     assert decoded(first, seed=9) == 0
     assert decoded(other, seed=9) == 0
 
@@ -439,7 +439,7 @@ def test_metrics_cover_tokens_batches_cache_and_queue(engine: LLMEngine) -> None
     assert metric(engine, "tokens_total", kind="decoded") == engine.stats.decoded_tokens
 
 
-# Stop texts, and what follows them.
+# Stop texts.
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -457,7 +457,7 @@ def test_a_stop_text_ends_a_text_under_a_grammar(engine: LLMEngine, segmented: b
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_after_a_stop_text_the_model_sees_only_the_text_before_it(engine: LLMEngine, deterministic: bool) -> None:
-    """The stop text's first token is decoded before its second one. Greedy, so that only what is seen counts."""
+    """The first token of the stop text is decoded before its second one. Greedy, as above."""
     stops = [" stops here", " stops there", " halts here", " halts there"]
     stopped = {"grammar": 'root ::= " animal" (" stops" | " halts") (" here" | " there")', "stop": stops}
     writes = {"grammar": "root ::= [a-z ]+", "max_tokens": 12}
@@ -485,11 +485,11 @@ def test_a_fixed_text_that_the_vocabulary_cannot_express_is_rejected(engine: LLM
         complete(engine, prompt="A mole", segments=[{"text": " It\x04 is"}])
 
 
-# A context that breaks, and memory.
+# Broken contexts and memory.
 
 
 class Breaking(LlamaContext):
-    """Loses its cache at the decodes that `broken_at` numbers."""
+    """Loses its cache at the decodes numbered in `broken_at`."""
 
     broken_at: Sequence[int] = ()
 
@@ -505,7 +505,7 @@ class Breaking(LlamaContext):
 
 
 def test_a_broken_context_is_rebuilt_and_no_request_is_lost(weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Greedy and of one mind, so that the batch's shape can't change a text."""
+    """Greedy with clear preferences, so that the batch's shape cannot change a text."""
     monkeypatch.setattr(engine_module, "LlamaContext", Breaking)
     monkeypatch.setattr(Breaking, "broken_at", (2, 4))
     grammar = 'root ::= " two" (" three" | " zebra") (" four" | " banana") (" five" | " carpet")'
@@ -587,7 +587,7 @@ def test_memory_stays_flat_over_hundreds_of_requests(
     weights: Weights, engine: LLMEngine, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     def round_of(numbers: range, *, prompts: bool = True) -> int:
-        """Ask so many requests, each with a grammar, and a prompt, of its own; returns the bytes in memory after."""
+        """Run requests with distinct grammars, and distinct prompts by default; returns the resident bytes."""
         requests = [
             CompletionRequest(
                 prompt=f"Say of case {n if prompts else 0}:",
@@ -602,7 +602,7 @@ def test_memory_stays_flat_over_hundreds_of_requests(
             answer.result(WAIT_S)
         return int(psutil.Process().memory_info().rss)
 
-    # Fills what the engine keeps: logits of 256 places, a quarter of the cells, grammars.
+    # Fill the caches: logits of 256 nodes, a quarter of the cells, grammars.
     round_of(range(120))
     round_of(range(1000, 1000 + MATCHER_CACHE_SIZE), prompts=False)
 

@@ -1,4 +1,4 @@
-"""Decoding under a grammar with fixed logits: what is forced, what is a choice, and which choice is taken."""
+"""Decoding under a grammar with fixed logits: forced tokens, decisions, and sampled tokens."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -16,7 +16,7 @@ from dermnote_notegen.engine.sampling import Logits, Sampler, SamplingParams  # 
 
 
 class Letters:
-    """A tokenizer of single bytes and a few longer pieces; what llguidance wants of one."""
+    """A tokenizer of single bytes and a few longer pieces, with llguidance's interface."""
 
     eos_token_id = 0
     bos_token_id = None
@@ -35,7 +35,7 @@ RED, BLUE, BLUISH, RE = (LETTERS.tokens.index(token) for token in (b" red", b" b
 
 
 def fixed(likes: Mapping[int, float]) -> Logits:
-    """Logits that never change: `likes` are the tokens that the model prefers."""
+    """Constant logits: `likes` are the tokens that the model prefers."""
     logits = np.zeros(len(LETTERS.tokens), dtype=np.float32)
     for token, value in likes.items():
         logits[token] = value
@@ -43,7 +43,7 @@ def fixed(likes: Mapping[int, float]) -> Logits:
 
 
 def run(decoder: Decoder, likes: Mapping[int, float]) -> tuple[Output, list[int]]:
-    """(what was written, the tokens that the model was shown)."""
+    """(the output, the tokens that the model saw)."""
     shown: list[int] = []
     continuation = decoder.begin()
     while not continuation.ended:
@@ -194,10 +194,10 @@ def test_an_invalid_grammar_is_rejected(gbnf: str) -> None:
         Grammar(gbnf, VOCABULARY)
 
 
-# A vocabulary with every text of a, b and c up to eight letters: looking ahead over all of them at once takes more
-# items than llguidance has where one letter may belong to many words; a single token does not.
+# A vocabulary with every text of a, b and c up to eight letters: computing a mask over all of them takes more items
+# than llguidance allows if a letter may belong to many words; checking a single token does not.
 class Syllables(Letters):
-    """What llguidance wants of a tokenizer; the tokens that Letters has come first."""
+    """A tokenizer with llguidance's interface; the tokens of Letters come first."""
 
     def __init__(self) -> None:
         super().__init__()

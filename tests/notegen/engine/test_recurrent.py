@@ -1,4 +1,4 @@
-"""A model whose memory is recurrent: a state can't be cut at a prefix, so it works without sharing, and says so."""
+"""A model with recurrent memory: a state cannot be cut at a prefix, so it runs without sharing."""
 
 import logging
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def engine(weights: Weights) -> Iterator[LLMEngine]:
 
 
 def answers(engine: LLMEngine, **more: Any) -> list[CompletionResponse]:
-    """All the requests at a time."""
+    """All requests concurrently."""
     asked = [engine.submit(CompletionRequest(**(body | more)), cancelled=lambda: False) for body in BODIES]
     return [answer.result(WAIT_S) for answer in asked]
 
@@ -72,7 +72,9 @@ def test_the_memory_of_a_state_is_measured_at_start(weights: Weights) -> None:
 def test_requests_are_batched_without_sharing(engine: LLMEngine) -> None:
     found = answers(engine)
 
-    assert all(text for number, text in enumerate(texts(found)) if number % 3 != 1)  # a free one may end at once
+    assert all(
+        text for number, text in enumerate(texts(found)) if number % 3 != 1
+    )  # a text without a grammar may be empty
     for text in texts(found)[2::3]:
         assert text.startswith(" it is")
         assert "." in text
@@ -96,7 +98,7 @@ def test_deterministic_texts_are_the_same_alone_and_among_others(engine: LLMEngi
 
 
 def test_each_request_sees_only_its_own_prompt(engine: LLMEngine) -> None:
-    """Greedy: what one is asked beside others is what it is asked alone, whoever used its lane before."""
+    """Greedy: a text is the same alone and among others, whichever request used its sequence before."""
     bodies = [
         {"prompt": prompt, "temperature": 0, "grammar": "root ::= [a-z ]+", "max_tokens": 8}
         for prompt in ("the lesion", "a", "is a lesion is a lesion", "zebra", "the the the", "mole", "x", "a mole is")

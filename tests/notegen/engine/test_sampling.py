@@ -1,4 +1,4 @@
-"""The sampler against fixed logits: what each setting leaves out, and that draws follow the probabilities."""
+"""The sampler with fixed logits: the effect of each filter, and the frequencies of the tokens."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ LOGITS[[5, 2, 7, 0]] = np.log([0.4, 0.3, 0.2, 0.1])
 
 
 def shares(sampling: SamplingParams, logits: Logits = LOGITS, allowed: list[int] | None = None) -> dict[int, float]:
-    """How often each token comes, of 20,000 draws."""
+    """The frequency of each token in 20,000 samples."""
     sampler = Sampler(sampling, seed=1)
     among = None if allowed is None else np.array(allowed)
     drawn = Counter(sampler.sample(logits, among) for _ in range(20_000))

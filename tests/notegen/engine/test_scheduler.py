@@ -23,9 +23,9 @@ PROMPTS = ([1, 2, 3, 4, 5, 6] * 20, [1, 2, 3, 4, 5, 6] * 20 + [3, 3], [1, 2, 3],
 
 
 class FakeDecoder:
-    """A decoder that samples `count` times and is given `forced` tokens behind each: a skeleton with choices.
+    """A decoder that samples `count` times and gets `forced` tokens after each: a skeleton with choices.
 
-    What its continuation number `back_at` gives follows the prompt again.
+    The continuation number `back_at` follows the prompt again.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class FakeDecoder:
 
 
 class FakeRequest:
-    """A request as a value: who requests the same gets the same text, whatever runs beside it."""
+    """A request that is a function of its seed; so is its text, whatever else runs."""
 
     def __init__(self, seed: int) -> None:
         draw = random.Random(seed)
@@ -81,7 +81,7 @@ class FakeRequest:
         )
 
     def expected(self, context: FakeContext) -> list[int]:
-        """The text, written without scheduler or cache."""
+        """The text, computed without scheduler and cache."""
         decoder = self.decoder()
         path = [*self.prompt, *decoder.begin().tokens]
         continuation = decoder.next(context.logits_after(path))
@@ -104,7 +104,7 @@ def finish(scheduler: Scheduler, *, max_steps: int = 100_000) -> None:
 
 
 def empty(scheduler: Scheduler, cache: FakeContext) -> bool:
-    """Nothing is held once what is kept for later was given back."""
+    """Whether nothing remains once the unused branches are evicted."""
     scheduler.cache.clear()
     return (cache.used, scheduler.cache.cells_held, scheduler.cache.sequences_used, scheduler.cache.idle_branches) == (
         0,
@@ -268,7 +268,7 @@ def test_unused_cells_are_counted_apart_from_used_ones() -> None:
     assert scheduler.cache.cells_held > 120
 
     assert scheduler.cache.unused_cells(sequence.node for sequence in scheduler.running) == 90
-    assert run(diagnoses[0], count=1).cached_tokens == 0  # it waits
+    assert run(diagnoses[0], count=1).cached_tokens == 0  # it is still waiting
     finish(scheduler)
     assert scheduler.stats.cached_tokens == 89
     assert scheduler.cache.cells_held <= 120
@@ -302,7 +302,7 @@ def test_a_request_larger_than_the_cache_ends_with_an_error() -> None:
 
 
 class FailingDecoder(FakeDecoder):
-    """A decoder that ends by `fault` behind its second token, or at once."""
+    """A decoder that raises `fault` after its second token, or at once."""
 
     def __init__(self, *, at_once: bool, fault: type[Exception] = GrammarError) -> None:
         super().__init__(1, count=9)
@@ -321,13 +321,13 @@ class FailingDecoder(FakeDecoder):
 
 
 class ForcedDecoder(FakeDecoder):
-    """A decoder that leaves nothing to choose."""
+    """A decoder without any choice."""
 
     def begin(self) -> Continuation:
         return Continuation([1, 2], ended=True)
 
     def next(self, logits: Logits) -> Continuation:
-        raise AssertionError(f"it has ended and was shown {logits}")
+        raise AssertionError(f"called after its end with {logits}")
 
 
 @pytest.mark.parametrize("isolated", [False, True])
