@@ -337,9 +337,12 @@ def test_an_unreadable_choice_is_ignored(tmp_path: Path, other: WeightsFile, con
 @pytest.mark.gguf
 @llama
 def test_the_layout_chosen_by_measuring_keeps_the_perplexity_and_is_used_at_the_next_start(
-    source: WeightsFile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    source: WeightsFile, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which layout wins depends on the machine."""
+    monkeypatch.setattr(command, "ROUNDS", 1)
+    shortest = min(layouts.sample_texts(), key=len)
+    monkeypatch.setattr(layouts, "sample_texts", lambda: [shortest])
     with caplog.at_level(logging.INFO):
         layout = tune(source, threads=1, folder=tmp_path)
     assert caplog.text.count("tokens/s") == 8

@@ -68,11 +68,7 @@ class LLMEngine:
         self._config = config
         self._max_waiting = max_waiting
         self._context = LlamaContext(weights, config)
-        self._scheduler = Scheduler(
-            self._context,
-            slots=slots,
-            unused_cells=config.cells // UNUSED_SHARE,
-        )
+        self._scheduler = Scheduler(self._context, slots=slots, unused_cells=config.cells // UNUSED_SHARE)
         self.stats = self._scheduler.stats
         self._isolated_context: LlamaContext | None = None
         self._isolated: Scheduler | None = None
