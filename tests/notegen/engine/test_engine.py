@@ -151,11 +151,11 @@ def alone(engine: LLMEngine) -> list[str]:
 
 
 def test_deterministic_texts_do_not_depend_on_concurrent_requests(engine: LLMEngine, alone: list[str]) -> None:
-    beside = [engine.submit(case.request(), cancelled=never) for case in CASES]
+    concurrent = [engine.submit(case.request(), cancelled=never) for case in CASES]
     answers = [engine.submit(case.request(deterministic=True), cancelled=never) for case in CASES]
 
     assert [text(answer.result(WAIT_S)) for answer in answers] == alone
-    for case, answer in zip(CASES, beside, strict=True):
+    for case, answer in zip(CASES, concurrent, strict=True):
         assert case.allowed is None or text(answer.result(WAIT_S)) in case.allowed
 
 
@@ -425,12 +425,12 @@ def test_metrics_cover_tokens_batches_cache_and_queue(engine: LLMEngine) -> None
     wait_for_state(engine, "running", 0)
 
     with TestClient(create_engine(engine)) as client:
-        told = client.get("/metrics").text
+        metrics_text = client.get("/metrics").text
 
     for kind in ("prompt", "cached", "forced", "sampled", "decoded"):
-        assert f'dermnote_engine_tokens_total{{kind="{kind}"}}' in told
+        assert f'dermnote_engine_tokens_total{{kind="{kind}"}}' in metrics_text
     for name in ("batch_tokens", "queue_seconds", "first_token_seconds"):
-        assert f"dermnote_engine_{name}_bucket" in told
+        assert f"dermnote_engine_{name}_bucket" in metrics_text
         assert metric(engine, f"{name}_count") > 0
     assert metric(engine, "state", what="slots") == 8
     assert metric(engine, "state", what="cells") == CELLS

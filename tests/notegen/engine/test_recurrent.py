@@ -89,11 +89,11 @@ def test_deterministic_texts_are_the_same_alone_and_among_others(engine: LLMEngi
         engine.submit(CompletionRequest(**body, deterministic=True), cancelled=lambda: False).result(WAIT_S)
         for body in BODIES
     ]
-    beside = [engine.submit(CompletionRequest(**body), cancelled=lambda: False) for body in BODIES]
+    concurrent = [engine.submit(CompletionRequest(**body), cancelled=lambda: False) for body in BODIES]
 
     assert texts(answers(engine, deterministic=True)) == texts(alone)
     assert len(set(texts(alone))) == len(BODIES)
-    for other in beside:
+    for other in concurrent:
         other.result(WAIT_S)
 
 
