@@ -1,7 +1,7 @@
-"""The engine beside its peers: the same weights, prompts, sampling and note limit; caches cold, requests distinct.
+"""Compare the engine with its peers: same weights, prompts, sampling and limits, cold caches, distinct requests.
 
-First a short pass finds how each peer runs best here. Then ours at several slot counts, llama.cpp's own server (PyPI
-xllamacpp) and plain llama_cpp.Llama run in turns, and the arms of a ratio have the very same requests.
+A short pass finds the best settings of each peer on this machine. Then our engine at several slot counts, llama.cpp's
+server (PyPI xllamacpp) and plain llama_cpp.Llama run in turns; both arms of a ratio get identical requests.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 from dermnote_contracts.notes import Strategy
 from dermnote_notegen.engine.model import find_weights
+from dermnote_notegen.engine.server import OPENMP_SPINS
 from dermnote_notegen.settings import Settings
 from dermnote_notegen.verify import Verifier
 from dermnote_notegen.writing.priors import load_priors
@@ -28,7 +29,7 @@ from lab.throughput.requests import CHOICE, Diagnoses, Facts, Mix
 from lab.throughput.selection import Candidate, Selection, choose_free, choose_guided, choose_plain
 
 SIDES = ("ours", "server", "plain")
-SELECTION_SALT = 0  # the rounds have the salts from 1 on, so their requests are others
+SELECTION_SALT = 0  # rounds use salts from 1 on, so their requests differ
 
 Arm = Callable[[int], Run]
 
@@ -37,20 +38,23 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--notes", type=int, default=36, help="requests a round of ours and of the server's P2")
+    parser.add_argument("--notes", type=int, default=36, help="requests per round of our engine and of the server's P2")
     parser.add_argument(
-        "--few", type=int, default=16, help="of the slow arms, the server's G and plain Llama, and of ours beside them"
+        "--few",
+        type=int,
+        default=16,
+        help="requests per round of the slow arms and of ours compared with them",
     )
-    parser.add_argument("--tries", type=int, default=16, help="requests of each try while a peer's best is looked for")
-    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 8, 16, 24, 32], help="ours under G")
-    parser.add_argument("--free-slots", type=int, nargs="+", default=[16, 24], help="ours under P2")
-    parser.add_argument("--few-slots", type=int, nargs="+", default=[24], help="ours with few requests")
+    parser.add_argument("--tries", type=int, default=16, help="requests per trial when selecting a peer's settings")
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 8, 16, 24, 32], help="our slot counts for G")
+    parser.add_argument("--free-slots", type=int, nargs="+", default=[16, 24], help="our slot counts for P2")
+    parser.add_argument("--few-slots", type=int, nargs="+", default=[24], help="our slot counts with few requests")
     parser.add_argument("--server-slots", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--server-layouts", nargs="+", default=["source", "Q8_0", "BF16", "IQ4_NL", "Q4_0"])
     parser.add_argument("--plain-layouts", nargs="+", default=["source", "Q8_0", "BF16", "Q4_0"])
     parser.add_argument("--diagnoses", choices=get_args(Diagnoses), default="common")
     parser.add_argument(
-        "--facts", choices=get_args(Facts), default="shared", help="shared: what P2 says and G says too; or all"
+        "--facts", choices=get_args(Facts), default="shared", help="shared: the facts that both P2 and G state; or all"
     )
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--out", type=Path, default=Path("lab/results/engine.json"))
@@ -58,17 +62,17 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def choose(bench: Bench, arguments: argparse.Namespace) -> dict[str, Selection]:
-    """How each peer runs best here, by the beginning of its arms' names."""
+    """The best settings of each peer, by the prefix of its arms' names."""
     found: dict[str, Selection] = {}
     few = max(1, arguments.tries // 2)
 
     def server(strategy: Strategy, candidate: Candidate, notes: int) -> Run:
         name = f"server {strategy} {candidate}"
-        return told("selection", bench.server(name, strategy, candidate, salt=SELECTION_SALT, notes=notes))
+        return printed("selection", bench.server(name, strategy, candidate, salt=SELECTION_SALT, notes=notes))
 
     def plain(candidate: Candidate) -> Run:
         name = f"plain Llama P2 {candidate.layout}"
-        return told("selection", bench.plain(name, candidate, salt=SELECTION_SALT, notes=few))
+        return printed("selection", bench.plain(name, candidate, salt=SELECTION_SALT, notes=few))
 
     if "server" in arguments.sides:
         free = choose_free(
@@ -85,15 +89,15 @@ def choose(bench: Bench, arguments: argparse.Namespace) -> dict[str, Selection]:
 
 
 def our_arms(bench: Bench, arguments: argparse.Namespace) -> dict[str, Arm]:
-    """Name -> what runs one round of it: G and P2 with all requests, and with as few as the slow peers have.
+    """Name -> a function that runs one round: G and P2 with all requests, and with as few as the slow peers get.
 
-    One more of G has symptoms and findings to tell too, which no ratio is made of.
+    One more arm of G states symptoms and findings too; it is in no ratio.
     """
 
     def arm(name: str, strategy: Strategy, slots: int, notes: int, *, facts: Facts | None = None) -> Arm:
         return lambda turn: bench.ours(name, strategy, slots=slots, salt=turn, notes=notes, facts=facts)
 
-    wanted: list[tuple[Strategy, list[int], int, str]] = [
+    variants: list[tuple[Strategy, list[int], int, str]] = [
         ("G", arguments.slots, arguments.notes, ""),
         ("P2", arguments.free_slots, arguments.notes, ""),
         ("G", arguments.few_slots, arguments.few, ", few"),
@@ -101,7 +105,7 @@ def our_arms(bench: Bench, arguments: argparse.Namespace) -> dict[str, Arm]:
     ]
     names = {
         f"ours {strategy} {slots} slots{few}": (strategy, slots, notes)
-        for strategy, counts, notes, few in wanted
+        for strategy, counts, notes, few in variants
         for slots in counts
     }
     arms = {name: arm(name, *rest) for name, rest in names.items()}
@@ -112,7 +116,7 @@ def our_arms(bench: Bench, arguments: argparse.Namespace) -> dict[str, Arm]:
 
 
 def peer_arms(bench: Bench, arguments: argparse.Namespace, chosen: Mapping[str, Selection]) -> dict[str, Arm]:
-    """Name -> what runs one round of it, for all that the selection kept."""
+    """Name -> a function that runs one round, for all settings that the selection kept."""
 
     def server(name: str, strategy: Strategy, candidate: Candidate, notes: int) -> Arm:
         return lambda turn: bench.server(name, strategy, candidate, salt=turn, notes=notes)
@@ -133,8 +137,8 @@ def peer_arms(bench: Bench, arguments: argparse.Namespace, chosen: Mapping[str, 
     return found
 
 
-def told(when: str, run: Run) -> Run:
-    """The run, printed."""
+def printed(when: str, run: Run) -> Run:
+    """Print a run and return it."""
     print(
         f"{when}: {run.arm}, {run.notes} requests: {run.notes_per_s:.2f} notes/s, {run.faithful_per_s:.2f} faithful, "
         f"{run.sampled_per_s:.0f} sampled tokens/s",
@@ -144,17 +148,20 @@ def told(when: str, run: Run) -> Run:
 
 
 def limits() -> dict[str, float]:
-    """Tokens a second that llama.cpp itself reaches here, in the layout that the engine runs: what bounds us."""
+    """llama.cpp's own tokens per second in the layout that the engine runs: our upper bound."""
     code = "import json; from lab.peers.limits import measured; print(json.dumps(measured()))"
     done = subprocess.run(  # noqa: S603 - the command is the benchmark's own
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, env=os.environ | {"GOMP_SPINCOUNT": "100000"}
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        check=True,
+        env=os.environ | {"GOMP_SPINCOUNT": OPENMP_SPINS},
     )
     found: dict[str, float] = json.loads(done.stdout)
     return found
 
 
 def measure(arguments: argparse.Namespace, *, folder: Path) -> tuple[dict[str, Selection], list[Run]]:
-    """(how the peers run best, all rounds of all arms in turns)."""
+    """(the peers' selected settings, all rounds of all arms in turns)."""
     names = [*arguments.server_layouts, *arguments.plain_layouts] if set(arguments.sides) != {"ours"} else []
     priors = load_priors()
     bench = Bench(
@@ -168,26 +175,30 @@ def measure(arguments: argparse.Namespace, *, folder: Path) -> tuple[dict[str, S
     chosen = choose(bench, arguments)
     arms = (our_arms(bench, arguments) if "ours" in arguments.sides else {}) | peer_arms(bench, arguments, chosen)
     turns = range(1, arguments.rounds + 1)
-    return chosen, [told(f"round {turn}", arm(turn)) for turn in turns for arm in arms.values()]
+    return chosen, [printed(f"round {turn}", arm(turn)) for turn in turns for arm in arms.values()]
 
 
-def asked_for(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the requests were, for the record."""
+def request_record(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Describes the requests, for the record."""
     given = {name: getattr(arguments, name) for name in ("notes", "few", "tries", "diagnoses", "facts")}
-    drawn = CHOICE if arguments.diagnoses == "common" else f"as common, but all diagnoses with a prior alike: {CHOICE}"
+    drawn = (
+        CHOICE
+        if arguments.diagnoses == "common"
+        else f"as common, but all diagnoses with a prior equally likely: {CHOICE}"
+    )
     return given | {"drawn": drawn}
 
 
 def cpu() -> dict[str, Any]:
-    """The processor's name, and which of the vector units that llama.cpp has kernels for it has."""
-    told = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    found = {name.strip(): value.strip() for name, value in told.items()}
+    """The processor's name, and its vector units for which llama.cpp has kernels."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    found = {name.strip(): value.strip() for name, value in lines.items()}
     units = [flag for flag in found.get("flags", "").split() if flag.startswith(("avx", "amx", "f16c"))]
     return {"model": found.get("model name", ""), "vector_units": sorted(units)}
 
 
 def main() -> None:
-    """Choose, measure, print a table, write JSON and a plot."""
+    """Select, measure, print a table, write JSON and a plot."""
     arguments = read_arguments()
     with tempfile.TemporaryDirectory(prefix="dn-") as folder:
         bounds = limits()
@@ -204,7 +215,7 @@ def main() -> None:
     record = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "cpu": cpu(),
-        "requests": asked_for(arguments),
+        "requests": request_record(arguments),
         "limits": bounds,
         "selection": {begins: selection.record() for begins, selection in chosen.items()},
         "arms": rows,

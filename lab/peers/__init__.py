@@ -1,1 +1,1 @@
-"""Other engines to measure Dermnote's against, each in a process of its own, and the client that asks them."""
+"""Other engines to compare Dermnote's with, each in its own process, and their client."""

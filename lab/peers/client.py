@@ -1,7 +1,7 @@
-"""Ask llama.cpp's server for many completions, so many at a time, and measure what that took.
+"""Send llama.cpp's server many concurrent completions, and measure time and memory.
 
-Its native `/completion` is asked, not `/v1/completions`: only that one reports tokens that came from the prompt cache,
-and takes the whole sampling chain.
+Uses its native `/completion` rather than `/v1/completions`: only that one reports tokens from the prompt cache and
+accepts the whole sampling chain.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lab.peers.process import ServerProcess, machine_cpu_s
 
 TIMEOUT_S = 120.0
-# The chain of llama_cpp.Llama, in its order, without the samplers that change nothing at their defaults.
+# The chain of llama_cpp.Llama, in its order, without samplers that do nothing at their defaults.
 SAMPLERS = ("top_k", "top_p", "min_p", "temperature")
 FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
 class PeerRequest:
-    """One completion to ask for. `top_k` 0, `top_p` 1 and `min_p` 0 each leave every token in; `grammar`: GBNF."""
+    """One completion request. `top_k` 0, `top_p` 1 and `min_p` 0 disable the filter; `grammar`: GBNF."""
 
     prompt: str
     max_tokens: int
@@ -54,10 +54,10 @@ class PeerRequest:
 
 @dataclass(frozen=True)
 class PeerAnswer:
-    """What came of one request. `error` is set where nothing usable came, and then the counts may be 0.
+    """The result of one request. If `error` is set, the counts may be 0.
 
-    `sampled_tokens` counts the token that ended the text; `prefilled_tokens`: of the prompt, those that the server
-    computed; `cached_tokens`: those that it had. `seconds`: from sending to the answer.
+    `sampled_tokens` includes the token that ended the text; `prefilled_tokens`: prompt tokens that the server computed;
+    `cached_tokens`: prompt tokens from its cache. `seconds`: from sending the request to the answer.
     """
 
     text: str = ""
@@ -73,8 +73,8 @@ class PeerAnswer:
 class PeerBatch:
     """The answers in the order of the requests.
 
-    `cpu_s`: the server's, during the batch; `others_cpu_s`: of all that is neither server nor client in that time, so
-    a batch with much of it tells of a busy machine; `peak_bytes`: the server's, in its life.
+    `cpu_s`: the server's during the batch; `others_cpu_s`: that of all other processes in that time, high on a busy
+    machine; `peak_bytes`: the server's, since its start.
     """
 
     answers: Sequence[PeerAnswer]
@@ -85,29 +85,29 @@ class PeerBatch:
 
     @property
     def errors(self) -> Sequence[str]:
-        """What went wrong, one entry for each request that failed."""
+        """The errors of all failed requests."""
         return [answer.error for answer in self.answers if answer.error is not None]
 
     @property
     def answered_per_s(self) -> float:
-        """Requests that were answered, over wall seconds."""
+        """Answered requests per wall second."""
         return (len(self.answers) - len(self.errors)) / self.wall_s
 
     @property
     def sampled_per_s(self) -> float:
-        """Sampled tokens of the answered requests, over wall seconds."""
+        """Sampled tokens of the answered requests per wall second."""
         return sum(answer.sampled_tokens for answer in self.answers if answer.error is None) / self.wall_s
 
     @property
     def prefilled_per_s(self) -> float:
-        """Prompt tokens that the server computed, over wall seconds."""
+        """Prompt tokens computed by the server per wall second."""
         return sum(answer.prefilled_tokens for answer in self.answers if answer.error is None) / self.wall_s
 
 
 def measure(
     server: ServerProcess, requests: Sequence[PeerRequest], *, concurrency: int, timeout_s: float = TIMEOUT_S
 ) -> PeerBatch:
-    """Ask a running server for all of it, `concurrency` at a time. Raises ServerFailed when it died over that."""
+    """Send all requests to a running server, `concurrency` at a time. Raises ServerFailed if it dies."""
     before, everyone, client, begun = server.usage(), machine_cpu_s(), time.process_time(), time.perf_counter()
     answers = asyncio.run(complete_all(server.url, requests, concurrency=concurrency, timeout_s=timeout_s))
     wall_s, after = time.perf_counter() - begun, server.usage()
@@ -119,9 +119,9 @@ def measure(
 async def complete_all(
     url: str, requests: Sequence[PeerRequest], *, concurrency: int, timeout_s: float = TIMEOUT_S
 ) -> Sequence[PeerAnswer]:
-    """An answer for each request, in their order; a request that fails has an answer with an error."""
+    """The answers in the order of the requests; a failed request has an answer with an error."""
     turns = asyncio.Semaphore(concurrency)
-    # Each request gets a connection of its own turn: a pool that is smaller would time requests out while they wait.
+    # A smaller pool would time requests out while they wait for a connection.
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=timeout_s, trust_env=False) as client:
 
@@ -133,7 +133,7 @@ async def complete_all(
 
 
 async def complete(client: httpx.AsyncClient, request: PeerRequest) -> PeerAnswer:
-    """One completion; what fails on the way is the answer's error."""
+    """One completion; a transport or server error becomes the answer's error."""
     begun = time.perf_counter()
     try:
         response = await client.post("/completion", json=request.body())
@@ -141,7 +141,7 @@ async def complete(client: httpx.AsyncClient, request: PeerRequest) -> PeerAnswe
         return PeerAnswer(error=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - begun)
     seconds = time.perf_counter() - begun
     if response.is_error:
-        return PeerAnswer(error=f"HTTP {response.status_code}: {_said(response)}", seconds=seconds)
+        return PeerAnswer(error=f"HTTP {response.status_code}: {_error_message(response)}", seconds=seconds)
     try:
         completion = _Completion.model_validate_json(response.content)
     except ValidationError as error:
@@ -191,7 +191,7 @@ class _Refusal(BaseModel):
     error: _Error
 
 
-def _said(response: httpx.Response) -> str:
+def _error_message(response: httpx.Response) -> str:
     try:
         return _Refusal.model_validate_json(response.content).error.message
     except ValidationError:

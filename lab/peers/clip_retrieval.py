@@ -1,7 +1,7 @@
-"""clip-retrieval's own KnnService and Flask app over a flat FAISS index of given vectors, in an environment of its own.
+"""clip-retrieval's own KnnService and Flask app over a flat FAISS index of given vectors, in its own environment.
 
-clip-retrieval pins NumPy 1 and brings torch, two CLIP packages and a tracker, which a search by vector never calls; so
-it is installed without its dependencies beside those that this path needs, with the FAISS that Dermnote has, and its
+clip-retrieval pins NumPy 1 and depends on torch, two CLIP packages and a tracker, which a search by vector never calls.
+So it is installed without its dependencies, together with those that this path needs and Dermnote's FAISS version;
 `torch` is an empty module. Its image and text towers are therefore not part of any comparison.
 
     python -m lab.peers.clip_retrieval VECTORS.npy METADATA_FOLDER PORT      (inside that environment)
@@ -25,7 +25,7 @@ FOLDER = Path(".dermnote/peers/clip-retrieval")
 
 
 def python_of(folder: Path = FOLDER) -> Path:
-    """The interpreter of an environment that holds it, made at the first call. Raises CalledProcessError."""
+    """The interpreter of its environment, which the first call creates. Raises CalledProcessError."""
     python = folder / "bin" / "python"
     if not (folder / "made").is_file():
         venv.create(folder, with_pip=True, clear=True)
@@ -37,8 +37,8 @@ def python_of(folder: Path = FOLDER) -> Path:
 
 
 def main() -> None:
-    """Serve until ended."""
-    # All of these are in the other environment only.
+    """Serve until killed."""
+    # These are installed in the other environment only.
     import faiss  # noqa: PLC0415
     import numpy as np  # noqa: PLC0415
     from flask import Flask  # noqa: PLC0415
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def _clip_back() -> Any:
-    """The module with the service. The package's own beginning would import all of its other commands first."""
+    """The module with the service. Importing the package itself would import all of its other commands."""
     spec = find_spec("clip_retrieval")
     if spec is None or spec.submodule_search_locations is None:
         sys.exit("clip-retrieval is not installed here")

@@ -1,8 +1,8 @@
-"""llama.cpp's own HTTP server, as PyPI's xllamacpp ships it, in a process of its own: the peer to measure against.
+"""llama.cpp's own HTTP server, as shipped by PyPI's xllamacpp, in its own process: the peer of the comparison.
 
     python -m lab.peers.llama_server --model file.gguf --slots 4 --context-tokens 2048 --threads 2 --port 8090
 
-Needs xllamacpp and nothing else. It serves until SIGTERM or SIGINT, or until the process that started it is gone.
+Needs xllamacpp only. It serves until SIGTERM or SIGINT, or until its parent process is gone.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from typing import Any
 HOST = "127.0.0.1"
 CELLS_STEP = 256  # llama.cpp rounds a slot's context up to this
 PARENT_POLL_S = 0.5
-# Threads that wait for each other spin this often before they sleep, as Dermnote's engine has it.
-SPINS = "100000"
+# How often OpenMP threads spin at a barrier before they sleep: the same as in Dermnote's engine (OPENMP_SPINS there).
+SPINS = "1000"
 WARNINGS = 2
 
 
@@ -27,10 +27,10 @@ WARNINGS = 2
 class ServerSettings:
     """How llama.cpp's server runs. Prompt cache, continuous batching and flash attention (auto) are always on.
 
-    `context_tokens`: KV cells of all slots together; `kv_unified`: one pool of cells instead of an equal share a slot;
-    `host_cache_mib`: most memory for prompts that slots gave up, 0 for none (8192 is the server's own default);
-    `reuse_tokens`: shortest piece of an earlier prompt that is shifted to another place, 0 for never (what a shifted
-    piece leads to is not what the model would compute).
+    `context_tokens`: KV cells of all slots together; `kv_unified`: one pool of cells, not an equal share per slot;
+    `host_cache_mib`: most memory for prompts evicted from slots, 0 for none (8192 is the server's default);
+    `reuse_tokens`: shortest piece of an earlier prompt that is shifted to another position, 0 for never (the results
+    then differ from what the model would compute).
     """
 
     model: Path
@@ -96,14 +96,14 @@ def server_parameters(xllamacpp: Any, settings: ServerSettings, *, port: int) ->
     parameters.cache_ram_mib = settings.host_cache_mib
     parameters.n_cache_reuse = settings.reuse_tokens
     parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_AUTO
-    parameters.fit_params = False  # it would choose another context than the one asked for
+    parameters.fit_params = False  # it would change the context size
     parameters.ctx_shift = False
     parameters.verbosity = WARNINGS
     return parameters
 
 
-def wait_for_the_end() -> None:
-    """Return at SIGTERM or SIGINT, or once the process that started this one is gone."""
+def wait_for_exit() -> None:
+    """Return at SIGTERM or SIGINT, or once the parent process is gone."""
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -120,7 +120,7 @@ def main() -> None:
     server = xllamacpp.Server(server_parameters(xllamacpp, settings, port=port))
     print(f"{xllamacpp.__name__} {xllamacpp.__version__} serves {settings} on {server.listening_address}", flush=True)
     print(xllamacpp.get_system_info(), flush=True)
-    wait_for_the_end()
+    wait_for_exit()
 
 
 if __name__ == "__main__":

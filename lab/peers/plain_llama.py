@@ -1,8 +1,8 @@
-"""Plain llama_cpp.Llama in a loop, in a process of its own: what most people write first.
+"""Plain llama_cpp.Llama in a loop, in its own process: what most people write first.
 
     python -m lab.peers.plain_llama < requests.json > answers.json
 
-It keeps the longest common prefix with its last prompt, so it is not naive.
+It reuses the longest common prefix with its last prompt, so it is not naive.
 """
 
 import json
@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from lab.peers.client import PeerRequest
 
 ROOT = Path(__file__).resolve().parents[2]
-SPINS = "100000"
+SPINS = "1000"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PlainSettings:
 
 @dataclass(frozen=True)
 class PlainAnswer:
-    """One text. `prefilled_tokens`: of the prompt, those behind what the last prompt shares."""
+    """One text. `prefilled_tokens`: prompt tokens after the prefix shared with the last prompt."""
 
     text: str
     finished: bool
@@ -45,7 +45,7 @@ class PlainAnswer:
 
 @dataclass(frozen=True)
 class PlainBatch:
-    """The answers in order; wall seconds without loading; most resident memory of the process."""
+    """The answers in order; wall seconds without loading; peak resident memory of the process."""
 
     answers: Sequence[PlainAnswer]
     wall_s: float
@@ -53,7 +53,7 @@ class PlainBatch:
 
 
 def plain_llama(requests: Sequence[PeerRequest], settings: PlainSettings) -> PlainBatch:
-    """Run a batch in a new process. Raises subprocess.CalledProcessError when it fails."""
+    """Run a batch in a new process. Raises subprocess.CalledProcessError if it fails."""
     work = {
         "settings": asdict(settings) | {"model": str(settings.model)},
         "requests": [asdict(one) for one in requests],
@@ -70,7 +70,7 @@ def plain_llama(requests: Sequence[PeerRequest], settings: PlainSettings) -> Pla
 
 
 def complete(llama: Any, request: PeerRequest) -> PlainAnswer:
-    """One free text; what the model holds of the prompt already is not computed again."""
+    """One free text; the part of the prompt that the model holds already is not computed again."""
     import llama_cpp  # noqa: PLC0415 - only the child loads it
 
     prompt = llama.tokenize(request.prompt.encode(), add_bos=True, special=False)
@@ -96,7 +96,7 @@ def complete(llama: Any, request: PeerRequest) -> PlainAnswer:
 
 
 def main() -> None:
-    """Read settings and requests, write the batch."""
+    """Read settings and requests from stdin, write the batch to stdout."""
     import llama_cpp  # noqa: PLC0415 - only the child loads it
 
     work = json.load(sys.stdin)

@@ -1,4 +1,4 @@
-"""A peer's server as a child process: start, wait until it serves, read what it used, end it. Knows no llama.cpp.
+"""A peer's server as a child process: start, wait until it serves, read its resource use, stop it.
 
 Linux only: memory and processor time come from /proc.
 """
@@ -26,12 +26,12 @@ READY_S = 60.0
 
 
 class ServerFailed(Exception):
-    """The server did not start, or ended by itself; the message has the end of its log."""
+    """The server did not start or exited by itself; the message contains the end of its log."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """`cpu_s`: user and system seconds since the process began; `peak_bytes`: most resident memory so far (VmHWM)."""
+    """`cpu_s`: user and system seconds since the process began; `peak_bytes`: peak resident memory so far (VmHWM)."""
 
     cpu_s: float
     peak_bytes: int
@@ -39,20 +39,20 @@ class Usage:
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A server that answers at `url`, by its process."""
+    """A running server that answers at `url`."""
 
     url: str
     pid: int
     log: Path
 
     def usage(self) -> Usage:
-        """What it used so far. Raises ServerFailed when it is gone."""
+        """Its resource use so far. Raises ServerFailed if it is gone."""
         folder = Path("/proc", str(self.pid))
         try:
             status = (folder / "status").read_text()
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-        except (OSError, ValueError) as error:  # a process that ended but was not waited for has no VmHWM
+        except (OSError, ValueError) as error:  # a zombie process has no VmHWM
             raise ServerFailed(f"the server (process {self.pid}) is gone\n{log_tail(self.log)}") from error
         ticks = int(fields[11]) + int(fields[12])  # utime and stime, the 14th and 15th field
         return Usage(cpu_s=ticks / os.sysconf("SC_CLK_TCK"), peak_bytes=int(peak) * 1024)
@@ -62,7 +62,7 @@ class ServerProcess:
 def llama_server(
     settings: ServerSettings, *, python: Path = Path(sys.executable), ready_s: float = READY_S
 ) -> Iterator[ServerProcess]:
-    """llama.cpp's server with these settings on a free port. `python`: an interpreter that has xllamacpp.
+    """llama.cpp's server with these settings on a free port. `python`: an interpreter with xllamacpp.
 
     Raises ServerFailed.
     """
@@ -82,9 +82,9 @@ def server_process(
     environment: Mapping[str, str] | None = None,
     healthy: str = "/health",
 ) -> Iterator[ServerProcess]:
-    """Run a command until its GET `healthy` answers 200; end it, and only it, on leaving. Raises ServerFailed.
+    """Run a server, yield once GET `healthy` returns 200, and stop it on exit. Raises ServerFailed.
 
-    `socket_path`: it listens on this Unix socket; `environment`: variables on top of this process' own.
+    `socket_path`: it listens on this Unix socket; `environment`: variables in addition to this process' own.
     """
     with tempfile.TemporaryDirectory(prefix="dermnote-peer-") as folder:
         log = Path(folder, "server.log")
@@ -107,7 +107,7 @@ def server_process(
 
 
 def machine_cpu_s() -> float:
-    """Seconds that all of this machine's cores were busy since it started, whoever they worked for."""
+    """Busy seconds of all of this machine's cores since it started, for all processes."""
     user, nice, system, _, _, irq, softirq, *_ = (
         int(ticks) for ticks in Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
     )
@@ -115,14 +115,14 @@ def machine_cpu_s() -> float:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on now."""
+    """A free TCP port of this machine."""
     with socket.create_server((HOST, 0)) as listening:
         port: int = listening.getsockname()[1]
         return port
 
 
 def log_tail(log: Path) -> str:
-    """The last lines of a log; empty where there is none."""
+    """The last lines of a log; empty if it does not exist."""
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     return "\n".join(lines[-LOG_TAIL_LINES:])
 
@@ -133,7 +133,7 @@ def _wait_until_healthy(
     ends = time.monotonic() + ready_s
     while not _is_healthy(client, path):
         if (code := child.poll()) is not None:
-            raise ServerFailed(f"the server ended with code {code} before it served\n{log_tail(log)}")
+            raise ServerFailed(f"the server exited with code {code} before it served\n{log_tail(log)}")
         if time.monotonic() > ends:
             raise ServerFailed(f"the server did not serve within {ready_s:g} s\n{log_tail(log)}")
         time.sleep(POLL_S)

@@ -1,6 +1,6 @@
-"""Which settings are the best of llama.cpp's own server on this machine? One cold start for each combination.
+"""Find the best settings of llama.cpp's own server on this machine, with one cold start per combination.
 
-Prompts and sampling are those of the notes (P2, or G with its grammar); every text goes through the verifier.
+Prompts and sampling are those of the notes (P2, or G with its grammar); the verifier checks every text.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from lab.peers.client import PeerBatch, PeerRequest, measure
 from lab.peers.llama_server import ServerSettings, context_for
 from lab.peers.process import ServerFailed, llama_server
 from lab.throughput.arms import is_faithful, server_text
-from lab.throughput.requests import Asked, asked, peer_request
+from lab.throughput.requests import BenchRequest, make_requests, peer_request
 
 
 @dataclass(frozen=True)
-class Row:
-    """One combination and what it came to. `error` is set, and `batch` None, where the server did not live through."""
+class Result:
+    """One combination and its result. If the server failed, `error` is set and `batch` is None."""
 
     settings: ServerSettings
     concurrency: int
@@ -33,7 +33,7 @@ class Row:
     error: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """The row's figures as JSON."""
+        """As JSON."""
         head = {
             "model": self.settings.model.name,
             "slots": self.settings.slots,
@@ -61,30 +61,32 @@ class Row:
         }
 
 
-def most_tokens(asked: Sequence[PeerRequest], *, model: Path) -> int:
-    """Tokens of the longest prompt with its answer."""
+def most_tokens(requests: Sequence[PeerRequest], *, model: Path) -> int:
+    """Tokens of the longest prompt with its completion."""
     import llama_cpp  # noqa: PLC0415 - only this needs it, and the server has its own
 
     vocabulary = llama_cpp.Llama(str(model), vocab_only=True, verbose=False)
-    return max(len(vocabulary.tokenize(one.prompt.encode())) + one.max_tokens for one in asked)
+    return max(len(vocabulary.tokenize(one.prompt.encode())) + one.max_tokens for one in requests)
 
 
-def run(settings: ServerSettings, batch: Sequence[Asked], *, verifier: Verifier, concurrency: int, python: Path) -> Row:
-    """One combination from a cold start."""
+def run(
+    settings: ServerSettings, batch: Sequence[BenchRequest], *, verifier: Verifier, concurrency: int, python: Path
+) -> Result:
+    """Measure one combination from a cold start."""
     requests = [peer_request(ask.completion) for ask in batch]
-    row = Row(settings, concurrency)
+    result = Result(settings, concurrency)
     try:
         with llama_server(settings, python=python) as server:
             answered = measure(server, requests, concurrency=concurrency)
     except ServerFailed as error:
-        return replace(row, error=str(error))
+        return replace(result, error=str(error))
     texts = [server_text(answer) for answer in answered.answers]
     faithful = sum(is_faithful(ask, text, verifier=verifier) for ask, text in zip(batch, texts, strict=True))
-    return replace(row, batch=answered, faithful=faithful)
+    return replace(result, batch=answered, faithful=faithful)
 
 
 def combinations(arguments: argparse.Namespace, *, longest: int) -> Iterator[ServerSettings]:
-    """Every combination of the settings asked for. `longest`: tokens of a prompt with its answer."""
+    """Every combination of the settings. `longest`: tokens of the longest prompt with its completion."""
     for path, slots, unified, cache_mib, reuse, micro in itertools.product(
         [find_weights(model)[1] for model in arguments.models],
         arguments.slots,
@@ -114,27 +116,27 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host-cache-mib", nargs="+", type=int, default=[8192])
     parser.add_argument("--reuse-tokens", nargs="+", type=int, default=[0])
     parser.add_argument("--micro-batch-tokens", nargs="+", type=int, default=[512])
-    parser.add_argument("--waiting", type=int, default=0, help="requests that wait in the server beyond its slots")
+    parser.add_argument("--waiting", type=int, default=0, help="requests queued in the server in addition to its slots")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--strategy", choices=("P2", "G"), default="P2")
     parser.add_argument("--notes", type=int, default=24)
-    parser.add_argument("--salt", type=int, default=1, help="another salt, other requests")
-    parser.add_argument("--python", type=Path, default=Path(sys.executable), help="an interpreter that has xllamacpp")
+    parser.add_argument("--salt", type=int, default=1, help="selects the requests")
+    parser.add_argument("--python", type=Path, default=Path(sys.executable), help="an interpreter with xllamacpp")
     return parser.parse_args(given)
 
 
 def main() -> None:
-    """Measure each combination, print one JSON line for each."""
+    """Measure every combination and print one JSON line per combination."""
     arguments = read_arguments()
     priors = load_priors()
     verifier = Verifier(priors)
-    batch = asked(arguments.notes, strategy=arguments.strategy, salt=arguments.salt, priors=priors)
+    batch = make_requests(arguments.notes, strategy=arguments.strategy, salt=arguments.salt, priors=priors)
     requests = [peer_request(ask.completion) for ask in batch]
     longest = most_tokens(requests, model=find_weights(arguments.models[0])[1])
     for settings in combinations(arguments, longest=longest):
         concurrency = settings.slots + arguments.waiting
-        row = run(settings, batch, verifier=verifier, concurrency=concurrency, python=arguments.python)
-        print(json.dumps({"strategy": arguments.strategy, "longest": longest} | row.record()), flush=True)
+        result = run(settings, batch, verifier=verifier, concurrency=concurrency, python=arguments.python)
+        print(json.dumps({"strategy": arguments.strategy, "longest": longest} | result.record()), flush=True)
 
 
 if __name__ == "__main__":

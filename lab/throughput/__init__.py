@@ -1,1 +1,1 @@
-"""Notes per second of our engine and of its peers on the same requests: requests, arms, the peers' choice, report."""
+"""Notes per second of our engine and its peers on the same requests: requests, arms, selection, report."""

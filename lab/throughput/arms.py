@@ -1,4 +1,4 @@
-"""One arm's round: a cold start, a batch of requests, the verifier's verdict on each. Ours, server, plain Llama."""
+"""One round of an arm (our engine, the server, plain Llama): a cold start, a batch of requests, verified texts."""
 
 import asyncio
 import sys
@@ -18,15 +18,15 @@ from lab.peers.client import PeerAnswer, PeerBatch, measure
 from lab.peers.llama_server import ServerSettings
 from lab.peers.plain_llama import PlainSettings, plain_llama
 from lab.peers.process import ServerProcess, llama_server, server_process
-from lab.throughput.requests import Asked, peer_request
+from lab.throughput.requests import BenchRequest, peer_request
 
-REQUEST_TOKENS = 512  # the longest prompt with its answer takes 501
-ENGINE_READY_S = 300  # the first start measures the weights' layouts
+REQUEST_TOKENS = 512  # the longest prompt with its completion has 501
+ENGINE_READY_S = 300  # the first start converts the weights
 
 
 @dataclass(frozen=True)
 class Text:
-    """One answer. `sampled`: tokens that were drawn from logits, rather than fixed by a grammar and appended."""
+    """One text. `sampled`: tokens sampled from logits, not forced by a grammar."""
 
     text: str
     finished: bool
@@ -35,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Run:
-    """One arm's round. `processed`: tokens decoded, prompts included; `faithful`: by the verifier, at first try."""
+    """One round. `processed`: decoded tokens with the prompts; `faithful`: texts that pass the verifier."""
 
     arm: str
     notes: int
@@ -48,23 +48,23 @@ class Run:
 
     @property
     def notes_per_s(self) -> float:
-        """Answered notes, over wall seconds."""
+        """Answered notes per wall second."""
         return (self.notes - self.failed) / self.seconds
 
     @property
     def faithful_per_s(self) -> float:
-        """Notes that pass the verifier at first try, over wall seconds."""
+        """Notes that pass the verifier at first try per wall second."""
         return self.faithful / self.seconds
 
     @property
     def sampled_per_s(self) -> float:
-        """Tokens drawn from logits, over wall seconds."""
+        """Sampled tokens per wall second."""
         return self.sampled / self.seconds
 
 
 @contextmanager
 def our_engine(slots: int, *, folder: Path) -> Iterator[tuple[ServerProcess, Path]]:
-    """The engine process as it is shipped, by its socket; its layout of the weights is made before it is timed."""
+    """The engine process as shipped, and its socket; its weights are converted before anything is timed."""
     socket = folder / f"engine-{slots}.sock"
     environment = {"NOTEGEN_ENGINE_SOCKET": str(socket), "NOTEGEN_SLOTS": str(slots)}
     command = [sys.executable, "-c", "from dermnote_notegen.engine.server import main; main()"]
@@ -79,21 +79,23 @@ def our_engine(slots: int, *, folder: Path) -> Iterator[tuple[ServerProcess, Pat
         yield process, socket
 
 
-def ask_ours(
-    socket: Path, batch: Sequence[Asked], *, concurrency: int
+def complete_with_ours(
+    socket: Path, batch: Sequence[BenchRequest], *, concurrency: int
 ) -> tuple[list[CompletionResponse | None], float]:
-    """(answers, None where one failed; wall seconds)."""
+    """(answers, None for failed requests; wall seconds)."""
     begun = time.perf_counter()
-    answers = asyncio.run(_ask_all(socket, batch, concurrency=concurrency))
+    answers = asyncio.run(_complete_all(socket, batch, concurrency=concurrency))
     return answers, time.perf_counter() - begun
 
 
-async def _ask_all(socket: Path, batch: Sequence[Asked], *, concurrency: int) -> list[CompletionResponse | None]:
+async def _complete_all(
+    socket: Path, batch: Sequence[BenchRequest], *, concurrency: int
+) -> list[CompletionResponse | None]:
     turns = asyncio.Semaphore(concurrency)
     transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=600) as client:
 
-        async def one(ask: Asked) -> CompletionResponse | None:
+        async def one(ask: BenchRequest) -> CompletionResponse | None:
             async with turns:
                 body = ask.completion.model_dump(mode="json", exclude_defaults=True)
                 answer = await client.post("/v1/completions", json=body)
@@ -105,19 +107,19 @@ async def _ask_all(socket: Path, batch: Sequence[Asked], *, concurrency: int) ->
 
 
 def queued(slots: int) -> int:
-    """Requests under way at a time: a few more than slots, so that no slot waits for the client. Alike for all."""
+    """Concurrent requests of every arm: a few more than slots, so that no slot waits for the client."""
     return slots + max(1, slots // 4)
 
 
-def run_ours(arm: str, batch: Sequence[Asked], *, slots: int, folder: Path, verifier: Verifier) -> Run:
-    """A cold engine asked for the batch."""
+def run_ours(arm: str, batch: Sequence[BenchRequest], *, slots: int, folder: Path, verifier: Verifier) -> Run:
+    """Our engine, cold."""
     with our_engine(slots, folder=folder) as (process, socket):
         before = decoded(socket)
-        answers, seconds = ask_ours(socket, batch, concurrency=queued(slots))
+        answers, seconds = complete_with_ours(socket, batch, concurrency=queued(slots))
         processed = decoded(socket) - before
         peak = process.usage().peak_bytes
     texts = [None if answer is None else _text(answer) for answer in answers]
-    return judged(arm, batch, texts, seconds=seconds, processed=processed, peak=peak, verifier=verifier)
+    return verified_run(arm, batch, texts, seconds=seconds, processed=processed, peak=peak, verifier=verifier)
 
 
 def _text(answer: CompletionResponse) -> Text:
@@ -126,14 +128,14 @@ def _text(answer: CompletionResponse) -> Text:
 
 
 def decoded(socket: Path) -> int:
-    """Tokens that the engine has decoded so far, from its metrics."""
+    """Tokens that the engine has decoded so far, according to its metrics."""
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://engine") as client:
         lines = client.get("/metrics").text.splitlines()
     wanted = 'dermnote_engine_tokens_total{kind="decoded"} '
     return int(float(next((line.removeprefix(wanted) for line in lines if line.startswith(wanted)), "0")))
 
 
-def run_server(arm: str, batch: Sequence[Asked], *, settings: ServerSettings, verifier: Verifier) -> Run:
+def run_server(arm: str, batch: Sequence[BenchRequest], *, settings: ServerSettings, verifier: Verifier) -> Run:
     """llama.cpp's server, cold. Raises ServerFailed."""
     requests = [peer_request(ask.completion) for ask in batch]
     with llama_server(settings) as server:
@@ -141,8 +143,8 @@ def run_server(arm: str, batch: Sequence[Asked], *, settings: ServerSettings, ve
     return _peers_run(arm, batch, answered, verifier=verifier)
 
 
-def _peers_run(arm: str, batch: Sequence[Asked], answered: PeerBatch, *, verifier: Verifier) -> Run:
-    return judged(
+def _peers_run(arm: str, batch: Sequence[BenchRequest], answered: PeerBatch, *, verifier: Verifier) -> Run:
+    return verified_run(
         arm,
         batch,
         [server_text(answer) for answer in answered.answers],
@@ -154,25 +156,25 @@ def _peers_run(arm: str, batch: Sequence[Asked], answered: PeerBatch, *, verifie
 
 
 def server_text(answer: PeerAnswer) -> Text | None:
-    """The server's answer as any other, None where it failed."""
+    """The server's answer as a Text, None if it failed."""
     if answer.error is not None:
         return None
     return Text(answer.text, answer.finish_reason == "stop", answer.sampled_tokens)
 
 
-def run_plain(arm: str, batch: Sequence[Asked], *, settings: PlainSettings, verifier: Verifier) -> Run:
-    """Plain llama_cpp.Llama, one request after the other; it keeps the last prompt's prefix."""
+def run_plain(arm: str, batch: Sequence[BenchRequest], *, settings: PlainSettings, verifier: Verifier) -> Run:
+    """Plain llama_cpp.Llama, one request after another; it reuses the last prompt's prefix."""
     answered = plain_llama([peer_request(ask.completion) for ask in batch], settings)
     texts = [Text(one.text, one.finished, one.sampled_tokens) for one in answered.answers]
     processed = sum(one.prefilled_tokens + one.sampled_tokens for one in answered.answers)
-    return judged(
+    return verified_run(
         arm, batch, texts, seconds=answered.wall_s, processed=processed, peak=answered.peak_bytes, verifier=verifier
     )
 
 
-def judged(
+def verified_run(
     arm: str,
-    batch: Sequence[Asked],
+    batch: Sequence[BenchRequest],
     texts: Sequence[Text | None],
     *,
     seconds: float,
@@ -180,7 +182,7 @@ def judged(
     peak: int,
     verifier: Verifier,
 ) -> Run:
-    """The round's figures. `texts`: None for a request that failed; `peak`: bytes."""
+    """Verify the texts and summarise the round. `texts`: None for failed requests; `peak`: bytes."""
     return Run(
         arm,
         len(batch),
@@ -193,8 +195,8 @@ def judged(
     )
 
 
-def is_faithful(ask: Asked, text: Text | None, *, verifier: Verifier) -> bool:
-    """Whether a text, tidied as the service does it, passes the verifier."""
+def is_faithful(ask: BenchRequest, text: Text | None, *, verifier: Verifier) -> bool:
+    """Whether a text, tidied as in the service, passes the verifier."""
     if text is None:
         return False
     facts = note_facts(ask.request)

@@ -1,4 +1,4 @@
-"""What all arms of the benchmark share: weights in every layout, threads, requests, verifier. One method a side."""
+"""Shared by all arms of the benchmark: weights in every layout, threads, requests, verifier. One method per side."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from dermnote_notegen.writing.priors import Priors
 from lab.peers.llama_server import ServerSettings, context_for
 from lab.peers.plain_llama import PlainSettings
 from lab.throughput.arms import REQUEST_TOKENS, Run, run_ours, run_plain, run_server
-from lab.throughput.requests import Asked, Facts, Mix, asked
+from lab.throughput.requests import BenchRequest, Facts, Mix, make_requests
 from lab.throughput.selection import Candidate
 
 PLAIN_CONTEXT_TOKENS = 2048
 SHARED = Mix(facts="shared")
-SOURCE = "source"  # the weights as they came
+SOURCE = "source"  # the original weights
 
 
 @dataclass(frozen=True)
 class Bench:
-    """`files`: the weights by layout; `folder`: for sockets. `salt` chooses a round's requests, alike for all sides."""
+    """`files`: the weights by layout; `folder`: for sockets. `salt` selects the requests of a round."""
 
     files: Mapping[str, Path]
     folder: Path
@@ -29,15 +29,15 @@ class Bench:
     verifier: Verifier
     mix: Mix = SHARED
 
-    def batch(self, strategy: Strategy, *, salt: int, notes: int, facts: Facts | None = None) -> list[Asked]:
-        """The requests of a round; a smaller batch is the beginning of a larger one."""
+    def batch(self, strategy: Strategy, *, salt: int, notes: int, facts: Facts | None = None) -> list[BenchRequest]:
+        """The requests of a round; a smaller batch is a prefix of a larger one."""
         mix = self.mix if facts is None else Mix(self.mix.diagnoses, facts)
-        return asked(notes, strategy=strategy, salt=salt, priors=self.priors, mix=mix)
+        return make_requests(notes, strategy=strategy, salt=salt, priors=self.priors, mix=mix)
 
     def ours(
         self, arm: str, strategy: Strategy, *, slots: int, salt: int, notes: int, facts: Facts | None = None
     ) -> Run:
-        """Our engine, cold, in the layout that it chose itself. `facts`: others than the bench's."""
+        """Our engine, cold, in its own layout. `facts`: overrides the bench's."""
         batch = self.batch(strategy, salt=salt, notes=notes, facts=facts)
         return run_ours(arm, batch, slots=slots, folder=self.folder, verifier=self.verifier)
 
@@ -61,8 +61,8 @@ class Bench:
 
 
 def layouts(names: Iterable[str], *, source: Path, folder: Path) -> dict[str, Path]:
-    """The weights in each layout, written into the folder. Raises OSError for a layout that llama.cpp can't write."""
-    from dermnote_notegen.engine.llama import quantize  # noqa: PLC0415 - llama.cpp only where it is needed
+    """The weights in each layout, written into the folder. Raises OSError if llama.cpp cannot write a layout."""
+    from dermnote_notegen.engine.llama import quantize  # noqa: PLC0415 - loads llama.cpp
 
     found = {SOURCE: source}
     for name in dict.fromkeys(names):

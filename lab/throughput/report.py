@@ -1,4 +1,4 @@
-"""From runs to rows, ratios, a table and a plot. Values in, values out, but for the plot's file."""
+"""From runs to rows, ratios, a table and a plot."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from lab.throughput.arms import Run
 
 Row = Mapping[str, Any]
-# Ratio -> how our arms' names begin, how the peer's do, and the column.
+# Ratio -> prefix of our arms' names, prefix of the peer's, and the column.
 PAIRS = {
     "G: faithful notes/s over the server's P2": ("ours G", "server P2", "faithful_per_s"),
     "G: notes/s over the server's P2 notes/s, faithful or not": ("ours G", "server P2", "notes_per_s"),
@@ -23,9 +23,9 @@ PAIRS = {
 
 
 def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row an arm: medians over the rounds, with the lowest and highest of faithful notes a second.
+    """One row per arm: medians over the rounds, with the range of faithful notes per second.
 
-    `requests`: of one round. Raises ValueError for an arm whose rounds had not all as many.
+    `requests`: per round. Raises ValueError if an arm's rounds have different numbers of requests.
     """
     return [_row(arm, [run for run in runs if run.arm == arm]) for arm in dict.fromkeys(run.arm for run in runs)]
 
@@ -50,16 +50,16 @@ def _row(arm: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """Our best arm over each peer's best, both with the very same requests; a peer with nothing has no ratio.
+    """Our best arm over each peer's best with identical requests; no ratio for a peer with a rate of 0.
 
-    Few of a peer's free notes are faithful, a handful a round: of its median and its pooled rate the higher counts.
+    Few of a peer's free notes are faithful, so the higher of its median and its pooled rate counts.
     """
     found = {name: ratio(rows, ours, peer, column) for name, (ours, peer, column) in PAIRS.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def ratio(rows: Sequence[Row], ours: str, peer: str, column: str) -> float | None:
-    """Of arms with as many requests a round; where a peer had several numbers of them, the least favourable."""
+    """Our best over the peer's best with equal numbers of requests; the lowest ratio if there are several numbers."""
     columns = (column, "faithful_pooled_per_s") if column == "faithful_per_s" else (column,)
     found = []
     for requests in {row["requests"] for row in rows}:
@@ -89,7 +89,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Faithful notes a second of every arm, with lowest and highest, beside all notes a second."""
+    """Faithful notes per second of every arm with their range, and all notes per second."""
     figure = Figure(figsize=(8, 0.4 * len(rows) + 1.5), layout="constrained")
     axes = figure.subplots()
     names = [f"{row['arm']} ({row['requests']})" for row in rows][::-1]
@@ -100,6 +100,6 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     ]
     axes.barh(names, [row["notes_per_s"] for row in rows][::-1], color="0.85", label="all notes")
     axes.barh(names, faithful, xerr=spread, color="tab:blue", height=0.5, label="faithful at first try")
-    axes.set_xlabel("notes per second (in brackets: requests a round)")
+    axes.set_xlabel("notes per second (in brackets: requests per round)")
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)

@@ -1,6 +1,6 @@
-"""The benchmark's requests: drawn records whose facts are independent of each other, no two of a batch alike.
+"""The benchmark's requests: random records with independent facts, all distinct within a batch.
 
-A record is one of HAM10000's kind (no symptoms) or one of PAD-UFES-20's kind (with symptoms), as likely as the other.
+Half of the records resemble HAM10000 (no symptoms), half PAD-UFES-20 (with symptoms).
 """
 
 import random
@@ -20,8 +20,8 @@ from lab.peers.client import PeerRequest
 
 Diagnoses = Literal["common", "all"]
 Facts = Literal["shared", "all"]
-"""`shared`: age, sex, site and diagnosis, which P2's notes and G's both say; `all`: symptoms and findings too."""
-# Images a class as published (10.1038/sdata.2018.161, 10.1016/j.dib.2020.106221), in the eight classes that both
+"""`shared`: age, sex, site and diagnosis, which notes of P2 and G both state; `all`: symptoms and findings too."""
+# Images per class as published (10.1038/sdata.2018.161, 10.1016/j.dib.2020.106221), in the eight classes that both
 # share with ISIC 2019: akiec and ACK are actinic keratosis here, bkl and SEK benign keratosis.
 HAM10000 = {
     "nevus": 6705,
@@ -40,7 +40,7 @@ PAD_UFES_20 = {
     "squamous cell carcinoma": 192,
     "melanoma": 52,
 }
-# Sites of both; each as likely as any other, so that fewer texts begin alike than in the data sets.
+# Sites of both, equally likely, so that fewer texts share a beginning than in the data sets.
 SITES = (
     *("back", "face", "chest", "abdomen", "foot", "hand", "neck", "scalp", "ear", "nose", "lip", "arm", "forearm"),
     *("thigh", "trunk", "genital area", "acral skin", "lower extremity", "upper extremity"),
@@ -48,7 +48,7 @@ SITES = (
 SHARED = ("age", "sex", "site", "diagnosis")
 WITH_FINDINGS = 0.5
 SYMPTOM = {"yes": 0.35, "no": 0.55, "unknown": 0.1}
-SEEDS_A_SALT = 10_007
+SEEDS_PER_SALT = 10_007
 CHOICE = (
     "half of the records as in HAM10000 (its class frequencies, no symptoms), half as in PAD-UFES-20 (its class "
     "frequencies, six symptoms: yes 35 %, no 55 %, unknown 10 %); findings in half of all; age 18 to 90, sex and site "
@@ -57,8 +57,8 @@ CHOICE = (
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One note's request, and the completion that it becomes."""
+class BenchRequest:
+    """A note request, and the completion request that it becomes."""
 
     request: NoteRequest
     completion: CompletionRequest
@@ -66,44 +66,44 @@ class Asked:
 
 @dataclass(frozen=True)
 class Mix:
-    """What the records of a batch hold.
+    """What the records of a batch contain.
 
-    `diagnoses`: the eight classes by their frequency, or "all" that have a prior, each as likely as any other.
+    `diagnoses`: "common", the eight classes by frequency, or "all" diagnoses that have a prior, equally likely.
     """
 
     diagnoses: Diagnoses = "common"
     facts: Facts = "all"
 
 
-def asked(count: int, *, strategy: Strategy, salt: int, priors: Priors, mix: Mix = Mix()) -> list[Asked]:
-    """`count` requests with different facts; more begin with the same ones, another salt gives others.
+def make_requests(count: int, *, strategy: Strategy, salt: int, priors: Priors, mix: Mix = Mix()) -> list[BenchRequest]:
+    """`count` requests with distinct facts; a larger count begins with the same ones, another salt gives others.
 
-    Raises ValueError for more requests than a salt has seeds for.
+    Raises ValueError if a salt does not have that many seeds.
     """
-    if count > SEEDS_A_SALT:
-        raise ValueError(f"at most {SEEDS_A_SALT} requests a salt")
+    if count > SEEDS_PER_SALT:
+        raise ValueError(f"at most {SEEDS_PER_SALT} requests per salt")
     names = sorted(priors) if mix.diagnoses == "all" else None
     seen: set[str] = set()
     return [
-        _asked(number, strategy=strategy, priors=priors, names=names, facts=mix.facts, seen=seen)
-        for number in range(salt * SEEDS_A_SALT, salt * SEEDS_A_SALT + count)
+        _make_request(number, strategy=strategy, priors=priors, names=names, facts=mix.facts, seen=seen)
+        for number in range(salt * SEEDS_PER_SALT, salt * SEEDS_PER_SALT + count)
     ]
 
 
-def _asked(
+def _make_request(
     number: int, *, strategy: Strategy, priors: Priors, names: Sequence[str] | None, facts: Facts, seen: set[str]
-) -> Asked:
+) -> BenchRequest:
     requests = (
         NoteRequest.model_validate({"metadata": _of(record, facts), "strategy": strategy, "options": {"seed": number}})
         for record in records(random.Random(number), names=names)
     )
-    # P2 says nothing of symptoms and findings, so it is age, sex, site and diagnosis that must differ.
+    # P2 states no symptoms or findings, so age, sex, site and diagnosis must differ.
     request = next(one for one in requests if _shared_facts(one) not in seen)
     seen.add(_shared_facts(request))
     stated = note_facts(request)
     prior = priors.get(stated.diagnosis or "")
     prompt = render(strategy, facts=stated, prior=prior, options=request.options, seed=number)
-    return Asked(request, writer.completion(prompt, seed=number))
+    return BenchRequest(request, writer.completion(prompt, seed=number))
 
 
 def _of(record: dict[str, Any], facts: Facts) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _shared_facts(request: NoteRequest) -> str:
 
 
 def records(draw: random.Random, *, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Metadata without end, each fact drawn for itself. `names`: diagnoses, each as likely as any other."""
+    """An endless stream of metadata with independent facts. `names`: diagnoses, equally likely."""
     while True:
         with_symptoms = draw.random() < 0.5
         classes = PAD_UFES_20 if with_symptoms else HAM10000
@@ -147,7 +147,7 @@ def _weighted(draw: random.Random, weights: Mapping[str, float]) -> str:
 
 
 def peer_request(completion: CompletionRequest) -> PeerRequest:
-    """The same completion for a peer: whole text, whole grammar."""
+    """The same completion for a peer: the whole text with the whole grammar."""
     return PeerRequest(
         prompt=completion.prompt,
         max_tokens=completion.max_tokens,

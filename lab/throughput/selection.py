@@ -1,4 +1,4 @@
-"""How a peer runs best on this machine: a short pass over layouts and slots. What is kept runs in the rounds too."""
+"""Selects a peer's best settings on this machine in short trials of layouts and slots; the rounds run those."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from lab.throughput.arms import Run
 
 FIRST_SLOTS = 4
-# The server's grammar costs it more than its decoding does, so many slots can't help: these are tried.
+# The server's grammar takes longer than its decoding, so a large number of slots cannot help.
 GUIDED_SLOTS = (4, 8)
 MEASURES: Mapping[str, Callable[[Run], float]] = {
     "notes/s": lambda run: run.notes_per_s,
@@ -18,7 +18,7 @@ MEASURES: Mapping[str, Callable[[Run], float]] = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to run a peer: a layout of the weights ("source": as they came) and requests at a time."""
+    """Settings of a peer: a layout of the weights ("source": the original file) and concurrent requests."""
 
     layout: str
     slots: int = 1
@@ -27,12 +27,12 @@ class Candidate:
         return f"{self.layout} {self.slots} slots"
 
 
-Try = Callable[[Candidate], Run]
+Trial = Callable[[Candidate], Run]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was tried, what is best by each measure (of MEASURES), and what is kept for the rounds, the best first."""
+    """All trials, the best candidate by each of MEASURES, and the candidates kept for the rounds, the best first."""
 
     tried: Mapping[Candidate, Run]
     best: Mapping[str, Candidate]
@@ -52,11 +52,11 @@ class Selection:
         }
 
 
-def choose_free(attempt: Try, *, layouts: Sequence[str], slots: Sequence[int]) -> Selection:
-    """The server's best for free notes: layouts at four slots, then slots at the best layouts by either measure.
+def choose_free(attempt: Trial, *, layouts: Sequence[str], slots: Sequence[int]) -> Selection:
+    """The server's best for free notes: layouts at four slots, then slots for the best layouts by either measure.
 
-    Kept are the best by notes a second and by faithful ones. Few notes are faithful, so which layout is best by them is
-    partly luck: where both are one layout, the next one by faithful notes is kept too.
+    Keeps the best by notes per second and by faithful ones. Few notes are faithful, so the best layout by that measure
+    is partly luck: if both are the same layout, the next most faithful one is kept too.
     """
     tried = _tried(attempt, (Candidate(layout, FIRST_SLOTS) for layout in layouts))
     measures = ("notes/s", "faithful notes/s")
@@ -72,17 +72,17 @@ def choose_free(attempt: Try, *, layouts: Sequence[str], slots: Sequence[int]) -
     return Selection(tried, best, kept)
 
 
-def choose_guided(attempt: Try, *, layout: str, slots: Sequence[int] = GUIDED_SLOTS) -> Selection:
-    """The server's best slots under the grammar, in the layout that is its fastest for free notes."""
+def choose_guided(attempt: Trial, *, layout: str, slots: Sequence[int] = GUIDED_SLOTS) -> Selection:
+    """The server's best slots under the grammar, in its fastest layout for free notes."""
     return _one(_tried(attempt, (Candidate(layout, many) for many in slots)), "faithful notes/s")
 
 
-def choose_plain(attempt: Try, *, layouts: Sequence[str]) -> Selection:
-    """The layout in which plain Llama samples most tokens a second."""
+def choose_plain(attempt: Trial, *, layouts: Sequence[str]) -> Selection:
+    """The layout in which plain Llama samples the most tokens per second."""
     return _one(_tried(attempt, (Candidate(layout) for layout in layouts)), "sampled tokens/s")
 
 
-def _tried(attempt: Try, candidates: Iterable[Candidate]) -> dict[Candidate, Run]:
+def _tried(attempt: Trial, candidates: Iterable[Candidate]) -> dict[Candidate, Run]:
     return {candidate: attempt(candidate) for candidate in candidates}
 
 
@@ -92,5 +92,5 @@ def _one(tried: Mapping[Candidate, Run], measure: str) -> Selection:
 
 
 def _best(tried: Mapping[Candidate, Run], measure: str) -> Candidate:
-    """The highest by a measure; by notes a second where that is equal (no note was faithful)."""
+    """The best by a measure; by notes per second if that is equal (no note was faithful)."""
     return max(tried, key=lambda candidate: (MEASURES[measure](tried[candidate]), tried[candidate].notes_per_s))

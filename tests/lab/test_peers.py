@@ -1,4 +1,4 @@
-"""The peers' client and process, against a small HTTP server of our own; llama.cpp's server where it is installed."""
+"""The peers' client and process, with a small HTTP server and, if it is installed, llama.cpp's server."""
 
 import asyncio
 import json
@@ -33,30 +33,30 @@ COMPLETION = {
 
 @dataclass
 class FakePeer:
-    """What the fake server answers by prompt (status, body), what it was asked, and how many at a time."""
+    """The fake server's answers by prompt (status, body), its received bodies, and its peak concurrency."""
 
     answers: Mapping[str, tuple[int, bytes]] = field(default_factory=dict)
     pause_s: float = 0.0
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    at_a_time: int = 0
-    most_at_a_time: int = 0
+    received: list[dict[str, Any]] = field(default_factory=list)
+    concurrent: int = 0
+    peak_concurrency: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, body: dict[str, Any]) -> tuple[int, bytes]:
         with self.lock:
-            self.asked.append(body)
-            self.at_a_time += 1
-            self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
+            self.received.append(body)
+            self.concurrent += 1
+            self.peak_concurrency = max(self.peak_concurrency, self.concurrent)
         time.sleep(self.pause_s)
         with self.lock:
-            self.at_a_time -= 1
+            self.concurrent -= 1
         text = COMPLETION | {"content": f" {body['prompt']}"}
         return self.answers.get(body["prompt"], (200, json.dumps(text).encode()))
 
 
 @contextmanager
 def serving(fake: FakePeer) -> Iterator[str]:
-    """The fake's URL while it serves."""
+    """Serve the fake and yield its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -102,12 +102,12 @@ def test_a_completion_arrives_with_its_counts() -> None:
     assert answer.seconds > 0
 
 
-def test_the_whole_of_a_request_is_sent() -> None:
+def test_all_fields_of_a_request_are_sent() -> None:
     fake = FakePeer()
 
     ask(fake, request("one", top_p=1.0, top_k=0, min_p=0.0, stop=("\n",), grammar='root ::= " a"'))
 
-    assert fake.asked == [
+    assert fake.received == [
         {
             "prompt": "one",
             "n_predict": 8,
@@ -125,28 +125,28 @@ def test_the_whole_of_a_request_is_sent() -> None:
     ]
 
 
-def test_without_a_grammar_none_is_sent() -> None:
+def test_a_missing_grammar_is_not_sent() -> None:
     fake = FakePeer()
 
     ask(fake, request("one"))
 
-    assert "grammar" not in fake.asked[0]
+    assert "grammar" not in fake.received[0]
 
 
-def test_answers_come_in_the_order_of_the_requests_and_no_more_than_asked_at_a_time() -> None:
+def test_answers_keep_the_order_and_concurrency_is_limited() -> None:
     fake = FakePeer(pause_s=0.02)
     prompts = [f"prompt {number}" for number in range(12)]
 
     answers = ask(fake, *map(request, prompts), concurrency=3)
 
     assert [answer.text for answer in answers] == [f" {prompt}" for prompt in prompts]
-    assert fake.most_at_a_time == 3
+    assert fake.peak_concurrency == 3
 
 
 @pytest.mark.parametrize(
     ("stop_type", "finish_reason"), [("eos", "stop"), ("word", "stop"), ("limit", "length"), ("none", "length")]
 )
-def test_how_a_text_ended(stop_type: str, finish_reason: str) -> None:
+def test_the_finish_reason_is_derived_from_the_stop_type(stop_type: str, finish_reason: str) -> None:
     body = json.dumps(COMPLETION | {"stop_type": stop_type}).encode()
 
     (answer,) = ask(FakePeer({"one": (200, body)}), request("one"))
@@ -165,7 +165,7 @@ def test_how_a_text_ended(stop_type: str, finish_reason: str) -> None:
         ((0, b""), "RemoteProtocolError: "),
     ],
 )
-def test_a_request_that_fails_is_counted_and_the_others_go_on(answer: tuple[int, bytes], error: str) -> None:
+def test_a_failed_request_is_counted_and_does_not_affect_others(answer: tuple[int, bytes], error: str) -> None:
     good, bad, last = ask(FakePeer({"bad": answer}), request("good"), request("bad"), request("last"), concurrency=1)
 
     assert bad.error is not None
@@ -173,14 +173,14 @@ def test_a_request_that_fails_is_counted_and_the_others_go_on(answer: tuple[int,
     assert (good.error, last.error) == (None, None)
 
 
-def test_a_request_that_takes_too_long_is_an_error() -> None:
+def test_a_timeout_is_an_error() -> None:
     (answer,) = ask(FakePeer(pause_s=0.5), request("one"), timeout_s=0.1)
 
     assert answer.error is not None
     assert answer.error.startswith("ReadTimeout")
 
 
-def test_a_server_that_is_not_there_is_an_error_for_each_request() -> None:
+def test_an_unreachable_server_is_an_error_for_each_request() -> None:
     requests = [request("one"), request("two")]
 
     answers = asyncio.run(complete_all(f"http://{HOST}:{free_port()}", requests, concurrency=2))
@@ -188,7 +188,7 @@ def test_a_server_that_is_not_there_is_an_error_for_each_request() -> None:
     assert [answer.error is not None and answer.error.startswith("ConnectError") for answer in answers] == [True, True]
 
 
-def test_a_batch_tells_what_it_took(tmp_path: Path) -> None:
+def test_a_batch_reports_time_and_memory(tmp_path: Path) -> None:
     with serving(FakePeer({"bad": (500, b"")}, pause_s=0.01)) as url:
         server = ServerProcess(url=url, pid=os.getpid(), log=tmp_path / "none")
         batch = measure(server, [request("one"), request("bad"), request("two")], concurrency=1)
@@ -199,7 +199,7 @@ def test_a_batch_tells_what_it_took(tmp_path: Path) -> None:
     assert [error[:8] for error in batch.errors] == ["HTTP 500"]
 
 
-def test_rates_count_only_what_was_answered() -> None:
+def test_rates_count_only_answered_requests() -> None:
     answered = PeerAnswer(text="a", finish_reason="stop", sampled_tokens=10, prefilled_tokens=30)
     failed = PeerAnswer(error="HTTP 500", sampled_tokens=3)
 
@@ -208,7 +208,7 @@ def test_rates_count_only_what_was_answered() -> None:
     assert (batch.answered_per_s, batch.sampled_per_s, batch.prefilled_per_s) == (1, 10, 30)
 
 
-def test_settings_survive_the_command_line() -> None:
+def test_settings_round_trip_through_the_command_line() -> None:
     settings = ServerSettings(Path("some file.gguf"), slots=4, context_tokens=2048, kv_unified=True, host_cache_mib=0)
 
     assert read_arguments(settings.arguments(port=8090)) == (settings, 8090)
@@ -220,7 +220,7 @@ def test_the_context_holds_the_longest_request_in_every_slot(request_tokens: int
 
 
 def healthy(port: int, *, then: str = "") -> list[str]:
-    """A command that answers every GET with 200."""
+    """A command that responds to every GET with 200."""
     program = f"""
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -231,7 +231,7 @@ http.server.HTTPServer(("{HOST}", {port}), Handler).serve_forever()
     return [sys.executable, "-c", program]
 
 
-def test_a_server_is_there_inside_and_gone_after() -> None:
+def test_a_server_runs_inside_the_block_only() -> None:
     port = free_port()
 
     with server_process(healthy(port), url=f"http://{HOST}:{port}") as server:
@@ -243,7 +243,7 @@ def test_a_server_is_there_inside_and_gone_after() -> None:
     assert not server.log.exists()
 
 
-def test_it_ends_with_the_block_that_fails() -> None:
+def test_the_server_ends_if_the_block_raises() -> None:
     port, seen = free_port(), []
 
     def fail() -> None:
@@ -256,7 +256,7 @@ def test_it_ends_with_the_block_that_fails() -> None:
     assert not Path("/proc", str(seen[0])).exists()
 
 
-def test_a_server_that_ends_at_once_shows_its_log() -> None:
+def test_a_server_that_exits_at_once_raises_with_its_log() -> None:
     command = [sys.executable, "-c", "import sys; print('no such model'); sys.exit(3)"]
 
     with (
@@ -266,7 +266,7 @@ def test_a_server_that_ends_at_once_shows_its_log() -> None:
         pass
 
 
-def test_a_server_that_never_serves_shows_its_log() -> None:
+def test_a_server_that_never_serves_raises_with_its_log() -> None:
     command = [sys.executable, "-c", "import time; print('loading', flush=True); time.sleep(60)"]
 
     with (
@@ -276,7 +276,7 @@ def test_a_server_that_never_serves_shows_its_log() -> None:
         pass
 
 
-def test_a_server_that_dies_in_the_middle_is_no_result() -> None:
+def test_a_server_that_dies_during_a_batch_raises() -> None:
     port = free_port()
     command = healthy(port, then="print('assertion failed', flush=True); import os; os._exit(6)")
 
@@ -312,7 +312,7 @@ def test_llama_cpps_own_server_completes_under_a_grammar() -> None:
 
 
 @needs_xllamacpp
-def test_llama_cpps_own_server_refuses_a_file_that_is_no_model(tmp_path: Path) -> None:
+def test_llama_cpps_own_server_rejects_an_invalid_model_file(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"no model")
     settings = ServerSettings(tmp_path / "bad.gguf", slots=1, context_tokens=256)
 

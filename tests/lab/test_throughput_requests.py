@@ -1,4 +1,4 @@
-"""The benchmark's requests: distinct, as varied as the records that they stand for, and alike for every arm."""
+"""The benchmark's requests: distinct, as varied as the data sets' records, and identical for every arm."""
 
 from collections import Counter
 from itertools import combinations, islice
@@ -12,11 +12,11 @@ from dermnote_notegen.writing.priors import load_priors
 from lab.throughput.requests import (
     HAM10000,
     PAD_UFES_20,
-    SEEDS_A_SALT,
+    SEEDS_PER_SALT,
     SITES,
-    Asked,
+    BenchRequest,
     Mix,
-    asked,
+    make_requests,
     peer_request,
     records,
 )
@@ -24,19 +24,19 @@ from lab.throughput.requests import (
 PRIORS = load_priors()
 
 
-def ask(count: int, *, strategy: Literal["G", "P2"] = "P2", salt: int = 1) -> list[Asked]:
-    return asked(count, strategy=strategy, salt=salt, priors=PRIORS)
+def ask(count: int, *, strategy: Literal["G", "P2"] = "P2", salt: int = 1) -> list[BenchRequest]:
+    return make_requests(count, strategy=strategy, salt=salt, priors=PRIORS)
 
 
-def told(batch: list[Asked]) -> list[str]:
+def told(batch: list[BenchRequest]) -> list[str]:
     return [one.request.metadata.model_dump_json() for one in batch]
 
 
-def test_no_two_free_prompts_of_a_batch_are_the_same() -> None:
+def test_all_free_prompts_of_a_batch_differ() -> None:
     assert len({one.completion.prompt for one in ask(1000)}) == 1000
 
 
-def test_a_fact_that_comes_up_twice_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicate_facts_are_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lab.throughput.requests.SITES", ("back",))
 
     batch = ask(600)  # of 73 ages, 2 sexes, 1 site and mostly 6 diagnoses
@@ -45,7 +45,7 @@ def test_a_fact_that_comes_up_twice_is_drawn_again(monkeypatch: pytest.MonkeyPat
     assert {one.request.metadata.site for one in batch} == {"back"}
 
 
-def test_rounds_have_other_requests_and_the_same_round_the_same() -> None:
+def test_requests_differ_between_rounds_and_are_reproducible() -> None:
     one, other = ask(48, salt=1), ask(48, salt=2)
 
     assert not set(told(one)) & set(told(other))
@@ -53,13 +53,13 @@ def test_rounds_have_other_requests_and_the_same_round_the_same() -> None:
     assert ask(48, salt=1) == one
 
 
-def test_fewer_requests_are_the_first_of_more_and_strategies_get_the_same_facts() -> None:
+def test_a_smaller_batch_is_a_prefix_and_strategies_share_the_facts() -> None:
     assert ask(12) == ask(48)[:12]
     assert told(ask(12, strategy="G")) == told(ask(12, strategy="P2"))
 
 
-def test_facts_do_not_follow_from_each_other() -> None:
-    """Numbered requests once told sex, site and diagnosis by their number alone: 30 of 120 combinations."""
+def test_facts_are_drawn_independently() -> None:
+    """A regression: sex, site and diagnosis once followed from the number: 30 of 120 combinations."""
     drawn = [one.request.metadata for one in ask(2000)]
 
     for first, second in combinations(("sex", "site", "diagnosis"), 2):
@@ -68,7 +68,7 @@ def test_facts_do_not_follow_from_each_other() -> None:
         assert len(found) > 0.8 * each[0] * each[1], (first, second)
 
 
-def test_half_of_the_records_have_symptoms_with_pads_classes_and_half_of_all_have_findings() -> None:
+def test_records_follow_the_frequencies_of_both_data_sets() -> None:
     drawn = list(islice(records(Random(0)), 4000))
     with_symptoms = [one for one in drawn if "symptoms" in one]
     without = [one for one in drawn if "symptoms" not in one]
@@ -83,20 +83,20 @@ def test_half_of_the_records_have_symptoms_with_pads_classes_and_half_of_all_hav
     assert 0.08 < answers["unknown"] / answers.total() < 0.12
 
 
-def test_an_answer_unknown_is_no_fact() -> None:
+def test_an_unknown_answer_is_not_a_fact() -> None:
     symptoms = [one.request.metadata.symptoms.given() for one in ask(100)]
 
     assert {answer for given in symptoms for answer in given.values()} == {"yes", "no"}
 
 
-def test_all_diagnoses_with_a_prior_come_up_on_demand() -> None:
+def test_all_diagnoses_with_a_prior_can_be_drawn() -> None:
     names = sorted(PRIORS)
 
     drawn = Counter(one["diagnosis"] for one in islice(records(Random(0), names=names), 7000))
 
     assert set(drawn) == set(PRIORS)
     assert max(drawn.values()) < 2 * 7000 / len(PRIORS)
-    wide = asked(200, strategy="P2", salt=1, priors=PRIORS, mix=Mix(diagnoses="all"))
+    wide = make_requests(200, strategy="P2", salt=1, priors=PRIORS, mix=Mix(diagnoses="all"))
     assert len({one.request.metadata.diagnosis for one in wide}) > 50
 
 
@@ -106,8 +106,10 @@ def test_classes_and_sites_are_known_terms() -> None:
     assert set(SITES) <= set(sites())
 
 
-def test_shared_facts_are_those_that_both_strategies_say() -> None:
-    (shared, whole) = (asked(50, strategy="G", salt=1, priors=PRIORS, mix=Mix(facts=f)) for f in ("shared", "all"))  # type: ignore[arg-type]
+def test_shared_facts_are_those_that_both_strategies_state() -> None:
+    (shared, whole) = (
+        make_requests(50, strategy="G", salt=1, priors=PRIORS, mix=Mix(facts=f)) for f in ("shared", "all")
+    )  # type: ignore[arg-type]
 
     told = [set(one.request.metadata.model_dump(exclude_none=True, exclude_defaults=True)) for one in shared]
     assert all(names == {"age", "sex", "site", "diagnosis"} for names in told)
@@ -118,12 +120,12 @@ def test_shared_facts_are_those_that_both_strategies_say() -> None:
         )
 
 
-def test_more_requests_than_a_salt_has_are_refused() -> None:
+def test_too_many_requests_per_salt_are_rejected() -> None:
     with pytest.raises(ValueError, match="at most 10007"):
-        ask(SEEDS_A_SALT + 1)
+        ask(SEEDS_PER_SALT + 1)
 
 
-def test_a_peer_is_asked_for_the_same_text_with_the_same_sampling() -> None:
+def test_a_peer_gets_the_same_prompt_and_sampling() -> None:
     (guided,), (free,) = ask(1, strategy="G"), ask(1, strategy="P2")
 
     assert peer_request(guided.completion).grammar == guided.completion.grammar

@@ -1,4 +1,4 @@
-"""How a peer's best is chosen: what is tried, and what of it is kept."""
+"""The selection of a peer's best settings: the trials, and the candidates that are kept."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,7 +9,7 @@ Rates = Mapping[Candidate, tuple[float, float]]
 
 
 def peer(rates: Rates) -> Callable[[Candidate], Run]:
-    """A peer with these (notes, faithful notes) a second; one note and none faithful elsewhere."""
+    """A peer with these (notes, faithful notes) per second; one note, not faithful, for other candidates."""
 
     def attempt(candidate: Candidate) -> Run:
         notes, faithful = rates.get(candidate, (1, 0))
@@ -22,7 +22,7 @@ def chosen(rates: Rates, *, layouts: tuple[str, ...] = ("Q8_0", "IQ4_NL", "Q4_0"
     return choose_free(peer(rates), layouts=layouts, slots=[2, 4, 8])
 
 
-def test_slots_are_tried_at_the_best_layouts_by_either_measure_only() -> None:
+def test_slots_are_tried_with_the_best_layouts_only() -> None:
     found = chosen(
         {Candidate("Q4_0", 4): (2, 0.2), Candidate("IQ4_NL", 4): (1.5, 0.5), Candidate("Q8_0", 4): (1.4, 0.4)}
     )
@@ -34,7 +34,7 @@ def test_slots_are_tried_at_the_best_layouts_by_either_measure_only() -> None:
     ]
 
 
-def test_the_best_by_either_measure_are_kept_with_the_slots_that_are_best_for_them() -> None:
+def test_the_best_layout_by_each_measure_is_kept_with_its_best_slots() -> None:
     found = chosen(
         {Candidate("Q4_0", 4): (2, 0.2), Candidate("Q4_0", 8): (2.5, 0.25), Candidate("IQ4_NL", 4): (1, 0.5)}
     )
@@ -43,29 +43,29 @@ def test_the_best_by_either_measure_are_kept_with_the_slots_that_are_best_for_th
     assert found.kept == [Candidate("Q4_0", 8), Candidate("IQ4_NL", 4)]
 
 
-def test_where_one_layout_is_best_by_both_the_next_by_faithful_notes_is_kept_too() -> None:
+def test_a_layout_that_wins_by_both_measures_is_kept_with_the_next_most_faithful_one() -> None:
     found = chosen({Candidate("Q4_0", 4): (2, 0.8), Candidate("Q8_0", 4): (1, 0.5), Candidate("IQ4_NL", 4): (1.5, 0.2)})
 
     assert found.kept == [Candidate("Q4_0", 4), Candidate("Q8_0", 4)]
 
 
-def test_one_layout_with_two_slot_counts_is_kept_beside_another_layout() -> None:
+def test_one_layout_with_two_slot_counts_is_kept_with_another_layout() -> None:
     found = chosen({Candidate("Q4_0", 4): (2, 0.8), Candidate("Q4_0", 8): (2.5, 0.5), Candidate("Q8_0", 4): (1, 0.3)})
 
     assert found.kept == [Candidate("Q4_0", 8), Candidate("Q4_0", 4), Candidate("Q8_0", 4)]
 
 
-def test_a_peer_with_no_faithful_note_is_chosen_by_notes_a_second() -> None:
+def test_a_peer_without_faithful_notes_is_chosen_by_notes_per_second() -> None:
     found = chosen({Candidate("IQ4_NL", 8): (3, 0), Candidate("IQ4_NL", 4): (2, 0)})
 
     assert set(found.best.values()) == {Candidate("IQ4_NL", 8)}
 
 
-def test_a_layout_alone_is_kept_alone() -> None:
+def test_a_single_layout_is_kept_alone() -> None:
     assert chosen({}, layouts=("Q4_0",)).kept == [Candidate("Q4_0", 4)]
 
 
-def test_requests_that_fail_are_no_notes() -> None:
+def test_failed_requests_are_not_counted_as_notes() -> None:
     def attempt(candidate: Candidate) -> Run:
         fails = 90 if candidate.layout == "Q4_0" else 0
         return Run("", 100, 50 if fails else 100, 1000, 2000, 0, fails, 300)
@@ -75,14 +75,14 @@ def test_requests_that_fail_are_no_notes() -> None:
     assert found.best["notes/s"] == Candidate("Q8_0", 4)
 
 
-def test_under_the_grammar_four_and_eight_slots_are_tried_and_the_better_is_taken() -> None:
+def test_under_a_grammar_the_better_of_four_and_eight_slots_is_chosen() -> None:
     found = choose_guided(peer({Candidate("Q4_0", 8): (0.9, 0.9), Candidate("Q4_0", 4): (0.8, 0.8)}), layout="Q4_0")
 
     assert list(found.tried) == [Candidate("Q4_0", 4), Candidate("Q4_0", 8)]
     assert found.kept == [Candidate("Q4_0", 8)]
 
 
-def test_plain_llama_takes_the_layout_that_samples_fastest() -> None:
+def test_plain_llama_uses_the_layout_that_samples_fastest() -> None:
     rates = {"source": (0.7, 0.4), "Q8_0": (0.9, 0.1)}
 
     found = choose_plain(peer({Candidate(name): rate for name, rate in rates.items()}), layouts=list(rates))
@@ -90,7 +90,7 @@ def test_plain_llama_takes_the_layout_that_samples_fastest() -> None:
     assert found.kept == [Candidate("Q8_0")]
 
 
-def test_the_record_holds_every_try_and_the_choice() -> None:
+def test_the_record_contains_every_trial_and_the_choice() -> None:
     found = chosen({Candidate("Q4_0", 4): (2, 0.5)}).record()
 
     (first,) = (one for one in found["tried"] if (one["layout"], one["slots"]) == ("Q4_0", 4))

@@ -1,6 +1,6 @@
-"""A tiny Mamba with drawn weights, written as a GGUF: nothing it writes makes sense, but its memory is recurrent.
+"""A tiny Mamba with random weights as a GGUF: its texts are nonsense, but its memory is recurrent.
 
-Its vocabulary is SentencePiece's: bytes, and a few letters and words behind the sign that stands for a space.
+Its SentencePiece vocabulary has bytes, and a few letters and words after the marker of a space.
 """
 
 from pathlib import Path
@@ -11,13 +11,13 @@ import numpy as np
 NAME = "drawn-mamba"
 LAYERS, WIDTH, INNER, KERNEL, STATE, RANK = 2, 32, 64, 4, 16, 2
 TRAINED_CONTEXT = 2048
-# Numbers of 32 bits that llama.cpp keeps of one sequence: what the convolution looks back on, and the state.
+# 32-bit numbers that llama.cpp stores per sequence: the window of the convolution, and the state.
 STATE_BYTES = LAYERS * ((KERNEL - 1) * INNER + STATE * INNER) * 4
 PIECES = ["\u2581", *"abcdefghijklmnopqrstuvwxyz.", "\u2581the", "\u2581lesion", "\u2581is", "\u2581a"]
 
 
 def write_mamba(path: Path, *, seed: int = 0) -> Path:
-    """Write the model; the same seed draws the same weights."""
+    """Write the model; the same seed gives the same weights."""
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.MAMBA])
     writer.add_name(NAME)
     writer.add_context_length(TRAINED_CONTEXT)
@@ -61,7 +61,7 @@ def _weights(tokens: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
     made = {
         "token_embd.weight": draw.normal(size=(tokens, WIDTH)),
         "output_norm.weight": np.ones(WIDTH),
-        # Its own, else the likeliest next token is the last one. Logits spread by about 2.
+        # Not tied to the embedding, or the likeliest next token is the last one. Logits have a spread of about 2.
         "output.weight": 2 * draw.normal(size=(tokens, WIDTH)) / WIDTH**0.5,
     }
     for layer in range(LAYERS):

@@ -1,6 +1,6 @@
-"""What programs write, token by token, with logits of the test's own: stop texts, limits, what goes on behind them."""
+"""Decoders with given logits, token by token: stop texts, limits, and the segments after them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 from itertools import pairwise
 
@@ -10,33 +10,30 @@ import pytest
 llguidance = pytest.importorskip("llguidance")
 
 from dermnote_notegen.engine.decoding import (  # noqa: E402
-    Constrained,
-    Free,
-    Part,
-    Program,
-    Segmented,
-    Written,
-    tokens_of,
+    Decoder,
+    Output,
+    OutputSegment,
+    SegmentedDecoder,
+    TextDecoder,
 )
-from dermnote_notegen.engine.deterministic import Alone  # noqa: E402  needs llguidance
-from dermnote_notegen.engine.fake_context import PretendContext  # noqa: E402
 from dermnote_notegen.engine.grammar import Grammar, Vocabulary  # noqa: E402
-from dermnote_notegen.engine.sampling import Sampler, Sampling  # noqa: E402
+from dermnote_notegen.engine.sampling import Sampler, SamplingParams  # noqa: E402
 from dermnote_notegen.engine.scheduler import Scheduler  # noqa: E402
-from dermnote_notegen.engine.sequence import End, Job  # noqa: E402
+from dermnote_notegen.engine.sequence import Outcome, Sequence  # noqa: E402
+from tests.notegen.engine.fake_context import FakeContext  # noqa: E402
 
 ALL_BYTES = [bytes([code]) for code in range(1, 256)]
 PROMPT = [1, 2, 3]
 
 
 class Pieces:
-    """A tokenizer that takes the longest piece that fits; `spaced`: it puts a space in front, as SentencePiece does."""
+    """A greedy longest-match tokenizer; `spaced`: it adds a space in front, like SentencePiece."""
 
     eos_token_id = 0
     bos_token_id = None
     special_token_ids = (0,)
 
-    def __init__(self, pieces: Sequence[bytes], *, spaced: bool = False) -> None:
+    def __init__(self, pieces: Iterable[bytes], *, spaced: bool = False) -> None:
         self.tokens = [b"<end>", *pieces]
         self._spaced = spaced
 
@@ -65,65 +62,65 @@ def token(piece: bytes) -> int:
 
 
 def greedy() -> Sampler:
-    return Sampler(Sampling(temperature=0), seed=0)
+    return Sampler(SamplingParams(temperature=0), seed=0)
 
 
-def free(*, most: int = 20, stop: Sequence[str] = ()) -> Free:
-    return Free(greedy(), VOCABULARY, max_tokens=most, stop=stop)
+def free(*, most: int = 20, stop: Iterable[str] = ()) -> TextDecoder:
+    return TextDecoder(greedy(), VOCABULARY, max_tokens=most, stop=list(stop))
 
 
-def guided(gbnf: str, *, most: int = 40, stop: Sequence[str] = (), top_k: int = 0) -> Constrained:
-    sampler = Sampler(Sampling(temperature=0, top_k=top_k), seed=0)
-    return Constrained(Grammar(gbnf, VOCABULARY), sampler, VOCABULARY, max_tokens=most, stop=stop)
+def guided(gbnf: str, *, most: int = 40, stop: Iterable[str] = (), top_k: int = 0) -> TextDecoder:
+    sampler = Sampler(SamplingParams(temperature=0, top_k=top_k), seed=0)
+    return TextDecoder(sampler, VOCABULARY, max_tokens=most, stop=list(stop), grammar=Grammar(gbnf, VOCABULARY))
 
 
-def fixed(text: bytes, *, from_prompt: bool = False) -> Part:
-    return Part(tokens_of(text, VOCABULARY), from_prompt=from_prompt)
+def fixed(text: bytes, *, from_prompt: bool = False) -> OutputSegment:
+    return OutputSegment(VOCABULARY.encode(text), from_prompt=from_prompt)
 
 
-def run(program: Program, *wanted: bytes) -> tuple[Written, bytes]:
-    """(what is written by a model that wants these pieces in turn, the text that it was shown at last)."""
+def run(decoder: Decoder, *wanted: bytes) -> tuple[Output, bytes]:
+    """(output of a model that prefers these pieces in turn, the text that it saw last)."""
     path: list[int] = []
-    move = program.begin()
+    continuation = decoder.begin()
     for piece in wanted:
-        path = [*([] if move.from_prompt else path), *move.tokens]
+        path = [*([] if continuation.from_prompt else path), *continuation.tokens]
         logits = np.zeros(len(PIECES.tokens), dtype=np.float32)
         logits[token(piece)] = 9.0
-        move = program.next(logits)
-        assert move.ended or move.tokens or move.from_prompt, "nothing to decode"
-        if move.ended:
+        continuation = decoder.next(logits)
+        assert continuation.ended or continuation.tokens or continuation.from_prompt, "nothing to decode"
+        if continuation.ended:
             break
-    assert move.ended
-    return program.written, b"".join(map(VOCABULARY.text, path))
+    assert continuation.ended
+    return decoder.output, VOCABULARY.decode(path)
 
 
 # Stop texts.
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_a_stop_text_ends_what_a_grammar_would_go_on_with(top_k: int) -> None:
+def test_a_stop_text_ends_a_text_that_its_grammar_would_continue(top_k: int) -> None:
     done, _ = run(guided("root ::= [a-z\n]+", stop=["\n"], top_k=top_k), b"a", b"b", b"\n", b"c")
 
     assert (done.text, done.sampled, done.finished) == (b"ab", 3, True)
 
 
-def test_a_stop_text_that_the_grammar_fixes_ends_the_text_too_and_what_is_behind_it_is_not_counted() -> None:
-    program = guided('root ::= ("x" | "y") "one. two"', stop=["ne."])
+def test_a_forced_stop_text_ends_the_text_and_nothing_after_it_is_counted() -> None:
+    decoder = guided('root ::= ("x" | "y") "one. two"', stop=["ne."])
 
-    done, _ = run(program, b"x")
+    done, _ = run(decoder, b"x")
 
     assert (done.text, done.sampled, done.forced, done.finished) == (b"xo", 1, len("one."), True)
     assert done.tokens == [token(b"x"), token(b"o")]
 
 
-def test_a_stop_text_in_what_is_fixed_at_the_beginning_leaves_nothing_to_be_sampled() -> None:
-    program = guided('root ::= "one. two" ("x" | "y")', stop=["."])
+def test_a_stop_text_in_the_forced_beginning_leaves_nothing_to_sample() -> None:
+    decoder = guided('root ::= "one. two" ("x" | "y")', stop=["."])
 
-    assert program.begin().ended
-    assert (program.written.text, program.written.finished, program.written.sampled) == (b"one", True, 0)
+    assert decoder.begin().ended
+    assert (decoder.output.text, decoder.output.finished, decoder.output.sampled) == (b"one", True, 0)
 
 
-def test_of_two_stop_texts_the_one_that_is_complete_first_ends_the_text() -> None:
+def test_the_stop_text_that_is_completed_first_ends_the_text() -> None:
     done, _ = run(guided('root ::= ("x" | "y") "abcd"', stop=["abcd", "bc"]), b"x")
 
     assert done.text == b"xa"
@@ -139,37 +136,42 @@ def test_of_two_stop_texts_the_one_that_is_complete_first_ends_the_text() -> Non
         pytest.param([b"x"], "x", b"", id="at once"),
     ],
 )
-def test_what_follows_a_stop_text_follows_the_text_before_it_and_nothing_else(
+def test_the_segment_after_a_stop_text_continues_the_text_before_it(
     wanted: list[bytes], stop: str, before: bytes
 ) -> None:
-    parts = [fixed(b"It is"), Part(free(stop=[stop])), fixed(b" or"), Part(guided('root ::= " red" | " blue"'))]
+    parts = [
+        fixed(b"It is"),
+        OutputSegment(free(stop=[stop])),
+        fixed(b" or"),
+        OutputSegment(guided('root ::= " red" | " blue"')),
+    ]
 
-    done, shown = run(Segmented(parts, VOCABULARY), *wanted, b" red")
+    done, shown = run(SegmentedDecoder(parts, VOCABULARY), *wanted, b" red")
 
     assert shown == b"It is" + before + b" or"
     assert done.text == b"It is" + before + b" or red"
-    assert b"".join(map(VOCABULARY.text, done.tokens)) == done.text
+    assert VOCABULARY.decode(done.tokens) == done.text
     assert (done.sampled, done.finished) == (len(wanted) + 1, True)
 
 
-def test_behind_a_stop_text_without_fixed_text_the_next_part_is_shown_the_text_before_it() -> None:
-    parts = [fixed(b"It is"), Part(free(stop=["\n"])), Part(free(stop=["\n"]))]
+def test_after_a_stop_text_the_next_sampled_segment_sees_the_text_before_it() -> None:
+    parts = [fixed(b"It is"), OutputSegment(free(stop=["\n"])), OutputSegment(free(stop=["\n"]))]
 
-    done, shown = run(Segmented(parts, VOCABULARY), b"\n", b" red", b"\n")
+    done, shown = run(SegmentedDecoder(parts, VOCABULARY), b"\n", b" red", b"\n")
 
     assert (done.text, shown) == (b"It is red", b"It is red")
 
 
-def test_what_was_taken_back_stays_so_behind_a_part_that_follows_the_prompt() -> None:
+def test_removed_stop_texts_stay_removed_after_a_segment_from_the_prompt() -> None:
     parts = [
         fixed(b"It is"),
-        Part(free(stop=["ab"])),
+        OutputSegment(free(stop=["ab"])),
         fixed(b" so", from_prompt=True),
-        Part(free(stop=["cd"])),
-        Part(free(most=1)),
+        OutputSegment(free(stop=["cd"])),
+        OutputSegment(free(most=1)),
     ]
 
-    done, shown = run(Segmented(parts, VOCABULARY), b"a", b"b", b"x", b"c", b"d", b"y")
+    done, shown = run(SegmentedDecoder(parts, VOCABULARY), b"a", b"b", b"x", b"c", b"d", b"y")
 
     assert (done.text, shown) == (b"It is soxy", b" sox")
 
@@ -177,23 +179,23 @@ def test_what_was_taken_back_stays_so_behind_a_part_that_follows_the_prompt() ->
 # Limits.
 
 
-def test_a_grammar_that_its_limit_cuts_ends_the_whole_text() -> None:
-    parts = [Part(guided('root ::= ("x" | "y") " one two"', most=4)), fixed(b". The end.")]
+def test_a_grammar_cut_by_its_limit_ends_the_whole_text() -> None:
+    parts = [OutputSegment(guided('root ::= ("x" | "y") " one two"', most=4)), fixed(b". The end.")]
 
-    done, _ = run(Segmented(parts, VOCABULARY), b"x")
+    done, _ = run(SegmentedDecoder(parts, VOCABULARY), b"x")
 
     assert (done.text, done.finished) == (b"x on", False)
 
 
-def test_a_free_part_may_end_at_its_limit_and_the_text_goes_on() -> None:
-    parts = [Part(free(most=2)), fixed(b". The end.")]
+def test_a_free_segment_may_end_at_its_limit_and_the_text_continues() -> None:
+    parts = [OutputSegment(free(most=2)), fixed(b". The end.")]
 
-    done, _ = run(Segmented(parts, VOCABULARY), b" red", b" blue")
+    done, _ = run(SegmentedDecoder(parts, VOCABULARY), b" red", b" blue")
 
     assert (done.text, done.finished) == (b" red blue. The end.", False)
 
 
-# What was a choice.
+# Decisions.
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
@@ -206,7 +208,7 @@ def test_a_free_part_may_end_at_its_limit_and_the_text_goes_on() -> None:
         ("root ::= [a-z]+", [b"a", b"b", b"<end>"], 3),
     ],
 )
-def test_a_draw_that_is_taken_counts_as_one_from_a_mask_does(
+def test_sampling_first_and_masking_first_count_the_same_decisions(
     gbnf: str, wanted: list[bytes], decisions: int, top_k: int
 ) -> None:
     done, _ = run(guided(gbnf, top_k=top_k), *wanted)
@@ -214,24 +216,24 @@ def test_a_draw_that_is_taken_counts_as_one_from_a_mask_does(
     assert done.decisions == decisions
 
 
-# Tokens of a text that follows others.
+# Encoding a continuation.
 
 
 @pytest.mark.parametrize("text", [".", " .", ", it is", "  two", "é 👋", "\n"])
-def test_a_fixed_text_stays_as_it_is_where_the_tokenizer_puts_a_space_in_front(text: str) -> None:
+def test_a_fixed_text_is_unchanged_if_the_tokenizer_adds_a_space(text: str) -> None:
     vocabulary = vocabulary_of(SPACED)
     assert SPACED.tokens[SPACED(text)[0]].startswith(b" ")
 
-    assert b"".join(map(vocabulary.text, tokens_of(text.encode(), vocabulary))) == text.encode()
+    assert vocabulary.decode(vocabulary.encode(text.encode())) == text.encode()
 
 
-def test_half_a_character_in_front_is_put_into_tokens_too() -> None:
+def test_a_text_that_begins_within_a_character_is_encoded() -> None:
     rest = "👋".encode()[2:] + b" so"
 
-    assert b"".join(map(VOCABULARY.text, tokens_of(rest, VOCABULARY))) == rest
+    assert VOCABULARY.decode(VOCABULARY.encode(rest)) == rest
 
 
-# Over a cache.
+# With a cache.
 
 
 SMALL = Pieces([b"a", b"b", b"c", b"ab", b"bc", b"abc"])
@@ -239,47 +241,49 @@ SEEDS = range(40)
 STOPS = ("ca", "bb", "acb", "cc")
 
 
-def segmented(seed: int) -> Segmented:
-    """Parts whose stop texts begin within tokens, end within them, or are never written."""
+def segmented(seed: int) -> SegmentedDecoder:
+    """Segments whose stop texts begin within tokens, end within them, or never occur."""
     vocabulary = vocabulary_of(SMALL)
-    sampler = Sampler(Sampling(), seed=seed)
+    sampler = Sampler(SamplingParams(), seed=seed)
 
-    def part(number: int) -> Part:
-        return Part(Free(sampler, vocabulary, max_tokens=9, stop=[STOPS[(seed + number) % 4]]), seed % 3 == number)
+    def part(number: int) -> OutputSegment:
+        return OutputSegment(
+            TextDecoder(sampler, vocabulary, max_tokens=9, stop=[STOPS[(seed + number) % 4]]), seed % 3 == number
+        )
 
-    texts = [Part(tokens_of(text, vocabulary)) for text in (b"ab", b"c")]
-    return Segmented([part(0), texts[0], part(1), part(2), texts[1], part(3)], vocabulary)
+    texts = [OutputSegment(vocabulary.encode(text)) for text in (b"ab", b"c")]
+    return SegmentedDecoder([part(0), texts[0], part(1), part(2), texts[1], part(3)], vocabulary)
 
 
-def by_hand(program: Program, pool: PretendContext) -> list[list[int]]:
-    """What it is shown at each move, written without a cache."""
-    shown = [[*PROMPT, *program.begin().tokens]]
-    while not (move := program.next(pool.logits_after(shown[-1]))).ended:
-        shown.append([*(PROMPT if move.from_prompt else shown[-1]), *move.tokens])
+def by_hand(decoder: Decoder, cache: FakeContext) -> list[list[int]]:
+    """The tokens that the model sees at each step, computed without a cache."""
+    shown = [[*PROMPT, *decoder.begin().tokens]]
+    while not (continuation := decoder.next(cache.logits_after(shown[-1]))).ended:
+        shown.append([*(PROMPT if continuation.from_prompt else shown[-1]), *continuation.tokens])
     return shown
 
 
-def pretended(*, shares: bool, lanes: int) -> PretendContext:
-    return PretendContext(cells=2000, lanes=lanes, vocabulary=len(SMALL.tokens), shares=shares)
+def fake_context(*, shares: bool, max_sequences: int) -> FakeContext:
+    return FakeContext(cells=2000, max_sequences=max_sequences, vocabulary=len(SMALL.tokens), shares=shares)
 
 
 @pytest.mark.parametrize("shares", [True, False])
 @pytest.mark.parametrize("batched", [True, False])
-def test_tokens_that_a_stop_text_took_back_are_taken_back_in_the_cache_too(shares: bool, batched: bool) -> None:
-    pool = pretended(shares=shares, lanes=20 if batched else 1)
-    queue: Scheduler | Alone = Scheduler(pool, slots=6) if batched else Alone(pool)
+def test_tokens_removed_by_a_stop_text_are_removed_from_the_cache(shares: bool, batched: bool) -> None:
+    cache = fake_context(shares=shares, max_sequences=20 if batched else 2)
+    scheduler = Scheduler(cache, slots=6, isolated=not batched)
     texts: dict[int, bytes] = {}
 
-    def keep(seed: int, job: Job, end: End) -> None:
-        assert end is End.WRITTEN
-        texts[seed] = job.program.written.text
+    def keep(seed: int, sequence: Sequence, end: Outcome) -> None:
+        assert end is Outcome.COMPLETED
+        texts[seed] = sequence.decoder.output.text
 
     for seed in SEEDS:
-        queue.add(Job(segmented(seed), PROMPT, 60, lambda: False, partial(keep, seed), shares_text=True))
-    while queue.busy:
-        queue.step()
+        scheduler.add(Sequence(segmented(seed), PROMPT, 60, lambda: False, partial(keep, seed), reusable=True))
+    while scheduler.busy:
+        scheduler.step()
 
-    programs = {seed: segmented(seed) for seed in SEEDS}
-    shown = {seed: by_hand(program, pool) for seed, program in programs.items()}
-    assert texts == {seed: program.written.text for seed, program in programs.items()}
+    decoders = {seed: segmented(seed) for seed in SEEDS}
+    shown = {seed: by_hand(decoder, cache) for seed, decoder in decoders.items()}
+    assert texts == {seed: decoder.output.text for seed, decoder in decoders.items()}
     assert sum(after[: len(before)] != before for run in shown.values() for before, after in pairwise(run)) > 10

@@ -1,4 +1,4 @@
-"""A model whose memory is recurrent: a state can't be cut at a prefix, so it works without sharing, and says so."""
+"""A model with recurrent memory: a state cannot be cut at a prefix, so it runs without sharing."""
 
 import logging
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ import pytest
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_notegen.engine.build import load
-from dermnote_notegen.engine.engine import BatchEngine
-from dermnote_notegen.engine.llama import LlamaContext, Shape, Weights
-from dermnote_notegen.engine.model import Origin
+from dermnote_notegen.engine.engine import LLMEngine
+from dermnote_notegen.engine.llama import ContextConfig, LlamaContext, Weights
+from dermnote_notegen.engine.model import ModelInfo
 from dermnote_notegen.settings import Settings
 from tests.notegen.engine.recurrent import STATE_BYTES, TRAINED_CONTEXT, write_mamba
 
-# llguidance's own code asks llama-cpp-python by an old name.
+# llguidance uses a deprecated name of llama-cpp-python's API.
 pytestmark = [pytest.mark.gguf, pytest.mark.filterwarnings("ignore:llama_token_get_attr is deprecated")]
 WAIT_S = 120
 SLOTS = 4
@@ -44,16 +44,16 @@ def weights(path: Path) -> Iterator[Weights]:
 
 
 @pytest.fixture(scope="module")
-def engine(weights: Weights) -> Iterator[BatchEngine]:
-    shape = Shape(cells=1024, lanes=SLOTS + 1, threads=1)
-    made = BatchEngine(weights, shape, origin=Origin("mamba", None), slots=SLOTS, context_tokens=256)
+def engine(weights: Weights) -> Iterator[LLMEngine]:
+    shape = ContextConfig(cells=1024, max_sequences=SLOTS + 1, threads=1)
+    made = LLMEngine(weights, shape, model_info=ModelInfo("mamba", None), slots=SLOTS, context_tokens=256)
     yield made
     made.close()
 
 
-def answers(engine: BatchEngine, **more: Any) -> list[CompletionResponse]:
-    """All the requests at a time."""
-    asked = [engine.submit(CompletionRequest(**(body | more)), stop=lambda: False) for body in BODIES]
+def answers(engine: LLMEngine, **more: Any) -> list[CompletionResponse]:
+    """All requests concurrently."""
+    asked = [engine.submit(CompletionRequest(**(body | more)), cancelled=lambda: False) for body in BODIES]
     return [answer.result(WAIT_S) for answer in asked]
 
 
@@ -61,18 +61,20 @@ def texts(found: list[CompletionResponse]) -> list[str]:
     return [one.choices[0].text for one in found]
 
 
-def test_its_memory_is_known_before_anything_is_asked(weights: Weights) -> None:
-    assert weights.unshared_memory is not None
-    assert "recurrent" in weights.unshared_memory
+def test_the_memory_of_a_state_is_measured_at_start(weights: Weights) -> None:
+    assert weights.no_sharing_reason is not None
+    assert "recurrent" in weights.no_sharing_reason
     assert weights.trained_context == TRAINED_CONTEXT
-    assert weights.lane_bytes == pytest.approx(STATE_BYTES, rel=0.05)
-    assert weights.cell_bytes < STATE_BYTES / 100
+    assert weights.cache_bytes.per_sequence == pytest.approx(STATE_BYTES, rel=0.05)
+    assert weights.cache_bytes.per_token < STATE_BYTES / 100
 
 
-def test_requests_in_one_batch_are_answered_without_sharing(engine: BatchEngine) -> None:
+def test_requests_are_batched_without_sharing(engine: LLMEngine) -> None:
     found = answers(engine)
 
-    assert all(text for number, text in enumerate(texts(found)) if number % 3 != 1)  # a free one may end at once
+    assert all(
+        text for number, text in enumerate(texts(found)) if number % 3 != 1
+    )  # a text without a grammar may be empty
     for text in texts(found)[2::3]:
         assert text.startswith(" it is")
         assert "." in text
@@ -82,60 +84,58 @@ def test_requests_in_one_batch_are_answered_without_sharing(engine: BatchEngine)
     assert not engine.info()["shares_prefixes"]
 
 
-def test_deterministic_texts_are_the_same_alone_and_beside_others(engine: BatchEngine) -> None:
+def test_deterministic_texts_are_the_same_alone_and_among_others(engine: LLMEngine) -> None:
     alone = [
-        engine.submit(CompletionRequest(**body, deterministic=True), stop=lambda: False).result(WAIT_S)
+        engine.submit(CompletionRequest(**body, deterministic=True), cancelled=lambda: False).result(WAIT_S)
         for body in BODIES
     ]
-    beside = [engine.submit(CompletionRequest(**body), stop=lambda: False) for body in BODIES]
+    concurrent = [engine.submit(CompletionRequest(**body), cancelled=lambda: False) for body in BODIES]
 
     assert texts(answers(engine, deterministic=True)) == texts(alone)
     assert len(set(texts(alone))) == len(BODIES)
-    for other in beside:
+    for other in concurrent:
         other.result(WAIT_S)
 
 
-def test_each_request_sees_its_own_prompt_alone(engine: BatchEngine) -> None:
-    """Greedy: what one is asked beside others is what it is asked alone, whoever used its lane before."""
+def test_each_request_sees_only_its_own_prompt(engine: LLMEngine) -> None:
+    """Greedy: a text is the same alone and among others, whichever request used its sequence before."""
     bodies = [
         {"prompt": prompt, "temperature": 0, "grammar": "root ::= [a-z ]+", "max_tokens": 8}
         for prompt in ("the lesion", "a", "is a lesion is a lesion", "zebra", "the the the", "mole", "x", "a mole is")
     ]
 
-    alone = [engine.submit(CompletionRequest(**body), stop=lambda: False).result(WAIT_S) for body in bodies]
-    together = [engine.submit(CompletionRequest(**body), stop=lambda: False) for body in bodies]
+    alone = [engine.submit(CompletionRequest(**body), cancelled=lambda: False).result(WAIT_S) for body in bodies]
+    together = [engine.submit(CompletionRequest(**body), cancelled=lambda: False) for body in bodies]
 
     assert texts([one.result(WAIT_S) for one in together]) == texts(alone)
     assert len(set(texts(alone))) > 1
 
 
-def test_nothing_is_kept_once_all_have_ended(weights: Weights) -> None:
-    engine = BatchEngine(
+def test_the_cache_is_empty_after_the_last_request(weights: Weights) -> None:
+    engine = LLMEngine(
         weights,
-        Shape(cells=1024, lanes=SLOTS + 1, threads=1),
-        origin=Origin("mamba", None),
+        ContextConfig(cells=1024, max_sequences=SLOTS + 1, threads=1),
+        model_info=ModelInfo("mamba", None),
         slots=SLOTS,
         context_tokens=256,
     )
     try:
         answers(engine)
-        tree = engine._scheduler.tree
-        assert (tree.held, tree.lanes_used) == (0, 0)
+        cache = engine._scheduler.cache
+        assert (cache.cells_held, cache.sequences_used) == (0, 0)
     finally:
         engine.close()
 
 
-def test_a_context_of_it_says_that_it_does_not_share(weights: Weights) -> None:
-    context = LlamaContext(weights, Shape(cells=256, lanes=2, threads=1))
+def test_its_context_does_not_share(weights: Weights) -> None:
+    context = LlamaContext(weights, ContextConfig(cells=256, max_sequences=2, threads=1))
     try:
         assert not context.shares
     finally:
         context.close()
 
 
-def test_the_engine_starts_with_it_by_one_setting_and_says_why_it_is_slower(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_engine_starts_with_it_and_logs_why_nothing_is_shared(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         engine = load(Settings(model=str(path), requantize="off", slots=SLOTS, context_tokens=256))
     try:

@@ -47,7 +47,7 @@ def ask(engine: EngineClient, prompt: str = PROMPT.text, **settings: object) -> 
     return engine.complete(request).choices[0].text
 
 
-def test_a_p2_note_is_written_and_its_prefix_is_kept(engine: EngineClient) -> None:
+def test_a_p2_note_is_generated_and_its_prefix_is_cached(engine: EngineClient) -> None:
     request = CompletionRequest(prompt=PROMPT.text, max_tokens=PROMPT.max_tokens, stop=list(PROMPT.stop), seed=1)
     engine.complete(request)
 
@@ -60,18 +60,18 @@ def test_a_p2_note_is_written_and_its_prefix_is_kept(engine: EngineClient) -> No
     assert answer.usage.completion_tokens > 5
 
 
-def test_deterministic_gives_the_same_text_whatever_came_between(engine: EngineClient) -> None:
+def test_a_deterministic_text_does_not_depend_on_earlier_requests(engine: EngineClient) -> None:
     first = ask(engine, deterministic=True, temperature=0.8)
     ask(engine, prompt="Something else entirely, to fill the cache.")
 
     assert ask(engine, deterministic=True, temperature=0.8) == first
 
 
-def test_a_grammar_is_kept_to(engine: EngineClient) -> None:
+def test_a_text_follows_its_grammar(engine: EngineClient) -> None:
     assert ask(engine, grammar='root ::= " yes" | " no"').strip() in ("yes", "no")
 
 
-def test_a_g_note_follows_its_grammar_and_says_what_was_forced_sampled_and_decided(engine: EngineClient) -> None:
+def test_a_g_note_follows_its_grammar_and_reports_its_token_counts(engine: EngineClient) -> None:
     facts = NoteFacts(FACTS, FACTS)
     prompt = render("G", facts=facts, prior=PRIORS["melanoma"], options=NoteOptions(), seed=11)
     request = CompletionRequest(
@@ -88,7 +88,7 @@ def test_a_g_note_follows_its_grammar_and_says_what_was_forced_sampled_and_decid
     assert usage.forced_tokens > usage.decisions
 
 
-def test_under_a_grammar_a_seed_gives_the_same_text_and_others_vary(engine: EngineClient) -> None:
+def test_under_a_grammar_texts_depend_on_the_seed(engine: EngineClient) -> None:
     words = " | ".join(f'" {word}"' for word in ("red", "blue", "green", "white", "black", "brown", "pink", "gray"))
 
     def drawn(seed: int) -> str:
@@ -98,13 +98,13 @@ def test_under_a_grammar_a_seed_gives_the_same_text_and_others_vary(engine: Engi
     assert len({drawn(seed) for seed in range(12)}) > 3
 
 
-def test_a_grammar_that_the_limit_cuts_says_so(engine: EngineClient) -> None:
+def test_a_grammar_cut_by_the_limit_finishes_with_length(engine: EngineClient) -> None:
     request = CompletionRequest(prompt="Say:", max_tokens=4, grammar='root ::= " one two three four five six seven"')
 
     assert engine.complete(request).choices[0].finish_reason == "length"
 
 
-def test_what_can_never_be_done_is_refused_and_the_engine_lives_on(engine: EngineClient) -> None:
+def test_impossible_requests_are_rejected_and_the_engine_survives(engine: EngineClient) -> None:
     with pytest.raises(EngineRefused):
         ask(engine, grammar="root ::= (")
     with pytest.raises(EngineRefused):
@@ -113,12 +113,12 @@ def test_what_can_never_be_done_is_refused_and_the_engine_lives_on(engine: Engin
     assert ask(engine)
 
 
-def test_a_deadline_that_passed_is_unavailable(engine: EngineClient) -> None:
+def test_a_passed_deadline_raises_engine_unavailable(engine: EngineClient) -> None:
     with pytest.raises(EngineUnavailable):
         ask(engine, deadline_s=0.001)
 
 
-def test_prometheus_finds_the_figures_on_a_port_of_their_own(engine: EngineClient) -> None:
+def test_metrics_are_served_on_their_own_port(engine: EngineClient) -> None:
     ask(engine)
 
     text = httpx.get(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=30).text
@@ -126,13 +126,13 @@ def test_prometheus_finds_the_figures_on_a_port_of_their_own(engine: EngineClien
     assert 'dermnote_engine_tokens_total{kind="sampled"}' in text
 
 
-def test_the_model_is_named_with_its_hash(engine: EngineClient) -> None:
+def test_the_model_is_reported_with_its_hash(engine: EngineClient) -> None:
     model = engine.model
 
     assert model.name == "smollm2"
     assert model.sha256 == find_weights("smollm2")[2]
 
 
-def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+def test_missing_weights_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no such file"):
         find_weights(str(tmp_path / "none.gguf"))

@@ -1,4 +1,4 @@
-"""Weights in the layout that this machine is fast with: which is chosen, and what becomes of its file."""
+"""Layouts of the weights: which one is chosen at start or by measuring, and what happens to its files."""
 
 import json
 import logging
@@ -11,153 +11,176 @@ from pathlib import Path
 
 import pytest
 
-from dermnote_notegen.engine.llama import Shape
-from dermnote_notegen.engine.model import ModelNotFound, Origin, find_weights, sha256_of
+from dermnote_notegen.engine.model import ModelInfo, ModelNotFound, find_weights, sha256_of
+from dermnote_notegen.engine.tune import __main__ as command
 from dermnote_notegen.engine.tune import layouts
-from dermnote_notegen.engine.tune.layouts import AS_IT_CAME, SOURCE, Layout, choose, loaded, perplexity, tune
+from dermnote_notegen.engine.tune.__main__ import choose, tune
+from dermnote_notegen.engine.tune.layouts import (
+    ORIGINAL,
+    SOURCE,
+    Layout,
+    Measurement,
+    WeightsFile,
+    default_layout,
+    measure,
+    remember,
+    remembered,
+    select_weights,
+)
 
-SHAPE = Shape(cells=1024, lanes=16, threads=1)
 Q4, Q8, Q8_BF16 = Layout("Q4_0", "f16"), Layout("Q8_0", "f16"), Layout("Q8_0", "bf16")
-# llguidance's own code asks llama-cpp-python by an old name.
+# llguidance uses a deprecated name of llama-cpp-python's API.
 llama = pytest.mark.filterwarnings("ignore:llama_token_get_attr is deprecated")
 
 
-def chosen(speeds: Mapping[Layout, float], perplexities: Mapping[Layout, float]) -> tuple[Layout, list[Layout]]:
-    """(what is chosen, the layouts whose perplexity was asked for, in order)."""
-    asked: list[Layout] = []
-
-    def told(layout: Layout) -> float:
-        asked.append(layout)
-        return perplexities.get(layout, 10.0)
-
-    return choose(speeds, told), asked
+# Which layout.
 
 
-def test_the_fastest_is_chosen() -> None:
-    assert chosen({AS_IT_CAME: 100, Q8: 150, Q4: 190, Q8_BF16: 160}, {}) == (Q4, [AS_IT_CAME, Q4])
+@pytest.mark.parametrize(
+    ("flags", "layout"),
+    [
+        ({"avx2", "avx512f", "avx512_bf16"}, Layout("BF16", "bf16")),
+        ({"avx2", "avx512f"}, Q8),
+        ({"avx2"}, Q8),
+        ({"neon"}, ORIGINAL),
+        ((), ORIGINAL),
+    ],
+)
+def test_the_default_follows_the_cpus_flags(flags: set[str], layout: Layout) -> None:
+    assert default_layout(flags) == layout
+
+
+def chosen(speeds: Mapping[Layout, float], perplexities: Mapping[Layout, float]) -> Layout:
+    """The chosen layout; perplexities are 10 by default."""
+    return choose({layout: Measurement(perplexities.get(layout, 10.0), speed) for layout, speed in speeds.items()})
+
+
+def test_the_fastest_layout_is_chosen() -> None:
+    assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190, Q8_BF16: 160}, {}) == Q4
 
 
 @pytest.mark.parametrize(("loss", "layout"), [(1.9, Q4), (2.1, Q8)])
-def test_one_that_says_over_two_percent_less_is_refused(loss: float, layout: Layout) -> None:
-    assert chosen({AS_IT_CAME: 100, Q8: 150, Q4: 190}, {Q4: 10.0 + loss / 10})[0] == layout
+def test_a_perplexity_more_than_two_percent_higher_is_refused(loss: float, layout: Layout) -> None:
+    assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190}, {Q4: 10.0 + loss / 10}) == layout
 
 
-def test_one_that_says_more_is_as_good_as_any() -> None:
-    assert chosen({AS_IT_CAME: 100, Q8: 150}, {Q8: 9.0})[0] == Q8
+def test_a_lower_perplexity_is_accepted() -> None:
+    assert chosen({ORIGINAL: 100, Q8: 150}, {Q8: 9.0}) == Q8
 
 
-def test_where_all_that_are_faster_say_less_it_stays_as_it_came() -> None:
-    layout, asked = chosen({AS_IT_CAME: 100, Q8: 150, Q4: 190, Q8_BF16: 104}, {Q8: 11.0, Q4: 12.0})
-
-    assert (layout, asked) == (AS_IT_CAME, [AS_IT_CAME, Q4, Q8])
+def test_the_original_is_kept_if_all_faster_layouts_are_refused() -> None:
+    assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190, Q8_BF16: 104}, {Q8: 11.0, Q4: 12.0}) == ORIGINAL
 
 
-def test_where_nothing_is_five_percent_faster_no_perplexity_is_asked() -> None:
-    assert chosen({AS_IT_CAME: 100, Q8: 104.9, Q4: 50}, {}) == (AS_IT_CAME, [])
-    assert chosen({AS_IT_CAME: 100, Q8: 105, Q4: 50}, {})[0] == Q8
+def test_the_original_is_kept_unless_another_layout_is_five_percent_faster() -> None:
+    assert chosen({ORIGINAL: 100, Q8: 104.9, Q4: 50}, {}) == ORIGINAL
+    assert chosen({ORIGINAL: 100, Q8: 105, Q4: 50}, {}) == Q8
 
 
 # Files.
 
 
 @pytest.fixture(scope="module")
-def source() -> tuple[Path, Origin]:
-    """SmolLM2's file, and what it is called."""
+def source() -> WeightsFile:
+    """SmolLM2's file."""
     name, path, sha256 = find_weights("smollm2")
-    return path, Origin(name, sha256)
+    return WeightsFile(path, ModelInfo(name, sha256))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the layouts of this file's tests are kept."""
-    return tmp_path_factory.mktemp("layouts") / "made by tune"
+    """The folder of this module's layouts."""
+    return tmp_path_factory.mktemp("layouts") / "created at first use"
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> WeightsFile:
+    """A file that is not a preset and does not exist."""
+    return WeightsFile(tmp_path / "some.gguf", ModelInfo("some", "0" * 64))
+
+
+def select(source: WeightsFile, folder: Path, requantize: str = "auto") -> WeightsFile:
+    return select_weights(source, threads=1, folder=folder, requantize=requantize)
 
 
 def names(folder: Path) -> set[str]:
-    """What is in the folder, without the digest that each name begins with."""
+    """The files in the folder, without the digest at the beginning of each name."""
     return {path.name.partition("-")[2] for path in folder.iterdir() if path.name != layouts.LOCK}
 
 
-def choice_name(origin: Origin, shape: Shape = SHAPE) -> str:
-    return layouts._choice_file(origin, shape, Path()).name
+def choice_name(info: ModelInfo) -> str:
+    return layouts._choice_file(info, 1, Path()).name
 
 
 @pytest.mark.gguf
-def test_a_layout_that_is_asked_for_is_made_whole_and_told(source: tuple[Path, Origin], folder: Path) -> None:
-    path, origin = source
+def test_a_requested_layout_is_written_and_reported(source: WeightsFile, folder: Path) -> None:
+    selected = select(source, folder, "q8_0")
 
-    tuned = tune(path, origin, shape=SHAPE, folder=folder, wanted="q8_0")
-
-    assert tuned.path.parent == folder
-    assert tuned.path.name.startswith(str(origin.sha256))
+    assert selected.path.parent == folder
+    assert selected.path.name.startswith(str(source.info.sha256))
     assert names(folder) == {"Q8_0.gguf", "Q8_0.sha256"}
-    made = tuned.origin.quantization
+    made = selected.info.quantization
     assert made is not None
-    assert (made.type, made.sha256) == ("Q8_0", sha256_of(tuned.path))
-    assert (tuned.origin.name, tuned.origin.sha256, tuned.keys) == (origin.name, origin.sha256, SHAPE.keys)
+    assert (made.type, made.sha256) == ("Q8_0", sha256_of(selected.path))
+    assert (selected.info.name, selected.info.sha256, selected.keys) == (source.info.name, source.info.sha256, "f16")
 
 
 @pytest.mark.gguf
-def test_a_layout_that_is_there_is_used_as_it_is(source: tuple[Path, Origin], folder: Path) -> None:
-    first = tune(*source, shape=SHAPE, folder=folder, wanted="q8_0")
-    made_at = first.path.stat().st_mtime_ns
+def test_an_existing_layout_is_reused(source: WeightsFile, folder: Path) -> None:
+    first = select(source, folder, "q8_0")
+    written_at = first.path.stat().st_mtime_ns
 
-    assert tune(*source, shape=SHAPE, folder=folder, wanted="q8_0") == first
-    assert first.path.stat().st_mtime_ns == made_at
+    assert select(source, folder, "q8_0") == first
+    assert first.path.stat().st_mtime_ns == written_at
 
 
 @pytest.mark.gguf
-@pytest.mark.parametrize("harm", ["cut", "changed", "unnamed"])
-def test_a_layout_that_is_not_whole_is_made_again(source: tuple[Path, Origin], folder: Path, harm: str) -> None:
-    first = tune(*source, shape=SHAPE, folder=folder, wanted="q8_0")
-    if harm == "unnamed":
+@pytest.mark.parametrize("damage", ["truncated", "changed", "digest missing"])
+def test_a_damaged_layout_is_written_again(source: WeightsFile, folder: Path, damage: str) -> None:
+    first = select(source, folder, "q8_0")
+    if damage == "digest missing":
         first.path.with_suffix(".sha256").unlink()
     else:
         with first.path.open("r+b") as file:
-            file.truncate(10_000_000) if harm == "cut" else file.write(b"GGUX")
+            file.truncate(10_000_000) if damage == "truncated" else file.write(b"GGUX")
 
-    again = tune(*source, shape=SHAPE, folder=folder, wanted="q8_0")
+    again = select(source, folder, "q8_0")
 
     assert again == first
-    assert again.origin.quantization is not None
-    assert sha256_of(again.path) == again.origin.quantization.sha256
+    assert again.info.quantization is not None
+    assert sha256_of(again.path) == again.info.quantization.sha256
     assert names(folder) == {"Q8_0.gguf", "Q8_0.sha256"}
 
 
 @pytest.mark.gguf
 @llama
-def test_the_file_that_was_made_loads_and_says_as_much(source: tuple[Path, Origin], folder: Path) -> None:
-    tuned = tune(*source, shape=SHAPE, folder=folder, wanted="q8_0")
+def test_a_written_layout_loads_and_keeps_the_perplexity(source: WeightsFile, folder: Path) -> None:
+    selected = select(source, folder, "q8_0")
 
-    with loaded(source[0]) as as_it_came, loaded(tuned.path) as made:
-        assert perplexity(made, SHAPE) == pytest.approx(perplexity(as_it_came, SHAPE), rel=layouts.MOST_LOSS)
+    expected = pytest.approx(measure(source.path, threads=1).perplexity, rel=layouts.MAX_PERPLEXITY_RISE)
+    assert measure(selected.path, threads=1).perplexity == expected
 
 
-@pytest.mark.parametrize("wanted", ["q8_0", "auto"])
-def test_a_folder_that_can_not_be_written_costs_the_gain_only(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, wanted: str
+@pytest.mark.parametrize("requantize", ["q8_0", "auto"])
+def test_an_unusable_folder_only_costs_the_speed_up(
+    tmp_path: Path, other: WeightsFile, caplog: pytest.LogCaptureFixture, requantize: str
 ) -> None:
-    (tmp_path / "file").write_text("in the way")
-    path, origin = tmp_path / "some.gguf", Origin("some", "0" * 64)
+    (tmp_path / "file").write_text("not a folder")
 
-    tuned = tune(path, origin, shape=SHAPE, folder=tmp_path / "file" / "folder", wanted=wanted)
-
-    assert (tuned.path, tuned.origin, tuned.keys) == (path, origin, SHAPE.keys)
-    assert "runs as it is" in caplog.text
+    assert select(other, tmp_path / "file" / "folder", requantize) == other
+    assert "original layout" in caplog.text
 
 
 @pytest.mark.gguf
-def test_a_file_that_can_not_be_rewritten_runs_as_it_is_and_leaves_nothing_behind(
+def test_a_file_that_cannot_be_converted_runs_as_it_is_and_leaves_no_files(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "wrong.gguf"
-    path.write_bytes(b"no model")
-    origin = Origin("wrong", sha256_of(path))
+    path.write_bytes(b"not a model")
+    wrong = WeightsFile(path, ModelInfo("wrong", sha256_of(path)))
 
-    tuned = tune(path, origin, shape=SHAPE, folder=tmp_path / "layouts", wanted="q8_0")
-
-    assert (tuned.path, tuned.origin) == (path, origin)
-    assert "runs as it is" in caplog.text
+    assert select(wrong, tmp_path / "layouts", "q8_0") == wrong
+    assert "original layout" in caplog.text
     assert names(tmp_path / "layouts") == set()
 
 
@@ -165,60 +188,83 @@ def test_a_file_that_can_not_be_rewritten_runs_as_it_is_and_leaves_nothing_behin
 
 
 @pytest.mark.gguf
-def test_a_choice_of_this_machine_is_kept_to_without_measuring(
-    source: tuple[Path, Origin], folder: Path, caplog: pytest.LogCaptureFixture
+def test_a_remembered_choice_is_used_without_measuring(
+    source: WeightsFile, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, origin = source
-    asked_for = tune(path, origin, shape=SHAPE, folder=folder, wanted="q8_0")
-    layouts._remember(Q8_BF16, origin, SHAPE, folder)
+    requested = select(source, folder, "q8_0")
+    remember(Q8_BF16, source.info, 1, folder)
+    monkeypatch.setattr(layouts, "measure", lambda *_, **__: pytest.fail("measured"))
 
+    assert select(source, folder) == replace(requested, keys="bf16")
+
+
+@pytest.mark.gguf
+@llama
+@pytest.mark.parametrize(("rise", "quantization"), [(1.019, "Q8_0"), (1.021, None)])
+def test_a_presets_default_is_verified_once(
+    source: WeightsFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rise: float, quantization: str | None
+) -> None:
+    measured: list[Path] = []
+
+    def fake_measure(path: Path, *, threads: int, keys: str = "f16") -> Measurement:
+        measured.append(path)
+        return Measurement(10.0 if path == source.path else 10.0 * rise, 100)
+
+    monkeypatch.setattr(layouts, "measure", fake_measure)
+    monkeypatch.setattr(layouts, "cpu_flags", lambda: {"avx2"})
+
+    first, again = select(source, tmp_path), select(source, tmp_path)
+
+    assert first == again
+    assert len(measured) == 2
+    assert (first.info.quantization and first.info.quantization.type) == quantization
+    assert {name for name in names(tmp_path) if name.endswith("gguf")} == ({"Q8_0.gguf"} if quantization else set())
+
+
+def test_other_models_keep_their_layout_until_they_are_tuned(
+    tmp_path: Path, other: WeightsFile, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
-        tuned = tune(path, origin, shape=SHAPE, folder=folder)
+        assert select(other, tmp_path / "layouts") == other
 
-    assert tuned == replace(asked_for, keys="bf16")
-    assert "fastest layout" not in caplog.text
+    assert "python -m dermnote_notegen.engine.tune" in caplog.text
+    assert names(tmp_path / "layouts") == set()
 
 
-def test_to_stay_as_it_came_is_a_choice_too_and_what_lost_is_deleted(tmp_path: Path) -> None:
-    path, origin = tmp_path / "some.gguf", Origin("some", "0" * 64)
+def test_the_original_layout_can_be_chosen_and_unused_files_are_deleted(tmp_path: Path, other: WeightsFile) -> None:
     folder = tmp_path / "layouts"
     folder.mkdir()
     for name in ("Q8_0.gguf", "Q8_0.sha256", "BF16.gguf"):
-        (folder / f"{origin.sha256}-{name}").write_text("lost")
+        (folder / f"{other.info.sha256}-{name}").write_text("unused")
     (folder / "of-another-model-Q8_0.gguf").write_text("not ours")
-    layouts._remember(Layout(SOURCE, "bf16"), origin, SHAPE, folder)
+    remember(Layout(SOURCE, "bf16"), other.info, 1, folder)
 
-    tuned = tune(path, origin, shape=SHAPE, folder=folder)
-
-    assert (tuned.path, tuned.origin, tuned.keys) == (path, origin, "bf16")
-    assert sorted(one.name for one in folder.iterdir()) == [
-        choice_name(origin),
+    assert select(other, folder) == replace(other, keys="bf16")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        choice_name(other.info),
         layouts.LOCK,
         "of-another-model-Q8_0.gguf",
     ]
 
 
-def test_the_choice_of_another_machine_or_file_is_none(tmp_path: Path) -> None:
-    origin = Origin("some", "0" * 64)
-    layouts._remember(Q8, origin, SHAPE, tmp_path)
+def test_a_choice_is_valid_for_one_machine_and_file(tmp_path: Path, other: WeightsFile) -> None:
+    remember(Q8, other.info, 1, tmp_path)
 
-    assert layouts._remembered(origin, SHAPE, tmp_path) == Q8
-    assert layouts._remembered(origin, replace(SHAPE, cells=9, lanes=9), tmp_path) == Q8
-    assert layouts._remembered(origin, replace(SHAPE, threads=SHAPE.threads + 1), tmp_path) is None
-    assert layouts._remembered(Origin("some", "1" * 64), SHAPE, tmp_path) is None
+    assert remembered(other.info, 1, tmp_path) == Q8
+    assert remembered(other.info, 2, tmp_path) is None
+    assert remembered(ModelInfo("some", "1" * 64), 1, tmp_path) is None
 
 
-def test_services_with_other_threads_keep_their_own_choices_and_each_other_s_layouts(tmp_path: Path) -> None:
-    origin, more = Origin("some", "0" * 64), replace(SHAPE, threads=SHAPE.threads + 1)
-    for name in layouts.CANDIDATES:
-        (tmp_path / f"{origin.sha256}-{name}.gguf").write_text("made")
+def test_services_with_different_threads_keep_their_own_choices_and_layouts(tmp_path: Path, other: WeightsFile) -> None:
+    for name in layouts.QUANTIZATIONS:
+        (tmp_path / f"{other.info.sha256}-{name}.gguf").write_text("made")
 
-    layouts._remember(Q8, origin, SHAPE, tmp_path)
-    (tmp_path / f"{origin.sha256}-Q4_0.gguf").write_text("made by the other")
-    layouts._remember(Q4, origin, more, tmp_path)
+    remember(Q8, other.info, 1, tmp_path)
+    (tmp_path / f"{other.info.sha256}-Q4_0.gguf").write_text("made by the other")
+    remember(Q4, other.info, 2, tmp_path)
 
-    assert layouts._remembered(origin, SHAPE, tmp_path) == Q8
-    assert layouts._remembered(origin, more, tmp_path) == Q4
+    assert remembered(other.info, 1, tmp_path) == Q8
+    assert remembered(other.info, 2, tmp_path) == Q4
     assert {name for name in names(tmp_path) if name.endswith("gguf")} == {"Q8_0.gguf", "Q4_0.gguf"}
 
 
@@ -232,68 +278,80 @@ open(sys.argv[2], "w").write(sys.argv[3])
 """
 
 
-def test_a_second_engine_waits_for_the_first_and_takes_its_choice(tmp_path: Path) -> None:
-    """The first is another process, so that the lock is one between processes; killed, it would let go too."""
-    path, origin = tmp_path / "some.gguf", Origin("some", "0" * 64)
+def test_a_second_engine_waits_for_the_first_and_uses_its_choice(tmp_path: Path, other: WeightsFile) -> None:
+    """The first is another process, since the lock is one between processes."""
     folder = tmp_path / "layouts"
     folder.mkdir()
     choice = json.dumps({"chosen": {"quantization": SOURCE, "keys": "bf16"}})
-    told = [folder / layouts.LOCK, folder / choice_name(origin), choice]
+    arguments = [folder / layouts.LOCK, folder / choice_name(other.info), choice]
     with (
         subprocess.Popen(
-            [sys.executable, "-c", HOLD, *told], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLD, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as first,
         ThreadPoolExecutor(1) as second,
     ):
         assert first.stdin is not None
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        waiting = second.submit(tune, path, origin, shape=SHAPE, folder=folder)
+        waiting = second.submit(select, other, folder)
         with pytest.raises(TimeoutError):
             waiting.result(0.3)
-        first.stdin.write("go on\n")
+        first.stdin.write("continue\n")
         first.stdin.flush()
-        tuned = waiting.result(60)
+        selected = waiting.result(60)
 
-    assert (tuned.path, tuned.origin, tuned.keys) == (path, origin, "bf16")
+    assert selected == replace(other, keys="bf16")
 
 
-def test_a_layout_that_can_not_be_loaded_is_no_choice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    wrong = tmp_path / "wrong.gguf"
-    wrong.write_bytes(b"no model")
+def test_a_layout_that_cannot_be_loaded_is_skipped(
+    tmp_path: Path, other: WeightsFile, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake_measure(path: Path, *, threads: int, keys: str) -> Measurement:
+        if "Q8_0" in path.name:
+            raise ModelNotFound("not a model")
+        return Measurement(10, 100)
 
-    assert layouts._speeds("Q8_0", wrong, SHAPE) == {}
-    assert "Q8_0 is no choice" in caplog.text
+    monkeypatch.setattr(layouts, "quantize", lambda _source, target, _quantization: target.write_text("made"))
+    monkeypatch.setattr(command, "measure", fake_measure)
+
+    assert tune(other, threads=1, folder=tmp_path / "layouts") == ORIGINAL
+    assert "Q8_0 weights with f16 keys is skipped" in caplog.text
+
+
+def test_an_original_that_cannot_be_loaded_is_an_error(
+    tmp_path: Path, other: WeightsFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other.path.write_bytes(b"not a model")
+
     with pytest.raises(ModelNotFound):
-        layouts._speeds(SOURCE, wrong, SHAPE)
+        tune(other, threads=1, folder=tmp_path / "layouts")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"machine": "x"}', '{"machine": 1, "chosen": {"type": "Q8_0"}}'])
-def test_a_choice_that_can_not_be_read_is_none(tmp_path: Path, content: str) -> None:
-    origin = Origin("some", "0" * 64)
-    layouts._choice_file(origin, SHAPE, tmp_path).write_text(content)
+def test_an_unreadable_choice_is_ignored(tmp_path: Path, other: WeightsFile, content: str) -> None:
+    layouts._choice_file(other.info, 1, tmp_path).write_text(content)
 
-    assert layouts._remembered(origin, SHAPE, tmp_path) is None
+    assert remembered(other.info, 1, tmp_path) is None
 
 
 @pytest.mark.gguf
 @llama
-def test_what_is_chosen_by_measuring_says_as_much_and_is_chosen_again(
-    source: tuple[Path, Origin], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_the_layout_chosen_by_measuring_keeps_the_perplexity_and_is_used_at_the_next_start(
+    source: WeightsFile, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which one it is, is the machine's matter."""
+    """Which layout wins depends on the machine."""
+    monkeypatch.setattr(command, "ROUNDS", 1)
+    shortest = min(layouts.sample_texts(), key=len)
+    monkeypatch.setattr(layouts, "sample_texts", lambda: [shortest])
     with caplog.at_level(logging.INFO):
-        tuned = tune(*source, shape=SHAPE, folder=tmp_path)
+        layout = tune(source, threads=1, folder=tmp_path)
     assert caplog.text.count("tokens/s") == 8
-    caplog.clear()
-    again = tune(*source, shape=SHAPE, folder=tmp_path)
+    selected = select(source, tmp_path)
 
-    assert again == tuned
-    assert caplog.text == ""
-    layout = tuned.origin.quantization
-    made = {f"{layout.type}.gguf", f"{layout.type}.sha256"} if layout else set()
-    assert names(tmp_path) == {choice_name(source[1]).partition("-")[2]} | made
-    measured = replace(SHAPE, cells=layouts.MEASURED_CELLS, lanes=layouts.MEASURED_LANES)
-    with loaded(source[0]) as as_it_came, loaded(tuned.path) as chosen_one:
-        most = perplexity(as_it_came, measured) * (1 + layouts.MOST_LOSS)
-        assert perplexity(chosen_one, replace(measured, keys=tuned.keys)) <= most * 1.001
+    assert selected.keys == layout.keys
+    made = selected.info.quantization
+    assert (made.type if made else SOURCE) == layout.quantization
+    files = {f"{made.type}.gguf", f"{made.type}.sha256"} if made else set()
+    assert names(tmp_path) == {choice_name(source.info).partition("-")[2]} | files
+    limit = measure(source.path, threads=1).perplexity * (1 + layouts.MAX_PERPLEXITY_RISE)
+    assert measure(selected.path, threads=1, keys=selected.keys).perplexity <= limit * 1.001

@@ -14,7 +14,7 @@ import pytest
 
 from dermnote_contracts.completions import CompletionRequest
 from dermnote_contracts.problems import EngineRefused, EngineUnavailable, InternalError, InvalidRequest
-from dermnote_notegen.engine.model import GrammarRefused
+from dermnote_notegen.engine.model import GrammarError
 from dermnote_notegen.worker import engine_client
 from dermnote_notegen.worker.engine_client import EngineClient, EngineCrashed
 from dermnote_notegen.worker.engine_lock import Company
@@ -150,7 +150,7 @@ def test_an_engine_that_is_away_is_waited_for_and_has_not_broken(short_folder: P
 
 
 def test_a_refusal_says_why_and_nothing_of_the_prompt(engine: FakeEngine, client: EngineClient) -> None:
-    engine.problems = [InvalidRequest(str(GrammarRefused(REQUEST.prompt)))]
+    engine.problems = [InvalidRequest(str(GrammarError(REQUEST.prompt)))]
 
     with pytest.raises(EngineRefused) as refused:
         client.complete(REQUEST)

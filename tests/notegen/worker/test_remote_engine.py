@@ -85,7 +85,7 @@ class FakeServer:
         request = CompletionRequest(
             prompt="-", grammar=READ[self.honours](body[self.honours]), seed=body.get("seed", 0)
         )
-        return ScriptedModel().complete(request, stop=lambda: False).choices[0].text
+        return ScriptedModel().complete(request, cancelled=lambda: False).choices[0].text
 
 
 @contextmanager
@@ -393,7 +393,7 @@ def test_our_own_engine_serves_as_a_remote_one() -> None:
     assert (info.name, info.grammar, info.context_tokens) == ("scripted", True, 100_000)
     assert note.verification.faithful
     assert (note.provenance.grammar_enforced, note.provenance.attempts) == (True, 1)
-    assert (model.asked[-1].model, model.asked[-1].top_k, model.asked[-1].min_p) == ("scripted", 7, 0.1)
+    assert (model.requests[-1].model, model.requests[-1].top_k, model.requests[-1].min_p) == ("scripted", 7, 0.1)
 
 
 @contextmanager

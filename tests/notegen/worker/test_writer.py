@@ -25,7 +25,7 @@ class Scripted:
         self.script = ScriptedModel(list(texts))
 
     def complete(self, request: CompletionRequest) -> CompletionResponse:
-        return self.script.complete(request, stop=lambda: False)
+        return self.script.complete(request, cancelled=lambda: False)
 
 
 def request(strategy: str = "P2", metadata: dict[str, Any] | None = None, **options: Any) -> NoteRequest:
@@ -44,7 +44,7 @@ def test_an_unfaithful_text_is_asked_for_again_with_another_seed() -> None:
     assert note.text == GOOD
     assert (note.provenance.attempts, note.provenance.source) == (3, "llm")
     assert note.provenance.tokens.sampled == 3 * len(GOOD.split())
-    assert len({asked.seed for asked in engine.script.asked}) == 3
+    assert len({asked.seed for asked in engine.script.requests}) == 3
 
 
 def test_deterministic_holds_for_every_attempt_and_the_seeds_follow_from_the_given_one() -> None:
@@ -54,9 +54,9 @@ def test_deterministic_holds_for_every_attempt_and_the_seeds_follow_from_the_giv
         write(request(deterministic=True), engine=engine, seed=1)
     write(request(), engine=without, seed=1)
 
-    assert [asked.deterministic for asked in first.script.asked] == [True] * 3
-    assert first.script.asked == again.script.asked
-    assert [asked.deterministic for asked in without.script.asked] == [False] * 3
+    assert [asked.deterministic for asked in first.script.requests] == [True] * 3
+    assert first.script.requests == again.script.requests
+    assert [asked.deterministic for asked in without.script.requests] == [False] * 3
 
 
 def test_after_four_unfaithful_texts_the_template_takes_over_and_says_so() -> None:
@@ -109,7 +109,7 @@ def test_strategy_m_never_asks_the_model() -> None:
 
     (note,) = write(request("M", {"diagnosis": "superficial spreading melanoma"}), engine=engine, seed=1)
 
-    assert engine.script.asked == []
+    assert engine.script.requests == []
     assert note.verification.faithful
     for words in ("malignant", "class melanoma", "superficial spreading melanoma"):
         assert words in note.text
@@ -175,7 +175,7 @@ def test_a_seed_gives_the_same_request_to_the_model_and_another_seed_another() -
     for seed in (1, 1, 2):
         write(request("G"), engine=engine, seed=seed)
 
-    first, again, other = engine.script.asked
+    first, again, other = engine.script.requests
     assert first == again
     assert first.grammar != other.grammar
     assert first.seed != other.seed

@@ -74,7 +74,7 @@ def test_the_gbnf_allows_exactly_the_texts() -> None:
     model = ScriptedModel()
 
     asked = [CompletionRequest(prompt="x", grammar=grammar.gbnf(before=" "), seed=seed) for seed in range(60)]
-    texts = {model.complete(one, stop=lambda: False).choices[0].text.strip() for one in asked}
+    texts = {model.complete(one, cancelled=lambda: False).choices[0].text.strip() for one in asked}
 
     assert texts == set(grammar.texts())
 

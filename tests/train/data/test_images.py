@@ -112,7 +112,8 @@ def test_broken_images_are_found_and_counted(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         check_decodable(records)
     assert str(raised.value) == (
-        f"{tmp_path}: a.jpg cannot be decoded (OSError, 500 bytes); replace the file (and 1 more)"
+        f"{tmp_path}: a.jpg cannot be decoded (the image is damaged or incomplete, 500 bytes); "
+        "replace the file (and 1 more)"
     )
     check_decodable(records[1:2])
 

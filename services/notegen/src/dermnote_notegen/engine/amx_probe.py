@@ -1,43 +1,50 @@
-"""Whether llama.cpp's repacked weights can be computed with here: tried in a process of its own, never in the engine.
+"""Checks in a child process that llama.cpp's weights for the CPU's matrix tiles (AMX) work on this machine.
 
-ggml repacks quantised weights for the CPU's matrix tiles (AMX), and on some machines computing with them ends the
-process (ggml-org/llama.cpp #20824). Nothing can catch that, so an engine would die at its first note, again and again.
+ggml repacks quantised weights for AMX, and on some machines computing with them kills the process (ggml-org/llama.cpp
+#20824). That cannot be caught, so without this check the engine would die at every first note.
+
+    python -m dermnote_notegen.engine.amx_probe WEIGHTS     (the child: decodes with repacked weights)
 """
 
 import logging
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
+from dermnote_notegen.engine.context import BatchToken
+from dermnote_notegen.engine.llama import ContextConfig, LlamaContext, Weights, cpu_flags
+
 log = logging.getLogger(__name__)
-SUSPECT = "amx_int8"
-TRIED_FOR_S = 120.0
+TIMEOUT_S = 120.0
+PROMPT_TOKENS, SINGLE_TOKENS, THREADS = 48, 4, 2
 
 
-@cache
 def repacking_works(path: Path) -> bool:
-    """True on CPUs without such tiles; elsewhere whether a process that computes with these weights lives."""
-    if SUSPECT not in cpu_flags():
+    """True on CPUs without AMX; with AMX, whether a child process that computes with these weights survives."""
+    if "amx_int8" not in cpu_flags():
         return True
-    works = survives([sys.executable, "-m", "dermnote_notegen.engine.amx_trial", str(path)])
+    works = succeeds([sys.executable, "-m", "dermnote_notegen.engine.amx_probe", str(path)])
     if not works:
-        log.warning("llama.cpp's weights for this CPU's matrix tiles end the process here; it computes without them")
+        log.warning("llama.cpp's AMX weights crash on this machine; the engine runs without them")
     return works
 
 
-def survives(command: list[str]) -> bool:
-    """Whether a command ends well, and in time."""
+def succeeds(command: list[str]) -> bool:
+    """Whether a command exits with 0 within the time limit."""
     try:
-        return subprocess.run(command, check=False, capture_output=True, timeout=TRIED_FOR_S).returncode == 0  # noqa: S603
+        return subprocess.run(command, check=False, capture_output=True, timeout=TIMEOUT_S).returncode == 0  # noqa: S603
     except subprocess.TimeoutExpired:
         return False
 
 
-def cpu_flags() -> frozenset[str]:
-    """What the CPU says that it can do; nothing where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+def main(path: Path) -> None:
+    """Decode a prompt, then single tokens: ggml has a kernel for each."""
+    weights = Weights(path, gpu_layers=0, repack=True)
+    context = LlamaContext(weights, ContextConfig(cells=256, max_sequences=1, threads=THREADS))
+    context.decode([BatchToken(token, token, 0, token == PROMPT_TOKENS - 1) for token in range(PROMPT_TOKENS)])
+    for position in range(PROMPT_TOKENS, PROMPT_TOKENS + SINGLE_TOKENS):
+        context.decode([BatchToken(1, position, 0, logits=True)])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""What a sequence writes: from logits to its next tokens, until it ends. Knows neither batches nor llama.cpp."""
+"""What a sequence generates: from logits to the next tokens, until it ends. Independent of batching and llama.cpp."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from dermnote_notegen.engine.sampling import Logits, Sampler
 
 
 @dataclass
-class Written:
-    """What came out. `finished`: it ended by itself, by a stop text or with its grammar; not by the token limit."""
+class Output:
+    """The generated text. `finished`: it ended by an end token, a stop text or its grammar, not by the token limit."""
 
     tokens: list[int] = field(default_factory=list)
     text: bytes = b""
@@ -21,10 +21,10 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Move:
-    """Tokens that follow; `ended`: nothing follows them, so they need not be decoded.
+class Continuation:
+    """The next tokens of a sequence. `ended`: nothing follows them, so they need not be decoded.
 
-    `from_prompt`: they follow the prompt, not what was written since.
+    `from_prompt`: they follow the prompt, not the tokens generated since.
     """
 
     tokens: Sequence[int]
@@ -32,223 +32,184 @@ class Move:
     from_prompt: bool = False
 
 
-def tokens_of(text: bytes, vocabulary: Vocabulary) -> list[int]:
-    """Tokens of a text that follows others; their bytes are the text's where the vocabulary has tokens for all of it.
+class Decoder(Protocol):
+    """Generates one sequence: `begin` once, then `next` with the logits after all tokens returned so far."""
 
-    Vocabularies of SentencePiece put a space before what they take for a beginning: llguidance hides a mark in front
-    from them, and where that fails the longest tokens that fit are taken.
-    """
-    tokens: list[int] = vocabulary.tokenizer.tokenize_bytes(text)
-    if b"".join(map(vocabulary.text, tokens)) != text:
-        tokens = vocabulary.tokenizer.greedy_tokenize(text.decode(errors="ignore"))
-    return tokens
+    output: Output
+
+    def begin(self) -> Continuation: ...
+
+    def next(self, logits: Logits) -> Continuation: ...
 
 
-class Program(Protocol):
-    """One sequence's writing. `begin` once; then `next` with the logits after everything that it returned so far."""
+class TextDecoder:
+    """Samples until an end token, a stop text (removed from the text), the limit, or the end of the grammar.
 
-    written: Written
-
-    def begin(self) -> Move: ...
-
-    def next(self, logits: Logits) -> Move: ...
-
-
-class Stops:
-    """Stop texts, looked for in what is written token by token."""
-
-    def __init__(self, texts: Sequence[str], vocabulary: Vocabulary) -> None:
-        self._texts = [text.encode() for text in texts]
-        self._vocabulary = vocabulary
-
-    def end(self, written: Written, token: int) -> bool:
-        """Write `token`; true where a stop text ends the text, which is left out then."""
-        piece = self._vocabulary.text(token)
-        written.tokens.append(token)
-        written.text += piece
-        begins = self._begins(written.text, fresh=len(piece))
-        if begins is not None:
-            self._take_back(written, begins)
-        return begins is not None
-
-    def _begins(self, text: bytes, *, fresh: int) -> int | None:
-        """Where the first stop text begins; only the last `fresh` bytes are new."""
-        found = [text.find(stop, max(0, len(text) - fresh - len(stop) + 1)) for stop in self._texts]
-        return min((at for at in found if at >= 0), default=None)
-
-    def _take_back(self, written: Written, cut: int) -> None:
-        """End the text at `cut`. What a token held before it is put into tokens of its own."""
-        kept = len(written.text)
-        while kept > cut:
-            kept -= len(self._vocabulary.text(written.tokens.pop()))
-        written.tokens += tokens_of(written.text[kept:cut], self._vocabulary)
-        written.text = written.text[:cut]
-        written.finished = True
-
-
-class Free:
-    """Samples until an end token, a stop text (left out of the text) or the limit."""
-
-    def __init__(self, sampler: Sampler, vocabulary: Vocabulary, *, max_tokens: int, stop: Sequence[str] = ()) -> None:
-        self.written = Written()
-        self._sampler = sampler
-        self._vocabulary = vocabulary
-        self._max_tokens = max_tokens
-        self._stops = Stops(stop, vocabulary)
-
-    def begin(self) -> Move:
-        """Nothing is known before the first logits."""
-        return Move([])
-
-    def next(self, logits: Logits) -> Move:
-        """One sampled token."""
-        token = self._sampler.pick(logits)
-        self.written.sampled += 1
-        self.written.decisions += 1
-        if token in self._vocabulary.ends:
-            self.written.finished = True
-            return Move([], ended=True)
-        if self._stops.end(self.written, token):
-            return Move([], ended=True)
-        return Move([token], ended=len(self.written.tokens) >= self._max_tokens)
-
-
-class Constrained:
-    """Follows a grammar: what it fixes is taken unsampled, the rest is sampled among what it allows.
-
-    It ends with its grammar, at a stop text (left out of the text, also where the grammar fixed it) or at the limit.
+    With a grammar, forced tokens are appended without sampling, and the others are sampled among the allowed ones.
     """
 
     def __init__(
         self,
-        grammar: Grammar,
         sampler: Sampler,
         vocabulary: Vocabulary,
         *,
         max_tokens: int,
         stop: Sequence[str] = (),
+        grammar: Grammar | None = None,
     ) -> None:
-        self.written = Written()
-        self._grammar = grammar
+        self.output = Output()
+        self.grammar = grammar
         self._sampler = sampler
         self._vocabulary = vocabulary
         self._max_tokens = max_tokens
-        self._stops = Stops(stop, vocabulary)
+        self._stop_texts = [text.encode() for text in stop]
 
-    def begin(self) -> Move:
-        """What the grammar fixes before any choice."""
-        return self._with_fixed([])
+    def begin(self) -> Continuation:
+        """The tokens that the grammar forces before any choice; none without a grammar."""
+        return self._append([])
 
-    def next(self, logits: Logits) -> Move:
-        """One sampled token and what it fixes."""
-        token = self._sampled(logits)
-        self.written.sampled += 1
-        if token in self._vocabulary.ends:
-            self.written.finished = True
-            return Move([], ended=True)
-        self._grammar.take(token)
-        return self._with_fixed([token])
+    def next(self, logits: Logits) -> Continuation:
+        """One sampled token and those that it forces."""
+        token = self._sample(logits)
+        self.output.sampled += 1
+        if token in self._vocabulary.end_tokens:
+            self.output.finished = True
+            return Continuation([], ended=True)
+        if self.grammar is not None:
+            self.grammar.advance(token)
+        return self._append([token])
 
-    def _sampled(self, logits: Logits) -> int:
-        """Where top_k makes a sample cheap it is drawn first, and the vocabulary is masked only when it is refused.
-
-        Without top_k the mask (60 us) costs less than a draw from the whole vocabulary (400 us), so it comes first.
+    def _sample(self, logits: Logits) -> int:
+        """With top_k sampling is cheap, so it comes first, and the vocabulary is masked only if the grammar rejects
+        the token. Without top_k the mask (60 us) costs less than sampling from the whole vocabulary (400 us).
         """
-        if self._sampler.sampling.top_k:
-            token = self._sampler.pick(logits)
-            if self._grammar.takes(token):
-                self.written.decisions += self._vocabulary.is_choice(self._grammar.allowed())
+        if self.grammar is None:
+            self.output.decisions += 1
+            return self._sampler.sample(logits)
+        if self._sampler.params.top_k:
+            token = self._sampler.sample(logits)
+            if self.grammar.accepts(token):
+                self.output.decisions += self._vocabulary.is_choice(self.grammar.allowed())
                 return token
-        allowed = self._grammar.allowed()
-        self.written.decisions += self._vocabulary.is_choice(allowed)
-        return self._sampler.pick(logits, allowed)
+        allowed = self.grammar.allowed()
+        self.output.decisions += self._vocabulary.is_choice(allowed)
+        return self._sampler.sample(logits, allowed)
 
-    def _with_fixed(self, sampled: list[int]) -> Move:
-        fixed = self._grammar.fixed(most=self._max_tokens - len(self.written.tokens) - len(sampled))
-        tokens = [*sampled, *fixed]
-        for place, token in enumerate(tokens):
-            self.written.forced += place >= len(sampled)
-            if self._stops.end(self.written, token):
-                return Move([], ended=True)
-        self.written.finished = self._grammar.satisfied
-        return Move(tokens, ended=self.written.finished or len(self.written.tokens) >= self._max_tokens)
+    def _append(self, sampled: list[int]) -> Continuation:
+        forced: list[int] = []
+        if self.grammar is not None:
+            limit = self._max_tokens - len(self.output.tokens) - len(sampled)
+            forced = self.grammar.advance_forced(limit=limit)
+        tokens = [*sampled, *forced]
+        for index, token in enumerate(tokens):
+            self.output.forced += index >= len(sampled)
+            if self._ends_with(token):
+                return Continuation([], ended=True)
+        self.output.finished = self.grammar is not None and self.grammar.finished
+        return Continuation(tokens, ended=self.output.finished or len(self.output.tokens) >= self._max_tokens)
+
+    def _ends_with(self, token: int) -> bool:
+        """Append `token` to the output; true if it completes a stop text, which is removed."""
+        output, piece = self.output, self._vocabulary.token_bytes(token)
+        output.tokens.append(token)
+        output.text += piece
+        # Only the last bytes are new.
+        found = [
+            output.text.find(stop, max(0, len(output.text) - len(piece) - len(stop) + 1)) for stop in self._stop_texts
+        ]
+        begin = min((at for at in found if at >= 0), default=None)
+        if begin is not None:
+            self._truncate(begin)
+        return begin is not None
+
+    def _truncate(self, length: int) -> None:
+        """Cut the text to `length` bytes. If a token is split, its first part is re-encoded."""
+        output = self.output
+        kept = len(output.text)
+        while kept > length:
+            kept -= len(self._vocabulary.token_bytes(output.tokens.pop()))
+        output.tokens += self._vocabulary.encode(output.text[kept:length])
+        output.text = output.text[:length]
+        output.finished = True
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of a text: fixed tokens, or a program. `from_prompt`: written as if right behind the prompt."""
+class OutputSegment:
+    """A piece of a text: fixed tokens, or a decoder. `from_prompt`: generated as if directly after the prompt."""
 
-    content: Sequence[int] | Program
+    content: Sequence[int] | TextDecoder
     from_prompt: bool = False
 
 
-class Segmented:
-    """Fixed texts and programs in turn: what is fixed is decoded without being sampled (jump-forward).
+class SegmentedDecoder:
+    """Alternates fixed texts and decoders; fixed texts are decoded without sampling (jump-forward decoding).
 
-    A part ends at its stop text, and the next one follows what came before that. One that samples freely may also end
-    at its limit; a grammar that its limit cuts ends the whole text, for nothing goes well behind half a sentence.
+    A segment ends at its stop text, and the next one continues the text before it. A segment without a grammar may
+    also end at its limit; a grammar cut by its limit ends the whole text, since nothing sensible follows half a
+    sentence.
     """
 
-    def __init__(self, parts: Sequence[Part], vocabulary: Vocabulary) -> None:
-        self.written = Written(finished=True)
-        self._parts = list(parts)
-        self._writing: Program
+    def __init__(self, segments: Sequence[OutputSegment], vocabulary: Vocabulary) -> None:
+        self.output = Output(finished=True)
+        self._segments = list(segments)
+        self._current: TextDecoder
         self._vocabulary = vocabulary
-        self._run: list[int] = []  # behind the prompt, without the part that is being written
-        self._shown: list[int] = []  # behind the prompt, as the moves so far gave it
+        self._tokens: list[int] = []  # after the prompt, without the current segment
+        self._shown: list[int] = []  # after the prompt, as returned so far
 
-    def begin(self) -> Move:
+    def begin(self) -> Continuation:
         """The fixed tokens before the first choice."""
-        return self._to_next_choice()
+        return self._advance()
 
-    def next(self, logits: Logits) -> Move:
-        """The running part's move; where that ends it, what is fixed behind it too."""
-        move = self._writing.next(logits)
-        if move.ended:
-            self._close(self._writing)
-            return self._to_next_choice()
-        self._shown += move.tokens
-        return move
+    def next(self, logits: Logits) -> Continuation:
+        """The current segment's tokens; if they end it, also the fixed tokens after it."""
+        continuation = self._current.next(logits)
+        if continuation.ended:
+            self._close(self._current)
+            return self._advance()
+        self._shown += continuation.tokens
+        return continuation
 
-    def _to_next_choice(self) -> Move:
-        while self._parts:
-            part = self._parts.pop(0)
-            if part.from_prompt:
-                self._run = []
-            if isinstance(part.content, Sequence):
-                self._add(self._fixed(part.content))
+    def _advance(self) -> Continuation:
+        """Everything up to the next choice."""
+        while self._segments:
+            segment = self._segments.pop(0)
+            if segment.from_prompt:
+                self._tokens = []
+            if isinstance(segment.content, Sequence):
+                self._extend(self._fixed(segment.content))
                 continue
-            move = part.content.begin()
-            if not move.ended:
-                self._writing = part.content
-                return self._shown_to([*self._run, *move.tokens])
-            self._close(part.content)
-        return Move([], ended=True)
+            continuation = segment.content.begin()
+            if not continuation.ended:
+                self._current = segment.content
+                return self._continue_to([*self._tokens, *continuation.tokens])
+            self._close(segment.content)
+        return Continuation([], ended=True)
 
-    def _shown_to(self, run: list[int]) -> Move:
-        """What takes the model from the tokens that it was shown to `run`.
+    def _continue_to(self, tokens: list[int]) -> Continuation:
+        """What leads from the tokens returned so far to `tokens`.
 
-        A stop text may have taken some of those back, or left none to add. Then all of `run` follows the prompt once
-        more; a cache that shares prefixes still holds what was kept of it.
+        A stop text may have removed some of those, or left nothing to add. Then all of `tokens` follow the prompt
+        again; a cache that shares prefixes still holds the common part.
         """
-        shown, self._shown = self._shown, run
-        if len(run) > len(shown) and run[: len(shown)] == shown:
-            return Move(run[len(shown) :])
-        return Move(list(run), from_prompt=True)
+        shown, self._shown = self._shown, tokens
+        if len(tokens) > len(shown) and tokens[: len(shown)] == shown:
+            return Continuation(tokens[len(shown) :])
+        return Continuation(list(tokens), from_prompt=True)
 
-    def _fixed(self, tokens: Sequence[int]) -> Written:
-        return Written(list(tokens), b"".join(map(self._vocabulary.text, tokens)), forced=len(tokens), finished=True)
+    def _fixed(self, tokens: Sequence[int]) -> Output:
+        return Output(list(tokens), self._vocabulary.decode(tokens), forced=len(tokens), finished=True)
 
-    def _close(self, part: Program) -> None:
-        self._add(part.written)
-        if isinstance(part, Constrained) and not part.written.finished:
-            self._parts.clear()
+    def _close(self, decoder: TextDecoder) -> None:
+        self._extend(decoder.output)
+        if decoder.grammar is not None and not decoder.output.finished:
+            self._segments.clear()
 
-    def _add(self, more: Written) -> None:
-        self._run += more.tokens
-        self.written.tokens += more.tokens
-        self.written.text += more.text
-        self.written.forced += more.forced
-        self.written.sampled += more.sampled
-        self.written.decisions += more.decisions
-        self.written.finished = self.written.finished and more.finished
+    def _extend(self, more: Output) -> None:
+        self._tokens += more.tokens
+        self.output.tokens += more.tokens
+        self.output.text += more.text
+        self.output.forced += more.forced
+        self.output.sampled += more.sampled
+        self.output.decisions += more.decisions
+        self.output.finished = self.output.finished and more.finished

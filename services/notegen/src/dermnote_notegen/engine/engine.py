@@ -1,14 +1,11 @@
-"""The embedded engine: requests in, completions out, one thread that owns the model and steps the scheduler."""
+"""The embedded engine: requests in, completions out. One thread owns the model and steps the scheduler."""
 
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import Any
-
-from prometheus_client import CollectorRegistry
 
 from dermnote_contracts.completions import (
     CompletionChoice,
@@ -18,59 +15,64 @@ from dermnote_contracts.completions import (
     PromptTokensDetails,
     Segment,
 )
-from dermnote_notegen.engine.decoding import Constrained, Free, Part, Program, Segmented, tokens_of
-from dermnote_notegen.engine.deterministic import Alone
+from dermnote_notegen.engine.context import ContextBroken
+from dermnote_notegen.engine.decoding import Decoder, OutputSegment, SegmentedDecoder, TextDecoder
 from dermnote_notegen.engine.grammar import Grammar, Vocabulary
-from dermnote_notegen.engine.llama import NAME, LlamaContext, Shape, Weights
-from dermnote_notegen.engine.metrics import Figures
-from dermnote_notegen.engine.model import EngineBusy, EngineFailed, GrammarRefused, Origin, PromptEmpty, PromptTooLong
-from dermnote_notegen.engine.pace import Pace
-from dermnote_notegen.engine.prefix_cache import LOGITS_KEPT
-from dermnote_notegen.engine.sampling import Sampler, Sampling
-from dermnote_notegen.engine.scheduler import Count, Scheduler
-from dermnote_notegen.engine.sequence import End, Job
+from dermnote_notegen.engine.llama import NAME, ContextConfig, LlamaContext, Weights
+from dermnote_notegen.engine.metrics import EngineMetrics
+from dermnote_notegen.engine.model import (
+    CompletionFuture,
+    EngineBusy,
+    EngineFailed,
+    GrammarError,
+    ModelInfo,
+    PromptEmpty,
+    PromptTooLong,
+)
+from dermnote_notegen.engine.prefix_cache import CACHED_LOGITS
+from dermnote_notegen.engine.sampling import Sampler, SamplingParams
+from dermnote_notegen.engine.scheduler import Scheduler
+from dermnote_notegen.engine.sequence import Outcome, Sequence
 
 log = logging.getLogger(__name__)
-Answer = Future[CompletionResponse]
-# A quarter of the cells keeps what later requests may share: every token looks at the mask of every cell in use.
-KEPT_SHARE = 4
+# A quarter of the cells may hold unused branches for later requests; more slows down every token, which looks at the
+# mask of every cell in use.
+UNUSED_SHARE = 4
+# Batches wait for each step of a deterministic request, so it decodes a few tokens and never a whole prompt.
+ISOLATED_STEP_TOKENS = 32
 
 
-class BatchEngine:
-    """Runs up to `slots` requests at a time. `context_tokens`: the longest prompt and answer that it takes.
+class LLMEngine:
+    """Runs up to `slots` requests concurrently. `context_tokens`: most tokens of a prompt and its completion.
 
-    `kept_cells`: how much of the cache may hold what nobody uses now, a quarter by default.
+    Deterministic requests run one at a time in a context of their own: logits depend slightly on the batch, and there
+    only the request determines it.
     """
 
     def __init__(
         self,
         weights: Weights,
-        shape: Shape,
+        config: ContextConfig,
         *,
-        origin: Origin,
+        model_info: ModelInfo,
         slots: int,
         context_tokens: int,
-        most_waiting: int = 1000,
-        kept_cells: int | None = None,
-        step_tokens: int = 256,
+        max_waiting: int = 1000,
     ) -> None:
-        self.origin = origin
-        self.context_tokens = min(context_tokens, shape.cells)
+        self.model_info = model_info
+        self.context_tokens = min(context_tokens, config.cells)
         self.slots = slots
-        self.figures = Figures(slots=slots, cells=shape.cells)
+        self._metrics = EngineMetrics(slots=slots, cells=config.cells)
+        self.registry = self._metrics.registry
         self._weights = weights
-        self._shape = shape
-        self._most_waiting = most_waiting
-        self._context = LlamaContext(weights, shape, pace=Pace(shape.threads))
-        self._scheduler = Scheduler(
-            self._context,
-            slots=slots,
-            step_tokens=step_tokens,
-            kept_cells=shape.cells // KEPT_SHARE if kept_cells is None else kept_cells,
-        )
-        self._contexts = [self._context]
-        self._alone: Alone | None = None
-        self._arrived: list[tuple[Job, bool]] = []
+        self._config = config
+        self._max_waiting = max_waiting
+        self._context = LlamaContext(weights, config)
+        self._scheduler = Scheduler(self._context, slots=slots, unused_cells=config.cells // UNUSED_SHARE)
+        self.stats = self._scheduler.stats
+        self._isolated_context: LlamaContext | None = None
+        self._isolated: Scheduler | None = None
+        self._arrived: list[tuple[Sequence, bool]] = []
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -78,77 +80,68 @@ class BatchEngine:
 
     @property
     def alive(self) -> bool:
-        """False once the thread has ended, which only a fault that it can't mend does."""
+        """False once the thread has ended, after `stop` or an unrecoverable error."""
         return self._thread.is_alive()
 
     def info(self) -> dict[str, Any]:
-        """What `/v1/models` says beside the model's name."""
+        """The fields of `/v1/models` besides the model's name."""
         return {
-            "sha256": self.origin.sha256,
-            "quantization": self.origin.quantization and self.origin.quantization.model_dump(),
+            "sha256": self.model_info.sha256,
+            "quantization": self.model_info.quantization and self.model_info.quantization.model_dump(),
             "grammar": True,
             "context_tokens": self.context_tokens,
             "engine": NAME,
             "slots": self.slots,
-            "cells": self._shape.cells,
+            "cells": self._config.cells,
             "shares_prefixes": self._context.shares,
             "memory_mib": self.memory_bytes >> 20,
         }
 
     @property
     def memory_bytes(self) -> int:
-        """What weights, cache, recurrent states, kept logits and the deterministic requests' cache take at most.
+        """Most memory of weights, caches, recurrent states and cached logits, the deterministic requests' included.
 
-        llama.cpp's working memory comes on top: some 100 MiB, more for wide models.
+        llama.cpp's working memory is extra: about 100 MiB, more for wide models.
         """
-        cells = self._shape.cells + self.context_tokens
-        kept = LOGITS_KEPT * self._weights.vocabulary.size * 4
-        states = (self._context.lanes + 1) * self._weights.lane_bytes
-        return self._weights.bytes_ + cells * self._weights.cell_bytes + states + kept
+        cells = self._config.cells + self.context_tokens
+        logits = CACHED_LOGITS * self._weights.vocabulary.size * 4
+        cache = self._weights.cache_bytes
+        states = (self._context.max_sequences + 1) * cache.per_sequence
+        return self._weights.weight_bytes + cells * cache.per_token + states + logits
 
-    def submit(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> Answer:
-        """Queue a request. `stop` is asked before every step, and once true ends the request without an answer.
+    def submit(self, request: CompletionRequest, *, cancelled: Callable[[], bool]) -> CompletionFuture:
+        """Queue a request. `cancelled` is called before every step; once true the future is cancelled.
 
-        Raises PromptEmpty (for a fixed segment too), PromptTooLong or GrammarRefused for what can never be done,
-        EngineBusy when too many wait, EngineFailed once the engine has ended. A grammar may also be refused by the
-        answer.
+        Raises PromptEmpty (also for a fixed segment), PromptTooLong or GrammarError for an impossible request,
+        EngineBusy if the queue is full, and EngineFailed once the engine has ended. The future may also raise
+        GrammarError.
         """
         prompt = self._weights.encode(request.prompt, begin=True)
         if not prompt:
-            raise PromptEmpty("no token of the model stands for anything in the prompt")
-        program, max_tokens = self._program(request)
+            raise PromptEmpty("the prompt contains no token of the model")
+        decoder, max_tokens = self._decoder(request)
         if len(prompt) + max_tokens > self.context_tokens:
             raise PromptTooLong(f"{len(prompt)} + {max_tokens} tokens, context {self.context_tokens}")
-        answer: Answer = Future()
-        job = Job(
-            program,
+        future = CompletionFuture()
+        sequence = Sequence(
+            decoder,
             prompt,
             max_tokens,
-            stop,
-            on_end=lambda job, end: self._answer(answer, job, end),
-            shares_text=request.grammar is not None or request.segments is not None,
+            cancelled,
+            on_end=lambda sequence, outcome: self._resolve(future, sequence, outcome),
+            reusable=not request.deterministic and (request.grammar is not None or request.segments is not None),
         )
         with self._wake:
             if self._closing:
                 raise EngineFailed("the engine has ended")
-            if self._waiting() >= self._most_waiting:
-                raise EngineBusy(f"{self._most_waiting} requests wait already")
-            self._arrived.append((job, request.deterministic))
+            if self._waiting() >= self._max_waiting:
+                raise EngineBusy(f"{self._max_waiting} requests are waiting")
+            self._arrived.append((sequence, request.deterministic))
             self._wake.notify()
-        return answer
-
-    @property
-    def count(self) -> Count:
-        """What the batches came to so far."""
-        return self._scheduler.count
-
-    @property
-    def registry(self) -> CollectorRegistry:
-        """The figures for Prometheus."""
-        return self.figures.registry
+        return future
 
     def stop(self) -> None:
-        """End the thread after its step; what runs or waits is answered with EngineFailed."""
+        """End the thread after its current step; pending requests fail with EngineFailed."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -157,137 +150,146 @@ class BatchEngine:
     def close(self) -> None:
         """Stop, and free the caches."""
         self.stop()
-        for context in self._contexts:
-            context.close()
+        self._context.close()
+        if self._isolated_context is not None:
+            self._isolated_context.close()
 
     def _run(self) -> None:
         try:
-            while self._take_arrivals():
+            while self._queue_arrivals():
                 self._scheduler.step()
-                if self._alone is not None:
-                    self._alone.step()
-                self.figures.observe(self._scheduler)
+                self._step_isolated()
+                self._metrics.observe_step(self._scheduler)
         except Exception:
             log.exception("the engine's thread ended")
             raise
         finally:
             self._fail_all()
 
-    def _take_arrivals(self) -> bool:
-        """Queue what arrived, waiting for it when there is nothing to do; False when the engine closes."""
+    def _queue_arrivals(self) -> bool:
+        """Queue new requests, blocking while there is nothing to do; False if the engine is closing."""
         with self._wake:
-            while not (self._arrived or self._busy or self._closing):
+            while not (self._arrived or self._closing or any(scheduler.busy for scheduler in self._schedulers())):
                 self._wake.wait()
-        while self._arrived:  # it stays there until it is queued: where that fails it is answered too
-            job, deterministic = self._arrived[0]
-            (self._apart() if deterministic else self._scheduler).add(job)
+        while self._arrived:  # removed only once it is queued, so that it is failed with the others on an error
+            sequence, deterministic = self._arrived[0]
+            try:
+                (self._isolated_scheduler() if deterministic else self._scheduler).add(sequence)
+            except MemoryError as error:
+                log.error("no memory for deterministic requests: %s", error)  # noqa: TRY400  no traceback needed
+                sequence.on_end(sequence, Outcome.FAILED)
             del self._arrived[0]
         return not self._closing
 
-    @property
-    def _busy(self) -> bool:
-        return self._scheduler.busy or (self._alone is not None and self._alone.busy)
+    def _schedulers(self) -> list[Scheduler]:
+        return [scheduler for scheduler in (self._scheduler, self._isolated) if scheduler is not None]
 
     def _waiting(self) -> int:
-        alone = len(self._alone.waiting) if self._alone is not None else 0
-        return len(self._arrived) + len(self._scheduler.waiting) + alone
+        return len(self._arrived) + sum(len(scheduler.waiting) for scheduler in self._schedulers())
 
-    def _apart(self) -> Alone:
-        """The deterministic requests' own context, made when the first of them comes."""
-        if self._alone is None:
-            shape = Shape(
+    def _isolated_scheduler(self) -> Scheduler:
+        """The scheduler of deterministic requests; its context is created for the first of them."""
+        if self._isolated is None:
+            config = ContextConfig(
                 cells=self.context_tokens,
-                lanes=1,
-                threads=1,  # so that neither the load nor the machine's cores shape what it says
-                flash_attention=self._shape.flash_attention,
-                keys=self._shape.keys,
-                values=self._shape.values,
+                # The second one is for a prompt whose logits are computed again.
+                max_sequences=2 if self._context.shares else 1,
+                threads=1,  # so that neither the load nor the number of cores affects the text
+                keys=self._config.keys,
             )
-            self._contexts.append(LlamaContext(self._weights, shape))
-            self._alone = Alone(self._contexts[-1])
-        return self._alone
+            self._isolated_context = LlamaContext(self._weights, config)
+            self._isolated = Scheduler(self._isolated_context, slots=1, step_tokens=ISOLATED_STEP_TOKENS, isolated=True)
+        return self._isolated
 
-    def _program(self, request: CompletionRequest) -> tuple[Program, int]:
-        """(what writes the answer, the most tokens that it writes)."""
+    def _step_isolated(self) -> None:
+        """If their context cannot be rebuilt, deterministic requests fail and the batches continue."""
+        if self._isolated is None or self._isolated_context is None:
+            return
+        try:
+            self._isolated.step()
+        except (ContextBroken, MemoryError) as error:
+            log.error("the context of deterministic requests is lost: %s", error)  # noqa: TRY400  no traceback needed
+            self._isolated.fail_all()
+            self._isolated_context.close()
+            self._isolated = self._isolated_context = None
+
+    def _decoder(self, request: CompletionRequest) -> tuple[Decoder, int]:
+        """(decoder of the request, the most tokens that it generates)."""
         vocabulary = self._weights.vocabulary
-        sampling = Sampling(request.temperature, request.top_k, request.top_p, request.min_p)
-        sampler = Sampler(sampling, seed=request.seed)
+        params = SamplingParams(request.temperature, request.top_k, request.top_p, request.min_p)
+        sampler = Sampler(params, seed=request.seed)
 
-        def written(grammar: str | None, stop: Sequence[str], most: int) -> Program:
-            if grammar is not None:
-                return Constrained(Grammar(grammar, vocabulary), sampler, vocabulary, max_tokens=most, stop=stop)
-            return Free(sampler, vocabulary, max_tokens=most, stop=stop)
+        def text_decoder(part: CompletionRequest | Segment) -> TextDecoder:
+            grammar = None if part.grammar is None else Grammar(part.grammar, vocabulary)
+            return TextDecoder(sampler, vocabulary, max_tokens=part.max_tokens, stop=part.stop, grammar=grammar)
 
-        whole = request.segments is None or (request.grammar is not None and not self._context.shares)
-        if whole or request.segments is None:
-            return written(request.grammar, request.stop, request.max_tokens), request.max_tokens
+        # Without shared prefixes each segment would decode the prompt again, so the whole grammar is preferred.
+        if request.segments is None or (request.grammar is not None and not self._context.shares):
+            return text_decoder(request), request.max_tokens
+        segments = [
+            OutputSegment(
+                text_decoder(segment) if segment.text is None else _encode_fixed(segment.text, vocabulary),
+                segment.from_prompt,
+            )
+            for segment in request.segments
+        ]
+        return SegmentedDecoder(segments, vocabulary), _longest_run(request.segments, segments)
 
-        def part(segment: Segment) -> Part:
-            if segment.text is not None:
-                return Part(_fixed(segment.text, vocabulary), segment.from_prompt)
-            return Part(written(segment.grammar, segment.stop, segment.max_tokens), segment.from_prompt)
-
-        parts = [part(segment) for segment in request.segments]
-        return Segmented(parts, vocabulary), _longest_run(request.segments, parts)
-
-    def _answer(self, answer: Answer, job: Job, end: End) -> None:
-        self.figures.ended(job, end)
-        if end is End.STOPPED:
-            answer.cancel()
-        elif not answer.set_running_or_notify_cancel():
-            return  # who asked has cancelled it
-        elif end is End.REFUSED:
-            answer.set_exception(GrammarRefused("the grammar is more than the parser can do"))
-        elif end is End.NO_ROOM:
-            answer.set_exception(PromptTooLong("the cache has no room for the request, even alone"))
-        elif end is End.BROKEN:
-            answer.set_exception(EngineFailed("the context broke; ask again"))
+    def _resolve(self, future: CompletionFuture, sequence: Sequence, outcome: Outcome) -> None:
+        self._metrics.observe_request(sequence, outcome)
+        if outcome is Outcome.CANCELLED:
+            future.cancel()
+        elif not future.set_running_or_notify_cancel():
+            return  # the caller has cancelled it
+        elif outcome is Outcome.GRAMMAR_ERROR:
+            future.set_exception(GrammarError("the grammar exceeds the parser's limits"))
+        elif outcome is Outcome.CACHE_TOO_SMALL:
+            future.set_exception(PromptTooLong("the request does not fit the cache, even alone"))
+        elif outcome is Outcome.FAILED:
+            future.set_exception(EngineFailed("the context broke; send the request again"))
         else:
-            answer.set_result(self._response(job))
+            future.set_result(self._response(sequence))
 
-    def _response(self, job: Job) -> CompletionResponse:
-        written = job.program.written
+    def _response(self, sequence: Sequence) -> CompletionResponse:
+        output = sequence.decoder.output
         usage = CompletionUsage(
-            prompt_tokens=len(job.prompt),
-            completion_tokens=written.forced + written.sampled,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=job.cached),
-            forced_tokens=written.forced,
-            decisions=written.decisions,
+            prompt_tokens=len(sequence.prompt),
+            completion_tokens=output.forced + output.sampled,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=sequence.cached_tokens),
+            forced_tokens=output.forced,
+            decisions=output.decisions,
         )
-        text = written.text.decode("utf-8", errors="ignore")
+        text = output.text.decode("utf-8", errors="ignore")
         return CompletionResponse(
             id=f"cmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
-            model=self.origin.name,
-            choices=[CompletionChoice(text=text, finish_reason="stop" if written.finished else "length")],
+            model=self.model_info.name,
+            choices=[CompletionChoice(text=text, finish_reason="stop" if output.finished else "length")],
             usage=usage,
         )
 
     def _fail_all(self) -> None:
         with self._wake:
             self._closing = True
-            waiting = [job for job, _ in self._arrived]
-        waiting += [*self._scheduler.waiting, *self._scheduler.running]
-        if self._alone is not None:
-            waiting += [*self._alone.waiting, *([self._alone.running] if self._alone.running else [])]
-        for job in waiting:
-            job.on_end(job, End.BROKEN)
+        for sequence, _ in self._arrived:
+            sequence.on_end(sequence, Outcome.FAILED)
+        for scheduler in self._schedulers():
+            scheduler.fail_all()
 
 
-def _fixed(text: str, vocabulary: Vocabulary) -> list[int]:
-    """The tokens of a fixed segment. Raises PromptEmpty where they would not say what it says."""
-    tokens = tokens_of(text.encode(), vocabulary)
-    if b"".join(map(vocabulary.text, tokens)) != text.encode():
-        raise PromptEmpty("no tokens of the model make up a segment's text")
+def _encode_fixed(text: str, vocabulary: Vocabulary) -> list[int]:
+    """The tokens of a fixed segment. Raises PromptEmpty if the vocabulary cannot express it."""
+    tokens = vocabulary.encode(text.encode())
+    if vocabulary.decode(tokens) != text.encode():
+        raise PromptEmpty("the model's tokens cannot express a segment's text")
     return tokens
 
 
-def _longest_run(segments: Sequence[Segment], parts: Sequence[Part]) -> int:
-    """The most tokens behind the prompt at one time: a segment that is written from the prompt starts anew."""
+def _longest_run(requested: list[Segment], segments: list[OutputSegment]) -> int:
+    """The most tokens after the prompt at one time: a `from_prompt` segment starts from the prompt again."""
     runs = [0]
-    for segment, part in zip(segments, parts, strict=True):
-        length = len(part.content) if isinstance(part.content, Sequence) else segment.max_tokens
-        if part.from_prompt:
+    for given, segment in zip(requested, segments, strict=True):
+        if segment.from_prompt:
             runs.append(0)
-        runs[-1] += length
+        runs[-1] += len(segment.content) if isinstance(segment.content, list) else given.max_tokens
     return max(runs)

@@ -1,248 +1,229 @@
-"""llama.cpp through llama-cpp-python, which only this file imports: weights, their vocabulary, contexts over them."""
+"""llama.cpp through llama-cpp-python, which only this file imports: weights, their vocabulary, and contexts."""
 
 import ctypes
 import logging
-import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llama_cpp
 import numpy as np
 from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
-from dermnote_notegen.engine.amx_probe import repacking_works
-from dermnote_notegen.engine.context import ContextBroken, PoolFull, Row
+from dermnote_notegen.engine.context import BatchToken, CacheFull, ContextBroken
 from dermnote_notegen.engine.grammar import Vocabulary
 from dermnote_notegen.engine.model import ModelNotFound
-from dermnote_notegen.engine.pace import Pace
 from dermnote_notegen.engine.sampling import Logits
 
 log = logging.getLogger(__name__)
 NAME = f"llama-cpp-python {llama_cpp.__version__}"
 ERROR_LEVEL = 4
-# What llama_decode returns.
-DONE, NO_ROOM = 0, 1
-# llama.cpp's own limit of sequences in a context.
-MOST_LANES = 256
-# ggml's numbers of the types that a cache may have.
-CACHE_TYPES = {"f16": 1, "q8_0": 8, "bf16": 30}
+# Return values of llama_decode.
+DECODED, NO_FREE_CELLS = 0, 1
+# llama.cpp's limit of sequences per context.
+MAX_SEQUENCES = 256
+# ggml's numbers of the cache types.
+CACHE_TYPES = {"f16": 1, "bf16": 30}
+FLASH_ATTENTION_ON = 1
 ALL_LAYERS = -1
 MEASURED_CELLS = 256
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _to_log(level: int, text: bytes, _data: Any) -> None:
+def _log_error(level: int, text: bytes, _data: Any) -> None:
     if level == ERROR_LEVEL:
         log.error("%s", text.decode(errors="replace").strip())
 
 
 @cache
-def _begin() -> None:
-    """llama.cpp's errors go to our log, the rest nowhere."""
-    llama_cpp.llama_log_set(_to_log, ctypes.c_void_p())
+def _initialise() -> None:
+    """Send llama.cpp's errors to our log and drop its other messages."""
+    llama_cpp.llama_log_set(_log_error, ctypes.c_void_p())
     llama_cpp.llama_backend_init()
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How a context is made. `cells`: tokens that the cache holds, all lanes together; `batch`: those of one decode.
+class ContextConfig:
+    """`cells`: tokens that the cache holds, all sequences together; `batch`: most tokens per decode.
 
-    `micro_batch`: tokens that llama.cpp computes at a time, all of the batch by default.
+    `keys`: type of the cache's keys; its values are f16.
     """
 
     cells: int
-    lanes: int
+    max_sequences: int
     threads: int
     batch: int = 512
-    micro_batch: int | None = None
-    flash_attention: bool = True
     keys: str = "f16"
-    values: str = "f16"
 
 
-@dataclass(frozen=True)
-class Held:
-    """Bytes that a context's memory takes: those of one token, and those that each lane has whatever its length."""
+class CacheBytes(NamedTuple):
+    """Memory of a context's cache: per token, and per sequence whatever its length."""
 
-    token: int
-    lane: int
+    per_token: int
+    per_sequence: int
 
 
-def on_gpu(asked: int | None) -> int:
-    """Layers that a GPU takes: `asked`, all (-1) by default; 0 where llama.cpp was built without one."""
+def cpu_flags() -> frozenset[str]:
+    """The CPU's feature flags; empty if the system does not list them."""
+    return frozenset(cpu_info("flags").split())
+
+
+def cpu_info(field: str) -> str:
+    """A field of the first processor in /proc/cpuinfo; empty if it is missing."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
+def offloaded_layers(configured: int | None) -> int:
+    """Layers that run on the GPU: `configured`, all (-1) by default; 0 if llama.cpp was built without GPU support."""
     if not llama_cpp.llama_supports_gpu_offload():
         return 0
-    return ALL_LAYERS if asked is None else asked
+    return ALL_LAYERS if configured is None else configured
 
 
 class Weights:
-    """A loaded GGUF. Raises ModelNotFound for a file that llama.cpp can't load.
+    """A loaded GGUF. Raises ModelNotFound if llama.cpp cannot load the file.
 
-    `gpu_layers`: how many layers a GPU takes, as `on_gpu` says it; by default all where there is one. `repacked`:
-    whether ggml may rewrite them for this CPU, by default where that is known to work (repacking.py).
+    `gpu_layers`: see `offloaded_layers`; `repack`: let ggml repack the weights for this CPU, by default unless that may
+    crash (see amx_probe).
     """
 
-    def __init__(self, path: Path, *, gpu_layers: int | None = None, repacked: bool | None = None) -> None:
-        _begin()
-        self.gpu_layers = on_gpu(gpu_layers)
-        settings = llama_cpp.llama_model_default_params()
-        settings.n_gpu_layers = self.gpu_layers
-        settings.use_extra_bufts = repacking_works(path) if repacked is None else repacked
-        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
+    def __init__(self, path: Path, *, gpu_layers: int | None = None, repack: bool | None = None) -> None:
+        _initialise()
+        self.gpu_layers = offloaded_layers(gpu_layers)
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = self.gpu_layers
+        params.use_extra_bufts = "amx_int8" not in cpu_flags() if repack is None else repack
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
-            raise ModelNotFound(f"{path} is no GGUF that this llama.cpp can load")
+            raise ModelNotFound(f"{path} is not a GGUF file that {NAME} can load")
         self._vocabulary = llama_cpp.llama_model_get_vocab(self.model)
         tokenizer = lltokenizer_from_vocab(self._vocabulary)
         ends = [token for token in range(tokenizer.vocab_size) if llama_cpp.llama_vocab_is_eog(self._vocabulary, token)]
-        self.vocabulary = Vocabulary(tokenizer, ends=ends)
+        self.vocabulary = Vocabulary(tokenizer, end_tokens=ends)
 
     @property
     def trained_context(self) -> int:
-        """Tokens that the model was trained to look back on."""
+        """The context length in tokens that the model was trained with."""
         return int(llama_cpp.llama_model_n_ctx_train(self.model))
 
     @property
-    def unshared_memory(self) -> str | None:
-        """Why prefixes cannot be shared between sequences; None where they can."""
+    def no_sharing_reason(self) -> str | None:
+        """Why sequences cannot share prefixes; None if they can."""
         if llama_cpp.llama_model_is_recurrent(self.model):
-            return "its memory is recurrent: a state can't be cut at a prefix"
+            return "its memory is recurrent: a state cannot be cut at a prefix"
         if llama_cpp.llama_model_is_hybrid(self.model):
-            return "part of its memory is recurrent: a state can't be cut at a prefix"
+            return "part of its memory is recurrent: a state cannot be cut at a prefix"
         return None
 
     @property
     def window(self) -> int:
-        """Tokens of the sliding window of attention, 0 without one."""
+        """Tokens of the sliding attention window, 0 without one."""
         return int(llama_cpp.llama_model_n_swa(self.model))
 
     @property
-    def bytes_(self) -> int:
+    def weight_bytes(self) -> int:
         """Memory of the weights."""
         return int(llama_cpp.llama_model_size(self.model))
 
-    @property
-    def cell_bytes(self) -> int:
-        """Memory of one token in the cache, in 16 bit: 0 where the memory is recurrent."""
-        return self._held.token
-
-    @property
-    def lane_bytes(self) -> int:
-        """Memory of one lane beside its tokens: the state of what is recurrent."""
-        return self._held.lane
-
     @cached_property
-    def _held(self) -> Held:
-        """As llama.cpp counts it after one token and after two: what a file says of heads, their sizes and states is
-        another matter for each architecture.
+    def cache_bytes(self) -> CacheBytes:
+        """Memory of the cache in 16 bit, measured by llama.cpp after one token and after two: the metadata of heads,
+        their sizes and states differs between architectures.
         """
-        context = LlamaContext(self, Shape(cells=MEASURED_CELLS, lanes=1, threads=1, batch=1))
-        try:
+        config = ContextConfig(cells=MEASURED_CELLS, max_sequences=1, threads=1, batch=1)
+        with closing(LlamaContext(self, config)) as context:
             sizes = [context.state_bytes(0)]
             for position in range(2):
-                context.decode([Row(0, position, 0, wanted=True)])
+                context.decode([BatchToken(0, position, 0, logits=True)])
                 sizes.append(context.state_bytes(0))
-        finally:
-            context.close()
         empty, one, two = sizes
-        token = two - one
-        return Held(token, lane=0 if self.unshared_memory is None else one - empty - token)
+        per_token = two - one
+        return CacheBytes(per_token, 0 if self.no_sharing_reason is None else one - empty - per_token)
 
     def encode(self, text: str, *, begin: bool) -> list[int]:
-        """The tokens of a text; `begin`: with the token that begins a text, where the model has one."""
+        """The tokens of a text; `begin`: with the beginning-of-text token, if the model has one."""
         raw = text.encode()
-        room = len(raw) + 8
-        buffer = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._vocabulary, raw, len(raw), buffer, room, begin, False)
+        size = len(raw) + 8
+        buffer = (llama_cpp.llama_token * size)()
+        count = llama_cpp.llama_tokenize(self._vocabulary, raw, len(raw), buffer, size, begin, False)
         return list(buffer[:count])
 
     def close(self) -> None:
-        """Free the weights; contexts over them must be closed before."""
+        """Free the weights; their contexts must be closed first."""
         llama_cpp.llama_model_free(self.model)
 
 
 class LlamaContext:
-    """One `llama_context` with a unified cache, for one thread. `shares`: prefixes can be copied from lane to lane.
+    """One `llama_context` with a unified cache, for one thread. `shares`: sequences can share prefixes."""
 
-    With a `pace` a batch's threads are what is fastest just now, at most the shape's; without one they are the shape's.
-    """
-
-    def __init__(self, weights: Weights, shape: Shape, *, pace: Pace | None = None) -> None:
+    def __init__(self, weights: Weights, config: ContextConfig) -> None:
         self._weights = weights
-        self._shape = shape
-        self._pace = pace
-        self.cells = shape.cells
-        self.lanes = min(shape.lanes, MOST_LANES)
-        self.shares = weights.unshared_memory is None
-        self._batch = _Batch(shape.batch)
+        self._config = config
+        self.cells = config.cells
+        self.max_sequences = min(config.max_sequences, MAX_SEQUENCES)
+        self.shares = weights.no_sharing_reason is None
+        self._batch = _Batch(config.batch)
         self._open()
 
     def _open(self) -> None:
-        shape = self._shape
-        settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx = shape.cells
-        settings.n_batch = shape.batch
-        settings.n_ubatch = shape.micro_batch or shape.batch
-        settings.n_seq_max = self.lanes
-        settings.n_threads = settings.n_threads_batch = shape.threads
-        settings.kv_unified = True  # a partial copy between lanes aborts the process without it
-        settings.swa_full = True  # a cache that keeps only the window can't be cut at a prefix
-        settings.flash_attn_type = int(shape.flash_attention)
-        settings.type_k, settings.type_v = CACHE_TYPES[shape.keys], CACHE_TYPES[shape.values]
-        settings.offload_kqv = settings.op_offload = self._weights.gpu_layers != 0
-        settings.no_perf = True
-        self._context = llama_cpp.llama_init_from_model(self._weights.model, settings)
+        config = self._config
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = config.cells
+        params.n_batch = params.n_ubatch = config.batch
+        params.n_seq_max = self.max_sequences
+        params.n_threads = params.n_threads_batch = config.threads
+        params.kv_unified = True  # otherwise a partial copy between sequences aborts the process
+        params.swa_full = True  # a cache of the window alone cannot be cut at a prefix
+        params.flash_attn_type = FLASH_ATTENTION_ON
+        params.type_k, params.type_v = CACHE_TYPES[config.keys], CACHE_TYPES["f16"]
+        params.offload_kqv = params.op_offload = self._weights.gpu_layers != 0
+        params.no_perf = True
+        self._context = llama_cpp.llama_init_from_model(self._weights.model, params)
         self._memory = llama_cpp.llama_get_memory(self._context) if self._context else None
         if not self._context:
-            raise MemoryError(f"llama.cpp made no context of {shape.cells} tokens")
+            raise MemoryError(f"llama.cpp could not create a context of {config.cells} tokens")
 
-    def decode(self, rows: Sequence[Row]) -> None:
-        """One batch. Raises PoolFull where no cells are free, ContextBroken where the cache is lost."""
+    def decode(self, batch: Sequence[BatchToken]) -> None:
+        """Decode one batch. Raises CacheFull if cells are missing, ContextBroken if the cache is lost."""
         if not self._context:
-            raise ContextBroken("there was no memory to make it anew")
-        answer = self._decoded(rows)
-        if answer == NO_ROOM:
-            raise PoolFull
-        if answer != DONE:
-            raise ContextBroken(f"llama_decode returned {answer}")
-
-    def _decoded(self, rows: Sequence[Row]) -> int:
-        batch = self._batch.filled(rows)
-        if self._pace is None:
-            return int(llama_cpp.llama_decode(self._context, batch))
-        threads = self._pace.choose(len(rows))
-        llama_cpp.llama_set_n_threads(self._context, threads, threads)
-        started = time.perf_counter()
-        answer = int(llama_cpp.llama_decode(self._context, batch))
-        self._pace.observe(len(rows), threads=threads, seconds=time.perf_counter() - started)
-        return answer
+            raise ContextBroken("it could not be rebuilt for lack of memory")
+        status = int(llama_cpp.llama_decode(self._context, self._batch.filled(batch)))
+        if status == NO_FREE_CELLS:
+            raise CacheFull
+        if status != DECODED:
+            raise ContextBroken(f"llama_decode returned {status}")
 
     def logits(self, index: int) -> Logits:
-        """Behind row `index` of the last batch, shape [vocabulary]; valid until the next one."""
+        """Logits after token `index` of the last batch, shape [vocabulary]; valid until the next batch."""
         pointer = llama_cpp.llama_get_logits_ith(self._context, index)
         return np.ctypeslib.as_array(pointer, shape=(self._weights.vocabulary.size,))
 
     def copy(self, source: int, target: int, *, length: int) -> None:
-        """Positions [0, length) of one lane are those of the other too."""
+        """Share positions [0, length) of one sequence with another."""
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
-    def drop(self, lane: int, *, start: int) -> None:
-        """A lane's positions from `start` on are free."""
-        llama_cpp.llama_memory_seq_rm(self._memory, lane, start, -1)
+    def drop(self, seq_id: int, *, start: int) -> None:
+        """Free a sequence's positions from `start` on."""
+        llama_cpp.llama_memory_seq_rm(self._memory, seq_id, start, -1)
 
-    def used(self, lane: int) -> int:
-        """Tokens that a lane holds."""
-        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, lane)) + 1
+    def length(self, seq_id: int) -> int:
+        """Tokens in a sequence."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id)) + 1
 
-    def state_bytes(self, lane: int) -> int:
-        """What llama.cpp would write down of a lane: its cells and its state."""
-        return int(llama_cpp.llama_state_seq_get_size(self._context, lane))
+    def state_bytes(self, seq_id: int) -> int:
+        """Size of a sequence's serialised cells and state."""
+        return int(llama_cpp.llama_state_seq_get_size(self._context, seq_id))
 
     def rebuild(self) -> None:
-        """A new, empty context. Raises MemoryError where there is no room for it; then there is none until it works."""
+        """Replace the context with an empty one. Raises MemoryError if it does not fit; `decode` then fails."""
         llama_cpp.llama_free(self._context)
         self._open()
 
@@ -251,40 +232,40 @@ class LlamaContext:
         llama_cpp.llama_free(self._context)
 
 
-def quantize(source: Path, target: Path, layout: str) -> None:
-    """Write `source` in another layout ("Q8_0") with llama.cpp's own quantiser. Raises OSError where that fails."""
-    _begin()
-    settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{layout}")
-    settings.allow_requantize = True
-    answer = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings))
-    if answer:
-        raise OSError(answer, f"llama.cpp could not write {target} as {layout}")
+def quantize(source: Path, target: Path, quantization: str) -> None:
+    """Write `source` in another quantisation ("Q8_0") with llama.cpp's quantiser. Raises OSError if that fails."""
+    _initialise()
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{quantization}")
+    params.allow_requantize = True
+    status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    if status:
+        raise OSError(status, f"llama.cpp could not write {target} as {quantization}")
 
 
 class _Batch:
-    """A `llama_batch` over arrays of ours, `columns` in the order of a Row: each row has one lane."""
+    """A `llama_batch` over reusable arrays, `columns` in the order of a BatchToken: one sequence per token."""
 
-    def __init__(self, rows: int) -> None:
-        token, position, lane = (np.zeros(rows, dtype=np.int32) for _ in range(3))
-        wanted = np.zeros(rows, dtype=np.int8)
-        self.columns: tuple[NDArray[Any], ...] = (token, position, lane, wanted)
-        self._ones = np.ones(rows, dtype=np.int32)
+    def __init__(self, size: int) -> None:
+        token, position, seq_id = (np.zeros(size, dtype=np.int32) for _ in range(3))
+        logits = np.zeros(size, dtype=np.int8)
+        self.columns: tuple[NDArray[Any], ...] = (token, position, seq_id, logits)
+        self._ones = np.ones(size, dtype=np.int32)
         ints = ctypes.POINTER(ctypes.c_int32)
-        addresses = (lane.ctypes.data + np.arange(rows) * lane.itemsize).tolist()
-        self._lanes = (ints * rows)(*(ctypes.cast(address, ints) for address in addresses))
+        addresses = (seq_id.ctypes.data + np.arange(size) * seq_id.itemsize).tolist()
+        self._seq_ids = (ints * size)(*(ctypes.cast(address, ints) for address in addresses))
         self._struct = llama_cpp.llama_batch(
             token=token.ctypes.data_as(ints),
             embd=None,
             pos=position.ctypes.data_as(ints),
             n_seq_id=self._ones.ctypes.data_as(ints),
-            seq_id=ctypes.cast(self._lanes, ctypes.POINTER(ints)),
-            logits=wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+            seq_id=ctypes.cast(self._seq_ids, ctypes.POINTER(ints)),
+            logits=logits.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
-    def filled(self, rows: Sequence[Row]) -> llama_cpp.llama_batch:
-        """The batch that holds `rows`."""
-        for column, values in zip(self.columns, zip(*rows, strict=True), strict=True):
-            column[: len(rows)] = values
-        self._struct.n_tokens = len(rows)
+    def filled(self, batch: Sequence[BatchToken]) -> llama_cpp.llama_batch:
+        """The llama_batch of these tokens."""
+        for column, values in zip(self.columns, zip(*batch, strict=True), strict=True):
+            column[: len(batch)] = values
+        self._struct.n_tokens = len(batch)
         return self._struct

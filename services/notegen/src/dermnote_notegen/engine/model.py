@@ -1,4 +1,4 @@
-"""What the engine process needs of a language model, and where its weights come from."""
+"""The interface of a loaded language model, its errors, and where its weights come from."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,34 +13,36 @@ from prometheus_client import CollectorRegistry
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import Quantization
 
+CompletionFuture = Future[CompletionResponse]
+
 
 class ModelNotFound(Exception):
-    """The setting NOTEGEN_MODEL names no weights that are here."""
+    """NOTEGEN_MODEL names weights that are missing or cannot be loaded."""
 
 
 class PromptTooLong(Exception):
-    """Prompt and answer do not fit the context."""
+    """Prompt and completion exceed the context."""
 
 
 class PromptEmpty(Exception):
-    """The model's tokenizer knows nothing in the prompt."""
+    """The tokenizer finds no token in the prompt."""
 
 
-class GrammarRefused(Exception):
-    """The grammar cannot be parsed, or asks for more than the parser can do."""
+class GrammarError(Exception):
+    """The grammar cannot be parsed or exceeds the parser's limits."""
 
 
 class EngineBusy(Exception):
-    """Too many requests wait already."""
+    """The queue is full."""
 
 
 class EngineFailed(Exception):
-    """The engine lost the request; asked again it may well do it."""
+    """The engine lost the request; a retry may succeed."""
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Which weights run. `sha256`: of the file that was named; `quantization`: what was made of it, if so."""
+class ModelInfo:
+    """Which weights run. `sha256`: of the configured file; `quantization`: set if that file was re-quantised."""
 
     name: str
     sha256: str | None
@@ -48,24 +50,22 @@ class Origin:
 
 
 class Engine(Protocol):
-    """A loaded model that takes requests from any thread. `stop()` true means that nobody waits any more."""
+    """A loaded model that accepts requests from any thread. A request is dropped once its `cancelled()` is true."""
 
-    origin: Origin
+    model_info: ModelInfo
+    registry: CollectorRegistry
 
     @property
     def alive(self) -> bool: ...
 
     def info(self) -> dict[str, Any]: ...
 
-    @property
-    def registry(self) -> CollectorRegistry: ...
-
-    def submit(self, request: CompletionRequest, *, stop: Callable[[], bool]) -> Future[CompletionResponse]: ...
+    def submit(self, request: CompletionRequest, *, cancelled: Callable[[], bool]) -> CompletionFuture: ...
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Weights that a package carries: the package, the file in it, and its sha256."""
+    """Weights shipped in a Python package: the package, the file inside it, and its sha256."""
 
     package: str
     file: str
@@ -84,18 +84,18 @@ PRESETS = {
 def find_weights(setting: str) -> tuple[str, Path, str]:
     """(name, file, sha256) of the GGUF that NOTEGEN_MODEL names: a preset or a path. Raises ModelNotFound."""
     if preset := PRESETS.get(setting):
-        path = _in_package(preset)
+        path = _packaged_file(preset)
         digest = sha256_of(path)
         if digest != preset.sha256:
             raise ModelNotFound(f"{path} is not the file that preset '{setting}' pins (sha256 differs)")
         return setting, path, digest
     path = Path(setting)
     if not path.is_file():
-        raise ModelNotFound(f"NOTEGEN_MODEL={setting}: no such file, and no preset ({', '.join(PRESETS)})")
+        raise ModelNotFound(f"NOTEGEN_MODEL={setting}: no such file or preset (presets: {', '.join(PRESETS)})")
     return path.stem, path, sha256_of(path)
 
 
-def _in_package(preset: Preset) -> Path:
+def _packaged_file(preset: Preset) -> Path:
     spec = find_spec(preset.package)
     if spec is None or spec.origin is None:
         raise ModelNotFound(f"package {preset.package} is not installed: pip install 'dermnote-notegen[worker]'")

@@ -1,144 +1,143 @@
-"""What the KV cache holds: a tree of tokens over lanes (llama.cpp's sequences). Each shared prefix is decoded once.
+"""The KV cache as a tree of tokens over llama.cpp's sequences. Each shared prefix is decoded once.
 
-A lane holds a path from the root; a branch copies its stem, which costs no cells. Branches that nobody stands on are
-kept by use and go, the least recently used first, when a lane or cells are wanted.
+A sequence holds a path from the root; forking copies the common prefix, which costs no cells. Unused branches stay
+cached and are evicted, least recently used first, when a sequence or cells are needed.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from dermnote_notegen.engine.context import KVCache
 from dermnote_notegen.engine.sampling import Logits
 
-# Nodes whose logits are kept, a vocabulary of 32 bit numbers each.
-LOGITS_KEPT = 256
+# Nodes whose logits are cached, one 32-bit float for every token of the vocabulary.
+CACHED_LOGITS = 256
 
 
-class Cells(Protocol):
-    """The cache itself. Positions count from 0; `drop` removes those from `start` on."""
-
-    lanes: int
-
-    def copy(self, source: int, target: int, *, length: int) -> None: ...
-
-    def drop(self, lane: int, *, start: int) -> None: ...
-
-
-class NoLane(Exception):
-    """Every lane is in use."""
+class NoFreeSequence(Exception):
+    """Every sequence is in use."""
 
 
 @dataclass(eq=False)
-class Lane:
-    """One of llama.cpp's sequences. `tip`: the deepest node in it, which no other lane goes beyond."""
+class Branch:
+    """One of llama.cpp's sequences. `tip`: its deepest node; no other branch may extend the sequence beyond it."""
 
-    number: int
+    seq_id: int
     tip: "Node"
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Node:
-    """One token behind its parent's; a root (depth 0, the empty text) has itself as parent.
+    """One token after its parent's; a root (depth 0, the empty text) is its own parent.
 
-    `lane`: one that holds the path to it, None while it is not decoded.
+    `branch`: one that holds the path to this node, None until it is decoded.
     """
 
-    __slots__ = ("children", "depth", "lane", "logits", "parent", "passes", "planned", "seen", "token", "used", "users")
+    token: int = -1
+    parent: "Node" = None  # type: ignore[assignment]  # a root becomes its own parent
+    children: dict[int, "Node"] = field(default_factory=dict)
+    branch: Branch | None = None
+    logits: Logits | None = None
+    ref_count: int = 0
+    visits: int = 0
+    last_used: int = 0
+    planned_at: int = 0
+    visited_at: int = 0
+    depth: int = 0
 
-    def __init__(self, token: int = -1, parent: "Node | None" = None) -> None:
-        self.token = token
-        self.parent: Node = parent or self
-        self.depth: int = 0 if parent is None else parent.depth + 1
-        self.children: dict[int, Node] = {}
-        self.lane: Lane | None = None
-        self.logits: Logits | None = None
-        self.users = 0
-        self.passes = 0
-        self.used = 0
-        self.planned = 0
-        self.seen = 0
+    def __post_init__(self) -> None:
+        if self.parent is None:
+            self.parent = self
+        else:
+            self.depth = self.parent.depth + 1
 
     @property
     def decoded(self) -> bool:
-        """Whether the cache holds it; the root is the empty text, which needs no holding."""
-        return self.lane is not None or not self.depth
+        """Whether the cache holds it; the root is the empty text and always counts as decoded."""
+        return self.branch is not None or not self.depth
+
+    @property
+    def removable(self) -> bool:
+        """Whether it is a leaf (not a root) that no request is at."""
+        return bool(self.depth) and not self.children and not self.ref_count
 
     def path(self) -> Iterator["Node"]:
-        """This node and those above it, without the root."""
+        """This node and its ancestors, without the root."""
         node = self
         while node.depth:
             yield node
             node = node.parent
 
 
-class Tree:
-    """The nodes, their lanes, and who stands where. `logits_kept`: nodes whose logits are kept for who comes later."""
+class PrefixCache:
+    """The nodes, their branches, and the requests at them. `cached_logits`: nodes whose logits are kept for reuse."""
 
-    def __init__(self, cells: Cells, *, logits_kept: int = LOGITS_KEPT) -> None:
-        self._cells = cells
-        self._free = list(range(cells.lanes - 1, -1, -1))
+    def __init__(self, kv_cache: KVCache, *, cached_logits: int = CACHED_LOGITS) -> None:
+        self._kv_cache = kv_cache
+        self._free_ids = list(range(kv_cache.max_sequences - 1, -1, -1))
         self._idle: dict[Node, None] = {}
-        self._kept: OrderedDict[Node, None] = OrderedDict()
-        self._logits_kept = logits_kept
-        self._rows: list[Logits] | None = None
+        self._with_logits: OrderedDict[Node, None] = OrderedDict()
+        self._cached_logits = cached_logits
+        self._free_rows: list[Logits] | None = None
         self._clock = 0
         self.root = Node()
-        self.held = 0
+        self.cells_held = 0
 
     @property
-    def idle(self) -> int:
-        """Branches that nobody stands on."""
+    def idle_branches(self) -> int:
+        """Branches that no request is at."""
         return len(self._idle)
 
     @property
-    def lanes_used(self) -> int:
-        """Lanes that hold something."""
-        return self._cells.lanes - len(self._free)
+    def sequences_used(self) -> int:
+        """Sequences that hold tokens."""
+        return self._kv_cache.max_sequences - len(self._free_ids)
 
-    def unused(self, stands: Iterable[Node]) -> int:
-        """Cells that hold tokens on no path to any of `stands`."""
+    def unused_cells(self, active: Iterable[Node]) -> int:
+        """Cells that hold tokens on no path to any of `active`."""
         self._clock += 1
         used = 0
-        for stand in stands:
-            for node in stand.path():
-                if node.seen == self._clock:
+        for leaf in active:
+            for node in leaf.path():
+                if node.visited_at == self._clock:
                     break
-                node.seen = self._clock
-                used += node.lane is not None
-        return self.held - used
+                node.visited_at = self._clock
+                used += node.branch is not None
+        return self.cells_held - used
 
-    def enter(self, node: Node, tokens: Sequence[int]) -> Node:
-        """Stand on the node `tokens` below `node`; missing ones are made, to be decoded."""
+    def acquire(self, node: Node, tokens: Sequence[int]) -> Node:
+        """Reference the node `tokens` below `node`; missing nodes are created, to be decoded."""
         for token in tokens:
-            below = node.children.get(token)
-            if below is None:
-                below = node.children[token] = Node(token, node)
+            child = node.children.get(token)
+            if child is None:
+                child = node.children[token] = Node(token, node)
                 self._idle.pop(node, None)
-            below.passes += 1
-            node = below
-        node.users += 1
+            child.visits += 1
+            node = child
+        node.ref_count += 1
         self._idle.pop(node, None)
         return node
 
-    def move(self, node: Node, tokens: Sequence[int]) -> Node:
-        """Go from `node` to the one `tokens` below it."""
-        node.users -= 1
-        return self.enter(node, tokens)
+    def advance(self, node: Node, tokens: Sequence[int]) -> Node:
+        """Move a reference from `node` to the node `tokens` below it."""
+        node.ref_count -= 1
+        return self.acquire(node, tokens)
 
-    def leave(self, node: Node) -> None:
-        """Stand nowhere any more; the branch stays until its cells or its lane are wanted."""
-        node.users -= 1
+    def release(self, node: Node) -> None:
+        """Drop a reference; the branch stays cached until its cells or its sequence are needed."""
+        node.ref_count -= 1
         self._clock += 1
-        node.used = self._clock
-        if not node.users and not node.children and node.depth:
+        node.last_used = self._clock
+        if node.removable:
             self._idle[node] = None
 
-    def cut(self, node: Node, *, stem: Node) -> None:
-        """Remove the branch that ends at `node`, which was left, as far as nobody uses it and not beyond `stem`."""
+    def discard(self, node: Node, *, stem: Node) -> None:
+        """Remove the branch that ends at `node`, as far as it is unused and not beyond `stem`."""
         if node in self._idle and node is not stem:
-            self._remove(node, stop=lambda above: above is stem)
+            self._remove(node, stop=lambda ancestor: ancestor is stem)
 
     def missing(self, node: Node) -> tuple[Node, list[Node]]:
         """(deepest decoded node above or at `node`, the nodes from there to `node` in order)."""
@@ -148,111 +147,112 @@ class Tree:
             node = node.parent
         return node, chain[::-1]
 
-    def lane_for(self, anchor: Node, chain: Sequence[Node]) -> Lane:
-        """A lane to decode `chain` in, behind `anchor`, which is decoded. Raises NoLane.
+    def extend(self, anchor: Node, chain: Sequence[Node]) -> Branch:
+        """A branch to decode `chain` in, after `anchor`, which is decoded. Raises NoFreeSequence.
 
-        Follow it by `hold` or, when nothing was decoded, by `undo`.
+        Follow it by `mark_decoded` or, if nothing was decoded, by `undo_extend`.
         """
-        lane = anchor.lane
-        if lane is None or lane.tip is not anchor:
-            lane = self.lane_apart(anchor)
-        lane.tip = chain[-1]  # nobody else may go on in it
-        return lane
+        branch = anchor.branch
+        if branch is None or branch.tip is not anchor:
+            branch = self.fork(anchor)
+        branch.tip = chain[-1]  # reserves the sequence
+        return branch
 
-    def undo(self, anchor: Node, lane: Lane) -> None:
-        """What `lane_for` gave was not used."""
-        if lane is anchor.lane:
-            lane.tip = anchor
+    def undo_extend(self, anchor: Node, branch: Branch) -> None:
+        """Give back what `extend` returned for `anchor`."""
+        if branch is anchor.branch:
+            branch.tip = anchor
         else:
-            self.spare(lane)
+            self.free(branch)
 
-    def lane_apart(self, node: Node) -> Lane:
-        """A lane of its own that holds the path to `node`, which is decoded. Raises NoLane."""
-        lane = Lane(self._free_lane(), node)
-        if node.lane is not None:
-            self._cells.copy(node.lane.number, lane.number, length=node.depth)
-        return lane
+    def fork(self, node: Node) -> Branch:
+        """A new branch that holds the path to `node`, which is decoded. Raises NoFreeSequence."""
+        while not self._free_ids:
+            if not self.evict():
+                raise NoFreeSequence
+        branch = Branch(self._free_ids.pop(), node)
+        if node.branch is not None:
+            self._kv_cache.copy(node.branch.seq_id, branch.seq_id, length=node.depth)
+        return branch
 
-    def hold(self, nodes: Sequence[Node], lane: Lane) -> None:
-        """`nodes`, in order, were decoded in `lane`."""
+    def mark_decoded(self, nodes: Sequence[Node], branch: Branch) -> None:
+        """Record that `nodes`, in order, were decoded in `branch`."""
         for node in nodes:
-            node.lane = lane
-        self.held += len(nodes)
+            node.branch = branch
+        self.cells_held += len(nodes)
 
-    def spare(self, lane: Lane) -> None:
-        """Give back a lane that nothing was held in."""
-        self._cells.drop(lane.number, start=0)
-        self._free.append(lane.number)
+    def free(self, branch: Branch) -> None:
+        """Free the sequence of a branch that no node refers to."""
+        self._kv_cache.drop(branch.seq_id, start=0)
+        self._free_ids.append(branch.seq_id)
 
-    def keep_logits(self, node: Node, logits: Logits) -> None:
-        """Keep a copy of the logits behind `node` for who comes to it later; the least recently used go for it."""
+    def store_logits(self, node: Node, logits: Logits) -> None:
+        """Cache a copy of the logits after `node`; the least recently used ones are evicted for it."""
         if node.logits is None:
-            node.logits = self._row(len(logits))
+            node.logits = self._free_row(len(logits))
         np.copyto(node.logits, logits)
-        self._kept[node] = None
-
-    def _row(self, vocabulary: int) -> Logits:
-        """A row of the one block that all kept logits live in: copies made one by one would fragment the memory."""
-        if self._rows is None:
-            self._rows = list(np.empty((self._logits_kept, vocabulary), dtype=np.float32))
-        if not self._rows:
-            self._forget_logits(next(iter(self._kept)))
-        return self._rows.pop()
-
-    def _forget_logits(self, node: Node) -> None:
-        if node.logits is not None and self._rows is not None:
-            self._rows.append(node.logits)
-            del self._kept[node]
-            node.logits = None
+        self._with_logits[node] = None
 
     def logits(self, node: Node) -> Logits | None:
-        """Logits kept of `node`, until others are kept."""
+        """The cached logits after `node`, valid until others are stored."""
         if node.logits is not None:
-            self._kept.move_to_end(node)
+            self._with_logits.move_to_end(node)
         return node.logits
 
+    def _free_row(self, vocabulary: int) -> Logits:
+        """A row of one block that holds all cached logits: separate copies would fragment the memory."""
+        if self._free_rows is None:
+            self._free_rows = list(np.empty((self._cached_logits, vocabulary), dtype=np.float32))
+        if not self._free_rows:
+            self._drop_logits(next(iter(self._with_logits)))
+        return self._free_rows.pop()
+
+    def _drop_logits(self, node: Node) -> None:
+        if node.logits is not None and self._free_rows is not None:
+            self._free_rows.append(node.logits)
+            del self._with_logits[node]
+            node.logits = None
+
     def evict(self) -> bool:
-        """Remove the least recently used idle branch, down to where others passed too; False when there is none."""
+        """Remove the least recently used idle branch up to where other requests passed; False if there is none."""
         if not self._idle:
             return False
-        self._remove(min(self._idle, key=lambda node: node.used), stop=lambda above: above.passes > 1)
+        self._remove(min(self._idle, key=lambda node: node.last_used), stop=lambda ancestor: ancestor.visits > 1)
         return True
 
-    def _free_lane(self) -> int:
-        while not self._free:
-            if not self.evict():
-                raise NoLane
-        return self._free.pop()
+    def clear(self) -> None:
+        """Remove all unused branches; sequences are then assigned in order again."""
+        while self.evict():
+            pass
+        self._free_ids.sort(reverse=True)
 
     def _remove(self, leaf: Node, *, stop: Callable[[Node], bool]) -> None:
-        """Remove `leaf` and what only led to it, up to a node where `stop` is true."""
-        lanes: dict[Lane, None] = {}
+        """Remove `leaf` and the ancestors that only led to it, up to a node where `stop` is true."""
+        branches: dict[Branch, None] = {}
         node = leaf
-        while node.depth and not node.children and not node.users:
-            if node is not leaf and stop(node):
-                break
+        while node.removable and (node is leaf or not stop(node)):
             self._idle.pop(node, None)
-            self._forget_logits(node)
-            if node.lane is not None:
-                lanes[node.lane] = None
-                self.held -= 1
+            self._drop_logits(node)
+            if node.branch is not None:
+                branches[node.branch] = None
+                self.cells_held -= 1
             del node.parent.children[node.token]
             node = node.parent
-        for lane in lanes:
-            self._shorten(lane, node)
-        if node.depth and not node.children and not node.users:
-            node.used = leaf.used
+        for branch in branches:
+            self._shorten(branch, node)
+        if node.removable:
+            node.last_used = leaf.last_used
             self._idle[node] = None
 
-    def _shorten(self, lane: Lane, tip: Node) -> None:
-        """`lane` ends at `tip` now; it is freed where another lane holds all of that."""
-        other = next((child.lane for child in tip.children.values() if child.lane is not None), None)
-        other = other or (tip.lane if tip.lane is not lane else None)
+    def _shorten(self, branch: Branch, tip: Node) -> None:
+        """End `branch` at `tip`; free its sequence if another branch holds all of that path."""
+        other = next((child.branch for child in tip.children.values() if child.branch is not None), None)
+        other = other or (tip.branch if tip.branch is not branch else None)
         if tip.depth and other is None:
-            lane.tip = tip
-            self._cells.drop(lane.number, start=tip.depth)
+            branch.tip = tip
+            self._kv_cache.drop(branch.seq_id, start=tip.depth)
             return
         for node in tip.path():
-            if node.lane is lane:
-                node.lane = other
-        self.spare(lane)
+            if node.branch is branch:
+                node.branch = other
+        self.free(branch)

@@ -1,4 +1,4 @@
-"""Choosing a token from logits: top-k, top-p, min-p, temperature, in llama.cpp's own order. One sampler a sequence."""
+"""Sampling a token from logits: top-k, top-p, min-p, temperature, in llama.cpp's order. One sampler per sequence."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
-Tokens = NDArray[np.int64]
-# Tokens this far below the best one (e^-16) are looked at only where fewer than top_k are nearer.
-NEAR = 16.0
+TokenIds = NDArray[np.int64]
+# Tokens this far below the best one (e^-16) are considered only if fewer than top_k are closer.
+TOP_K_MARGIN = 16.0
 
 
-class LogitsBroken(Exception):
-    """Logits that are no numbers: the context or the model is broken, and there is nothing to choose from."""
+class InvalidLogits(Exception):
+    """The logits are NaN or infinite: the context or the model is broken."""
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """`temperature` 0 takes the likeliest; `top_k` 0, `top_p` 1 and `min_p` 0 leave nothing out."""
+class SamplingParams:
+    """`temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 disable the filter."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -26,58 +26,57 @@ class Sampling:
 
 
 class Sampler:
-    """The random numbers of one sequence; the same seed and logits give the same tokens."""
+    """The random state of one sequence; the same seed and logits give the same tokens."""
 
-    def __init__(self, sampling: Sampling, *, seed: int) -> None:
-        self.sampling = sampling
+    def __init__(self, params: SamplingParams, *, seed: int) -> None:
+        self.params = params
         self._random = np.random.default_rng(seed)
 
-    def pick(self, logits: Logits, allowed: Tokens | None = None) -> int:
-        """One token id of `logits`, shape [vocabulary]; only among `allowed`, ascending ids, where that is given.
+    def sample(self, logits: Logits, allowed: TokenIds | None = None) -> int:
+        """One token id from `logits`, shape [vocabulary], restricted to `allowed` (ascending ids) if given.
 
-        Raises LogitsBroken where one of those is NaN or infinite, or all are minus infinity.
+        Raises InvalidLogits if one of the candidates is NaN or infinite, or all are minus infinity.
         """
-        pool = logits if allowed is None else logits[allowed]
-        chosen = self._index(pool)
+        candidates = logits if allowed is None else logits[allowed]
+        chosen = self._sample_index(candidates)
         return chosen if allowed is None else int(allowed[chosen])
 
-    def _index(self, logits: Logits) -> int:
-        if not np.isfinite(most := logits.max()):  # a NaN anywhere is the maximum too
-            raise LogitsBroken(f"the likeliest logit is {most}: the context or the model is broken")
-        if self.sampling.temperature == 0:
+    def _sample_index(self, logits: Logits) -> int:
+        if not np.isfinite(highest := logits.max()):  # NaN propagates through max
+            raise InvalidLogits(f"the highest logit is {highest}: the context or the model is broken")
+        if self.params.temperature == 0:
             return int(logits.argmax())
-        kept, probabilities = _kept(logits, self.sampling)
-        at = np.searchsorted(probabilities.cumsum(), self._random.random() * probabilities.sum(), side="right")
-        return int(kept[min(int(at), len(kept) - 1)])
+        indices, weights = _filtered(logits, self.params)
+        at = np.searchsorted(weights.cumsum(), self._random.random() * weights.sum(), side="right")
+        return int(indices[min(int(at), len(indices) - 1)])
 
 
-def _kept(logits: Logits, sampling: Sampling) -> tuple[Tokens, NDArray[np.float64]]:
-    """(indices, their probabilities up to a factor), the likeliest first where anything is left out."""
-    kept = _likeliest(logits, sampling)
-    values = logits[kept].astype(np.float64)
+def _filtered(logits: Logits, params: SamplingParams) -> tuple[TokenIds, NDArray[np.float64]]:
+    """(indices, unnormalised probabilities) after all filters; the likeliest first if anything was filtered out."""
+    indices = _top_k(logits, params)
+    values = logits[indices].astype(np.float64)
     values -= values.max()
-    if sampling.top_p < 1:
-        weights = np.exp(values)
-        mass = weights.cumsum()
-        most = int(np.searchsorted(mass, sampling.top_p * mass[-1])) + 1
-        kept, values = kept[:most], values[:most]
-    if sampling.min_p > 0:
-        near = values >= np.log(sampling.min_p)
-        kept, values = kept[near], values[near]
-    return kept, np.exp(values / sampling.temperature)
+    if params.top_p < 1:
+        mass = np.exp(values).cumsum()
+        count = int(np.searchsorted(mass, params.top_p * mass[-1])) + 1
+        indices, values = indices[:count], values[:count]
+    if params.min_p > 0:
+        near = values >= np.log(params.min_p)
+        indices, values = indices[near], values[near]
+    return indices, np.exp(values / params.temperature)
 
 
-def _likeliest(logits: Logits, sampling: Sampling) -> Tokens:
-    """The top_k indices, sorted where top_p needs an order; all of them without top_k."""
-    count = sampling.top_k or len(logits)
+def _top_k(logits: Logits, params: SamplingParams) -> TokenIds:
+    """The top_k indices, sorted only if top_p needs an order; all indices without top_k."""
+    count = params.top_k or len(logits)
     if count >= len(logits):
         indices = np.arange(len(logits))
     else:
-        indices = np.flatnonzero(logits >= logits.max() - NEAR)
+        indices = np.flatnonzero(logits >= logits.max() - TOP_K_MARGIN)
         if len(indices) < count:
             indices = np.arange(len(logits))
         if len(indices) > count:
             indices = indices[np.argpartition(logits[indices], -count)[-count:]]
-    if sampling.top_p < 1:
+    if params.top_p < 1:
         indices = indices[np.argsort(-logits[indices], kind="stable")]
     return indices

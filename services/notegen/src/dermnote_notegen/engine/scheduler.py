@@ -1,7 +1,7 @@
-"""Continuous batching: which sequences run, what each step decodes for them, and who must wait. One thread owns it.
+"""Continuous batching: which sequences run, and what each step decodes for them. Used by one thread.
 
-A step decodes one batch: for every running sequence the tokens that it needs logits behind. Sequences join and leave
-at every step. Knows the model only as a `Context`, so it is tested with fixed logits.
+A step decodes one batch: for every running sequence the tokens up to its next choice. Sequences join and leave at
+every step. The model is a `Context`, so tests use fixed logits.
 """
 
 import itertools
@@ -10,26 +10,24 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 
-from dermnote_notegen.engine.context import Context, ContextBroken, PoolFull, Row
-from dermnote_notegen.engine.prefix_cache import Lane, Node, NoLane, Tree
+from dermnote_notegen.engine.context import BatchToken, CacheFull, Context, ContextBroken
+from dermnote_notegen.engine.prefix_cache import Branch, Node, NoFreeSequence, PrefixCache
 from dermnote_notegen.engine.sampling import Logits
-from dermnote_notegen.engine.sequence import End, Job
+from dermnote_notegen.engine.sequence import Outcome, Sequence
 
-# A chain of tokens up to this long is never cut; longer ones (prompts) take what a step has left, in pieces.
+# Chains of up to this many tokens are never split; longer ones (prompts) fill the rest of a step, piece by piece.
 SHORT_TOKENS = 48
 
-
-Wanted = tuple[Node, list[Node]]
-"""(the deepest decoded node, what is to be decoded behind it; nothing where only its logits are missing)."""
+Pending = tuple[Node, list[Node]]
+"""(deepest decoded node, nodes to decode after it; none if only its logits are missing)."""
 
 
 @dataclass
-class Count:
-    """What a scheduler has done so far."""
+class SchedulerStats:
+    """Totals since the start."""
 
     steps: int = 0
-    rows: int = 0
-    prompt_tokens: int = 0
+    decoded_tokens: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
     rebuilds: int = 0
@@ -37,247 +35,252 @@ class Count:
 
 
 @dataclass
-class Plan:
-    """A step's rows, and what they mean once decoded."""
+class Batch:
+    """The tokens of one step, and the nodes that they decode."""
 
-    rows: list[Row] = field(default_factory=list)
-    chains: list[tuple[Lane, list[Node]]] = field(default_factory=list)
-    again: list[Lane] = field(default_factory=list)
-    answers: dict[Node, int] = field(default_factory=dict)
+    tokens: list[BatchToken] = field(default_factory=list)
+    chains: list[tuple[Branch, list[Node]]] = field(default_factory=list)
+    temporary: list[Branch] = field(default_factory=list)
+    logits_index: dict[Node, int] = field(default_factory=dict)
 
 
 class Scheduler:
-    """Runs up to `slots` jobs at a time in batches of up to `step_tokens`.
+    """Runs up to `slots` sequences concurrently in batches of up to `step_tokens`.
 
-    `kept_cells`: how much of the cache may hold what no running job stands on, for later ones; all of it by default.
+    `unused_cells`: how much of the cache may hold branches that no running sequence uses; all of it by default.
+    `isolated`: every sequence runs alone and starts with an empty cache, so that its batches depend on it alone.
     """
 
-    def __init__(self, context: Context, *, slots: int, step_tokens: int = 256, kept_cells: int | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        *,
+        slots: int,
+        step_tokens: int = 256,
+        unused_cells: int | None = None,
+        isolated: bool = False,
+    ) -> None:
         self._context = context
-        self._slots = slots
+        self._slots = 1 if isolated else slots
         self._step_tokens = step_tokens
-        self._kept_cells = context.cells if kept_cells is None else kept_cells
+        self._unused_cells = context.cells if unused_cells is None else unused_cells
+        self._isolated = isolated
         self._steps = itertools.count(1)
-        self._broken_in_a_row = 0
+        self._just_rebuilt = False
         self._full_at = -1
-        self.tree = Tree(context)
-        self.waiting: deque[Job] = deque()
-        self.running: list[Job] = []
-        self.count = Count()
+        self.cache = PrefixCache(context)
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.stats = SchedulerStats()
 
-    def add(self, job: Job) -> None:
-        """Queue a job; it starts in one of the next steps. One without a choice ends at once."""
-        if (end := job.begin()) is not None:
-            job.on_end(job, end)
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; it starts in one of the next steps. One without any choice ends at once."""
+        if (outcome := sequence.begin()) is not None:
+            sequence.on_end(sequence, outcome)
         else:
-            self.waiting.append(job)
+            self.waiting.append(sequence)
 
     @property
     def busy(self) -> bool:
-        """Whether a step would find anything to do."""
+        """Whether a step has anything to do."""
         return bool(self.running or self.waiting)
 
     def step(self) -> None:
-        """Let go of who stopped, admit who fits, decode one batch, and give every answered job its next tokens."""
-        self._let_go()
+        """Drop cancelled sequences, admit new ones, decode one batch, and advance every sequence that got logits."""
+        self._drop_cancelled()
         self._admit()
-        plan = self._planned()
-        if not plan.rows:
+        batch = self._next_batch()
+        if not batch.tokens:
             return
         try:
-            self._context.decode(plan.rows)
-        except PoolFull:
-            self._undo(plan)
+            self._context.decode(batch.tokens)
+        except CacheFull:
+            self._undo(batch)
             self._make_room()
         except ContextBroken:
-            self._start_over()
+            self._rebuild()
         else:
-            self._broken_in_a_row = 0
-            self._take_in(plan)
+            self._just_rebuilt = False
+            self._process(batch)
 
-    def _let_go(self) -> None:
-        for job in [job for job in self.running if job.stop()]:
-            self._end(job, End.STOPPED)
-        gone = [job for job in self.waiting if job.stop()]
-        for job in gone:
-            self.waiting.remove(job)
-            job.on_end(job, End.STOPPED)
+    def fail_all(self) -> None:
+        """End all sequences as failed, leaving the cache as it is."""
+        for sequence in [*self.running, *self.waiting]:
+            sequence.on_end(sequence, Outcome.FAILED)
+        self.running.clear()
+        self.waiting.clear()
+
+    def _drop_cancelled(self) -> None:
+        for sequence in [sequence for sequence in self.running if sequence.cancelled()]:
+            self._end(sequence, Outcome.CANCELLED)
+        for sequence in [sequence for sequence in self.waiting if sequence.cancelled()]:
+            self.waiting.remove(sequence)
+            sequence.on_end(sequence, Outcome.CANCELLED)
 
     def _admit(self) -> None:
-        if self.running and self.count.ended == self._full_at:
-            return  # who was just put back would only fill the pool again
+        if self.running and self.stats.ended == self._full_at:
+            return  # a sequence that was just preempted would only fill the cache again
         while self.waiting and len(self.running) < self._slots:
-            job = self.waiting[0]
-            reserved = sum(other.reserved for other in self.running)
-            if self.running and reserved + job.need() > self._context.cells:
+            reserved = sum(sequence.reserved_cells for sequence in self.running)
+            if self.running and reserved + self.waiting[0].cells_needed() > self._context.cells:
                 return
-            self.waiting.popleft()
-            self._start(job)
+            self._start(self.waiting.popleft())
 
-    def _start(self, job: Job) -> None:
-        root = self.tree.root if self._context.shares else Node()
-        job.stem = self.tree.enter(root, job.prompt)
-        anchor, _ = self.tree.missing(job.stem)
-        job.node = self.tree.move(job.stem, job.path[len(job.prompt) :])
-        job.reserved = job.need() - anchor.depth
-        self.running.append(job)
-        if not job.admitted:
-            job.admitted = time.monotonic()
-            job.cached = min(anchor.depth, len(job.prompt) - 1)
-            self.count.prompt_tokens += len(job.prompt)
-            self.count.cached_tokens += job.cached
-        if (known := self.tree.logits(job.node)) is not None:
-            self._go_on(job, known)
+    def _start(self, sequence: Sequence) -> None:
+        root = self.cache.root if self._context.shares else Node()
+        sequence.stem = self.cache.acquire(root, sequence.prompt)
+        anchor, _ = self.cache.missing(sequence.stem)
+        sequence.node = self.cache.advance(sequence.stem, sequence.tokens[len(sequence.prompt) :])
+        sequence.reserved_cells = sequence.cells_needed() - anchor.depth
+        self.running.append(sequence)
+        if not sequence.admitted:
+            sequence.admitted = time.monotonic()
+            sequence.cached_tokens = min(anchor.depth, len(sequence.prompt) - 1)
+            self.stats.cached_tokens += sequence.cached_tokens
+        if (logits := self.cache.logits(sequence.node)) is not None:
+            self._advance(sequence, logits)
 
-    def _planned(self) -> Plan:
-        plan = Plan()
-        short, long = self._wanted(next(self._steps))
-        # Short chains leave room for a piece of a long one, so that no number of them keeps a prompt waiting.
+    def _next_batch(self) -> Batch:
+        batch = Batch()
+        short, long = self._pending(next(self._steps))
+        # Short chains leave room for a piece of a long one, so that they cannot starve a prompt.
         piece = min(SHORT_TOKENS, self._step_tokens // 2)
-        most = self._step_tokens - (piece if long else 0)
+        limit = self._step_tokens - (piece if long else 0)
         for anchor, chain in short:
-            if len(plan.rows) + max(1, len(chain)) <= most or not plan.rows:
-                self._decode(plan, anchor, chain, whole=True)
+            if len(batch.tokens) + max(1, len(chain)) <= limit or not batch.tokens:
+                self._add_chain(batch, anchor, chain, complete=True)
         for anchor, chain in long:
-            room = self._step_tokens - len(plan.rows)
-            if room >= piece or not plan.rows:
-                self._decode(plan, anchor, chain[:room], whole=room >= len(chain))
-        return plan
+            room = self._step_tokens - len(batch.tokens)
+            if room >= piece or not batch.tokens:
+                self._add_chain(batch, anchor, chain[:room], complete=room >= len(chain))
+        return batch
 
-    def _wanted(self, step: int) -> tuple[list[Wanted], list[Wanted]]:
-        """(short chains, long ones) that running jobs need, each node once; every step begins with another job."""
-        short: list[Wanted] = []
-        long: list[Wanted] = []
+    def _pending(self, step: int) -> tuple[list[Pending], list[Pending]]:
+        """(short chains, long chains) to decode, each node once; every step begins with another sequence."""
+        short: list[Pending] = []
+        long: list[Pending] = []
         first = step % max(1, len(self.running))
-        for job in [*self.running[first:], *self.running[:first]]:
-            anchor, chain = self.tree.missing(job.node)
-            head = chain[0] if chain else job.node
-            if head.planned != step:
-                head.planned = step
+        for sequence in [*self.running[first:], *self.running[:first]]:
+            anchor, chain = self.cache.missing(sequence.node)
+            head = chain[0] if chain else sequence.node
+            if head.planned_at != step:
+                head.planned_at = step
                 (long if len(chain) > SHORT_TOKENS else short).append((anchor, chain))
         return short, long
 
-    def _decode(self, plan: Plan, anchor: Node, chain: list[Node], *, whole: bool) -> None:
-        if not chain:
-            self._decode_again(plan, anchor)
-            return
+    def _add_chain(self, batch: Batch, anchor: Node, chain: list[Node], *, complete: bool) -> None:
+        """Add a chain. An empty one means that only the logits of `anchor` are missing: its token is decoded again."""
         try:
-            lane = self.tree.lane_for(anchor, chain)
-        except NoLane:
+            branch = self.cache.extend(anchor, chain) if chain else self.cache.fork(anchor.parent)
+        except NoFreeSequence:
             return
-        for node in chain:
-            plan.rows.append(Row(node.token, node.depth - 1, lane.number, whole and node is chain[-1]))
-        plan.chains.append((lane, chain))
-        if whole:
-            plan.answers[chain[-1]] = len(plan.rows) - 1
+        if chain:
+            batch.chains.append((branch, chain))
+        else:
+            batch.temporary.append(branch)
+        nodes = chain or [anchor]
+        for node in nodes:
+            batch.tokens.append(BatchToken(node.token, node.depth - 1, branch.seq_id, complete and node is nodes[-1]))
+        if complete:
+            batch.logits_index[nodes[-1]] = len(batch.tokens) - 1
 
-    def _decode_again(self, plan: Plan, node: Node) -> None:
-        """`node` is held but its logits are not: its token is decoded once more, in a lane of its own."""
-        try:
-            lane = self.tree.lane_apart(node.parent)
-        except NoLane:
-            return
-        plan.rows.append(Row(node.token, node.depth - 1, lane.number, wanted=True))
-        plan.again.append(lane)
-        plan.answers[node] = len(plan.rows) - 1
+    def _process(self, batch: Batch) -> None:
+        self.stats.steps += 1
+        self.stats.decoded_tokens += len(batch.tokens)
+        for branch, chain in batch.chains:
+            self.cache.mark_decoded(chain, branch)
+        for branch in batch.temporary:
+            self.cache.free(branch)
+        ready = [sequence for sequence in self.running if sequence.node in batch.logits_index]
+        for node, index in batch.logits_index.items():
+            if node.visits > 1 or any(sequence.node is node and sequence.reusable for sequence in ready):
+                self.cache.store_logits(node, self._context.logits(index))
+        for sequence in ready:
+            self._advance(sequence, self._context.logits(batch.logits_index[sequence.node]))
+        self._evict_unused()
 
-    def _take_in(self, plan: Plan) -> None:
-        self.count.steps += 1
-        self.count.rows += len(plan.rows)
-        for lane, chain in plan.chains:
-            self.tree.hold(chain, lane)
-        for lane in plan.again:
-            self.tree.spare(lane)
-        answered = [job for job in self.running if job.node in plan.answers]
-        for node, index in plan.answers.items():
-            if node.passes > 1 or any(job.node is node and job.shares_text for job in answered):
-                self.tree.keep_logits(node, self._context.logits(index))
-        for job in answered:
-            self._go_on(job, self._context.logits(plan.answers[job.node]))
-        self._forget_unused()
-
-    def _forget_unused(self) -> None:
-        """Keep at most `kept_cells` of what no running job stands on, the most recently used of it."""
-        if self.tree.held <= self._kept_cells:
-            return  # which spares the counting
-        unused = self.tree.unused(job.node for job in self.running)
-        before = self.tree.held
-        while unused - (before - self.tree.held) > self._kept_cells and self.tree.evict():
+    def _evict_unused(self) -> None:
+        """Keep at most `unused_cells` of unused branches, the most recently used ones."""
+        if self.cache.cells_held <= self._unused_cells:
+            return  # saves the counting
+        unused = self.cache.unused_cells(sequence.node for sequence in self.running)
+        before = self.cache.cells_held
+        while unused - (before - self.cache.cells_held) > self._unused_cells and self.cache.evict():
             pass
 
-    def _go_on(self, job: Job, logits: Logits) -> None:
-        """The job's next tokens; on through all nodes whose logits are known already."""
+    def _advance(self, sequence: Sequence, logits: Logits) -> None:
+        """Append the sequence's next tokens, repeatedly while their logits are cached."""
         known: Logits | None = logits
         while known is not None:
-            move = job.ask(partial(job.program.next, known))
-            if isinstance(move, End):
-                self._end(job, move)
+            continuation = sequence.run(partial(sequence.decoder.next, known))
+            if isinstance(continuation, Outcome):
+                self._end(sequence, continuation)
                 return
-            job.first_token = job.first_token or time.monotonic()
-            if move.ended:
-                self._end(job, End.WRITTEN)
+            sequence.first_token = sequence.first_token or time.monotonic()
+            if continuation.ended:
+                self._end(sequence, Outcome.COMPLETED)
                 return
-            if move.from_prompt:
-                self._back_to_prompt(job)
-            job.path += move.tokens
-            job.node = self.tree.move(job.node, move.tokens)
-            known = self.tree.logits(job.node)
+            if continuation.from_prompt:
+                self._back_to_prompt(sequence)
+            sequence.tokens += continuation.tokens
+            sequence.node = self.cache.advance(sequence.node, continuation.tokens)
+            known = self.cache.logits(sequence.node)
 
-    def _back_to_prompt(self, job: Job) -> None:
-        job.path = list(job.prompt)
-        self._leave(job)
-        job.node = self.tree.enter(job.stem, []) if self._context.shares else self.tree.enter(Node(), job.prompt)
+    def _back_to_prompt(self, sequence: Sequence) -> None:
+        sequence.tokens = list(sequence.prompt)
+        self._release(sequence)
+        if self._context.shares:
+            sequence.node = self.cache.acquire(sequence.stem, [])
+        else:
+            sequence.node = self.cache.acquire(Node(), sequence.prompt)
 
-    def _end(self, job: Job, end: End) -> None:
-        self.running.remove(job)
-        self._leave(job)
-        self.count.ended += 1
-        job.on_end(job, end)
+    def _end(self, sequence: Sequence, outcome: Outcome) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        if self._isolated:
+            self.cache.clear()
+        self.stats.ended += 1
+        sequence.on_end(sequence, outcome)
 
-    def _leave(self, job: Job) -> None:
-        """Stand nowhere. A free text is of no use to others and goes at once; nothing is shared without `shares`."""
-        self.tree.leave(job.node)
+    def _release(self, sequence: Sequence) -> None:
+        """Release the sequence's branch, and discard it if no other sequence can use it."""
+        self.cache.release(sequence.node)
         if not self._context.shares:
-            self.tree.cut(job.node, stem=self.tree.root)
-        elif not job.shares_text:
-            self.tree.cut(job.node, stem=job.stem)
+            self.cache.discard(sequence.node, stem=self.cache.root)
+        elif not sequence.reusable:
+            self.cache.discard(sequence.node, stem=sequence.stem)
 
-    def forget(self) -> None:
-        """Empty the cache of what nobody uses."""
-        while self.tree.evict():
-            pass
-
-    def _undo(self, plan: Plan) -> None:
-        for lane, chain in plan.chains:
-            self.tree.undo(chain[0].parent, lane)
-        for lane in plan.again:
-            self.tree.spare(lane)
+    def _undo(self, batch: Batch) -> None:
+        for branch, chain in batch.chains:
+            self.cache.undo_extend(chain[0].parent, branch)
+        for branch in batch.temporary:
+            self.cache.free(branch)
 
     def _make_room(self) -> None:
-        """Evict what nobody uses; where all is in use the youngest job goes back to the queue, or ends if alone."""
-        if self.tree.idle:
-            for _ in range(1 + self.tree.idle // 2):
-                self.tree.evict()
+        """Evict unused branches; if there are none, preempt the youngest sequence, or end it if it is the only one."""
+        if self.cache.idle_branches:
+            for _ in range(1 + self.cache.idle_branches // 2):
+                self.cache.evict()
             return
-        job = self.running[-1]
+        sequence = self.running[-1]
         if len(self.running) == 1:
-            self._end(job, End.NO_ROOM)
+            self._end(sequence, Outcome.CACHE_TOO_SMALL)
             return
-        self.running.remove(job)
-        self._leave(job)
-        job.preempted += 1
-        self.count.preemptions += 1
-        self._full_at = self.count.ended
-        self.waiting.appendleft(job)
+        self.running.remove(sequence)
+        self._release(sequence)
+        self.stats.preemptions += 1
+        self._full_at = self.stats.ended
+        self.waiting.appendleft(sequence)
 
-    def _start_over(self) -> None:
-        """Rebuild the cache; every running job starts again from its own tokens. Twice in a row is not survived."""
-        self._broken_in_a_row += 1
-        if self._broken_in_a_row > 1:
+    def _rebuild(self) -> None:
+        """Rebuild the cache and restart every running sequence from its tokens. Raises ContextBroken the second time in
+        a row.
+        """
+        if self._just_rebuilt:
             raise ContextBroken("the context broke again right after it was rebuilt")
+        self._just_rebuilt = True
         self._context.rebuild()
-        self.count.rebuilds += 1
-        self.tree = Tree(self._context)
-        for job in reversed(self.running):
-            self.waiting.appendleft(job)
+        self.stats.rebuilds += 1
+        self.cache = PrefixCache(self._context)
+        self.waiting.extendleft(reversed(self.running))
         self.running.clear()

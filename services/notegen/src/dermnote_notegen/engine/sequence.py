@@ -1,72 +1,72 @@
-"""One request inside the engine: what it asks for, where in the tree it stands, and how it ended."""
+"""One request inside the engine: its tokens, its position in the prefix cache, and its outcome."""
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from dermnote_notegen.engine.decoding import Move, Program
-from dermnote_notegen.engine.model import GrammarRefused
+from dermnote_notegen.engine.decoding import Continuation, Decoder
+from dermnote_notegen.engine.model import GrammarError
 from dermnote_notegen.engine.prefix_cache import Node
 
 log = logging.getLogger(__name__)
-# Part of a request's token limit that is reserved for it: few texts need all, and who is in the way can be preempted.
+# Share of a request's token limit that is reserved in the cache: few texts need all, and others can be preempted.
 RESERVED_SHARE = 0.5
 
 
-class End(Enum):
-    """How a job ended."""
+class Outcome(Enum):
+    """How a sequence ended; the values are labels of the metric `dermnote_engine_requests_total`."""
 
-    WRITTEN = "written"
-    STOPPED = "stopped"
-    NO_ROOM = "no room"
-    REFUSED = "refused"
-    BROKEN = "broken"
+    COMPLETED = "written"
+    CANCELLED = "stopped"
+    CACHE_TOO_SMALL = "no_room"
+    GRAMMAR_ERROR = "refused"
+    FAILED = "broken"
 
 
 @dataclass(eq=False)
-class Job:
-    """One request. `stop()` true: nobody waits any more. Times are seconds of time.monotonic().
+class Sequence:
+    """One request. It ends once `cancelled()` is true. Times are seconds of time.monotonic().
 
-    `shares_text`: others may well write the same beginning (a grammar leaves few), so what it wrote is kept a while.
+    `reusable`: other requests are likely to generate the same beginning (a grammar allows few), so its branch stays
+    cached after its end.
     """
 
-    program: Program
-    prompt: Sequence[int]
+    decoder: Decoder
+    prompt: list[int]
     max_tokens: int
-    stop: Callable[[], bool]
-    on_end: Callable[["Job", End], None]
-    shares_text: bool = False
+    cancelled: Callable[[], bool]
+    on_end: Callable[["Sequence", Outcome], None]
+    reusable: bool = False
     arrived: float = field(default_factory=time.monotonic)
     admitted: float = 0.0
     first_token: float = 0.0
-    cached: int = 0
-    preempted: int = 0
-    path: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
+    tokens: list[int] = field(default_factory=list)
     node: Node = field(default_factory=Node)
     stem: Node = field(default_factory=Node)
-    reserved: int = 0
+    reserved_cells: int = 0
 
-    def begin(self) -> End | None:
-        """Lay out its path; how it ended where nothing needs to be decoded for it."""
-        move = self.ask(self.program.begin)
-        if isinstance(move, End):
-            return move
-        self.path = [*self.prompt, *move.tokens]
-        return End.WRITTEN if move.ended else None
+    def begin(self) -> Outcome | None:
+        """Set its first tokens; its outcome if nothing needs to be decoded."""
+        continuation = self.run(self.decoder.begin)
+        if isinstance(continuation, Outcome):
+            return continuation
+        self.tokens = [*self.prompt, *continuation.tokens]
+        return Outcome.COMPLETED if continuation.ended else None
 
-    def ask(self, step: Callable[[], Move]) -> Move | End:
-        """Its program's next move, or how it ended: a fault in one job's grammar or sampling is not the others' end."""
+    def run(self, step: Callable[[], Continuation]) -> Continuation | Outcome:
+        """Run a step of its decoder; an error in one sequence's grammar or sampling does not affect the others."""
         try:
             return step()
-        except GrammarRefused:
-            return End.REFUSED
+        except GrammarError:
+            return Outcome.GRAMMAR_ERROR
         except Exception:
-            log.exception("a request ended by a fault of its own")
-            return End.BROKEN
+            log.exception("a request failed with an error of its own")
+            return Outcome.FAILED
 
-    def need(self) -> int:
-        """Tokens that it may still need cells for, all of its path among them."""
-        ahead = max(0, self.max_tokens + len(self.prompt) - len(self.path))
-        return len(self.path) + int(ahead * RESERVED_SHARE)
+    def cells_needed(self) -> int:
+        """Cells that it may need in total, its present tokens included."""
+        remaining = max(0, self.max_tokens + len(self.prompt) - len(self.tokens))
+        return len(self.tokens) + int(remaining * RESERVED_SHARE)

@@ -1,4 +1,4 @@
-"""The engine's HTTP surface on its Unix socket (OpenAI's completions), and its process."""
+"""The engine's HTTP API (OpenAI completions on a Unix socket) and its process."""
 
 import asyncio
 import logging
@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from asyncio import CancelledError
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from dermnote_notegen.engine.model import (
     Engine,
     EngineBusy,
     EngineFailed,
-    GrammarRefused,
+    GrammarError,
     ModelNotFound,
     PromptEmpty,
     PromptTooLong,
@@ -32,43 +31,52 @@ from dermnote_notegen.engine.scripted import ScriptedModel
 from dermnote_notegen.settings import Settings
 
 POLL_S = 0.1
-# How long requests in hand may still take when the process ends.
-GRACE_S = 5
+# How long running requests may take when the process shuts down.
+SHUTDOWN_GRACE_S = 5
 RETRY_AFTER_S = 2
+# How often OpenMP threads spin at a barrier before they sleep. On cores shared with other processes longer spins made
+# two threads up to 10 times slower (docs/decisions/0008).
+OPENMP_SPINS = "1000"
 
 
 class EngineOverloaded(Unavailable):
-    """As many requests as may wait do wait."""
+    """The queue is full."""
 
     code, title = "engine-overloaded", "The engine has too many requests waiting"
 
 
 class DeadlineExceeded(DermnoteError):
-    """The request's own deadline passed before it was done."""
+    """The request's deadline passed before it was finished."""
 
     code, status, title = "deadline-exceeded", 504, "The deadline passed"
 
 
 class ClientGone(DermnoteError):
-    """The client hung up; nobody reads this."""
+    """The client disconnected; nobody reads this response."""
 
-    code, status, title = "client-gone", 499, "The client hung up"
+    code, status, title = "client-gone", 499, "The client disconnected"
 
 
-class Turn:
-    """One request's place: whether to give up, because its deadline passed or its client left."""
+class Cancellation:
+    """Whether one request should be dropped, because its deadline passed or its client disconnected."""
 
     def __init__(self, deadline_s: float) -> None:
-        self._ends = time.monotonic() + deadline_s
-        self.gone = False
+        self._deadline = time.monotonic() + deadline_s
+        self.disconnected = False
 
-    def over(self) -> bool:
+    def expired(self) -> bool:
         """True once the deadline has passed."""
-        return time.monotonic() > self._ends
+        return time.monotonic() > self._deadline
 
-    def stop(self) -> bool:
-        """True when nobody waits for the answer any more."""
-        return self.gone or self.over()
+    def cancelled(self) -> bool:
+        """True once nobody waits for the response."""
+        return self.disconnected or self.expired()
+
+    async def watch(self, request: Request) -> None:
+        """Return once the client has disconnected."""
+        while not await request.is_disconnected():
+            await asyncio.sleep(POLL_S)
+        self.disconnected = True
 
 
 def create_engine(engine: Engine) -> FastAPI:
@@ -78,7 +86,7 @@ def create_engine(engine: Engine) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": engine.origin.name, "object": "model", **engine.info()}]}
+        return {"object": "list", "data": [{"id": engine.model_info.name, "object": "model", **engine.info()}]}
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -86,52 +94,44 @@ def create_engine(engine: Engine) -> FastAPI:
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> CompletionResponse:
-        turn = Turn(body.deadline_s)
-        watcher = asyncio.create_task(_watch(request, turn))
+        cancellation = Cancellation(body.deadline_s)
+        watcher = asyncio.create_task(cancellation.watch(request))
         try:
-            # Compiling a grammar takes milliseconds: not in the loop that answers everybody.
-            answer = await run_in_threadpool(engine.submit, body, stop=turn.stop)
-            return await asyncio.wrap_future(answer)
-        except (PromptEmpty, PromptTooLong, GrammarRefused) as refused:
-            raise InvalidRequest(str(refused)) from refused
-        except EngineBusy as busy:
-            raise EngineOverloaded(str(busy), retry_after_s=RETRY_AFTER_S) from busy
-        except EngineFailed as failed:
-            raise EngineUnavailable(str(failed)) from failed
-        except CancelledError as stopped:
-            if turn.over():
-                raise DeadlineExceeded("before the text was done") from stopped
-            if turn.gone:
-                raise ClientGone from stopped
+            # Compiling a grammar takes milliseconds, so it must not block the event loop.
+            future = await run_in_threadpool(engine.submit, body, cancelled=cancellation.cancelled)
+            return await asyncio.wrap_future(future)
+        except (PromptEmpty, PromptTooLong, GrammarError) as error:
+            raise InvalidRequest(str(error)) from error
+        except EngineBusy as error:
+            raise EngineOverloaded(str(error), retry_after_s=RETRY_AFTER_S) from error
+        except EngineFailed as error:
+            raise EngineUnavailable(str(error)) from error
+        except CancelledError as error:
+            if cancellation.expired():
+                raise DeadlineExceeded("before the completion was finished") from error
+            if cancellation.disconnected:
+                raise ClientGone from error
             raise
         finally:
-            turn.gone = True
+            cancellation.disconnected = True
             watcher.cancel()
 
     return app
-
-
-async def _watch(request: Request, turn: Turn) -> None:
-    while not await request.is_disconnected():
-        await asyncio.sleep(POLL_S)
-    turn.gone = True
 
 
 def load_engine(settings: Settings) -> Engine:
     """The engine around the model that the settings name; raises ModelNotFound."""
     if settings.model == "scripted":
         return ScriptedModel(token_s=0.01, slots=settings.engine_slots)
-    # OpenMP's threads wait for each other many times a token. Endless spinning was 4 to 20 times slower on cores shared
-    # with training, never spinning 2 times slower on idle ones; a short spin costs nothing there and little elsewhere.
-    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     from dermnote_notegen.engine.build import load  # noqa: PLC0415  only the engine process loads llama.cpp
 
     return load(settings)
 
 
 def main() -> None:
-    """Load the model, then serve it on the socket; a stale socket file of a killed engine is replaced."""
+    """Load the model and serve it on the socket; the stale socket file of a killed engine is replaced."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # read when llama.cpp is loaded
     settings = Settings()
     try:
         engine = load_engine(settings)
@@ -139,25 +139,26 @@ def main() -> None:
         sys.exit(f"dermnote-notegen-engine: {error}")
     socket = Path(settings.engine_socket)
     socket.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        socket.unlink()
+    socket.unlink(missing_ok=True)
     if settings.engine_metrics_port:
         start_http_server(settings.engine_metrics_port, addr=settings.host, registry=engine.registry)
     serve(engine, socket)
     if not engine.alive:
-        sys.exit("dermnote-notegen-engine: the engine's thread has ended; see above")
+        sys.exit("dermnote-notegen-engine: the engine's thread ended; see the log above")
 
 
 def serve(engine: Engine, socket: Path) -> None:
-    """Listen on the socket until told to stop, or until the engine ends."""
-    config = uvicorn.Config(create_engine(engine), uds=str(socket), access_log=False, timeout_graceful_shutdown=GRACE_S)
+    """Listen on the socket until a signal arrives or the engine ends."""
+    config = uvicorn.Config(
+        create_engine(engine), uds=str(socket), access_log=False, timeout_graceful_shutdown=SHUTDOWN_GRACE_S
+    )
     server = uvicorn.Server(config)
-    threading.Thread(target=_end_with, args=(engine, server), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(engine, server), daemon=True).start()
     server.run()
 
 
-def _end_with(engine: Engine, server: uvicorn.Server) -> None:
-    """An engine whose thread died must not go on listening: who started it starts it again."""
+def _exit_with(engine: Engine, server: uvicorn.Server) -> None:
+    """Shut the server down once the engine's thread has ended, so that the supervisor restarts the process."""
     while engine.alive:
         time.sleep(POLL_S)
     server.should_exit = True

@@ -1,9 +1,8 @@
-"""Weights in the layout that this CPU is fast with: made once from the GGUF, measured, and refused where they say less.
+"""Layouts of the weights: the default of a CPU, the one remembered for this machine, and their files in a cache folder.
 
-Choosing is values in, values out; what is measured comes from llama.py.
+A layout must not cost quality: its perplexity may be at most 2 % above the original file's.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -12,33 +11,42 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
+from filelock import FileLock
+
 from dermnote_contracts.notes import Quantization
-from dermnote_notegen.engine.llama import NAME, LlamaContext, Shape, Weights, quantize
-from dermnote_notegen.engine.model import ModelNotFound, Origin, sha256_of
-from dermnote_notegen.engine.tune.measuring import rows_per_second, token_losses
+from dermnote_notegen.engine.amx_probe import repacking_works
+from dermnote_notegen.engine.context import BatchToken
+from dermnote_notegen.engine.llama import (
+    NAME,
+    ContextConfig,
+    LlamaContext,
+    Weights,
+    cpu_flags,
+    cpu_info,
+    quantize,
+)
+from dermnote_notegen.engine.model import PRESETS, ModelInfo, sha256_of
+from dermnote_notegen.engine.sampling import Logits
 
 log = logging.getLogger(__name__)
 SOURCE = "source"
-# Layouts for which llama.cpp has fast CPU kernels on one machine or another; which, only measuring tells.
-CANDIDATES = ("BF16", "Q8_0", "Q4_0")
-CACHES = ("f16", "bf16")
-MOST_LOSS = 0.02
-LEAST_GAIN = 1.05
-ROUNDS = 2
-MEASURED_CELLS, MEASURED_LANES = 1024, 17
+QUANTIZATIONS = ("BF16", "Q8_0", "Q4_0")
+MAX_PERPLEXITY_RISE = 0.02
+MEASURED_CELLS, MEASURED_BATCH = 1024, 64
 LOCK = "lock"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A type of the weights ("source": as they came) with a type of the cache's keys."""
+    """A quantisation of the weights ("source": the original file) with a type of the cache's keys."""
 
     quantization: str
     keys: str
@@ -47,199 +55,160 @@ class Layout:
         return f"{self.quantization} weights with {self.keys} keys"
 
 
-AS_IT_CAME = Layout(SOURCE, "f16")
+ORIGINAL = Layout(SOURCE, "f16")
+# The fastest layout of the presets by CPU flag, the first match; measured in docs/engine.md.
+DEFAULTS = {"avx512_bf16": Layout("BF16", "bf16"), "avx2": Layout("Q8_0", "f16")}
 
 
-def choose(speeds: Mapping[Layout, float], perplexity: Callable[[Layout], float]) -> Layout:
-    """The fastest layout whose perplexity is at most 2 % above that of the weights as they came.
-
-    `speeds`: tokens a second. It stays as it came where nothing is 5 % faster.
-    """
-    worth = [layout for layout in speeds if speeds[layout] >= speeds[AS_IT_CAME] * LEAST_GAIN]
-    most = perplexity(AS_IT_CAME) * (1 + MOST_LOSS) if worth else 0.0
-    for layout in sorted(worth, key=lambda one: -speeds[one]):
-        if perplexity(layout) <= most:
-            return layout
-    return AS_IT_CAME
+def default_layout(flags: Collection[str]) -> Layout:
+    """The layout for a CPU with these flags; the original file's if none is known to be faster."""
+    return next((layout for flag, layout in DEFAULTS.items() if flag in flags), ORIGINAL)
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """The file to load, where it comes from, and the type of the cache's keys."""
+class WeightsFile:
+    """The file to load, what it contains, and the type of the cache's keys."""
 
     path: Path
-    origin: Origin
-    keys: str
+    info: ModelInfo
+    keys: str = ORIGINAL.keys
 
 
-def tune(path: Path, origin: Origin, *, shape: Shape, folder: Path, wanted: str = "auto") -> Tuned:
-    """The weights in the layout that `wanted` names; "auto": the best on this machine, measured once and remembered.
+def select_weights(source: WeightsFile, *, threads: int, folder: Path, requantize: str = "auto") -> WeightsFile:
+    """The weights in the layout that `requantize` names.
 
-    Layouts that lose are deleted. One engine at a time does this in a folder; others wait and find what it chose. An
-    unusable folder costs the gain, not the start.
+    "auto": the one remembered for this machine; else, for a preset, the CPU's default, verified once. If the folder is
+    unusable, the original file is used.
     """
-    source = Tuned(path, origin, shape.keys)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder):
-            return _tuned(source, shape, folder, wanted)
+        with FileLock(folder / LOCK):
+            if requantize != "auto":
+                return converted(source, requantize.upper(), folder)
+            layout = remembered(source.info, threads, folder)
+            if layout is None and source.info.name not in PRESETS:
+                log.info("%s runs as it is; `python -m %s` may find a faster layout", source.path, __package__)
+                return source
+            if layout is None:
+                layout = _verified_default(source, threads, folder)
+                remember(layout, source.info, threads, folder)
+            return replace(converted(source, layout.quantization, folder), keys=layout.keys)
     except OSError as error:
-        log.warning("%s runs as it is: no layout can be kept in %s: %s", origin.name, folder, error.strerror)
+        log.warning("%s runs in its original layout: cannot use %s: %s", source.info.name, folder, error.strerror)
         return source
 
 
-def _tuned(source: Tuned, shape: Shape, folder: Path, wanted: str) -> Tuned:
-    if wanted != "auto":
-        return _made(source, wanted.upper(), folder)
-    chosen = _remembered(source.origin, shape, folder)
-    if chosen is None:
-        chosen = _measured(source, shape, folder)
-        _remember(chosen, source.origin, shape, folder)
-    return replace(_made(source, chosen.quantization, folder), keys=chosen.keys)
+def _verified_default(source: WeightsFile, threads: int, folder: Path) -> Layout:
+    layout = default_layout(cpu_flags())
+    if layout == ORIGINAL:
+        return layout
+    log.info("preparing %s for this CPU (once)", layout)
+    limit = measure(source.path, threads=threads).perplexity * (1 + MAX_PERPLEXITY_RISE)
+    made = converted(source, layout.quantization, folder)
+    if (perplexity := measure(made.path, threads=threads, keys=layout.keys).perplexity) <= limit:
+        return layout
+    log.warning("%s are refused: perplexity %.2f, at most %.2f", layout, perplexity, limit)
+    return ORIGINAL
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """No other engine measures, writes or deletes there; two at once would spoil each other's measurements too."""
-    with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another engine is looking for a layout; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+@dataclass(frozen=True)
+class Measurement:
+    """Quality and speed of a layout on typical prompts and notes (texts.txt). `perplexity`: exp of the mean loss."""
+
+    perplexity: float
+    tokens_per_s: float
 
 
-def _measured(source: Tuned, shape: Shape, folder: Path) -> Layout:
-    """The best layout here: speeds in turns, then perplexities from the fastest on. What can't be loaded is none."""
-    log.info("looking for the weights' fastest layout on this machine (once)")
-    shape = replace(shape, cells=MEASURED_CELLS, lanes=MEASURED_LANES)
-    made = {name: _made(source, name, folder).path for name in (SOURCE, *CANDIDATES)}
-    seen: dict[Layout, list[float]] = {}
-    for _ in range(ROUNDS):
-        for name, path in made.items():
-            for layout, speed in _speeds(name, path, shape).items():
-                seen.setdefault(layout, []).append(speed)
-    speeds = {layout: statistics.median(found) for layout, found in seen.items()}
-    for layout, speed in speeds.items():
-        log.info("%s: %.0f tokens/s", layout, speed)
-
-    def told(layout: Layout) -> float:
-        with loaded(made[layout.quantization]) as weights:
-            found = perplexity(weights, replace(shape, keys=layout.keys))
-        log.info("%s: perplexity %.2f", layout, found)
-        return found
-
-    return choose(speeds, told)
-
-
-@contextmanager
-def loaded(path: Path) -> Iterator[Weights]:
-    """Weights in the CPU's memory that are freed again."""
-    weights = Weights(path, gpu_layers=0)
-    try:
-        yield weights
-    finally:
-        weights.close()
+def measure(path: Path, *, threads: int, keys: str = ORIGINAL.keys) -> Measurement:
+    """Decode the texts on the CPU. Raises ModelNotFound if llama.cpp cannot load the file."""
+    config = ContextConfig(cells=MEASURED_CELLS, max_sequences=1, threads=threads, keys=keys)
+    losses: list[float] = []
+    seconds = 0.0
+    with (
+        closing(Weights(path, gpu_layers=0, repack=repacking_works(path))) as weights,
+        closing(LlamaContext(weights, config)) as context,
+    ):
+        for text in sample_texts():
+            tokens = weights.encode(text, begin=True)
+            context.drop(0, start=0)
+            for start in range(0, len(tokens) - 1, MEASURED_BATCH):
+                targets = tokens[start + 1 : start + 1 + MEASURED_BATCH]
+                batch = [BatchToken(tokens[at], at, 0, logits=True) for at in range(start, start + len(targets))]
+                started = time.perf_counter()
+                context.decode(batch)
+                seconds += time.perf_counter() - started
+                losses += [_loss(context.logits(index), target) for index, target in enumerate(targets)]
+    return Measurement(math.exp(statistics.fmean(losses)), len(losses) / seconds)
 
 
-def perplexity(weights: Weights, shape: Shape) -> float:
-    """exp of the mean loss a token, over prompts and notes like ours (engine/texts.txt)."""
-    context = LlamaContext(weights, shape)
-    try:
-        losses = [loss for text in sample_texts() for loss in token_losses(weights, context, text)]
-    finally:
-        context.close()
-    return math.exp(statistics.fmean(losses))
+def _loss(logits: Logits, target: int) -> float:
+    """-log p of a token."""
+    values = logits.astype(np.float64)
+    highest = values.max()
+    return float(highest + np.log(np.exp(values - highest).sum()) - values[target])
 
 
-@cache
-def sample_texts() -> tuple[str, ...]:
-    """The texts that perplexity is measured on, separated by lines of three dashes in the file."""
-    whole = (files(__package__) / "texts.txt").read_text()
-    return tuple(text.strip() for text in whole.split("\n---\n") if text.strip())
+def sample_texts() -> list[str]:
+    """The texts of texts.txt, which lines of three dashes separate."""
+    return [text.strip() for text in (files(__package__) / "texts.txt").read_text().split("\n---\n")]
 
 
-def _speeds(name: str, path: Path, shape: Shape) -> dict[Layout, float]:
-    """Tokens a second with each type of keys; none for a layout that llama.cpp refuses to load."""
-    try:
-        with loaded(path) as weights:
-            return {Layout(name, keys): _speed(weights, replace(shape, keys=keys)) for keys in CACHES}
-    except ModelNotFound as error:
-        if name == SOURCE:
-            raise
-        log.warning("%s is no choice: %s", name, error)
-        return {}
-
-
-def _speed(weights: Weights, shape: Shape) -> float:
-    context = LlamaContext(weights, shape)
-    try:
-        return rows_per_second(weights, context)
-    finally:
-        context.close()
-
-
-def _made(source: Tuned, name: str, folder: Path) -> Tuned:
-    """The source in a layout, from the folder or made now; whole or not there."""
-    if name == SOURCE:
+def converted(source: WeightsFile, quantization: str, folder: Path) -> WeightsFile:
+    """The source in another quantisation, from the folder, or written there if it is missing or damaged."""
+    if quantization == SOURCE:
         return source
-    path = folder / f"{source.origin.sha256}-{name}.gguf"
-    note = path.with_suffix(".sha256")
-    if not (path.exists() and note.exists() and sha256_of(path) == note.read_text()):
-        _atomically(path, lambda temporary: quantize(source.path, temporary, name))
-        _atomically(note, lambda temporary: temporary.write_text(sha256_of(path)))
-    made = Quantization(type=name, sha256=note.read_text())
-    return replace(source, path=path, origin=replace(source.origin, quantization=made))
+    path = folder / f"{source.info.sha256}-{quantization}.gguf"
+    digest_file = path.with_suffix(".sha256")
+    if not (path.exists() and digest_file.exists() and sha256_of(path) == digest_file.read_text()):
+        _write_atomically(path, lambda temporary: quantize(source.path, temporary, quantization))
+        digest = sha256_of(path)
+        _write_atomically(digest_file, lambda temporary: temporary.write_text(digest))
+    made = Quantization(type=quantization, sha256=digest_file.read_text())
+    return replace(source, path=path, info=replace(source.info, quantization=made))
 
 
-def _atomically(path: Path, write: Callable[[Path], object]) -> None:
+def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _choice_file(origin: Origin, shape: Shape, folder: Path) -> Path:
-    """Each machine's and number of threads' own, so that services that share a folder keep each other's choice."""
-    digest = hashlib.sha256(machine(shape).encode()).hexdigest()[:12]
-    return folder / f"{origin.sha256}-choice-{digest}.json"
+def remembered(info: ModelInfo, threads: int, folder: Path) -> Layout | None:
+    """The layout chosen on this machine with this llama.cpp and number of threads."""
+    return _read_choice(_choice_file(info, threads, folder))
 
 
-def _remembered(origin: Origin, shape: Shape, folder: Path) -> Layout | None:
-    """What was chosen on this very machine with this llama.cpp and as many threads."""
-    return _read(_choice_file(origin, shape, folder))
+def remember(layout: Layout, info: ModelInfo, threads: int, folder: Path) -> None:
+    """Save a choice, and delete the files of these weights that no machine's choice names."""
+    content = json.dumps({"machine": _machine(threads), "chosen": asdict(layout)}, indent=1)
+    _write_atomically(_choice_file(info, threads, folder), lambda temporary: temporary.write_text(content))
+    choices = map(_read_choice, folder.glob(f"{info.sha256}-choice-*.json"))
+    used = {choice.quantization for choice in choices if choice is not None}
+    for quantization in set(QUANTIZATIONS) - used:
+        for suffix in ("gguf", "sha256"):
+            (folder / f"{info.sha256}-{quantization}.{suffix}").unlink(missing_ok=True)
 
 
-def _read(choice: Path) -> Layout | None:
+def _choice_file(info: ModelInfo, threads: int, folder: Path) -> Path:
+    """One file per machine and number of threads, so that services can share a folder."""
+    digest = hashlib.sha256(_machine(threads).encode()).hexdigest()[:12]
+    return folder / f"{info.sha256}-choice-{digest}.json"
+
+
+def _read_choice(path: Path) -> Layout | None:
     try:
-        return Layout(**json.loads(choice.read_text())["chosen"])
+        return Layout(**json.loads(path.read_text())["chosen"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _remember(chosen: Layout, origin: Origin, shape: Shape, folder: Path) -> None:
-    """Keep a choice; layouts that no choice of these weights names are deleted."""
-    kept = json.dumps({"machine": machine(shape), "chosen": asdict(chosen)}, indent=1)
-    _atomically(_choice_file(origin, shape, folder), lambda temporary: temporary.write_text(kept))
-    choices = map(_read, folder.glob(f"{origin.sha256}-choice-*.json"))
-    wanted = {layout.quantization for layout in choices if layout is not None}
-    for name in set(CANDIDATES) - wanted:
-        for suffix in ("gguf", "sha256"):
-            (folder / f"{origin.sha256}-{name}.{suffix}").unlink(missing_ok=True)
-
-
-def machine(shape: Shape) -> str:
-    """What a measurement is true for: CPU, threads and llama.cpp."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{cpu}, {shape.threads} threads, {NAME}"
+def _machine(threads: int) -> str:
+    """What a measurement depends on: CPU, threads and llama.cpp."""
+    return f"{cpu_info('model name') or platform.machine()}, {threads} threads, {NAME}"
