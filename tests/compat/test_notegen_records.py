@@ -36,7 +36,7 @@ def restore(redis: Redis) -> None:
         "hash": lambda key, value: redis.hset(key, mapping=value),
         "list": lambda key, value: redis.rpush(key, *value),
         "set": lambda key, value: redis.sadd(key, *value),
-        "zset": lambda key, value: redis.zadd(key, value),
+        "zset": redis.zadd,
     }
     for key, record in RECORDS["keys"].items():
         writers[record["type"]](key, record["value"])

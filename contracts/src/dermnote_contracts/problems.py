@@ -99,6 +99,10 @@ class ModelRefused(InvalidRequest):
     code, title = "model-refused", "The model folder cannot be used"
 
 
+class NoteUnfaithful(InvalidRequest):
+    code, title = "note-unfaithful", "No faithful note was written"
+
+
 class Unauthorized(DermnoteError):
     code, status, title = "unauthorized", 401, "The service asks for a key"
 
@@ -189,6 +193,14 @@ class Stopping(Unavailable):
 
 class EngineRefused(DermnoteError):
     code, status, title = "engine-refused", 502, "The language model's engine refused the request"
+
+
+class EngineCrashed(DermnoteError):
+    code, status, title = "engine-crashed", 502, "The language model's engine crashed each time it ran this request"
+
+
+class WorkerGaveUp(DermnoteError):
+    code, title = "worker-gave-up", "The note could not be written after several attempts"
 
 
 class InsufficientStorage(DermnoteError):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dermnote_contracts.metadata import walk
 from dermnote_notegen.verify import Verifier
 from dermnote_notegen.verify.lexicon import phrase
-from dermnote_notegen.writing.note_grammar import compose, write_skeleton
+from dermnote_notegen.writing.note_grammar import build_note_grammar, write_skeleton
 from dermnote_notegen.writing.priors import load_priors
 from tests.notegen.invented import VALUES, lesions
 
@@ -41,7 +41,7 @@ def written(facts: Mapping[str, Any], seed: int) -> str:
     if seed % 2:
         return write_skeleton(facts, seed=seed)
     prior = PRIORS.get(facts.get("diagnosis", ""))
-    return compose(facts, prior=prior, seed=seed).draw(random.Random(seed))
+    return build_note_grammar(facts, prior=prior, seed=seed).draw(random.Random(seed))
 
 
 def replaced(facts: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:

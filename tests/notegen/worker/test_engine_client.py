@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from dermnote_contracts.completions import CompletionRequest
-from dermnote_contracts.problems import EngineRefused, EngineUnavailable, InternalError, InvalidRequest
+from dermnote_contracts.problems import EngineCrashed, EngineRefused, EngineUnavailable, InternalError, InvalidRequest
 from dermnote_notegen.engine.model import GrammarRefused
 from dermnote_notegen.worker import engine_client
-from dermnote_notegen.worker.engine_client import EngineClient, EngineCrashed
-from dermnote_notegen.worker.engine_lock import Company
+from dermnote_notegen.worker.engine_client import EngineClient, EngineLock
 
 REQUEST = CompletionRequest(prompt="A 61-year-old woman:")
 DROPPED = 0
@@ -43,7 +42,7 @@ class FakeEngine:
         came_in = threading.Event()
 
         def visit() -> None:
-            with Company(self.socket).joined():
+            with EngineLock(self.socket).shared():
                 came_in.set()
 
         threading.Thread(target=visit, daemon=True).start()
@@ -91,7 +90,7 @@ def engine(short_folder: Path) -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def client(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineClient]:
-    monkeypatch.setattr(engine_client, "SETTLE_S", 0.0)
+    monkeypatch.setattr(engine_client, "RESTART_PAUSE_S", 0.0)
     made = EngineClient(socket=short_folder / "fake.sock", wait_s=20)
     yield made
     made.close()
@@ -139,7 +138,7 @@ def test_an_engine_that_is_away_is_waited_for_and_has_not_broken(short_folder: P
     answers: list[str] = []
     asking = threading.Thread(target=lambda: answers.append(client.complete(REQUEST).choices[0].text))
     asking.start()
-    asking.join(5 * engine_client.PAUSE_S)
+    asking.join(5 * engine_client.RETRY_PAUSE_S)
     assert not answers
 
     with served(engine):

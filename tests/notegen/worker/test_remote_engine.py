@@ -22,8 +22,8 @@ from dermnote_contracts.problems import EngineRefused, EngineUnavailable
 from dermnote_notegen.engine.model import find_weights
 from dermnote_notegen.engine.scripted import ScriptedModel
 from dermnote_notegen.engine.server import create_engine
-from dermnote_notegen.worker import writer
 from dermnote_notegen.worker.engine_client import EngineClient
+from dermnote_notegen.worker.writer import MAX_ATTEMPTS, NoteWriter
 from dermnote_notegen.writing.priors import load_priors
 from lab.peers.llama_server import ServerSettings, context_for
 from lab.peers.process import llama_server
@@ -140,7 +140,7 @@ def remote(server: FakeServer) -> Iterator[EngineClient]:
 
 def write(client: EngineClient, *, strategy: str = "G", seed: int = 3, **options: Any) -> Note:
     request = NoteRequest.model_validate({"metadata": FACTS, "strategy": strategy, "options": options})
-    (note,) = writer.write(request, desk=writer.desk(client, load_priors()), seed=seed)
+    (note,) = NoteWriter(client, load_priors()).write(request, seed=seed)
     return note
 
 
@@ -353,7 +353,7 @@ def test_without_a_grammar_g_falls_back_where_no_text_is_faithful() -> None:
         kept = write(client, on_unfaithful="keep")
 
     assert note.verification.faithful
-    assert (note.provenance.attempts, note.provenance.source) == (writer.MOST_ATTEMPTS, "template")
+    assert (note.provenance.attempts, note.provenance.source) == (MAX_ATTEMPTS, "template")
     assert note.provenance.grammar_enforced is False
     assert (kept.text, kept.verification.faithful) == (BAD, False)
 

@@ -6,9 +6,9 @@ import pytest
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import ModelInfo, Note, NoteRequest
+from dermnote_contracts.problems import NoteUnfaithful
 from dermnote_notegen.engine.scripted import ScriptedModel
-from dermnote_notegen.worker import writer
-from dermnote_notegen.worker.writer import LEAST_DECISIONS, NoteUnfaithful, desk, tidy
+from dermnote_notegen.worker.writer import MIN_DECISIONS, NoteWriter, tidy
 from dermnote_notegen.writing.priors import load_priors
 
 FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
@@ -33,7 +33,7 @@ def request(strategy: str = "P2", metadata: dict[str, Any] | None = None, **opti
 
 
 def write(wanted: NoteRequest, *, engine: Scripted, seed: int) -> list[Note]:
-    return writer.write(wanted, desk=desk(engine, load_priors()), seed=seed)
+    return NoteWriter(engine, load_priors()).write(wanted, seed=seed)
 
 
 def test_an_unfaithful_text_is_asked_for_again_with_another_seed() -> None:
@@ -163,11 +163,11 @@ def test_a_text_that_the_model_hardly_decided_counts_as_template() -> None:
             answer = super().complete(request)
             return answer.model_copy(update={"usage": answer.usage.model_copy(update={"decisions": self.decisions})})
 
-    (few,) = write(request(), engine=Decided(LEAST_DECISIONS - 1), seed=1)
-    (enough,) = write(request(), engine=Decided(LEAST_DECISIONS), seed=1)
+    (few,) = write(request(), engine=Decided(MIN_DECISIONS - 1), seed=1)
+    (enough,) = write(request(), engine=Decided(MIN_DECISIONS), seed=1)
 
     assert (few.provenance.source, enough.provenance.source) == ("template", "llm")
-    assert few.provenance.tokens.decisions == LEAST_DECISIONS - 1
+    assert few.provenance.tokens.decisions == MIN_DECISIONS - 1
 
 
 def test_a_seed_gives_the_same_request_to_the_model_and_another_seed_another() -> None:

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from dermnote_contracts.metadata import walk
 from dermnote_contracts.vocabulary import diagnoses
 from dermnote_notegen.verify import Verifier
-from dermnote_notegen.writing.note_grammar import article, compose, person_in_short, write_skeleton, write_template
+from dermnote_notegen.writing.note_grammar import (
+    article,
+    build_note_grammar,
+    person_in_short,
+    write_skeleton,
+    write_template,
+)
 from dermnote_notegen.writing.priors import load_priors
 from tests.notegen.invented import lesions
 
@@ -24,7 +30,7 @@ many = settings(max_examples=300, deadline=None)
 
 def drawn(facts: Mapping[str, Any], seed: int, **more: Any) -> str:
     prior = PRIORS.get(facts.get("diagnosis", ""))
-    return compose(facts, prior=prior, seed=seed, **more).draw(random.Random(seed))
+    return build_note_grammar(facts, prior=prior, seed=seed, **more).draw(random.Random(seed))
 
 
 @many
@@ -73,7 +79,7 @@ def test_different_seeds_give_different_wordings() -> None:
 
 @pytest.mark.parametrize("most", [10, 40, 60, 250])
 def test_words_are_limited_as_far_as_the_facts_allow(most: int) -> None:
-    longest_facts = max(compose(FACTS, prior=None, seed=seed).most_words() for seed in range(60))
+    longest_facts = max(build_note_grammar(FACTS, prior=None, seed=seed).most_words() for seed in range(60))
 
     assert max(len(drawn(FACTS, seed, max_words=most).split()) for seed in range(60)) <= max(most, longest_facts)
 

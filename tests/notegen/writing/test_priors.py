@@ -51,7 +51,7 @@ def test_a_file_is_named_for_its_diagnosis(path: Path) -> None:
 def test_superclass_and_class_are_the_vocabularys(diagnosis: str) -> None:
     prior, term = PRIORS[diagnosis], diagnoses()[diagnosis]
 
-    assert (prior.superclass, prior.klass) == (term.superclass, term.klass)
+    assert (prior.superclass, prior.class_name) == (term.superclass, term.klass)
 
 
 @pytest.mark.parametrize("diagnosis", sorted(PRIORS))

@@ -6,9 +6,10 @@ import pytest
 
 from dermnote_contracts.notes import NoteRequest
 from dermnote_contracts.problems import DermnoteError, NoFacts, StrategyNeedsDiagnosis
-from dermnote_notegen.api.preview import offered_strategies, preview
+from dermnote_notegen.api.catalogue import get_strategies
+from dermnote_notegen.api.notes import preview
 from dermnote_notegen.writing.priors import load_priors
-from dermnote_notegen.writing.strategies import NoteFacts, field_names, note_facts
+from dermnote_notegen.writing.strategies import NoteFacts, note_facts
 
 EVERYTHING = {
     "age": 61,
@@ -51,7 +52,7 @@ def test_p2_states_demographics_site_and_diagnosis() -> None:
     ],
 )
 def test_include_leaves_the_other_topics_out(include: list[str], names: list[str]) -> None:
-    assert field_names(facts("P2", include=include)) == names
+    assert list(facts("P2", include=include)) == names
 
 
 def test_without_the_diagnosis_a_note_is_blinded() -> None:
@@ -123,7 +124,7 @@ def test_the_preview_lists_what_the_note_must_state(strategy: str) -> None:
 
 
 def test_every_strategy_on_offer_has_a_version_and_says_what_it_states() -> None:
-    offered = {info.id: info for info in offered_strategies()}
+    offered = {info.id: info for info in get_strategies()}
     assert set(offered) == {"M", "P1", "P2", "P3", "G"}
     assert offered["M"].states == ["diagnosis"]
     assert offered["P2"].states == ["demographics", "site", "diagnosis"]

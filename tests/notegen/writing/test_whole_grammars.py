@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from dermnote_notegen.engine.model import find_weights
 from dermnote_notegen.verify import Verifier
-from dermnote_notegen.writing.note_grammar import compose
+from dermnote_notegen.writing.note_grammar import build_note_grammar
 from dermnote_notegen.writing.phrase_grammar import PhraseGrammar
 from dermnote_notegen.writing.priors import load_priors
 from tests.notegen.invented import lesions
@@ -65,7 +66,7 @@ TRACES = {
 
 def grammar(facts: Mapping[str, Any], *, seed: int, typical: bool = True) -> PhraseGrammar:
     prior = PRIORS.get(facts.get("diagnosis", "")) if typical else None
-    return compose(facts, prior=prior, seed=seed)
+    return build_note_grammar(facts, prior=prior, seed=seed)
 
 
 def sentences(facts: Mapping[str, Any], *, seed: int) -> dict[str, PhraseGrammar]:
@@ -75,9 +76,10 @@ def sentences(facts: Mapping[str, Any], *, seed: int) -> dict[str, PhraseGrammar
 
 
 def wordings(sentence: PhraseGrammar) -> set[str]:
-    """All of them, or 300 where there are more."""
-    if sentence.count() <= 300:
-        return set(sentence.texts())
+    """All wordings, or a sample of 300 if there are more."""
+    texts = list(islice(sentence.texts(), 301))
+    if len(texts) <= 300:
+        return set(texts)
     return {sentence.draw(random.Random(number)) for number in range(300)}
 
 

@@ -13,7 +13,7 @@ from dermnote_contracts.guard import BEARER, KeyGuard
 from dermnote_contracts.keys import KeyFile, KeysInvalid
 from dermnote_contracts.openapi import complete_document
 from dermnote_notegen import __version__
-from dermnote_notegen.api import batches, catalogue, health, metrics, notes
+from dermnote_notegen.api import batches, catalogue, metrics, notes
 from dermnote_notegen.api.jobs import Jobs
 from dermnote_notegen.api.rate_limit import spend_in
 from dermnote_notegen.queue.redis import PasswordUnreadable, connect
@@ -48,7 +48,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     app.add_middleware(CorrelationIdMiddleware)
     for router in (notes.router, batches.router, catalogue.router):
         app.include_router(router, dependencies=[Depends(BEARER)])
-    app.include_router(health.router)
+    app.include_router(catalogue.health)
     metrics.install(app, app.state.jobs)
     complete_document(app)
     return app
