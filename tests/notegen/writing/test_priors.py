@@ -118,7 +118,7 @@ def test_two_files_of_one_diagnosis_are_told_and_yml_is_read_too(tmp_path: Path)
     own_file(second).rename(second / "another.yml")
     own_file(second)
 
-    with pytest.raises(PriorsInvalid, match=r"mine\.yaml: .*another\.yml is of melanoma too"):
+    with pytest.raises(PriorsInvalid, match=r"mine\.yaml: .*another\.yml is for melanoma too"):
         load_priors(second)
 
 

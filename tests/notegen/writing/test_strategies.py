@@ -7,7 +7,7 @@ import pytest
 from dermnote_contracts.notes import NoteRequest
 from dermnote_contracts.problems import DermnoteError, NoFacts, StrategyNeedsDiagnosis
 from dermnote_notegen.api.catalogue import get_strategies
-from dermnote_notegen.api.notes import preview
+from dermnote_notegen.api.notes import preview_note
 from dermnote_notegen.writing.priors import load_priors
 from dermnote_notegen.writing.strategies import NoteFacts, note_facts
 
@@ -116,7 +116,7 @@ def test_what_a_strategy_cannot_write_is_refused(
 @pytest.mark.parametrize("strategy", ["M", "P1", "P2", "P3", "G"])
 def test_the_preview_lists_what_the_note_must_state(strategy: str) -> None:
     request = NoteRequest.model_validate({"metadata": EVERYTHING, "strategy": strategy})
-    shown = preview(request, priors=load_priors())
+    shown = preview_note(request, priors=load_priors())
     assert shown.facts == facts(strategy)
     assert (shown.prompt is None) == (strategy == "M")
     assert (shown.grammar is not None) == (strategy == "G")

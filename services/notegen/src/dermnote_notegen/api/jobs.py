@@ -96,7 +96,10 @@ class Jobs:
                 pipe.watch(stored_key)  # type: ignore[no-untyped-call]
                 earlier = self._redis.get(stored_key)
                 if earlier is not None:
-                    return _id_of_same_body(json.loads(earlier), fingerprint)
+                    submitted = json.loads(earlier)
+                    if submitted["body"] != fingerprint:
+                        raise IdempotencyKeyReused("use a new key for a new request")
+                    return str(submitted["id"])
                 pipe.multi()
                 pipe.set(stored_key, json.dumps({"id": new_id, "body": fingerprint}), ex=self._ttl_s)
             self.store.add(pipe, submission)
@@ -163,12 +166,6 @@ class Jobs:
             "worker": "ok" if workers else "none is alive",
             "model": "ok" if model else "not loaded",
         }
-
-
-def _id_of_same_body(earlier: dict[str, str], fingerprint: str) -> str:
-    if earlier["body"] != fingerprint:
-        raise IdempotencyKeyReused("use a new key for a new request")
-    return earlier["id"]
 
 
 def _digest(*parts: str) -> str:

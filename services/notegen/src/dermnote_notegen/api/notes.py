@@ -15,7 +15,6 @@ from dermnote_contracts.notes import ENDED, NoteJob, NoteRequest, Strategy
 from dermnote_contracts.problems import DermnoteError
 from dermnote_notegen.api.dependencies import CallerDep, IdempotencyKey, JobsDep, PriorsDep, WaitS
 from dermnote_notegen.api.jobs import Jobs, queue_errors
-from dermnote_notegen.writing.priors import Priors
 from dermnote_notegen.writing.prompt import build_prompt
 from dermnote_notegen.writing.prompts import prompt_file
 from dermnote_notegen.writing.strategies import note_facts
@@ -64,20 +63,15 @@ async def create_note(
 @router.post("/notes/preview")
 def preview_note(body: NoteRequest, priors: PriorsDep) -> Preview:
     """The prompt, the grammar and the facts that the note must state. No model is run."""
-    return preview(body, priors=priors)
-
-
-def preview(request: NoteRequest, *, priors: Priors) -> Preview:
-    """What the model would get for a request; raises what submitting it would raise."""
-    facts = note_facts(request)
-    prompts = prompt_file(request.strategy)
+    facts = note_facts(body)
+    prompts = prompt_file(body.strategy)
     prompt = None
     if prompts.instruction:
         prior = priors.get(facts.diagnosis or "")
-        seed = request.options.seed or 0
-        prompt = build_prompt(request.strategy, facts=facts, prior=prior, options=request.options, seed=seed)
+        seed = body.options.seed or 0
+        prompt = build_prompt(body.strategy, facts=facts, prior=prior, options=body.options, seed=seed)
     return Preview(
-        strategy=request.strategy,
+        strategy=body.strategy,
         prompt=None if prompt is None else prompt.text,
         prompt_version=prompts.version,
         grammar=None if prompt is None else prompt.grammar,

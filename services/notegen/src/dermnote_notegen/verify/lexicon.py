@@ -6,7 +6,7 @@ Pure except for reading the files. Matches single phrases, independent of the se
 import itertools
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -97,7 +97,7 @@ class Match:
     def says_no(self) -> bool:
         """True for a word that denies its symptom: "painless", "flat"."""
         form = " ".join(self.words)
-        return any(form in forms for forms in claim_words()["says_no"].values())
+        return any(form in forms for forms in read("claims")["says_no"].values())
 
     @property
     def is_closed_finding(self) -> bool:
@@ -220,12 +220,6 @@ def _joined(text: str, part: list[Word]) -> tuple[int, int]:
             if rest != ",":
                 return number, together
     return len(part), together or len(part)
-
-
-@cache
-def claim_words() -> Mapping[str, Any]:
-    """words/claims.toml: forms by what they claim."""
-    return read("claims")
 
 
 @cache

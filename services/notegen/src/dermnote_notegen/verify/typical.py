@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from dermnote_notegen.verify.lexicon import Lexicon, role, words
@@ -11,8 +11,6 @@ from dermnote_notegen.verify.sentence import Thing, things
 from dermnote_notegen.writing.priors import Prior
 
 MIN_SHARE = 0.4
-# Cached sets of words per diagnosis.
-MAX_CACHED = 2000
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,6 @@ class Typical:
     findings: tuple[TypicalFinding, ...]
     wordings: tuple[str, ...]
     lacking: frozenset[str] = frozenset()
-    _cache: dict[frozenset[str], bool] = field(default_factory=dict, compare=False, repr=False)
 
     def fits(self, readings: tuple[frozenset[str], ...], named: Sequence[Thing] = ()) -> bool:
         """True if one reading of a text's words consists of findings: "a scaly red patch" is two of them.
@@ -67,7 +64,7 @@ class Typical:
         A thing that has colours in the wordings must not have others: not "white lacunae with red lines".
         """
         colours_match = (self.colours_of.get(name, colours) >= colours for name, colours in named)
-        return all(colours_match) and any(self._fits(words) for words in readings)
+        return all(colours_match) and any(self._consists_of_findings(words) for words in readings)
 
     @cached_property
     def colours_of(self) -> Mapping[str, frozenset[str]]:
@@ -77,13 +74,6 @@ class Typical:
             if colours:
                 found[thing] = found.get(thing, frozenset()) | colours
         return found
-
-    def _fits(self, words: frozenset[str]) -> bool:
-        if words not in self._cache:
-            if len(self._cache) >= MAX_CACHED:
-                self._cache.clear()
-            self._cache[words] = self._consists_of_findings(words)
-        return self._cache[words]
 
     def _consists_of_findings(self, words: frozenset[str]) -> bool:
         """Attributes of the whole lesion don't apply to its parts: not "black streaks", not "firm halo"."""

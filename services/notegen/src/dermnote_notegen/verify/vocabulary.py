@@ -14,7 +14,6 @@ from dermnote_notegen.verify.lexicon import (
     OF_THE_DIAGNOSIS,
     Lexicon,
     Meaning,
-    claim_words,
     phrase,
     read,
     role,
@@ -109,7 +108,7 @@ def _sites() -> Iterator[tuple[str, Meaning]]:
 
 
 def _claims() -> Iterator[tuple[str, Meaning]]:
-    lists = claim_words()
+    lists = read("claims")
     for name, forms in lists["symptoms"].items():
         for form in forms:
             yield form, Meaning(f"symptoms.{name}", "yes")
@@ -139,7 +138,7 @@ def _findings(wordings: set[str]) -> Iterator[tuple[str, Meaning]]:
         if denies or any(not field.startswith(("findings.", "symptoms.elevation")) for field in others):
             yield re.sub(r"^(?:an?|the) ", "", wording), Meaning(FINDING, wording)
     found = {word for wording in wordings for word in phrase(wording)} - set(_neutral_words())
-    looks = claim_words()["other_findings"]
+    looks = read("claims")["other_findings"]
     known = found.union(looks)
     for word in sorted(found.union(_forms())):
         if word not in elsewhere or elsewhere.claims(word, "findings.") or elsewhere.claims(word, "symptoms.elevation"):
@@ -163,7 +162,7 @@ def _base(form: str, known: Set[str]) -> str:
 
 @cache
 def _neutral_words() -> tuple[str, ...]:
-    lists, looks = read("neutral"), claim_words()["other_findings"]
+    lists, looks = read("neutral"), read("claims")["other_findings"]
     roles = (
         word
         for name in read("roles")

@@ -32,6 +32,11 @@ class Capabilities:
     extra_sampling: bool
     valid_until: float = math.inf
 
+    @property
+    def expired(self) -> bool:
+        """True when it is time to probe again."""
+        return time.monotonic() > self.valid_until
+
     def body(self, request: CompletionRequest, *, model: str) -> dict[str, Any]:
         """A request with only the fields that the server accepts."""
         excluded = OWN_ENGINE_ONLY | (set() if self.extra_sampling else set(EXTRA_SAMPLING))

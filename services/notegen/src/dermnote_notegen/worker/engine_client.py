@@ -151,8 +151,16 @@ class EngineClient:
 
         Waits for an engine that is restarting; raises EngineUnavailable after `wait_s`.
         """
-        if self._info is None or (self._capabilities is not None and self._has_expired(self._capabilities)):
-            self._info = self.wait_ready()
+        if self._info is None or (self._capabilities is not None and self._capabilities.expired):
+            deadline = time.monotonic() + self._wait_s
+            while True:
+                try:
+                    self._info = self.info()
+                    break
+                except EngineUnavailable:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(RETRY_PAUSE_S)
         return self._info
 
     def info(self) -> ModelInfo:
@@ -177,11 +185,8 @@ class EngineClient:
             grammar=self._probed(name).grammar_field is not None,
         )
 
-    def _has_expired(self, capabilities: Capabilities) -> bool:
-        return time.monotonic() > capabilities.valid_until
-
     def _probed(self, name: str) -> Capabilities:
-        if self._capabilities is None or self._has_expired(self._capabilities):
+        if self._capabilities is None or self._capabilities.expired:
             self._capabilities = probe(self._send_probe, model=name, retry_after_s=self._probe_again_s)
         return self._capabilities
 
@@ -200,19 +205,6 @@ class EngineClient:
                 return ProbeAnswer(None)
             time.sleep(RETRY_PAUSE_S)
         return ProbeAnswer(None, conclusive=False)
-
-    def wait_ready(self) -> ModelInfo:
-        """Block until the engine has its model; raises EngineUnavailable after `wait_s`."""
-        deadline = time.monotonic() + self._wait_s
-        while True:
-            try:
-                self._info = self.info()
-            except EngineUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(RETRY_PAUSE_S)
-            else:
-                return self._info
 
     def complete(self, request: CompletionRequest) -> CompletionResponse:
         """One completion. A failed connection, a 429 and a 5xx are retried until `wait_s` is over.

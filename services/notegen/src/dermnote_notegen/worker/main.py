@@ -21,24 +21,13 @@ ENGINE = "from dermnote_notegen.engine.server import main; main()"
 ENGINE_STOP_S = 10
 
 
-class EngineCannotStart(Exception):
-    """The engine exited before it had loaded its model, and has logged why. `code`: its exit code."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
 def exec_engine() -> None:
     """Replace this process by the engine in a fresh interpreter: llama.cpp shares nothing with the workers."""
     os.execv(sys.executable, [sys.executable, "-c", ENGINE])  # noqa: S606
 
 
 def run(runtime: Runtime) -> None:
-    """Run all processes until a stop signal; then the workers finish their notes, and the engine stops last.
-
-    Raises EngineCannotStart.
-    """
+    """Run all processes until a stop signal; then the workers finish their notes, and the engine stops last."""
     supervisor = Supervisor()
     work_notes, maintain_queue = functools.partial(work, runtime), functools.partial(maintain, runtime)
     engine = [Process("engine", exec_engine)] if runtime.settings.starts_engine else []
@@ -62,10 +51,10 @@ def run(runtime: Runtime) -> None:
 
 
 def wait_for_engine(supervisor: Supervisor, runtime: Runtime) -> None:
-    """Wait until the engine has its model or a stop signal arrives. Raises EngineCannotStart.
+    """Wait until the engine has its model or a stop signal arrives.
 
-    An engine that is killed by a signal is restarted. One that exits by itself before it has a model has a wrong
-    setting, and would exit again.
+    An engine that is killed by a signal is restarted. One that exits by itself before it has a model has logged a wrong
+    setting and would exit again: the program exits with its code.
     """
     log.info("waiting for the engine to load its model")
     logged = None
@@ -80,7 +69,7 @@ def wait_for_engine(supervisor: Supervisor, runtime: Runtime) -> None:
             break
         exit_code = supervisor.poll().get("engine")
         if exit_code is not None and exit_code > 0:
-            raise EngineCannotStart(exit_code)
+            sys.exit(exit_code)
     runtime.engine.close()
 
 
@@ -92,5 +81,3 @@ def main() -> None:
         run(process_runtime())
     except (PasswordUnreadable, PriorsInvalid) as error:
         sys.exit(f"dermnote-notegen-worker: {error}")
-    except EngineCannotStart as error:
-        sys.exit(error.code)

@@ -9,8 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -65,15 +64,17 @@ class Process:
         """Fork. Stop signals are held back until the child has its own handlers."""
         parent = os.getpid()
         self._started_at = time.monotonic()
-        with _stop_signals_blocked():
-            try:
-                pid = os.fork()
-            except OSError as error:  # out of memory or processes
-                log.warning("%s can't be started: %s", self.name, error)
-                self._schedule_restart()
-                return
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            pid = os.fork()
             if pid == 0:
                 self._run(parent)
+        except OSError as error:  # out of memory or processes
+            log.warning("%s can't be started: %s", self.name, error)
+            self._schedule_restart()
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self.pid = pid
         if self._exit_code is not None:
             log.warning("%s ended with %s; restarted as pid %s", self.name, describe_exit(self._exit_code), pid)
@@ -122,15 +123,6 @@ def _exit_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it exited before prctl took effect
             os._exit(1)
-
-
-@contextmanager
-def _stop_signals_blocked() -> Iterator[None]:
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 class Supervisor:

@@ -78,16 +78,6 @@ def write_note(note_id: str) -> None:
         runtime.store.finish(note_id, notes)
 
 
-def report_model(runtime: Runtime) -> None:
-    """Store the loaded model for the API; it expires after 30 s without a report."""
-    try:
-        info = runtime.engine.info()
-    except EngineUnavailable:
-        log.warning("the engine does not answer")
-        return
-    runtime.redis.set(MODEL, info.model_dump_json(), ex=MODEL_TTL_S)
-
-
 def work(runtime: Runtime) -> None:
     """Write notes from the queue until a stop signal, or until Redis stays unavailable."""
     try:
@@ -102,13 +92,23 @@ def maintain(runtime: Runtime) -> None:
     next_cleaning = time.monotonic()
     while True:
         try:
-            report_model(runtime)
+            _report_model(runtime)
             if time.monotonic() >= next_cleaning:
                 _note_worker(runtime).clean_registries()
                 next_cleaning = time.monotonic() + interval_s
         except RedisError as error:
             log.warning("Redis does not answer: %s", error)
         time.sleep(min(REPORT_S, interval_s))
+
+
+def _report_model(runtime: Runtime) -> None:
+    """Store the loaded model for the API; it expires after 30 s without a report."""
+    try:
+        model = runtime.engine.info()
+    except EngineUnavailable:
+        log.warning("the engine does not answer")
+    else:
+        runtime.redis.set(MODEL, model.model_dump_json(), ex=MODEL_TTL_S)
 
 
 def _note_worker(runtime: Runtime) -> NoteWorker:

@@ -133,7 +133,7 @@ def _findings(facts: Mapping[str, Any], words: Mapping[str, Any], random_: rando
     rules: Rules = {f"f_{name}": words[name][given[name]] for name in ("asymmetry", "border") if name in given}
     if colours := list(given.get("colours", ())):
         random_.shuffle(colours)
-        rules["colours"] = [_joined(colours, "and")]
+        rules["colours"] = ["".join(map(str, _listed(colours, "and")))]
         rules["f_colours"] = words["colours"]["one" if len(colours) == 1 else "many"]
     structures = list(given.get("structures", ()))
     for number, term in enumerate(structures):
@@ -179,7 +179,3 @@ def _listed(parts: Sequence[Part], word: str, *, serial: bool = False) -> Altern
         joined += [last if number == len(parts) - 1 else ", "] if number else []
         joined.append(part)
     return tuple(joined)
-
-
-def _joined(words: Sequence[str], word: str) -> str:
-    return "".join(str(part) for part in _listed(words, word))

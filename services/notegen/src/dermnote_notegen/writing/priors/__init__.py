@@ -4,8 +4,7 @@ A prior never describes the patient: notes word its findings as typical. Users m
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -105,21 +104,12 @@ def _fault(error: ErrorDetails) -> str:
     return f"{place}: {error['msg']}" if place else error["msg"]
 
 
-@dataclass(frozen=True)
-class Priors(Mapping[str, Prior]):
+class Priors(dict[str, Prior]):
     """Priors by diagnosis. `version`: twelve hex digits that change with any file."""
 
-    by_diagnosis: Mapping[str, Prior]
-    version: str
-
-    def __getitem__(self, diagnosis: str) -> Prior:
-        return self.by_diagnosis[diagnosis]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.by_diagnosis)
-
-    def __len__(self) -> int:
-        return len(self.by_diagnosis)
+    def __init__(self, by_diagnosis: Mapping[str, Prior], *, version: str) -> None:
+        super().__init__(by_diagnosis)
+        self.version = version
 
 
 @cache
@@ -134,7 +124,7 @@ def load_priors(folder: Path | None = None) -> Priors:
     added = {} if folder is None else _read_files(folder)
     priors = _by_diagnosis(shipped) | _by_diagnosis(added)
     version = hashlib.sha256("\0".join([*shipped.values(), *added.values()]).encode()).hexdigest()[:12]
-    return Priors(dict(sorted(priors.items())), version)
+    return Priors(dict(sorted(priors.items())), version=version)
 
 
 def _read_files(folder: Traversable) -> dict[str, str]:
