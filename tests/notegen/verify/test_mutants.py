@@ -1,4 +1,4 @@
-"""Mutants: a faithful note in which one fact was swapped, dropped or invented is never passed by the verifier."""
+"""Mutants: the verifier rejects a faithful note in which one fact was swapped, dropped or invented."""
 
 import random
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ def other_value(data: st.DataObject, path: str, value: Any) -> Any:
 
 @many
 @given(facts=lesions(), seed=SEEDS)
-def test_the_note_itself_is_faithful(facts: dict[str, Any], seed: int) -> None:
+def test_the_unchanged_note_is_faithful(facts: dict[str, Any], seed: int) -> None:
     assert VERIFIER.verify(written(facts, seed), facts=facts).verification.faithful
 
 
@@ -135,7 +135,7 @@ def test_what_is_typical_of_another_diagnosis_is_caught(
 
 @many
 @given(facts=lesions(), name=st.sampled_from(DESCRIBED), seed=SEEDS)
-def test_a_typical_finding_said_of_this_lesion_is_caught(facts: dict[str, Any], name: str, seed: int) -> None:
+def test_a_typical_finding_asserted_of_this_lesion_is_caught(facts: dict[str, Any], name: str, seed: int) -> None:
     facts = {key: value for key, value in facts.items() if key not in ("benign_malignant", "findings", "symptoms")}
     facts |= {"diagnosis": name}
     findings = PRIORS[name].findings

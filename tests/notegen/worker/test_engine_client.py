@@ -1,4 +1,4 @@
-"""The client of our own engine: what it makes of an engine that is away, breaks, or refuses."""
+"""The client of our own engine: an engine that is unavailable, fails, or rejects a request."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ ANSWER = {"id": "cmpl-1", "created": 1, "model": "some", "choices": [{"text": " 
 class FakeEngine:
     """An engine on a Unix socket that answers with problems in turn, then with a text. `DROPPED`: hangs up instead.
 
-    `alone`: for each request, whether another could not have come in meanwhile.
+    `alone`: for each request, whether it held the engine exclusively.
     """
 
     socket: Path
@@ -35,18 +35,18 @@ class FakeEngine:
     alone: list[bool] = field(default_factory=list)
 
     def take(self) -> Any:
-        self.alone.append(not self._lets_in())
+        self.alone.append(not self._is_shared())
         return self.problems.pop(0) if self.problems else None
 
-    def _lets_in(self) -> bool:
-        came_in = threading.Event()
+    def _is_shared(self) -> bool:
+        acquired = threading.Event()
 
-        def visit() -> None:
+        def acquire() -> None:
             with EngineLock(self.socket).shared():
-                came_in.set()
+                acquired.set()
 
-        threading.Thread(target=visit, daemon=True).start()
-        return came_in.wait(0.3)
+        threading.Thread(target=acquire, daemon=True).start()
+        return acquired.wait(0.3)
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def client(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engi
 
 
 @pytest.mark.parametrize("problem", [DROPPED, EngineUnavailable(), InternalError()], ids=["dropped", "503", "500"])
-def test_a_request_that_the_engine_broke_with_twice_is_asked_alone(
+def test_a_request_on_which_the_engine_failed_twice_holds_it_exclusively(
     engine: FakeEngine, client: EngineClient, problem: Any
 ) -> None:
     engine.problems = [problem] * 3
@@ -108,7 +108,7 @@ def test_a_request_that_the_engine_broke_with_twice_is_asked_alone(
 
 
 @pytest.mark.parametrize("problem", [DROPPED, EngineUnavailable(), InternalError()], ids=["dropped", "503", "500"])
-def test_a_request_that_the_engine_breaks_with_alone_is_given_up(
+def test_a_request_on_which_the_engine_fails_exclusively_is_given_up(
     engine: FakeEngine, client: EngineClient, problem: Any
 ) -> None:
     engine.problems = [problem] * 4
@@ -121,7 +121,7 @@ def test_a_request_that_the_engine_breaks_with_alone_is_given_up(
     assert not engine.alone[-1]
 
 
-def test_an_engine_that_has_too_much_to_do_has_not_broken(engine: FakeEngine, client: EngineClient) -> None:
+def test_an_overloaded_engine_has_not_failed(engine: FakeEngine, client: EngineClient) -> None:
     class Overloaded(EngineUnavailable):
         code = "engine-overloaded"
 
@@ -132,7 +132,7 @@ def test_an_engine_that_has_too_much_to_do_has_not_broken(engine: FakeEngine, cl
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # httpcore's socket that could not connect
-def test_an_engine_that_is_away_is_waited_for_and_has_not_broken(short_folder: Path, client: EngineClient) -> None:
+def test_an_unavailable_engine_is_awaited_and_has_not_failed(short_folder: Path, client: EngineClient) -> None:
     engine = FakeEngine(short_folder / "fake.sock")
     engine.socket.unlink(missing_ok=True)
     answers: list[str] = []
@@ -148,7 +148,7 @@ def test_an_engine_that_is_away_is_waited_for_and_has_not_broken(short_folder: P
     assert engine.alone == [False]
 
 
-def test_a_refusal_says_why_and_nothing_of_the_prompt(engine: FakeEngine, client: EngineClient) -> None:
+def test_a_rejection_has_a_reason_without_the_prompt(engine: FakeEngine, client: EngineClient) -> None:
     engine.problems = [InvalidRequest(str(GrammarRefused(REQUEST.prompt)))]
 
     with pytest.raises(EngineRefused) as refused:

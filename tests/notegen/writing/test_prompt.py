@@ -1,4 +1,4 @@
-"""Rendering: prompts hold the facts and what is typical; blinded ones hint at nothing; only G has a grammar."""
+"""Prompts: they contain the facts and typical findings; blinded ones have no hints; only G has a grammar."""
 
 import re
 from typing import Any
@@ -24,7 +24,7 @@ FACTS = {
     "symptoms": {"itch": "yes", "bleed": "no"},
 }
 FREE: tuple[Strategy, ...] = ("P1", "P2", "P3")
-ASKED: tuple[Strategy, ...] = (*FREE, "G")
+WITH_MODEL: tuple[Strategy, ...] = (*FREE, "G")
 
 
 def prompt_of(
@@ -41,15 +41,15 @@ def patient(prompt: Prompt) -> str:
     return prompt.text.rpartition("Facts: ")[2]
 
 
-@pytest.mark.parametrize("strategy", ASKED)
-def test_a_prompt_begins_with_what_requests_share_and_ends_where_the_note_begins(strategy: Strategy) -> None:
+@pytest.mark.parametrize("strategy", WITH_MODEL)
+def test_a_prompt_begins_with_its_shared_instruction_and_ends_where_the_note_begins(strategy: Strategy) -> None:
     text = prompt_of(strategy, FACTS).text
 
     assert text.startswith(prompt_file(strategy).instruction)
     assert text.endswith("\nNote:")
 
 
-def test_g_shows_what_is_typical_and_leaves_the_facts_to_the_text_itself() -> None:
+def test_g_lists_typical_findings_and_leaves_the_facts_to_the_grammar() -> None:
     prompt = prompt_of("G", FACTS)
 
     assert all(finding.wordings[0] in prompt.text for finding in PRIORS["melanoma"].findings)
@@ -57,7 +57,7 @@ def test_g_shows_what_is_typical_and_leaves_the_facts_to_the_text_itself() -> No
     assert prompt.text == prompt_of("G", FACTS | {"age": 30, "site": "face"}).text
 
 
-def test_an_engine_without_grammars_is_told_the_facts() -> None:
+def test_the_prompt_for_an_engine_without_grammars_has_the_facts() -> None:
     prompt = prompt_of("G", FACTS, grammar=False)
 
     typical, _, facts = prompt.text.partition("Facts: ")
@@ -68,7 +68,7 @@ def test_an_engine_without_grammars_is_told_the_facts() -> None:
     )
 
 
-def test_the_segments_are_the_grammars_sentences_each_behind_the_prompt() -> None:
+def test_the_segments_are_the_grammars_sentences_each_after_the_prompt() -> None:
     segments = prompt_of("G", FACTS).segments
 
     assert len(segments) == len(["presentation", "symptoms", "typical", "outcome"])
@@ -86,7 +86,7 @@ def test_only_g_has_a_grammar(strategy: Strategy) -> None:
 
 @settings(deadline=None)
 @given(facts=lesions(), strategy=st.sampled_from(["P2", "P3", "G"]))
-def test_a_blinded_prompt_is_the_same_whatever_was_hidden(facts: dict[str, Any], strategy: Strategy) -> None:
+def test_a_blinded_prompt_does_not_depend_on_the_hidden_facts(facts: dict[str, Any], strategy: Strategy) -> None:
     known = {name: value for name, value in facts.items() if name not in ("diagnosis", "benign_malignant")}
     include = ["demographics", "site", "history", "symptoms", "findings"]
     assume(set(CARRIED[strategy]) & set(known))
@@ -97,7 +97,7 @@ def test_a_blinded_prompt_is_the_same_whatever_was_hidden(facts: dict[str, Any],
 
 
 @pytest.mark.parametrize("strategy", ["P2", "G"])
-def test_a_blinded_prompt_names_no_disease_and_nothing_typical(strategy: Strategy) -> None:
+def test_a_blinded_prompt_has_no_disease_and_no_typical_findings(strategy: Strategy) -> None:
     text = prompt_of(strategy, FACTS, include=["demographics", "site"]).text.partition("\n")[2].lower()
 
     for name in diagnoses():
@@ -106,7 +106,7 @@ def test_a_blinded_prompt_names_no_disease_and_nothing_typical(strategy: Strateg
         assert word not in text, word
 
 
-def test_examples_show_the_same_kinds_of_facts() -> None:
+def test_examples_have_the_same_kinds_of_facts() -> None:
     text = prompt_of("P2", {"site": "back", "diagnosis": "melanoma"}).text
 
     assert "year" not in text
@@ -123,13 +123,13 @@ def test_examples_show_the_same_kinds_of_facts() -> None:
         ("G", {"family_hx_mm": False}, "family history of melanoma no"),
     ],
 )
-def test_the_patients_line_holds_the_given_facts_and_none_of_an_example(
+def test_the_patients_line_has_the_given_facts_and_none_of_an_example(
     strategy: Strategy, metadata: dict[str, Any], line: str
 ) -> None:
     assert patient(prompt_of(strategy, metadata, grammar=False)) == f"{line}.\nNote:"
 
 
-def test_p1_names_superclass_and_class_and_shows_the_findings_that_were_given() -> None:
+def test_p1_names_superclass_class_and_the_given_findings() -> None:
     metadata = {"diagnosis": "nodular melanoma", "findings": {"border": "sharp"}}
 
     line = patient(prompt_of("P1", metadata))
@@ -137,7 +137,7 @@ def test_p1_names_superclass_and_class_and_shows_the_findings_that_were_given() 
     assert line == "superclass malignant; class melanoma; diagnosis nodular melanoma; border sharp.\nNote:"
 
 
-def test_examples_are_those_nearest_to_the_diagnosis_the_nearest_last() -> None:
+def test_the_nearest_examples_are_chosen_the_nearest_last() -> None:
     examples = prompt_file("P2").examples
 
     chosen = choose_examples(examples, diagnosis="nodular melanoma")
@@ -147,7 +147,7 @@ def test_examples_are_those_nearest_to_the_diagnosis_the_nearest_last() -> None:
     assert choose_examples(examples, diagnosis=None) == examples[:3]
 
 
-@pytest.mark.parametrize("strategy", ASKED)
+@pytest.mark.parametrize("strategy", WITH_MODEL)
 def test_options_reach_the_model(strategy: Strategy) -> None:
     plain = prompt_of(strategy, FACTS)
     asked = prompt_of(strategy, FACTS, options={"temperature": 0.7, "max_words": 30})
@@ -156,7 +156,7 @@ def test_options_reach_the_model(strategy: Strategy) -> None:
     assert (plain.max_tokens, asked.max_tokens) == (round(prompt_file(strategy).max_words * 2.5), 75)
 
 
-def test_a_seed_chooses_wordings_and_nothing_else() -> None:
+def test_a_seed_only_chooses_wordings() -> None:
     one, other = prompt_of("G", FACTS, seed=1), prompt_of("G", FACTS, seed=2)
 
     assert one.text == other.text

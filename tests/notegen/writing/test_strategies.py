@@ -25,7 +25,7 @@ EVERYTHING = {
 
 
 def of(strategy: str, metadata: dict[str, Any] = EVERYTHING, **more: Any) -> NoteFacts:
-    """What the note of a request must and may say."""
+    """The facts that the note of a request must and may state."""
     return note_facts(NoteRequest.model_validate({"metadata": metadata, "strategy": strategy} | more))
 
 
@@ -34,7 +34,7 @@ def facts(strategy: str, metadata: dict[str, Any] = EVERYTHING, **more: Any) -> 
     return dict(of(strategy, metadata, **more).stated)
 
 
-def test_m_states_the_diagnosis_alone() -> None:
+def test_m_states_only_the_diagnosis() -> None:
     assert facts("M") == {"diagnosis": "melanoma"}
 
 
@@ -51,7 +51,7 @@ def test_p2_states_demographics_site_and_diagnosis() -> None:
         (["site", "symptoms"], ["site"]),
     ],
 )
-def test_include_leaves_the_other_topics_out(include: list[str], names: list[str]) -> None:
+def test_include_removes_the_other_topics(include: list[str], names: list[str]) -> None:
     assert list(facts("P2", include=include)) == names
 
 
@@ -69,7 +69,7 @@ def test_p1_states_the_diagnosis_and_may_use_what_else_was_included() -> None:
     }  # fmt: skip
 
 
-def test_p3_states_all_but_the_diagnosis_and_may_not_name_it() -> None:
+def test_p3_states_everything_except_the_diagnosis() -> None:
     assert set(EVERYTHING) - set(facts("P3")) == {"diagnosis", "benign_malignant"}
     assert of("P3").allowed == of("P3").stated
     assert of("P3").diagnosis is None
@@ -104,7 +104,7 @@ def test_size_and_image_type_belong_to_the_findings() -> None:
         ("G", {"include": []}, NoFacts),
     ],
 )
-def test_what_a_strategy_cannot_write_is_refused(
+def test_a_request_that_a_strategy_cannot_write_is_rejected(
     strategy: str, more: dict[str, Any], error: type[DermnoteError]
 ) -> None:
     with pytest.raises(error) as caught:
@@ -123,7 +123,7 @@ def test_the_preview_lists_what_the_note_must_state(strategy: str) -> None:
     assert shown.blinded == (strategy == "P3")
 
 
-def test_every_strategy_on_offer_has_a_version_and_says_what_it_states() -> None:
+def test_every_strategy_reports_its_version_and_the_topics_it_states() -> None:
     offered = {info.id: info for info in get_strategies()}
     assert set(offered) == {"M", "P1", "P2", "P3", "G"}
     assert offered["M"].states == ["diagnosis"]
