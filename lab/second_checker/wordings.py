@@ -1,6 +1,6 @@
-"""How facts are worded: for each field of the metadata the regular expressions that say it, and the connecting words.
+"""How facts are worded: regular expressions for each field of the metadata, and the connecting words.
 
-Pure data and its compilation; spellings of terms come from the contract's vocabularies.
+Pure data and its compilation; spellings of terms come from the contracts' vocabularies.
 """
 
 import re

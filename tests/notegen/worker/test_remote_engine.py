@@ -170,7 +170,7 @@ def made(kind: str) -> FakeServer:
 def test_a_server_with_grammars_gets_them_in_its_own_field(kind: str) -> None:
     server = made(kind)
     with remote(server) as client:
-        assert client.wait_ready().grammar
+        assert client.model.grammar
         answer = client.complete(CompletionRequest(prompt="A colour:", grammar=GRAMMAR, top_k=7, seed=2))
 
     (body,) = server.real
@@ -183,7 +183,7 @@ def test_a_server_with_grammars_gets_them_in_its_own_field(kind: str) -> None:
 def test_a_server_without_grammars_gets_none(kind: str) -> None:
     server = made(kind)
     with remote(server) as client:
-        assert not client.wait_ready().grammar
+        assert not client.model.grammar
         request = CompletionRequest(
             prompt="A colour:",
             max_tokens=33,
@@ -212,7 +212,7 @@ def test_top_k_and_min_p_are_sent_only_to_servers_that_accept_them(kind: str) ->
 def test_a_server_is_probed_once_and_reported_under_its_own_name() -> None:
     server = FakeServer(honours="grammar")
     with remote(server) as client:
-        first = client.wait_ready()
+        first = client.model
         probes = len(server.asked)
         client.complete(CompletionRequest(prompt="A colour:"))
         again = client.info()
@@ -240,13 +240,13 @@ def test_a_server_that_is_still_loading_is_probed_later(status: int) -> None:
         with pytest.raises(EngineUnavailable):
             client.info()
 
-        assert client.wait_ready().grammar
+        assert client.model.grammar
 
 
 @pytest.mark.parametrize("failures", [1, 2])
 def test_a_server_error_during_a_probe_does_not_count_as_a_rejection(failures: int) -> None:
     with remote(FakeServer(honours="grammar", refusals=[500] * failures)) as client:
-        assert client.wait_ready().grammar
+        assert client.model.grammar
 
 
 def test_a_server_is_probed_again_after_an_inconclusive_probe() -> None:
@@ -295,7 +295,7 @@ def test_a_server_without_a_model_is_unavailable_with_a_reason(said: Any) -> Non
 def test_an_overloaded_server_gets_the_request_again(status: int) -> None:
     server = FakeServer()
     with remote(server) as client:
-        client.wait_ready()
+        assert client.model
         server.refusals = [status] * 2
 
         assert client.complete(CompletionRequest(prompt="A colour:")).choices[0].text
@@ -304,7 +304,7 @@ def test_an_overloaded_server_gets_the_request_again(status: int) -> None:
 def test_a_rejected_request_is_not_retried() -> None:
     server = FakeServer()
     with remote(server) as client:
-        client.wait_ready()
+        assert client.model
         server.refusals = [400]
 
         with pytest.raises(EngineRefused):
@@ -315,7 +315,7 @@ def test_a_rejected_request_is_not_retried() -> None:
 
 def test_a_url_without_a_server_is_unavailable() -> None:
     with client_of(f"http://127.0.0.1:{free_port()}", wait_s=0.5) as client, pytest.raises(EngineUnavailable):
-        client.wait_ready()
+        assert client.model
 
 
 # Notes.
@@ -386,7 +386,7 @@ def our_own(model: ScriptedModel) -> Iterator[str]:
 def test_our_own_engine_serves_as_a_remote_one() -> None:
     model = ScriptedModel()
     with our_own(model) as url, client_of(url) as client:
-        info = client.wait_ready()
+        info = client.model
         note = write(client)
         client.complete(CompletionRequest(prompt="A colour:", top_k=7, min_p=0.1))
 
@@ -468,7 +468,7 @@ def test_llama_cpps_own_server_enforces_gs_grammar() -> None:
     assert python is not None
     settings = ServerSettings(find_weights("smollm2")[1], slots=1, context_tokens=context_for(1, request_tokens=700))
     with llama_server(settings, python=python) as server, client_of(server.url) as client:
-        assert client.wait_ready().grammar
+        assert client.model.grammar
         note = write(client)
 
     assert note.verification.faithful, note.text
