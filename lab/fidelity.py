@@ -1,7 +1,7 @@
 """Measures how faithful and how varied notes are, on random rows of metadata tables.
 
-Needs the local stack (`make up`). `--table` names a metadata CSV (HAM10000, PAD-UFES-20, plain); default: drawn lesions.
-M and G use the default policy (`retry`), P1 to P3 `fallback`: `source: llm` then means faithful at the first attempt.
+Needs the local stack (`make up`). `--table` names a metadata CSV (HAM10000, PAD-UFES-20, plain); default: drawn rows.
+M and G use the default policy (`retry`), P1 to P3 `fallback`: `source: llm` then means faithful at first attempt.
 """
 
 import argparse

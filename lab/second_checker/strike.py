@@ -156,7 +156,7 @@ def _strike_wordings(strip: Strip) -> None:
 
 
 def joined_findings(strip: Strip) -> list[str]:
-    """Findings that are said of one another ("red dots", "black border"): a claim that no metadata holds."""
+    """Findings that qualify each other ("red dots", "black border"): a claim that no metadata supports."""
     findings = [claim for claim in strip.claims if claim.path.startswith("findings")]
     problems = []
     for first, second in pairwise(findings):
@@ -172,7 +172,7 @@ def joined_findings(strip: Strip) -> list[str]:
 
 
 def leftovers(strip: Strip, *, typical: bool) -> list[str]:
-    """What nothing explains, run by run, with a guess at what sort of claim it is."""
+    """Unexplained words, run by run, with a guess at the kind of claim."""
     known = TYPICAL_CONNECTORS if typical else CONNECTORS
     problems, run = [], list[str]()
     for word in [*re.findall(rf"[\w'./%]+|[^\w\s{STRUCK}]", strip.rest), ","]:

@@ -22,10 +22,9 @@ class DeclaredKeysOnly(Redis):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         if args[0] not in ("EVAL", "EVALSHA"):
-            return super().execute_command(*args, **options)
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         keys = args[3 : 3 + int(args[2])]
-        user = {"username": RESTRICTED, "enabled": True, "nopass": True, "reset": True, "commands": ["+@all"]}
-        self.acl_setuser(**user, keys=keys)  # type: ignore[no-untyped-call]
+        self.acl_setuser(RESTRICTED, enabled=True, nopass=True, reset=True, commands=["+@all"], keys=keys)
         settings = {**self.connection_pool.connection_kwargs, "username": RESTRICTED, "password": "any"}
         with Redis(**{name: settings[name] for name in ("host", "port", "db", "username", "password")}) as restricted:
             return restricted.execute_command(*args, **options)

@@ -1,4 +1,4 @@
-"""The worker program with the real GGUF: an engine that is killed in the middle of a batch, and notes that repeat."""
+"""The worker program with the real GGUF: an engine that is killed during a batch, and deterministic notes."""
 
 import shutil
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def test_each_of_200_notes_ends_once_though_the_engine_is_killed(service: NoteSe
 
         service.worker.kill_engine()
 
-        assert ended(service, batch_id) < 200 - 24  # so that notes were in hand, and others waited
+        assert ended(service, batch_id) < 200 - 24  # so that some notes are being written and others wait
         notes = notes_of(service, batch_id)
         assert sorted(endings().values()) == [1] * 200
     assert service.worker.engine_pid() not in (None, killed)
