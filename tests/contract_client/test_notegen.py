@@ -211,7 +211,7 @@ def test_a_full_queue_is_told_with_the_time_to_come_back(idle: NoteService) -> N
         idle.submit(request())
 
     assert raised.value.retry_after_s == 60
-    assert "3 at most" in raised.value.detail
+    assert "the limit is 3" in raised.value.detail
 
 
 def test_without_redis_every_call_is_queue_unavailable(cut_off: NoteService) -> None:
