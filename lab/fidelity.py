@@ -1,7 +1,7 @@
-"""Fidelity: are notes faithful, how often at first try, and do they differ? Random rows of metadata tables.
+"""Measures how faithful and how varied notes are, on random rows of metadata tables.
 
-Needs the local stack (`make up`). `--table` names a metadata CSV (HAM10000, PAD-UFES-20, plain); drawn lesions without.
-M and G as delivered by default (`retry`); P1 to P3 under `fallback`, so that `source: llm` is faithful at first try.
+Needs the local stack (`make up`). `--table` names a metadata CSV (HAM10000, PAD-UFES-20, plain); default: drawn rows.
+M and G use the default policy (`retry`), P1 to P3 `fallback`: `source: llm` then means faithful at first attempt.
 """
 
 import argparse
@@ -39,19 +39,19 @@ POLICY: dict[Strategy, OnUnfaithful] = {
 }
 BATCH = 500
 SELF_BLEU_SAMPLE = 100
-LEAST_OF_A_DIAGNOSIS = 30
+MIN_NOTES_PER_DIAGNOSIS = 30
 
 
 @dataclass(frozen=True)
-class Written:
-    """One note beside what it was asked for."""
+class WrittenNote:
+    """One note with its request."""
 
     request: NoteRequest
     note: Note
 
     @property
     def masked(self) -> str:
-        """The text with the given facts masked, so that what is left is the note's own wording."""
+        """The text with its facts masked, which leaves the note's own wording."""
         text = self.note.text
         for fact in sorted(self.note.facts, key=lambda fact: fact.start, reverse=True):
             text = f"{text[: fact.start]}[{fact.field}]{text[fact.end :]}"
@@ -59,8 +59,8 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One strategy on one table. Shares and coverage 0 to 1; `second_checker`: share that the other checker passes."""
+class Results:
+    """Results of one strategy on one table. Shares and coverage 0 to 1; `second_checker`: share that it accepts."""
 
     strategy: str
     notes: int
@@ -84,16 +84,16 @@ class Figures:
 
 
 def requests(rows: Sequence[LesionMetadata], strategy: Strategy, *, seed: int) -> list[NoteRequest]:
-    """One request a row, each with a seed of its own; none for rows that hold nothing which the strategy carries."""
+    """One request per row, each with its own seed; rows without a fact for the strategy are skipped."""
     policy = POLICY[strategy]
-    wanted = [
+    all_requests = [
         NoteRequest(metadata=row, strategy=strategy, options=NoteOptions(seed=number, on_unfaithful=policy))
         for number, row in enumerate(rows, start=seed * 100_000)
     ]
-    return [request for request in wanted if _can_be_written(request)]
+    return [request for request in all_requests if _has_facts(request)]
 
 
-def _can_be_written(request: NoteRequest) -> bool:
+def _has_facts(request: NoteRequest) -> bool:
     try:
         note_facts(request)
     except NoFacts:
@@ -101,29 +101,29 @@ def _can_be_written(request: NoteRequest) -> bool:
     return True
 
 
-def write(service: NoteService, wanted: Sequence[NoteRequest]) -> tuple[list[Written], float]:
-    """The notes of all requests and the seconds that they took. Raises RuntimeError when one failed."""
-    begun = time.perf_counter()
-    written: list[Written] = []
-    for start in range(0, len(wanted), BATCH):
-        part = wanted[start : start + BATCH]
+def write(service: NoteService, requests: Sequence[NoteRequest]) -> tuple[list[WrittenNote], float]:
+    """Write the notes of all requests; returns them and the seconds taken. Raises RuntimeError if one failed."""
+    started = time.perf_counter()
+    written: list[WrittenNote] = []
+    for start in range(0, len(requests), BATCH):
+        part = requests[start : start + BATCH]
         batch = service.submit_batch(part)
         while service.batch(batch.id).ended < len(part):
             time.sleep(0.2)
         for request, job in zip(part, service.batch_notes(batch.id), strict=True):
             if job.error is not None:
                 raise RuntimeError(f"{job.error.code}: {job.error.detail}")
-            written += [Written(request, note) for note in job.notes]
-    return written, time.perf_counter() - begun
+            written += [WrittenNote(request, note) for note in job.notes]
+    return written, time.perf_counter() - started
 
 
-def figures(strategy: Strategy, written: Sequence[Written], seconds: float) -> Figures:
-    """All figures of one strategy's notes."""
+def evaluate(strategy: Strategy, written: Sequence[WrittenNote], seconds: float) -> Results:
+    """The results of one strategy's notes."""
     notes = [one.note for one in written]
     masked = [one.masked for one in written]
     tokens = [note.provenance.tokens for note in notes]
     n = len(notes)
-    return Figures(
+    return Results(
         strategy=strategy,
         notes=n,
         first_try=sum(_at_first_try(note) for note in notes) / n,
@@ -152,15 +152,15 @@ def _at_first_try(note: Note) -> bool:
     return note.provenance.source == "llm" and note.provenance.attempts == 1 and note.verification.faithful
 
 
-def second_opinion(one: Written) -> list[str]:
-    """What the other checker finds wrong."""
+def second_opinion(one: WrittenNote) -> list[str]:
+    """The second checker's problems with a note."""
     facts = note_facts(one.request)
     prior = load_priors().get(facts.diagnosis or "")
     return check(one.note.text, facts=facts.stated, allowed=facts.allowed, prior=prior)
 
 
 def distinct(texts: Iterable[str], n: int) -> float:
-    """Different n-grams over all n-grams (Li et al. 2016, arXiv 1510.03055)."""
+    """Distinct n-grams divided by all n-grams (Li et al. 2016, arXiv 1510.03055)."""
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
@@ -178,21 +178,21 @@ def self_bleu(texts: Sequence[str]) -> float:
     return statistics.mean(scores) / 100
 
 
-def most_frequent(written: Sequence[Written]) -> float:
-    """Largest share of one masked text among a diagnosis' notes, over diagnoses with at least 30 notes; 0 if none."""
+def most_frequent(written: Sequence[WrittenNote]) -> float:
+    """Largest share of one masked text among a diagnosis's notes, over diagnoses with 30 or more notes; 0 if none."""
     by_diagnosis: dict[str | None, list[str]] = defaultdict(list)
     for one in written:
         by_diagnosis[one.request.metadata.diagnosis].append(one.masked)
     shares = [
         Counter(texts).most_common(1)[0][1] / len(texts)
         for texts in by_diagnosis.values()
-        if len(texts) >= LEAST_OF_A_DIAGNOSIS
+        if len(texts) >= MIN_NOTES_PER_DIAGNOSIS
     ]
     return max(shares, default=0.0)
 
 
 def rows_of(path: Path | None, *, count: int, seed: int) -> list[LesionMetadata]:
-    """Random rows of a table, by diagnosis (whose prompts share most); of drawn lesions without one."""
+    """Random rows of a table, or of drawn lesions, sorted by diagnosis (whose prompts share the most)."""
     if path is None:
         with tempfile.TemporaryDirectory() as folder:
             drawn = draw_dataset(Path(folder) / "drawn", seed=seed, count=count)
@@ -203,16 +203,16 @@ def rows_of(path: Path | None, *, count: int, seed: int) -> list[LesionMetadata]
     return sorted(chosen, key=lambda row: row.diagnosis or "")
 
 
-def show(table: str, found: Sequence[Figures]) -> None:
-    """Print the figures, one line a strategy."""
-    names = [name for name in asdict(found[0]) if name != "strategy"]
-    print(f"\n{table}\n{'':<16}" + "".join(f"{one.strategy:>9}" for one in found))
+def show(table: str, results: Sequence[Results]) -> None:
+    """Print the results, one column per strategy."""
+    names = [name for name in asdict(results[0]) if name != "strategy"]
+    print(f"\n{table}\n{'':<16}" + "".join(f"{one.strategy:>9}" for one in results))
     for name in names:
-        print(f"{name:<16}" + "".join(f"{asdict(one)[name]:9.3f}" for one in found))
+        print(f"{name:<16}" + "".join(f"{asdict(one)[name]:9.3f}" for one in results))
 
 
-def plot(results: dict[str, list[Figures]], path: Path) -> None:
-    """Faithful at first try and delivered, beside what one text's share and self-BLEU say of variety."""
+def plot(results: dict[str, list[Results]], path: Path) -> None:
+    """Plot faithfulness (at the first attempt, as delivered) and variety (one text's share, self-BLEU)."""
     from matplotlib.figure import Figure  # noqa: PLC0415  takes a second, and only the plot needs it
 
     figure = Figure(figsize=(9, 3.2 * len(results)), layout="constrained")
@@ -221,13 +221,13 @@ def plot(results: dict[str, list[Figures]], path: Path) -> None:
             places = [number + 0.2 * offset - 0.3 for number in range(len(found))]
             axes.bar(places, [asdict(one)[name] for one in found], width=0.18, label=name.replace("_", " "))
         axes.set_xticks(range(len(found)), [one.strategy for one in found])
-        axes.set(ylim=(0, 1.05), title=f"{table}: {found[0].notes} notes a strategy", ylabel="share")
+        axes.set(ylim=(0, 1.05), title=f"{table}: {found[0].notes} notes per strategy", ylabel="share")
         axes.legend(ncols=4, fontsize="small")
     figure.savefig(path)
 
 
 def main() -> None:
-    """Measure, print, write JSON, the plot and the notes themselves."""
+    """Measure; print the results and write them as JSON, with a plot and all notes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, action="append", help="metadata CSV; may be given several times")
     parser.add_argument("--notes", type=int, default=60, help="rows of each table")
@@ -236,10 +236,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("lab/results"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, list[Figures]] = {}
+    results: dict[str, list[Results]] = {}
     with (
         NoteService(Settings().notegen_url) as service,
-        (arguments.out / "fidelity_notes.jsonl").open("w") as kept,
+        (arguments.out / "fidelity_notes.jsonl").open("w") as notes_file,
     ):
         service.require_ready()
         model = service.model()
@@ -249,11 +249,11 @@ def main() -> None:
             results[name] = []
             for strategy in arguments.strategies:
                 written, seconds = write(service, requests(rows, strategy, seed=arguments.seed))
-                results[name].append(figures(strategy, written, seconds))
+                results[name].append(evaluate(strategy, written, seconds))
                 for one in written:
                     second = second_opinion(one)
                     line = {"table": name, "request": one.request.model_dump(mode="json"), "second": second}
-                    kept.write(json.dumps(line | {"note": one.note.model_dump(mode="json")}) + "\n")
+                    notes_file.write(json.dumps(line | {"note": one.note.model_dump(mode="json")}) + "\n")
             show(name, results[name])
     record = {name: [asdict(one) for one in found] for name, found in results.items()}
     report = {"model": model.model_dump(), "seed": arguments.seed, "tables": record}

@@ -1,7 +1,7 @@
-"""A second, independent checker of notes, written from the design alone and without sight of the shipped verifier.
+"""A second, independent checker of notes, written from the design alone, without knowledge of the shipped verifier.
 
-It doesn't look for forbidden words: it strikes out of the text whatever the facts explain, and every word that is left
-must come from a short list of connecting words. What nobody foresaw is therefore a problem, never a pass.
+It removes from the text whatever the facts explain; every remaining word must be in a short list of connecting words.
+Anything unforeseen is therefore a problem.
 """
 
 import re
@@ -22,8 +22,8 @@ def check(
 ) -> list[str]:
     """The problems of a note, in reading order; [] means faithful.
 
-    `facts` must be stated, `allowed` may be (by default the facts); both in the shape of LesionMetadata.given().
-    `prior` holds the findings that may be worded as typical of the diagnosis.
+    `facts` must be stated, `allowed` may be (default: the facts); both in the shape of LesionMetadata.given().
+    `prior`: the findings that may be worded as typical of the diagnosis.
     """
     may_say = facts if allowed is None else allowed
     problems = [f"name: {word}" for word in stray_capitals(text, prior)]

@@ -1,4 +1,4 @@
-"""Is a claim true of the metadata, and which facts does it state? A broader true term is true and states nothing."""
+"""Judges whether a claim is true of the metadata and which facts it states. A true broader term states none."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -12,7 +12,7 @@ Stated = set[tuple[str, str]]
 _ADULT_YEARS = 18
 _TRUNK = {"anterior torso", "posterior torso", "lateral torso"}
 _FACE = {"forehead", "cheek", "nose", "lip", "eyelid"}
-# What an image's words must hold to name its type (any one set), and all that they may hold.
+# Words that name an image type (any one set is enough), and all words that they may include.
 _IMAGES: dict[str, tuple[tuple[set[str], ...], set[str]]] = {
     "dermoscopic": (({"dermoscopic"},), {"dermoscopic"}),
     "clinical: overview": (({"overview"},), {"clinical", "overview"}),
@@ -101,7 +101,7 @@ def _is_broader(path: str, value: object, allowed: Mapping[str, Any]) -> bool:
 
 @cache
 def _regions(site: str) -> frozenset[str]:
-    """The sites that hold a site: ISIC's general one, the trunk for the torsos, the face for its parts."""
+    """The sites that include a site: ISIC's general one, the trunk for the torsos, the face for its parts."""
     general = sites()[site].general
     regions = {vocabularies()["site"].normalise(general)} if general else set()
     regions |= {"trunk"} if regions & _TRUNK else set()

@@ -1,4 +1,4 @@
-"""Which claims of a part are affirmed and which are denied: one pass from left to right over claims and cues."""
+"""Finds which claims of a part are affirmed and which are denied, in one pass over claims and cues."""
 
 import re
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class _Reading:
 
 
 def read_polarity(strip: Strip) -> list[str]:
-    """Set `positive` of every claim; answers denials that deny nothing readable, and double ones."""
+    """Set `positive` of every claim; returns problems: denials of nothing recognised, and double negations."""
     reading = _Reading()
     items: list[tuple[int, Kind | Claim]] = [(claim.start, claim) for claim in strip.claims]
     items += _cues(strip)

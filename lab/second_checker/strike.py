@@ -1,6 +1,6 @@
-"""Striking: what a fact, a typical finding or a cue explains is taken out of a part; the rest must be connecting words.
+"""Removes what a fact, a typical finding or a cue explains from a part; the rest must be connecting words.
 
-It finds claims and leftovers; whether a claim is true is not known here.
+Finds claims and leftovers, independent of whether a claim is true.
 """
 
 import re
@@ -40,7 +40,7 @@ _HINTS = {
 
 @dataclass
 class Claim:
-    """Something said of the patient or the lesion; `positive` is False where it is denied."""
+    """A claim about patient or lesion; `positive` is False if it is denied."""
 
     path: str
     value: object
@@ -52,7 +52,7 @@ class Claim:
 
 @dataclass
 class Strip:
-    """A part of a note under work: its text, what is not yet explained of it, and the claims found."""
+    """A part of a note being read: its text, the unexplained rest, and the claims found."""
 
     text: str
     rest: str = ""
@@ -62,7 +62,7 @@ class Strip:
         self.rest = self.text
 
     def strike(self, regex: re.Pattern[str] | str) -> list[re.Match[str]]:
-        """Take out everything that the expression finds in the unexplained rest."""
+        """Remove every match of the expression from the unexplained rest."""
         found = list(re.finditer(regex, self.rest))
         for match in found:
             self.rest = self.rest[: match.start()] + STRUCK * len(match[0]) + self.rest[match.end() :]
@@ -70,7 +70,7 @@ class Strip:
 
 
 def strike_assertion(strip: Strip, prior: Prior | None) -> None:
-    """Find and strike the claims of a part that speaks of the patient at hand."""
+    """Find and remove the claims of a part about the patient."""
     strip.strike("|".join(PHRASES))
     _strike_histories(strip)
     _strike_diagnoses(strip, prior)
@@ -86,9 +86,9 @@ def strike_assertion(strip: Strip, prior: Prior | None) -> None:
 
 
 def strike_typical(strip: Strip, prior: Prior | None) -> list[str]:
-    """Strike the listed wordings of a part that is worded as typical, then the claims in what is left of it.
+    """Remove the prior's wordings from a part that is worded as typical, then the claims in the rest.
 
-    Answers the findings that it lists twice, and those that it says the lesion itself has ("a typical network").
+    Returns problems: findings listed twice, and findings asserted of the lesion itself ("a typical network").
     """
     listed: list[int] = []
     spellings = _typical_wordings(prior)
@@ -156,7 +156,7 @@ def _strike_wordings(strip: Strip) -> None:
 
 
 def joined_findings(strip: Strip) -> list[str]:
-    """Findings that are said of one another ("red dots", "black border"): a claim that no metadata holds."""
+    """Findings that qualify each other ("red dots", "black border"): a claim that no metadata supports."""
     findings = [claim for claim in strip.claims if claim.path.startswith("findings")]
     problems = []
     for first, second in pairwise(findings):
@@ -172,7 +172,7 @@ def joined_findings(strip: Strip) -> list[str]:
 
 
 def leftovers(strip: Strip, *, typical: bool) -> list[str]:
-    """What nothing explains, run by run, with a guess at what sort of claim it is."""
+    """Unexplained words, run by run, with a guess at the kind of claim."""
     known = TYPICAL_CONNECTORS if typical else CONNECTORS
     problems, run = [], list[str]()
     for word in [*re.findall(rf"[\w'./%]+|[^\w\s{STRUCK}]", strip.rest), ","]:

@@ -20,20 +20,20 @@ _TAIL = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """A sentence, or the half of one that is all of one kind, in normal spelling."""
+    """A sentence, or a part of one of a single kind, in normalised spelling."""
 
     text: str
     typical: bool
 
 
 def sentences(text: str) -> list[str]:
-    """The raw sentences; a semicolon or a line's end closes one as a full stop does."""
+    """The raw sentences; a semicolon or line break ends one like a full stop."""
     pieces = re.split(r"(?<=[.;])(?<!Mr\.)(?<!Mrs\.)(?<!Ms\.)(?<!Dr\.)\s+|[\r\n]+", text)
     return [piece.strip().rstrip(".;").strip() for piece in pieces if piece.strip(" .;")]
 
 
 def parts(text: str, prior: Prior | None) -> list[Part]:
-    """The parts of a note in reading order. A clause such as ", which typically shows ..." is a part of its own."""
+    """The parts of a note in reading order. A clause such as ", which typically shows ..." is a separate part."""
     found = []
     for sentence in sentences(text):
         spoken = normalise(sentence)

@@ -1,6 +1,6 @@
-"""How facts are worded: for each field of the metadata the regular expressions that say it, and the connecting words.
+"""How facts are worded: regular expressions for each field of the metadata, and the connecting words.
 
-Pure data and its compilation; spellings of terms come from the contract's vocabularies.
+Pure data and its compilation; spellings of terms come from the contracts' vocabularies.
 """
 
 import re
@@ -64,14 +64,14 @@ def diagnosis_regex(extra: tuple[tuple[str, str], ...] = ()) -> re.Pattern[str]:
 
 @cache
 def site_names() -> dict[str, str]:
-    """Every spelling of every site -> its term, adjectives with them."""
+    """Every spelling of every site, including adjectives -> its term."""
     named = ((s, name) for name, site in sites().items() for s in (name, *site.synonyms, *site.adjectives))
     return {normalise(spelling): name for spelling, name in named}
 
 
 @dataclass(frozen=True)
 class Wording:
-    """One way to say a fact: what the expression finds, and the (path, value) pairs that it claims."""
+    """One wording of a fact: its expression, and the (path, value) pairs that it claims."""
 
     regex: re.Pattern[str]
     claims: Callable[[re.Match[str]], list[tuple[str, object]]]
@@ -151,7 +151,7 @@ def _size(found: re.Match[str]) -> list[tuple[str, object]]:
 
 @cache
 def wordings() -> tuple[Wording, ...]:
-    """Every wording but those of diagnoses and histories, in the order in which they are struck out."""
+    """Every wording except those of diagnoses and histories, in the order in which they are removed."""
     both_browns: list[tuple[str, object]] = [("findings.colours", "light brown"), ("findings.colours", "dark brown")]
     return (
         Wording(re.compile(rf"\b(?:{_IMAGE_WORD})(?: (?:{_IMAGE_WORD}|of|from|by|a|the))*\b"), _image),

@@ -14,7 +14,7 @@ from dermnote_contracts.notes import NoteRequest, Strategy
 from dermnote_contracts.vocabulary import vocabularies
 from dermnote_notegen.worker import writer
 from dermnote_notegen.writing.priors import Priors
-from dermnote_notegen.writing.prompt import render
+from dermnote_notegen.writing.prompt import build_prompt
 from dermnote_notegen.writing.strategies import note_facts
 from lab.peers.client import PeerRequest
 
@@ -102,8 +102,8 @@ def _make_request(
     seen.add(_shared_facts(request))
     stated = note_facts(request)
     prior = priors.get(stated.diagnosis or "")
-    prompt = render(strategy, facts=stated, prior=prior, options=request.options, seed=number)
-    return BenchRequest(request, writer.completion(prompt, seed=number))
+    prompt = build_prompt(strategy, facts=stated, prior=prior, options=request.options, seed=number)
+    return BenchRequest(request, writer.completion_request(prompt, seed=number))
 
 
 def _of(record: dict[str, Any], facts: Facts) -> dict[str, Any]:

@@ -211,7 +211,7 @@ def test_a_full_queue_is_raised_with_a_retry_delay(idle: NoteService) -> None:
         idle.submit(request())
 
     assert raised.value.retry_after_s == 60
-    assert "3 at most" in raised.value.detail
+    assert "the limit is 3" in raised.value.detail
 
 
 def test_without_redis_every_call_raises_queue_unavailable(cut_off: NoteService) -> None:

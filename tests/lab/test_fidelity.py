@@ -1,4 +1,4 @@
-"""The fidelity benchmark: what it asks for."""
+"""The fidelity benchmark: its requests."""
 
 from dermnote_contracts.metadata import LesionMetadata
 from lab.fidelity import requests
@@ -10,16 +10,16 @@ ROWS = [
 ]
 
 
-def test_each_row_is_one_request_with_a_seed_of_its_own() -> None:
-    asked = requests(ROWS, "G", seed=3)
+def test_each_row_is_one_request_with_its_own_seed() -> None:
+    selected = requests(ROWS, "G", seed=3)
 
-    assert [one.metadata for one in asked] == ROWS
-    assert [one.options.seed for one in asked] == [300_000, 300_001, 300_002]
-    assert {one.options.on_unfaithful for one in asked} == {"retry"}
+    assert [one.metadata for one in selected] == ROWS
+    assert [one.options.seed for one in selected] == [300_000, 300_001, 300_002]
+    assert {one.options.on_unfaithful for one in selected} == {"retry"}
 
 
-def test_p3_leaves_out_rows_that_hold_a_diagnosis_alone() -> None:
-    asked = requests(ROWS, "P3", seed=0)
+def test_p3_skips_rows_with_only_a_diagnosis() -> None:
+    selected = requests(ROWS, "P3", seed=0)
 
-    assert [one.metadata for one in asked] == ROWS[1:]
-    assert {one.options.on_unfaithful for one in asked} == {"fallback"}
+    assert [one.metadata for one in selected] == ROWS[1:]
+    assert {one.options.on_unfaithful for one in selected} == {"fallback"}

@@ -1,4 +1,4 @@
-"""The second checker on notes written by hand: faithful ones in many wordings, and each kind of unfaithful claim."""
+"""The second checker on hand-written notes: faithful ones in many wordings, and each kind of unfaithful claim."""
 
 from typing import Any
 
@@ -168,14 +168,14 @@ def test_an_unfaithful_note_has_the_problem_named(metadata: Facts, text: str, pr
     assert any(problem in each for each in found), found
 
 
-def test_what_is_allowed_may_be_said_and_need_not_be() -> None:
+def test_allowed_facts_may_be_stated_but_need_not_be() -> None:
     facts = {"age": 64}
     assert check("The patient is 64 years old.", facts=facts, allowed=MELANOMA) == []
     assert check("The patient is a 64-year-old woman.", facts=facts, allowed=MELANOMA) == []
     assert check("The patient is a 64-year-old woman.", facts=facts) == ["unsupported: sex female"]
 
 
-def test_without_a_prior_nothing_is_typical() -> None:
+def test_without_a_prior_no_finding_is_typical() -> None:
     text = f"{FIRST} Melanoma typically shows a blue-white veil."
     assert check(text, facts=MELANOMA, prior=load_priors()["melanoma"]) == []
     assert any("typical finding not in the prior" in problem for problem in check(text, facts=MELANOMA))
@@ -187,5 +187,5 @@ def test_a_blinded_note_may_not_name_the_diagnosis_or_its_nature() -> None:
     assert found == ["unsupported: diagnosis melanoma", "unsupported: benign_malignant malignant"]
 
 
-def test_an_empty_note_misses_every_fact() -> None:
+def test_every_fact_is_missing_from_an_empty_note() -> None:
     assert len(check("", facts=MELANOMA)) == len(MELANOMA)

@@ -1,4 +1,4 @@
-"""What the note service's tests share: one real Valkey, the app over it, and the processes behind a Unix socket."""
+"""Fixtures of the note service's tests: a real Valkey, the app on top of it, and the whole service."""
 
 import shutil
 import tempfile
@@ -27,7 +27,7 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Valkey with nobody else on it."""
+    """A real Valkey of its own."""
     port = free_port()
     server = Valkey(tmp_path_factory.mktemp("valkey"), port=port)
     server.start()
@@ -50,7 +50,7 @@ def settings(valkey_url: str) -> Settings:
 
 @pytest.fixture
 def client(redis: Redis, settings: Settings) -> Iterator[TestClient]:
-    """The API over an empty Valkey; no worker takes what it queues."""
+    """The API with an empty Valkey and no workers."""
     with TestClient(create_app(settings, redis=redis), base_url=HOST, raise_server_exceptions=False) as served:
         yield served
 

@@ -1,4 +1,4 @@
-"""Invented lesions for property tests: any facts that a request may give, as LesionMetadata.given() has them."""
+"""Invented lesions for property tests: any facts of a request, in the shape of LesionMetadata.given()."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def lesions(draw: st.DrawFn) -> dict[str, Any]:
-    """Facts of one lesion, at least one of them; a malignancy that fits the diagnosis at times."""
+    """At least one fact of one lesion; sometimes with a malignancy that fits the diagnosis."""
     facts = draw(st.fixed_dictionaries({}, optional=VALUES).map(_given).filter(bool))
     if draw(st.booleans()):
         superclass = diagnoses()[facts["diagnosis"]].superclass if "diagnosis" in facts else "benign"

@@ -1,4 +1,4 @@
-"""Real processes for the note service's tests: Valkey, workers, engine and API, each killed and started by the test."""
+"""Real processes for the note service's tests: Valkey, workers, engine and API, which tests start and kill."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ P = TypeVar("P", bound="Program")
 
 
 def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> None:
-    """Poll a condition; fail with its name when it does not come true."""
+    """Poll a condition; fail with its name if it does not become true in time."""
     ends = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < ends, f"not in {timeout_s:.0f} s: {what}"
@@ -27,14 +27,14 @@ def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> 
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def answers(url: str, *, socket_path: Path | None = None) -> bool:
-    """True when a GET is answered 200."""
+    """True if a GET returns 200."""
     if socket_path and not _accepts(socket_path):
         return False
     transport = httpx.HTTPTransport(uds=str(socket_path)) if socket_path else None
@@ -51,13 +51,13 @@ def _accepts(socket_path: Path) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """The pids of a process' direct children."""
+    """The pids of a process's direct children."""
     listing = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in listing.read_text().split()] if listing.exists() else []
 
 
 def is_alive(pid: int) -> bool:
-    """True while a process runs; one that has ended and is not reaped yet runs no more."""
+    """True while a process runs; a zombie does not run."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -73,7 +73,7 @@ def _command(pid: int) -> str:
 
 
 class Restartable(Protocol):
-    """What a test may do to any process of the service."""
+    """A process of the service that a test can start and kill."""
 
     def start(self) -> None: ...
 
@@ -83,7 +83,7 @@ class Restartable(Protocol):
 
 
 class Valkey:
-    """A Valkey that keeps its data and its port when it is killed and started again."""
+    """A Valkey that keeps its data and its port across restarts."""
 
     def __init__(self, folder: Path, *, port: int) -> None:
         config = {"appendonly": "yes", "save": "", "maxmemory-policy": "noeviction", "loglevel": "warning"}
@@ -105,7 +105,7 @@ class Valkey:
 
 @dataclass
 class Program:
-    """One program of the note service. `ready` is given what the program has written since it was started."""
+    """One program of the note service. `ready` receives the log since the start."""
 
     name: str
     environment: dict[str, str]
@@ -127,12 +127,12 @@ class Program:
         assert self.running.poll() is None, f"{self.name} ended: {self.text()[written:]}"
 
     def text(self) -> str:
-        """What it has written so far."""
+        """Its log so far."""
         return self.log.read_text()
 
     @property
     def pid(self) -> int:
-        """The pid of the process that runs."""
+        """The pid of the running process."""
         assert self.running is not None
         return self.running.pid
 
@@ -142,7 +142,7 @@ class Program:
         self._wait()
 
     def stop(self) -> None:
-        """Ask it to end; kill -9 when it does not, and what it leaves behind."""
+        """Terminate it; kill it if it does not exit, and any children that it leaves."""
         if self.running is None or self.running.poll() is not None:
             return
         left = children(self.pid)
@@ -161,15 +161,15 @@ class Program:
             self.running.wait(timeout=10)
 
 
-class WorkerParent(Program):
-    """The worker program, whose children are the engine, the upkeep and the workers."""
+class WorkerProgram(Program):
+    """The worker program, whose children are the engine, the maintenance process and the workers."""
 
     def engine_pid(self) -> int | None:
         """The engine among its children, if it runs."""
         return next((pid for pid in children(self.pid) if "engine" in _command(pid)), None)
 
     def other_pids(self) -> list[int]:
-        """Its workers and the upkeep; the upkeep is forked last."""
+        """Its workers and the maintenance process, which is forked last."""
         return [pid for pid in children(self.pid) if "engine" not in _command(pid) and is_alive(pid)]
 
     def kill_engine(self) -> None:
@@ -183,7 +183,7 @@ class WorkerParent(Program):
 class NoteService:
     """Valkey, worker program and API in one folder with a short path; `settings` override the environment.
 
-    `engine` is the engine alone, for tests that want nothing else.
+    `engine` is a separate engine, for tests that need nothing else.
     """
 
     folder: Path
@@ -194,7 +194,7 @@ class NoteService:
     def __post_init__(self) -> None:
         self.valkey = Valkey(self.folder / "valkey", port=self.redis_port)
         self.engine = self._program(Program, "dermnote-notegen-engine", lambda _: self.engine_answers())
-        self.worker = self._program(WorkerParent, "dermnote-notegen-worker", lambda log: "workers take notes" in log)
+        self.worker = self._program(WorkerProgram, "dermnote-notegen-worker", lambda log: "workers take notes" in log)
         self.api = self._program(Program, "dermnote-notegen", lambda _: answers(f"{self.url}/health/live"))
 
     @property
@@ -213,22 +213,22 @@ class NoteService:
         return self.folder / "engine.sock"
 
     def engine_answers(self) -> bool:
-        """True when the engine has its model."""
+        """True if the engine has loaded its model."""
         return answers("http://engine/v1/models", socket_path=self.engine_socket)
 
     def start(self) -> None:
-        """Start what takes notes and writes them, and wait until it says that it is ready."""
+        """Start Valkey, the worker program and the API, and wait until the service is ready."""
         for process in (self.valkey, self.worker, self.api):
             process.start()
         wait_until(lambda: answers(f"{self.url}/health/ready"), timeout_s=60, what="the service is ready")
 
     def stop(self) -> None:
-        """End all that runs, the last first."""
+        """Stop all processes in reverse order."""
         for process in (self.api, self.worker, self.engine, self.valkey):
             process.stop()
 
     def environment(self) -> dict[str, str]:
-        """What the service's programs find in their environment."""
+        """The environment of the service's programs."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("NOTEGEN_")}
         ours = {
             "REDIS_URL": self.redis_url,

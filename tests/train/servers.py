@@ -198,10 +198,9 @@ class ManualNoteService:
             self._write(queued.decode())
 
     def _write(self, note_id: str) -> None:
-        request = self._store.request(note_id)
+        request = self._store.start(note_id)
         assert request is not None
         self.requests.append(request)
-        self._store.start(note_id)
         if request.metadata.age in self.failing:
             reason = Problem(title="No note", status=500, code="no-note", detail="the ink is dry")
             self._store.fail(note_id, reason)

@@ -1,4 +1,4 @@
-"""The note service with keys: nobody sees another's notes, limits hold across processes, some starts are refused."""
+"""The note service with keys: notes are private, limits hold across processes, unsafe starts are rejected."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(redis: Redis, settings: Settings, file: Path) -> Iterator[Serve]:
-    """An API process of its own for each key: all over one Valkey and one key file."""
+    """Starts a separate API per key, all with one Valkey and one key file."""
     with ExitStack() as running:
 
         def started(key: str | None, *, over: Redis | None = None, **changed: Any) -> TestClient:
@@ -58,13 +58,13 @@ def serve(redis: Redis, settings: Settings, file: Path) -> Iterator[Serve]:
 
 @pytest.fixture
 def ann(serve: Serve, file: Path) -> TestClient:
-    """Asks with a key."""
+    """A client with a key."""
     return serve(add_key(file, "ann"))
 
 
 @pytest.fixture
 def bob(serve: Serve, file: Path) -> TestClient:
-    """Asks with another key."""
+    """A client with another key."""
     return serve(add_key(file, "bob"))
 
 
@@ -80,7 +80,7 @@ def units(client: TestClient, count: int, *, n: int = 1) -> Any:
     return batch_of(client, [BODY | {"options": {"n": n}}] * count)
 
 
-def test_a_note_is_there_for_its_own_key(ann: TestClient, redis: Redis) -> None:
+def test_a_note_is_visible_to_its_own_key(ann: TestClient, redis: Redis) -> None:
     note_id = ann.post("/notes", json=BODY).json()["id"]
     assert ann.get(f"/notes/{note_id}").json()["status"] == "queued"
     finish(redis, note_id)
@@ -90,7 +90,7 @@ def test_a_note_is_there_for_its_own_key(ann: TestClient, redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_another_keys_note_is_an_unknown_note_in_every_way(
+def test_another_keys_note_is_unknown_on_every_route(
     ann: TestClient, bob: TestClient, redis: Redis, ended: bool
 ) -> None:
     note_id = ann.post("/notes", json=BODY).json()["id"]
@@ -107,9 +107,7 @@ def test_another_keys_note_is_an_unknown_note_in_every_way(
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/notes"), ("DELETE", "")])
-def test_another_keys_batch_is_an_unknown_batch_in_every_way(
-    ann: TestClient, bob: TestClient, method: str, path: str
-) -> None:
+def test_another_keys_batch_is_unknown_on_every_route(ann: TestClient, bob: TestClient, method: str, path: str) -> None:
     batch = batch_of(ann, [BODY, OTHER]).json()
     theirs, nobodys = (bob.request(method, f"/batches/{one}{path}") for one in (batch["id"], "0" * 32))
 
@@ -119,7 +117,7 @@ def test_another_keys_batch_is_an_unknown_batch_in_every_way(
     assert ann.get(f"/batches/{batch['id']}").json() == batch
 
 
-def test_a_batch_is_there_for_its_own_key_and_its_notes_too(ann: TestClient, bob: TestClient, redis: Redis) -> None:
+def test_a_batch_and_its_notes_are_visible_to_its_own_key(ann: TestClient, bob: TestClient, redis: Redis) -> None:
     batch = batch_of(ann, [BODY, OTHER]).json()
     for note_id in redis.lrange("notegen:batch:" + batch["id"] + ":notes", 0, -1):
         finish(redis, note_id.decode())
@@ -132,7 +130,7 @@ def test_a_batch_is_there_for_its_own_key_and_its_notes_too(ann: TestClient, bob
     assert ann.delete(f"/batches/{batch['id']}").json()["counts"]["finished"] == 2
 
 
-def test_idempotency_keys_are_each_keys_own(ann: TestClient, bob: TestClient) -> None:
+def test_idempotency_keys_are_separate_for_each_key(ann: TestClient, bob: TestClient) -> None:
     headers = {"Idempotency-Key": "one"}
     first = ann.post("/notes", json=BODY, headers=headers).json()["id"]
 
@@ -147,9 +145,7 @@ def test_idempotency_keys_are_each_keys_own(ann: TestClient, bob: TestClient) ->
     assert batch_of(ann, [BODY], **{"Idempotency-Key": "two"}).json()["id"] == batch
 
 
-def test_a_key_that_takes_anothers_place_under_its_name_sees_its_notes(
-    serve: Serve, file: Path, ann: TestClient
-) -> None:
+def test_a_replacement_key_of_the_same_name_sees_its_notes(serve: Serve, file: Path, ann: TestClient) -> None:
     note_id = ann.post("/notes", json=BODY).json()["id"]
     remove_key(file, "ann")
     renewed = serve(add_key(file, "ann"))
@@ -158,7 +154,7 @@ def test_a_key_that_takes_anothers_place_under_its_name_sees_its_notes(
     assert ann.get(f"/notes/{note_id}").status_code == 401
 
 
-def test_notes_of_a_time_without_keys_are_nobodys_and_the_other_way_round(serve: Serve, ann: TestClient) -> None:
+def test_notes_with_and_without_owner_are_separate(serve: Serve, ann: TestClient) -> None:
     without = serve(None)
     of_nobody = without.post("/notes", json=BODY, headers={"Idempotency-Key": "one"}).json()["id"]
     of_ann = ann.post("/notes", json=OTHER, headers={"Idempotency-Key": "one"}).json()["id"]
@@ -174,7 +170,7 @@ def test_the_queue_carries_no_owner(ann: TestClient, redis: Redis) -> None:
     assert b"ann" not in b"".join(redis.hgetall(f"rq:job:{note_id}").values())
 
 
-def test_a_service_with_keys_asks_for_one_also_where_it_may_listen_anywhere(serve: Serve, ann: TestClient) -> None:
+def test_a_service_with_keys_requires_one_whatever_it_allows(serve: Serve, ann: TestClient) -> None:
     open_to_all = serve("dn_wrong", allow_unauthenticated=True, host="0.0.0.0")  # noqa: S104 (never bound)
 
     for path in ("/model", "/strategies", "/priors", "/metrics", "/notes/1", "/batches/1"):
@@ -202,7 +198,7 @@ def test_two_api_processes_count_together(serve: Serve, file: Path) -> None:
     assert 1 <= int(two.get("/strategies").headers["retry-after"]) <= 60
 
 
-def test_a_limit_is_each_keys_own(serve: Serve, file: Path, ann: TestClient) -> None:
+def test_limits_are_separate_for_each_key(serve: Serve, file: Path, ann: TestClient) -> None:
     limited, other = (serve(add_key(file, name, per_minute=1)) for name in ("limited", "other"))
 
     assert [client.get("/strategies").status_code for client in (limited, limited)] == [200, 429]
@@ -220,14 +216,14 @@ def test_every_note_of_a_batch_and_every_variant_is_a_unit(serve: Serve, file: P
     assert client.post("/notes", json=BODY).status_code == 429
 
 
-def test_a_note_with_variants_is_as_many_units(serve: Serve, file: Path) -> None:
+def test_each_variant_of_a_note_is_a_unit(serve: Serve, file: Path) -> None:
     client = serve(add_key(file, "limited", per_minute=8))
 
     assert client.post("/notes", json=BODY | {"options": {"n": 8}}).status_code == 202
     assert client.get("/strategies").status_code == 429
 
 
-def test_a_batch_may_use_the_whole_minute_and_one_over_it_is_told_so(serve: Serve, file: Path) -> None:
+def test_a_batch_may_use_the_whole_limit_and_a_larger_one_is_rejected(serve: Serve, file: Path) -> None:
     client, whole = (serve(add_key(file, name, per_minute=5)) for name in ("over", "whole"))
 
     refused = units(client, 6)
@@ -237,14 +233,14 @@ def test_a_batch_may_use_the_whole_minute_and_one_over_it_is_told_so(serve: Serv
     assert units(whole, 5).status_code == 202
 
 
-def test_a_batch_that_is_not_valid_is_one_unit(serve: Serve, file: Path) -> None:
+def test_an_invalid_batch_is_one_unit(serve: Serve, file: Path) -> None:
     client = serve(add_key(file, "limited", per_minute=5))
 
     assert batch_of(client, [{"metadata": {}}] * 4).status_code == 422
     assert units(client, 4).status_code == 202
 
 
-def test_a_refused_note_is_not_queued(serve: Serve, file: Path, redis: Redis) -> None:
+def test_a_rejected_note_is_not_queued(serve: Serve, file: Path, redis: Redis) -> None:
     client = serve(add_key(file, "limited", per_minute=1))
     codes = [client.post("/notes", json=BODY).status_code for _ in range(3)]
 
@@ -252,7 +248,7 @@ def test_a_refused_note_is_not_queued(serve: Serve, file: Path, redis: Redis) ->
     assert len(list(redis.scan_iter("notegen:note:*"))) == 1
 
 
-def test_what_was_used_comes_back_after_the_window_and_leaves_nothing_in_redis_for_ever(redis: Redis) -> None:
+def test_used_units_are_restored_after_the_window_and_expire_in_redis(redis: Redis) -> None:
     limiter = RateLimiter.in_redis(redis.connection_pool, prefix="used", window_s=1)
     limiter.take("ann", limit=10, units=9)
 
@@ -278,7 +274,7 @@ def test_without_redis_a_limited_key_gets_503_and_open_paths_answer(serve: Serve
 
 
 @pytest.mark.parametrize("content", [None, "# none\n", "what is this\n"], ids=["missing", "empty", "invalid"])
-def test_a_key_file_that_cannot_be_used_refuses_the_start_in_one_line(
+def test_an_invalid_key_file_prevents_the_start_with_a_one_line_error(
     file: Path, settings: Settings, content: str | None
 ) -> None:
     if content is not None:

@@ -1,4 +1,4 @@
-"""What /metrics of the note service tells: the queue, the workers, what has ended."""
+"""/metrics of the note service: the queue, the workers, ended notes."""
 
 from collections.abc import Iterator
 
@@ -63,7 +63,7 @@ def test_a_note_that_is_ended_twice_counts_once(client: TestClient, redis: Redis
     assert ended == {("dermnote_notegen_notes_ended_total", "cancelled"): 1}
 
 
-def test_finished_texts_are_counted_by_who_wrote_them(running: NoteService) -> None:
+def test_finished_texts_are_counted_by_source(running: NoteService) -> None:
     def read() -> dict[tuple[str, ...], float]:
         return figures(httpx.get(f"{running.url}/metrics", timeout=30).text)
 
@@ -87,14 +87,14 @@ def without_redis() -> Iterator[TestClient]:
         yield served
 
 
-def test_without_redis_the_metrics_say_so(without_redis: TestClient) -> None:
+def test_without_redis_the_metrics_report_it(without_redis: TestClient) -> None:
     now = told(without_redis)
 
     assert now["dermnote_notegen_redis_up",] == 0
     assert ("dermnote_notegen_workers",) not in now
 
 
-def test_before_redis_is_full_new_notes_are_refused_and_accepted_ones_still_end(
+def test_before_redis_is_full_new_notes_are_rejected_and_accepted_ones_still_end(
     client: TestClient, redis: Redis
 ) -> None:
     store = NoteStore(redis, note_ttl_s=60)
@@ -112,7 +112,7 @@ def test_before_redis_is_full_new_notes_are_refused_and_accepted_ones_still_end(
     assert client.get(f"/notes/{accepted}").json()["status"] == "finished"
 
 
-def test_what_redis_refuses_for_want_of_memory_is_503(redis: Redis) -> None:
+def test_an_out_of_memory_error_of_redis_is_503(redis: Redis) -> None:
     redis.config_set("maxmemory", 1)
     try:
         with pytest.raises(QueueUnavailable, match="memory"), queue_errors():

@@ -1,4 +1,4 @@
-"""Whatever the OpenAPI document allows, and what it forbids, is answered as it says. No worker takes the notes."""
+"""Answers conform to the OpenAPI document, for valid and invalid requests. No worker is running."""
 
 from collections.abc import Iterator
 from typing import Any

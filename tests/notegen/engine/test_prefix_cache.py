@@ -19,9 +19,9 @@ from dermnote_notegen.engine.llama import ContextConfig, LlamaContext, Weights
 from dermnote_notegen.engine.model import ModelInfo, find_weights
 from dermnote_notegen.engine.tune.layouts import sample_texts
 from dermnote_notegen.verify import Verifier
-from dermnote_notegen.worker.writer import completion
+from dermnote_notegen.worker.writer import completion_request
 from dermnote_notegen.writing.priors import load_priors
-from dermnote_notegen.writing.prompt import render
+from dermnote_notegen.writing.prompt import build_prompt
 from dermnote_notegen.writing.strategies import NoteFacts
 
 # llguidance uses a deprecated name of llama-cpp-python's API.
@@ -168,12 +168,12 @@ def test_a_g_note_is_faithful_and_the_next_one_reuses_its_prompt(opened: Loaded)
     facts = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma", "symptoms": {"itch": "yes"}}
     priors = load_priors()
     prompts = [
-        render("G", facts=NoteFacts(facts, facts), prior=priors["melanoma"], options=NoteOptions(), seed=seed)
+        build_prompt("G", facts=NoteFacts(facts, facts), prior=priors["melanoma"], options=NoteOptions(), seed=seed)
         for seed in (1, 2)
     ]
     engine = LLMEngine(opened.weights, SHAPE, model_info=ModelInfo(opened.name, None), slots=4, context_tokens=1024)
     try:
-        asked = [completion(prompt, seed=seed) for seed, prompt in enumerate(prompts)]
+        asked = [completion_request(prompt, seed=seed) for seed, prompt in enumerate(prompts)]
         answers = [engine.submit(request, cancelled=lambda: False).result(300) for request in asked]
     finally:
         engine.close()

@@ -14,13 +14,13 @@ from dermnote_notegen.verify import Verifier
 from dermnote_notegen.worker import writer
 from dermnote_notegen.worker.engine_client import EngineClient
 from dermnote_notegen.writing.priors import load_priors
-from dermnote_notegen.writing.prompt import render
+from dermnote_notegen.writing.prompt import build_prompt
 from dermnote_notegen.writing.strategies import NoteFacts
 from tests.notegen.processes import NoteService, free_port
 
 pytestmark = pytest.mark.gguf
 FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
-PROMPT = render("P2", facts=NoteFacts(FACTS, FACTS), prior=None, options=NoteOptions(), seed=0)
+PROMPT = build_prompt("P2", facts=NoteFacts(FACTS, FACTS), prior=None, options=NoteOptions(), seed=0)
 PRIORS = load_priors()
 METRICS_PORT = free_port()
 
@@ -73,7 +73,7 @@ def test_a_text_follows_its_grammar(engine: EngineClient) -> None:
 
 def test_a_g_note_follows_its_grammar_and_reports_its_token_counts(engine: EngineClient) -> None:
     facts = NoteFacts(FACTS, FACTS)
-    prompt = render("G", facts=facts, prior=PRIORS["melanoma"], options=NoteOptions(), seed=11)
+    prompt = build_prompt("G", facts=facts, prior=PRIORS["melanoma"], options=NoteOptions(), seed=11)
     request = CompletionRequest(
         prompt=prompt.text, max_tokens=prompt.max_tokens, temperature=1.0, top_p=1.0, seed=5, grammar=prompt.grammar
     )
@@ -84,7 +84,7 @@ def test_a_g_note_follows_its_grammar_and_reports_its_token_counts(engine: Engin
     assert Verifier(PRIORS).verify(answer.choices[0].text, facts=FACTS).verification.faithful, answer.choices[0].text
     assert answer.choices[0].finish_reason == "stop"
     assert usage.decisions is not None
-    assert writer.LEAST_DECISIONS <= usage.decisions <= usage.completion_tokens - usage.forced_tokens
+    assert writer.MIN_DECISIONS <= usage.decisions <= usage.completion_tokens - usage.forced_tokens
     assert usage.forced_tokens > usage.decisions
 
 

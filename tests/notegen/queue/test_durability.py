@@ -1,4 +1,4 @@
-"""kill -9 of each process of the note service in the middle of a batch; and a job that can't be done."""
+"""kill -9 of each process of the note service during a batch; and a job that can't be completed."""
 
 import os
 import shutil
@@ -37,12 +37,12 @@ def kill_and_start(process: str) -> Callable[[NoteService], None]:
 
 
 def kill_engine(service: NoteService) -> None:
-    """The worker program starts it again."""
+    """The worker program restarts it."""
     service.worker.kill_engine()
 
 
 def kill_one_worker(service: NoteService) -> None:
-    """One child that writes notes; its job comes back once its heartbeat is seen to be missing."""
+    """Kill one worker; its job is requeued once its heartbeat is missing."""
     os.kill(service.worker.other_pids()[0], signal.SIGKILL)
 
 
@@ -55,7 +55,7 @@ def kill_one_worker(service: NoteService) -> None:
         kill_and_start("api"),
         kill_and_start("valkey"),
     ],
-    ids=["worker-parent", "one-worker", "engine", "api", "valkey"],
+    ids=["worker-program", "one-worker", "engine", "api", "valkey"],
 )
 def test_every_note_of_a_batch_ends_once_whatever_is_killed(
     service: NoteService, act: Callable[[NoteService], None]

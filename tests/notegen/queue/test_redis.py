@@ -1,4 +1,4 @@
-"""Redis' password: from a file, or in the URL; a wrong file is one line that never tells what is in it."""
+"""Redis' password: from a file or in the URL; an invalid file is a one-line error without the file's content."""
 
 import subprocess
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ PASSWORD = "between us"  # noqa: S105
 
 @pytest.fixture(scope="module")
 def locked_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A Valkey that asks for a password."""
+    """A Valkey that requires a password."""
     port = free_port()
     server = Valkey(tmp_path_factory.mktemp("locked"), port=port)
     server.start()
-    with Redis(port=port) as open_still:
-        open_still.config_set("requirepass", PASSWORD)
+    with Redis(port=port) as unlocked:
+        unlocked.config_set("requirepass", PASSWORD)
     yield port
     server.stop()
 
@@ -37,17 +37,17 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_file_opens_redis_and_its_last_line_break_is_no_part(locked_port: int, tmp_path: Path) -> None:
+def test_the_password_is_read_from_the_file_without_its_line_break(locked_port: int, tmp_path: Path) -> None:
     with connect(settings(locked_port, written(tmp_path, f"{PASSWORD}\n"))) as redis:
         assert redis.ping()
 
 
-def test_without_the_file_redis_stays_closed(locked_port: int) -> None:
+def test_without_the_file_redis_denies_access(locked_port: int) -> None:
     with connect(settings(locked_port, None)) as redis, pytest.raises(AuthenticationError):
         redis.ping()
 
 
-def test_a_password_in_the_url_goes_before_the_file(locked_port: int, tmp_path: Path) -> None:
+def test_a_password_in_the_url_overrides_the_file(locked_port: int, tmp_path: Path) -> None:
     with (
         connect(settings(locked_port, written(tmp_path, PASSWORD), url_password=":wrong@")) as redis,  # noqa: S106
         pytest.raises(AuthenticationError),
@@ -56,7 +56,7 @@ def test_a_password_in_the_url_goes_before_the_file(locked_port: int, tmp_path: 
 
 
 @pytest.mark.parametrize("content", [None, "", " \n", b"\xff\xfe"])
-def test_a_file_that_is_missing_empty_or_no_text_is_refused(tmp_path: Path, content: str | bytes | None) -> None:
+def test_a_file_that_is_missing_empty_or_not_text_is_rejected(tmp_path: Path, content: str | bytes | None) -> None:
     path = tmp_path / "password"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -66,7 +66,7 @@ def test_a_file_that_is_missing_empty_or_no_text_is_refused(tmp_path: Path, cont
 
 
 @pytest.mark.parametrize("program", ["dermnote-notegen", "dermnote-notegen-worker"])
-def test_a_program_says_so_in_one_line(tmp_path: Path, program: str) -> None:
+def test_a_program_exits_with_a_one_line_error(tmp_path: Path, program: str) -> None:
     done = subprocess.run(
         [BIN / program],
         env={"REDIS_PASSWORD_FILE": str(tmp_path / "none"), "NOTEGEN_MODEL": "scripted"},

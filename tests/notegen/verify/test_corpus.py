@@ -1,8 +1,8 @@
-"""The verifier against notes that were labelled by reading: precision and recall of "unfaithful".
+"""The verifier on labelled notes: precision and recall of "unfaithful".
 
-frozen.jsonl was written and labelled by readers who saw no verifier, and was not read while the verifier was tuned with
-all the others: open.jsonl; earlier.jsonl, which was held out until 24 November 2026 and then read; faithful.jsonl and
-planted.jsonl. They hold real outputs of P1 to P3, faithful notes in many wordings, notes with one planted error.
+frozen.jsonl was written and labelled by readers who did not know the verifier, and was not read while it was tuned with
+the others: open.jsonl; earlier.jsonl, which was held out until 24 November 2026; faithful.jsonl and planted.jsonl. They
+contain real outputs of P1 to P3, faithful notes in many wordings, and notes with one planted error.
 """
 
 import json
@@ -17,8 +17,8 @@ from dermnote_notegen.writing.priors import load_priors
 
 FOLDER = Path(__file__).parent / "corpus"
 VERIFIER = Verifier(load_priors())
-# What was measured, rounded down; the goal is 0.98 of each. It may only rise.
-LEAST = {"open": (0.99, 0.99), "earlier": (0.99, 0.99), "frozen": (0.99, 0.99)}
+# Measured values, rounded down; the goal is 0.98 of each. They may only rise.
+MINIMUM = {"open": (0.99, 0.99), "earlier": (0.99, 0.99), "frozen": (0.99, 0.99)}
 FURTHER = {"faithful": (1840, 1782), "planted": (419, 411)}
 
 
@@ -32,20 +32,20 @@ def called_unfaithful(note: dict[str, Any]) -> bool:
     return not verdict.verification.faithful
 
 
-@pytest.mark.parametrize("half", sorted(LEAST))
-def test_unfaithful_notes_are_found_and_faithful_ones_pass(half: str) -> None:
+@pytest.mark.parametrize("half", sorted(MINIMUM))
+def test_precision_and_recall_of_unfaithful_notes(half: str) -> None:
     counts = Counter((called_unfaithful(note), not note["faithful"]) for note in notes(half))
     found, passed_wrongly, held_wrongly = counts[True, True], counts[False, True], counts[True, False]
 
     precision, recall = found / (found + held_wrongly), found / (found + passed_wrongly)
 
-    least_precision, least_recall = LEAST[half]
+    least_precision, least_recall = MINIMUM[half]
     assert precision >= least_precision
     assert recall >= least_recall
 
 
 @pytest.mark.parametrize("kind", sorted(FURTHER))
-def test_further_notes_are_judged_as_they_were_labelled(kind: str) -> None:
+def test_further_notes_are_judged_as_labelled(kind: str) -> None:
     further = notes(kind)
     count, least = FURTHER[kind]
 
@@ -55,7 +55,7 @@ def test_further_notes_are_judged_as_they_were_labelled(kind: str) -> None:
     assert right >= least
 
 
-def test_the_corpus_is_large_and_mixed_enough_to_mean_something() -> None:
+def test_the_corpus_is_large_and_diverse() -> None:
     everything = [*notes("open"), *notes("frozen")]
     real = [note for note in everything if note["origin"] in ("P1", "P2", "P3")]
 

@@ -1,4 +1,4 @@
-"""Mutants: a faithful note in which one fact was swapped, dropped or invented is never passed by the verifier."""
+"""Mutants: the verifier rejects a faithful note in which one fact was swapped, dropped or invented."""
 
 import random
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dermnote_contracts.metadata import walk
 from dermnote_notegen.verify import Verifier
 from dermnote_notegen.verify.lexicon import phrase
-from dermnote_notegen.writing.note_grammar import compose, write_skeleton
+from dermnote_notegen.writing.note_grammar import build_note_grammar, write_skeleton
 from dermnote_notegen.writing.priors import load_priors
 from tests.notegen.invented import VALUES, lesions
 
@@ -41,7 +41,7 @@ def written(facts: Mapping[str, Any], seed: int) -> str:
     if seed % 2:
         return write_skeleton(facts, seed=seed)
     prior = PRIORS.get(facts.get("diagnosis", ""))
-    return compose(facts, prior=prior, seed=seed).draw(random.Random(seed))
+    return build_note_grammar(facts, prior=prior, seed=seed).draw(random.Random(seed))
 
 
 def replaced(facts: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def other_value(data: st.DataObject, path: str, value: Any) -> Any:
 
 @many
 @given(facts=lesions(), seed=SEEDS)
-def test_the_note_itself_is_faithful(facts: dict[str, Any], seed: int) -> None:
+def test_the_unchanged_note_is_faithful(facts: dict[str, Any], seed: int) -> None:
     assert VERIFIER.verify(written(facts, seed), facts=facts).verification.faithful
 
 
@@ -135,7 +135,7 @@ def test_what_is_typical_of_another_diagnosis_is_caught(
 
 @many
 @given(facts=lesions(), name=st.sampled_from(DESCRIBED), seed=SEEDS)
-def test_a_typical_finding_said_of_this_lesion_is_caught(facts: dict[str, Any], name: str, seed: int) -> None:
+def test_a_typical_finding_asserted_of_this_lesion_is_caught(facts: dict[str, Any], name: str, seed: int) -> None:
     facts = {key: value for key, value in facts.items() if key not in ("benign_malignant", "findings", "symptoms")}
     facts |= {"diagnosis": name}
     findings = PRIORS[name].findings

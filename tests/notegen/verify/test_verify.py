@@ -1,4 +1,4 @@
-"""The verifier: faithful texts in many wordings pass, each kind of planted error is found where it stands."""
+"""The verifier: faithful texts in many wordings pass, each kind of planted error is found at its position."""
 
 from typing import Any
 
@@ -110,7 +110,7 @@ def verify(text: str, *, facts: dict[str, Any], allowed: dict[str, Any] | None =
 
 
 @pytest.mark.parametrize("text", FAITHFUL)
-def test_a_text_that_says_the_facts_and_nothing_else_is_faithful(text: str) -> None:
+def test_a_text_that_states_only_the_facts_is_faithful(text: str) -> None:
     verdict = verify(text, facts=FACTS).verification
     assert verdict.model_dump(exclude={"faithful", "coverage"}) == {
         "unsupported": [],
@@ -122,7 +122,7 @@ def test_a_text_that_says_the_facts_and_nothing_else_is_faithful(text: str) -> N
 
 
 @pytest.mark.parametrize(("text", "field", "words", "where"), PLANTED)
-def test_a_planted_error_is_found_where_it_stands(text: str, field: str, words: str, where: str) -> None:
+def test_a_planted_error_is_found_at_its_position(text: str, field: str, words: str, where: str) -> None:
     verdict = verify(text, facts=FACTS).verification
     assert not verdict.faithful
     found = [(claim.field, claim.text) for claim in getattr(verdict, where)]
@@ -132,7 +132,7 @@ def test_a_planted_error_is_found_where_it_stands(text: str, field: str, words: 
 
 
 @pytest.mark.parametrize(("text", "missing"), INCOMPLETE)
-def test_a_fact_that_is_left_out_is_missing_and_lowers_coverage(text: str, missing: list[str]) -> None:
+def test_an_omitted_fact_is_missing_and_lowers_coverage(text: str, missing: list[str]) -> None:
     verdict = verify(text, facts=FACTS).verification
     assert verdict.missing == missing
     assert verdict.coverage == 1 - len(missing) / 4
@@ -165,7 +165,7 @@ def test_a_blinded_note_may_not_hint_at_a_diagnosis(text: str, field: str) -> No
         ("A melanoma on the cheek.", "site"),
     ],
 )
-def test_what_was_not_given_may_not_be_invented(text: str, field: str) -> None:
+def test_an_invented_fact_is_unsupported(text: str, field: str) -> None:
     verdict = verify(text, facts={"diagnosis": "melanoma"}).verification
     assert [claim.field for claim in verdict.unsupported] == [field]
 
@@ -180,7 +180,7 @@ def test_what_was_not_given_may_not_be_invented(text: str, field: str) -> None:
         ({"diagnosis": "actinic keratosis"}, "An actinic keratosis, which is precancerous."),
     ],
 )
-def test_a_coarser_true_word_beside_the_fact_is_no_error(facts: dict[str, Any], text: str) -> None:
+def test_a_true_broader_term_is_not_an_error(facts: dict[str, Any], text: str) -> None:
     assert verify(text, facts=facts).verification.faithful
 
 
@@ -197,7 +197,7 @@ def test_a_coarser_true_word_beside_the_fact_is_no_error(facts: dict[str, Any], 
         ),
     ],
 )
-def test_granularity_is_never_made_finer(facts: dict[str, Any], text: str, field: str) -> None:
+def test_a_more_specific_term_is_unsupported(facts: dict[str, Any], text: str, field: str) -> None:
     assert [claim.field for claim in verify(text, facts=facts).verification.contradicted] == [field]
 
 
@@ -209,7 +209,7 @@ def test_granularity_is_never_made_finer(facts: dict[str, Any], text: str, field
         "On the one hand the scalp was examined.",
     ],
 )
-def test_a_word_that_only_looks_like_a_site_is_none(text: str) -> None:
+def test_a_word_that_only_resembles_a_site_is_not_a_site(text: str) -> None:
     verdict = verify(text, facts={"site": "scalp"}).verification
     assert verdict.contradicted == []
     assert verdict.faithful
@@ -218,7 +218,7 @@ def test_a_word_that_only_looks_like_a_site_is_none(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["Seen before lunch on the scalp.", "An early earring; scalp.", "The shelf; scalp.", "Xyzzy scalp."]
 )
-def test_a_word_that_is_not_known_is_held_against_the_note(text: str) -> None:
+def test_an_unknown_word_is_unsupported(text: str) -> None:
     verdict = verify(text, facts={"site": "scalp"}).verification
     assert {claim.field for claim in verdict.unsupported} == {"unrecognised"}
     assert verdict.contradicted == []
@@ -236,17 +236,17 @@ def test_a_word_that_is_not_known_is_held_against_the_note(text: str) -> None:
         (33, "A 33 y.o. patient."),
     ],
 )
-def test_ages_are_read_in_every_usual_form(age: float, text: str) -> None:
+def test_ages_are_recognised_in_every_usual_form(age: float, text: str) -> None:
     assert verify(text, facts={"age": age}).verification.faithful
 
 
 @pytest.mark.parametrize("text", ["A 6-year-old.", "A 161-year-old.", "A 61.5-year-old.", "A 1.61-year-old."])
-def test_an_age_is_compared_whole(text: str) -> None:
+def test_an_age_is_compared_as_a_whole_number(text: str) -> None:
     verdict = verify(text, facts={"age": 61}).verification
     assert [claim.field for claim in verdict.contradicted] == ["age"]
 
 
-def test_spans_count_code_points_and_cut_out_what_was_stated() -> None:
+def test_spans_count_code_points_and_cover_the_stated_fact() -> None:
     text = "😀 É 61-year-old woman presents with a Malignant Melanoma on the back."
     verdict = verify(text, facts=FACTS)
     cut = {fact.field: text[fact.start : fact.end] for fact in verdict.facts}
@@ -255,7 +255,7 @@ def test_spans_count_code_points_and_cut_out_what_was_stated() -> None:
     assert {fact.field: fact.value for fact in verdict.facts} == FACTS
 
 
-def test_a_fact_said_twice_is_listed_twice_and_covered_once() -> None:
+def test_a_fact_stated_twice_is_listed_twice_and_counted_once() -> None:
     verdict = verify("A woman. She has a lesion.", facts={"sex": "female"})
     assert [fact.field for fact in verdict.facts] == ["sex", "sex"]
     assert verdict.verification.coverage == 1
@@ -289,7 +289,7 @@ def test_the_same_text_always_gets_the_same_verdict() -> None:
         ({"family_hx_mm": True, "personal_hx_mm": True}, "A personal but no family history of melanoma."),
     ],
 )
-def test_a_denial_that_is_taken_back_or_comes_late_is_read(facts: dict[str, Any], text: str) -> None:
+def test_a_denial_that_is_reversed_or_comes_late_is_recognised(facts: dict[str, Any], text: str) -> None:
     assert not verify(text, facts=facts).verification.faithful
 
 
@@ -308,7 +308,7 @@ def test_a_denial_that_is_taken_back_or_comes_late_is_read(facts: dict[str, Any]
         ),
     ],
 )
-def test_a_denial_reaches_no_further_than_it_is_meant_to(facts: dict[str, Any], text: str) -> None:
+def test_a_denial_has_the_right_scope(facts: dict[str, Any], text: str) -> None:
     assert verify(text, facts=facts).verification.faithful
 
 
@@ -332,7 +332,7 @@ def test_a_denial_reaches_no_further_than_it_is_meant_to(facts: dict[str, Any], 
         ("Papules are seen.", "findings"),
     ],
 )
-def test_known_words_that_together_say_what_was_not_given_are_held_against(text: str, field: str) -> None:
+def test_known_words_that_together_claim_something_not_given_are_unsupported(text: str, field: str) -> None:
     verdict = verify(f"{FAITHFUL[0]} {text}", facts=FACTS).verification
     assert field in {claim.field for claim in [*verdict.unsupported, *verdict.contradicted]}
 
@@ -346,7 +346,7 @@ def test_known_words_that_together_say_what_was_not_given_are_held_against(text:
         "Most nevi typically show symmetry of shape.",
     ],
 )
-def test_what_is_typical_may_be_said_in_the_plural(text: str) -> None:
+def test_a_typical_finding_may_be_stated_in_the_plural(text: str) -> None:
     assert verify(f"A nevus. {text}", facts={"diagnosis": "nevus"}).verification.faithful
 
 
@@ -375,10 +375,10 @@ def test_a_bound_is_not_the_size(size: str) -> None:
         "All typical features of melanoma are present.",
     ],
 )
-def test_what_is_typical_may_not_be_said_to_be_here_or_be_denied(text: str) -> None:
+def test_a_typical_finding_may_not_be_asserted_of_the_lesion_or_denied(text: str) -> None:
     assert not verify(f"{FAITHFUL[0]} {text}", facts=FACTS).verification.faithful
 
 
 @pytest.mark.parametrize("text", ["A " * 20_000, "no " * 20_000, "61 " * 20_000, "twenty-" * 10_000, "." * 50_000])
-def test_a_degenerate_text_is_judged_and_not_faithful(text: str) -> None:
+def test_a_degenerate_text_is_unfaithful(text: str) -> None:
     assert not verify(text, facts=FACTS).verification.faithful

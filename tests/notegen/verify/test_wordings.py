@@ -1,4 +1,4 @@
-"""What people write, in many wordings: faithful notes are understood, and what only sounds like the facts is not."""
+"""Notes in many natural wordings: faithful ones are understood, misleading ones are rejected."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def lines(name: str) -> list[dict[str, Any]]:
 
 
 CASES, MISLEADING = lines("wordings"), lines("misleading")
-# What asserts of this lesion, or of what is here, whatever else the sentence says of what is typical.
+# Sentences that assert a finding of this lesion, whatever else they state as typical.
 OF_THIS_LESION = [
     "The lesion shows {wording}.",
     "There is {wording}.",
@@ -46,17 +46,17 @@ def test_a_natural_wording_is_understood(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["text"][:50] for case in CASES])
-def test_the_same_wording_is_held_against_a_note_of_other_facts(case: dict[str, Any]) -> None:
+def test_the_same_wording_is_unfaithful_for_other_facts(case: dict[str, Any]) -> None:
     assert not VERIFIER.verify(case["text"], facts={"site": "scalp"}).verification.faithful
 
 
 @pytest.mark.parametrize("case", MISLEADING, ids=range(len(MISLEADING)))
-def test_words_of_the_facts_that_say_something_else_are_held_against(case: dict[str, Any]) -> None:
+def test_the_facts_words_with_another_meaning_are_unfaithful(case: dict[str, Any]) -> None:
     assert not VERIFIER.verify(case["text"], facts=case["facts"]).verification.faithful
 
 
 @pytest.mark.parametrize("diagnosis", sorted(PRIORS))
-def test_what_is_typical_can_not_be_said_of_this_lesion(diagnosis: str) -> None:
+def test_a_typical_finding_cannot_be_asserted_of_this_lesion(diagnosis: str) -> None:
     for finding in PRIORS[diagnosis].findings:
         for sentence in OF_THIS_LESION:
             names = {"diagnosis": diagnosis, "Diagnosis": diagnosis[0].upper() + diagnosis[1:]}

@@ -1,4 +1,4 @@
-"""The verifier's word lists: what claims nothing stands apart from what claims something, and each word once."""
+"""The verifier's word lists: neutral words and claims are disjoint, and each word is listed once."""
 
 import itertools
 from collections import Counter
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dermnote_notegen.verify.lexicon import claim_words, read
+from dermnote_notegen.verify.lexicon import read
 
 NEUTRAL = [*read("neutral")["words"].split(), *read("neutral")["phrases"]]
 RECORD = [word for words in read("record").values() for word in words.split()]
@@ -21,22 +21,22 @@ def forms(table: Any) -> Iterator[str]:
         yield from itertools.chain.from_iterable(map(forms, table.values() if isinstance(table, dict) else table))
 
 
-CLAIMED = {form for name, table in claim_words().items() if name != "says_no" for form in forms(table)}
+CLAIMED = {form for name, table in read("claims").items() if name != "says_no" for form in forms(table)}
 
 
 @pytest.mark.parametrize("words", [NEUTRAL, RECORD], ids=["neutral", "record"])
-def test_no_neutral_word_claims_something_or_stands_twice(words: list[str]) -> None:
+def test_no_neutral_word_is_also_a_claim_or_listed_twice(words: list[str]) -> None:
     assert set(words) & CLAIMED == set()
     assert [word for word, count in Counter(words).items() if count > 1] == []
 
 
-def test_the_two_lists_of_neutral_words_are_apart() -> None:
+def test_the_two_lists_of_neutral_words_are_disjoint() -> None:
     assert set(NEUTRAL) & set(RECORD) == set()
 
 
-def test_what_says_no_by_itself_is_a_symptoms_word() -> None:
-    symptoms = claim_words()["symptoms"]
+def test_every_self_negating_word_is_a_symptom_word() -> None:
+    symptoms = read("claims")["symptoms"]
 
-    assert {(name, word) for name, words in claim_words()["says_no"].items() for word in words} <= {
+    assert {(name, word) for name, words in read("claims")["says_no"].items() for word in words} <= {
         (name, word) for name, words in symptoms.items() for word in words
     }

@@ -1,4 +1,4 @@
-"""The client of our own engine: what it makes of an engine that is away, breaks, or refuses."""
+"""The client of our own engine: an engine that is unavailable, fails, or rejects a request."""
 
 import json
 import threading
@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from dermnote_contracts.completions import CompletionRequest
-from dermnote_contracts.problems import EngineRefused, EngineUnavailable, InternalError, InvalidRequest
+from dermnote_contracts.problems import EngineCrashed, EngineRefused, EngineUnavailable, InternalError, InvalidRequest
 from dermnote_notegen.engine.model import GrammarError
 from dermnote_notegen.worker import engine_client
-from dermnote_notegen.worker.engine_client import EngineClient, EngineCrashed
-from dermnote_notegen.worker.engine_lock import Company
+from dermnote_notegen.worker.engine_client import EngineClient, EngineLock
 
 REQUEST = CompletionRequest(prompt="A 61-year-old woman:")
 DROPPED = 0
@@ -28,7 +27,7 @@ ANSWER = {"id": "cmpl-1", "created": 1, "model": "some", "choices": [{"text": " 
 class FakeEngine:
     """An engine on a Unix socket that answers with problems in turn, then with a text. `DROPPED`: hangs up instead.
 
-    `alone`: for each request, whether another could not have come in meanwhile.
+    `alone`: for each request, whether it held the engine exclusively.
     """
 
     socket: Path
@@ -36,18 +35,18 @@ class FakeEngine:
     alone: list[bool] = field(default_factory=list)
 
     def take(self) -> Any:
-        self.alone.append(not self._lets_in())
+        self.alone.append(not self._is_shared())
         return self.problems.pop(0) if self.problems else None
 
-    def _lets_in(self) -> bool:
-        came_in = threading.Event()
+    def _is_shared(self) -> bool:
+        acquired = threading.Event()
 
-        def visit() -> None:
-            with Company(self.socket).joined():
-                came_in.set()
+        def acquire() -> None:
+            with EngineLock(self.socket).shared():
+                acquired.set()
 
-        threading.Thread(target=visit, daemon=True).start()
-        return came_in.wait(0.3)
+        threading.Thread(target=acquire, daemon=True).start()
+        return acquired.wait(0.3)
 
 
 @contextmanager
@@ -91,14 +90,14 @@ def engine(short_folder: Path) -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def client(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineClient]:
-    monkeypatch.setattr(engine_client, "SETTLE_S", 0.0)
+    monkeypatch.setattr(engine_client, "RESTART_PAUSE_S", 0.0)
     made = EngineClient(socket=short_folder / "fake.sock", wait_s=20)
     yield made
     made.close()
 
 
 @pytest.mark.parametrize("problem", [DROPPED, EngineUnavailable(), InternalError()], ids=["dropped", "503", "500"])
-def test_a_request_that_the_engine_broke_with_twice_is_asked_alone(
+def test_a_request_on_which_the_engine_failed_twice_holds_it_exclusively(
     engine: FakeEngine, client: EngineClient, problem: Any
 ) -> None:
     engine.problems = [problem] * 3
@@ -109,7 +108,7 @@ def test_a_request_that_the_engine_broke_with_twice_is_asked_alone(
 
 
 @pytest.mark.parametrize("problem", [DROPPED, EngineUnavailable(), InternalError()], ids=["dropped", "503", "500"])
-def test_a_request_that_the_engine_breaks_with_alone_is_given_up(
+def test_a_request_on_which_the_engine_fails_exclusively_is_given_up(
     engine: FakeEngine, client: EngineClient, problem: Any
 ) -> None:
     engine.problems = [problem] * 4
@@ -122,7 +121,7 @@ def test_a_request_that_the_engine_breaks_with_alone_is_given_up(
     assert not engine.alone[-1]
 
 
-def test_an_engine_that_has_too_much_to_do_has_not_broken(engine: FakeEngine, client: EngineClient) -> None:
+def test_an_overloaded_engine_has_not_failed(engine: FakeEngine, client: EngineClient) -> None:
     class Overloaded(EngineUnavailable):
         code = "engine-overloaded"
 
@@ -133,13 +132,13 @@ def test_an_engine_that_has_too_much_to_do_has_not_broken(engine: FakeEngine, cl
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # httpcore's socket that could not connect
-def test_an_engine_that_is_away_is_waited_for_and_has_not_broken(short_folder: Path, client: EngineClient) -> None:
+def test_an_unavailable_engine_is_awaited_and_has_not_failed(short_folder: Path, client: EngineClient) -> None:
     engine = FakeEngine(short_folder / "fake.sock")
     engine.socket.unlink(missing_ok=True)
     answers: list[str] = []
     asking = threading.Thread(target=lambda: answers.append(client.complete(REQUEST).choices[0].text))
     asking.start()
-    asking.join(5 * engine_client.PAUSE_S)
+    asking.join(5 * engine_client.RETRY_PAUSE_S)
     assert not answers
 
     with served(engine):
@@ -149,7 +148,7 @@ def test_an_engine_that_is_away_is_waited_for_and_has_not_broken(short_folder: P
     assert engine.alone == [False]
 
 
-def test_a_refusal_says_why_and_nothing_of_the_prompt(engine: FakeEngine, client: EngineClient) -> None:
+def test_a_rejection_has_a_reason_without_the_prompt(engine: FakeEngine, client: EngineClient) -> None:
     engine.problems = [InvalidRequest(str(GrammarError(REQUEST.prompt)))]
 
     with pytest.raises(EngineRefused) as refused:

@@ -1,4 +1,4 @@
-"""Company and solitude at the engine, across threads and processes."""
+"""EngineLock: shared and exclusive holders, across threads and processes."""
 
 import signal
 import subprocess
@@ -9,93 +9,93 @@ from pathlib import Path
 
 import pytest
 
-from dermnote_notegen.worker.engine_lock import Company
+from dermnote_notegen.worker.engine_client import EngineLock
 
-WAITING_S = 0.2
-LONG_S = 30
+BLOCKED_S = 0.2
+TIMEOUT_S = 30
 HOLD = """
 import sys, time
 from pathlib import Path
-from dermnote_notegen.worker.engine_lock import Company
-with getattr(Company(Path(sys.argv[1])), sys.argv[2])():
-    print("in", flush=True)
+from dermnote_notegen.worker.engine_client import EngineLock
+with getattr(EngineLock(Path(sys.argv[1])), sys.argv[2])():
+    print("acquired", flush=True)
     time.sleep(600)
 """
 
 
-class Visitor:
-    """One request of its own thread: it stays in until it is told to go."""
+class Holder:
+    """A thread that acquires the lock and holds it until it is released."""
 
-    def __init__(self, pool: ThreadPoolExecutor, company: Company, *, alone: bool) -> None:
-        self.came_in = threading.Event()
-        self._may_go = threading.Event()
-        self._visit = pool.submit(self._stay, company, alone)
+    def __init__(self, pool: ThreadPoolExecutor, lock: EngineLock, *, exclusive: bool) -> None:
+        self.acquired = threading.Event()
+        self._released = threading.Event()
+        self._run = pool.submit(self._hold, lock, exclusive)
 
-    def _stay(self, company: Company, alone: bool) -> None:
-        with company.alone() if alone else company.joined():
-            self.came_in.set()
-            assert self._may_go.wait(LONG_S)
+    def _hold(self, lock: EngineLock, exclusive: bool) -> None:
+        with lock.exclusive() if exclusive else lock.shared():
+            self.acquired.set()
+            assert self._released.wait(TIMEOUT_S)
 
-    def go(self) -> None:
-        self._may_go.set()
-        self._visit.result(LONG_S)
+    def release(self) -> None:
+        self._released.set()
+        self._run.result(TIMEOUT_S)
 
 
-def test_any_number_is_in_together(tmp_path: Path) -> None:
-    company = Company(tmp_path / "engine.sock")
+def test_any_number_of_requests_share_the_lock(tmp_path: Path) -> None:
+    lock = EngineLock(tmp_path / "engine.sock")
     with ThreadPoolExecutor() as pool:
-        visitors = [Visitor(pool, company, alone=False) for _ in range(4)]
+        holders = [Holder(pool, lock, exclusive=False) for _ in range(4)]
 
-        assert all(visitor.came_in.wait(LONG_S) for visitor in visitors)
+        assert all(holder.acquired.wait(TIMEOUT_S) for holder in holders)
 
-        for visitor in visitors:
-            visitor.go()
+        for holder in holders:
+            holder.release()
 
 
-def test_who_wants_to_be_alone_waits_for_those_who_are_in_and_keeps_out_who_comes_later(tmp_path: Path) -> None:
-    company = Company(tmp_path / "engine.sock")
+def test_an_exclusive_request_waits_for_earlier_ones_and_blocks_later_ones(tmp_path: Path) -> None:
+    lock = EngineLock(tmp_path / "engine.sock")
     with ThreadPoolExecutor() as pool:
-        first = Visitor(pool, company, alone=False)
-        assert first.came_in.wait(LONG_S)
-        alone = Visitor(pool, company, alone=True)
-        assert not alone.came_in.wait(WAITING_S)
-        later = Visitor(pool, company, alone=False)
-        assert not later.came_in.wait(WAITING_S)
+        first = Holder(pool, lock, exclusive=False)
+        assert first.acquired.wait(TIMEOUT_S)
+        exclusive = Holder(pool, lock, exclusive=True)
+        assert not exclusive.acquired.wait(BLOCKED_S)
+        later = Holder(pool, lock, exclusive=False)
+        assert not later.acquired.wait(BLOCKED_S)
 
-        first.go()
+        first.release()
 
-        assert alone.came_in.wait(LONG_S)
-        assert not later.came_in.wait(WAITING_S)
-        alone.go()
-        assert later.came_in.wait(LONG_S)
-        later.go()
+        assert exclusive.acquired.wait(TIMEOUT_S)
+        assert not later.acquired.wait(BLOCKED_S)
+        exclusive.release()
+        assert later.acquired.wait(TIMEOUT_S)
+        later.release()
 
 
-def test_two_are_alone_one_after_the_other(tmp_path: Path) -> None:
-    company = Company(tmp_path / "engine.sock")
+def test_exclusive_requests_hold_the_lock_one_after_another(tmp_path: Path) -> None:
+    lock = EngineLock(tmp_path / "engine.sock")
     with ThreadPoolExecutor() as pool:
-        first = Visitor(pool, company, alone=True)
-        assert first.came_in.wait(LONG_S)
-        second = Visitor(pool, company, alone=True)
-        assert not second.came_in.wait(WAITING_S)
+        first = Holder(pool, lock, exclusive=True)
+        assert first.acquired.wait(TIMEOUT_S)
+        second = Holder(pool, lock, exclusive=True)
+        assert not second.acquired.wait(BLOCKED_S)
 
-        first.go()
+        first.release()
 
-        assert second.came_in.wait(LONG_S)
-        second.go()
+        assert second.acquired.wait(TIMEOUT_S)
+        second.release()
 
 
-@pytest.mark.parametrize("how", ["joined", "alone"])
-def test_a_process_that_is_killed_keeps_nobody_out(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("mode", ["shared", "exclusive"])
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path, mode: str) -> None:
     socket = tmp_path / "engine.sock"
-    command = [sys.executable, "-c", HOLD, str(socket), how]
+    command = [sys.executable, "-c", HOLD, str(socket), mode]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other, ThreadPoolExecutor() as pool:
         assert other.stdout is not None
-        assert other.stdout.readline() == "in\n"
-        alone = Visitor(pool, Company(socket), alone=True)
-        assert not alone.came_in.wait(WAITING_S)
+        assert other.stdout.readline() == "acquired\n"
+        exclusive = Holder(pool, EngineLock(socket), exclusive=True)
+        assert not exclusive.acquired.wait(BLOCKED_S)
 
         other.send_signal(signal.SIGKILL)
 
-        assert alone.came_in.wait(LONG_S)
-        alone.go()
+        assert exclusive.acquired.wait(TIMEOUT_S)
+        exclusive.release()

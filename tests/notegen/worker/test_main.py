@@ -1,4 +1,4 @@
-"""The worker program: a parent, its engine, its upkeep and its workers, and what happens when any of them ends."""
+"""The worker program: its supervisor, engine, maintenance and workers, and what happens when any of them exits."""
 
 import os
 import shutil
@@ -13,12 +13,18 @@ from redis import Redis
 from rq import Queue, Retry
 
 from dermnote_contracts.notes import NoteJob, NoteRequest
+from dermnote_contracts.problems import EngineCrashed
 from dermnote_notegen.engine.scripted import DEADLY
 from dermnote_notegen.queue.records import NoteStore, Submission
-from dermnote_notegen.queue.rq_queue import QUEUE_NAME, NoteQueue, make_worker
+from dermnote_notegen.queue.rq_queue import QUEUE_NAME, NoteQueue, NoteWorker
 from dermnote_notegen.settings import Settings
-from dermnote_notegen.worker.engine_client import EngineCrashed
-from dermnote_notegen.worker.supervisor import FIRST_PAUSE_S, LONGEST_PAUSE_S, YOUNG_S, Deaths, End
+from dermnote_notegen.worker.supervisor import (
+    FIRST_DELAY_S,
+    MAX_DELAY_S,
+    STABLE_AFTER_S,
+    Backoff,
+    describe_exit,
+)
 from tests.notegen.endings import counted
 from tests.notegen.processes import NoteService, children, is_alive, wait_until
 
@@ -27,7 +33,7 @@ Serve = Callable[..., AbstractContextManager[NoteService]]
 
 @pytest.fixture
 def serve(short_folder: Path) -> Serve:
-    """`with serve(NAME="value") as service`: a service of its own, running."""
+    """`with serve(NAME="value") as service` runs a separate service."""
 
     @contextmanager
     def start(**settings: str) -> Iterator[NoteService]:
@@ -50,7 +56,7 @@ def submit(service: NoteService, notes: int) -> str:
 
 
 def submit_ages(service: NoteService, ages: Sequence[float]) -> str:
-    """Queue a batch of patients of these ages; returns its id."""
+    """Queue a batch with one patient per age; returns its id."""
     items = [{"metadata": {"age": age, "diagnosis": "nv"}, "strategy": "P2"} for age in ages]
     answer = httpx.post(f"{service.url}/notes/batch", json={"items": items})
     return str(answer.json()["id"])
@@ -73,7 +79,7 @@ def wait_finished(service: NoteService, batch_id: str, notes: int) -> None:
 
 @contextmanager
 def frozen_engine(service: NoteService) -> Iterator[None]:
-    """An engine that answers nobody."""
+    """Suspend the engine, so that it does not answer."""
     pid = service.worker.engine_pid()
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -83,39 +89,41 @@ def frozen_engine(service: NoteService) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_a_child_that_dies_young_again_and_again_waits_longer_up_to_a_bound() -> None:
-    deaths, pauses = Deaths(), []
+def test_the_restart_delay_doubles_with_each_early_exit_up_to_a_limit() -> None:
+    backoff, delays = Backoff(), []
     for _ in range(40):
-        deaths = deaths.and_one(lived_s=1)
-        pauses.append(deaths.pause_s)
+        backoff = backoff.after_exit(uptime_s=1)
+        delays.append(backoff.delay_s)
 
-    assert pauses[:3] == [0.2, 0.4, 0.8]
-    assert pauses == sorted(pauses)
-    assert pauses[-1] == LONGEST_PAUSE_S
-
-
-def test_a_long_life_forgets_the_early_deaths_before_it() -> None:
-    assert Deaths(young=9).and_one(lived_s=YOUNG_S).pause_s == FIRST_PAUSE_S
+    assert delays[:3] == [0.2, 0.4, 0.8]
+    assert delays == sorted(delays)
+    assert delays[-1] == MAX_DELAY_S
 
 
-def test_an_end_is_told_as_exit_code_or_signal() -> None:
-    assert str(End(3)) == "exit code 3"
-    assert str(End(-9)) == "signal SIGKILL"
+def test_a_long_uptime_resets_the_restart_delay() -> None:
+    assert Backoff(early_exits=9).after_exit(uptime_s=STABLE_AFTER_S).delay_s == FIRST_DELAY_S
 
 
-def test_there_are_more_workers_than_slots_and_both_can_be_set() -> None:
+def test_an_exit_is_described_by_its_code_or_signal() -> None:
+    assert describe_exit(3) == "exit code 3"
+    assert describe_exit(-9) == "signal SIGKILL"
+
+
+def test_the_default_is_more_workers_than_slots_and_both_are_settings() -> None:
     assert Settings(slots=16).worker_count == 20
     assert Settings(slots=16, workers=3).worker_count == 3
 
 
 @pytest.mark.parametrize(("cores", "slots"), [(1, 12), (2, 24), (3, 36), (4, 48), (64, 48)])
-def test_slots_follow_the_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch, cores: int, slots: int) -> None:
+def test_the_default_number_of_slots_follows_the_usable_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, slots: int
+) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
 
     assert Settings().engine_slots == slots
 
 
-def test_an_engine_of_somebody_else_is_not_started() -> None:
+def test_an_external_engine_is_not_started() -> None:
     assert Settings().starts_engine
     assert not Settings(engine_url="http://127.0.0.1:9").starts_engine
     assert not Settings(own_engine=False).starts_engine
@@ -123,7 +131,7 @@ def test_an_engine_of_somebody_else_is_not_started() -> None:
 
 def test_workers_are_counted_by_fresh_heartbeats(redis: Redis) -> None:
     queue = NoteQueue(redis, job_timeout_s=60, retries=1)
-    worker = make_worker(redis, orphan_after_s=5, on_failed=print)
+    worker = NoteWorker(redis, orphan_after_s=5, on_failed=print)
     assert queue.workers_alive() == 0
 
     worker.register_birth()  # type: ignore[no-untyped-call]
@@ -133,8 +141,8 @@ def test_workers_are_counted_by_fresh_heartbeats(redis: Redis) -> None:
     assert queue.workers_alive() == 0
 
 
-def test_the_lock_of_an_upkeep_that_was_killed_is_gone_by_the_next_turn(redis: Redis) -> None:
-    killed = make_worker(redis, orphan_after_s=5, on_failed=print, maintenance_interval_s=7)
+def test_the_maintenance_lock_of_a_killed_process_expires_before_the_next_turn(redis: Redis) -> None:
+    killed = NoteWorker(redis, orphan_after_s=5, on_failed=print, maintenance_interval_s=7)
 
     killed.clean_registries()
 
@@ -142,27 +150,27 @@ def test_the_lock_of_an_upkeep_that_was_killed_is_gone_by_the_next_turn(redis: R
     assert 0 < redis.pttl(lock) < 7000
 
 
-def test_a_job_that_was_taken_and_never_started_is_queued_again(redis: Redis) -> None:
+def test_a_job_that_was_dequeued_but_never_started_is_requeued(redis: Redis) -> None:
     queue = NoteQueue(redis, job_timeout_s=60, retries=1)
     with redis.pipeline() as pipe:
         queue.put(pipe, ["abc"])
         pipe.execute()
     rq_queue = Queue(QUEUE_NAME, connection=redis)
     redis.lmove(rq_queue.key, rq_queue.intermediate_queue_key)
-    upkeep = make_worker(redis, orphan_after_s=0, on_failed=print, maintenance_interval_s=1)
+    maintenance = NoteWorker(redis, orphan_after_s=0, on_failed=print, maintenance_interval_s=1)
 
     def queued_again() -> bool:
-        upkeep.clean_registries()
+        maintenance.clean_registries()
         return queue.waiting() == 1
 
     assert queue.waiting() == 0
     wait_until(queued_again, timeout_s=30, what="the job is queued again")
 
 
-def test_children_that_are_killed_are_replaced_and_the_log_says_so(serve: Serve) -> None:
+def test_killed_processes_are_restarted_and_logged(serve: Serve) -> None:
     with serve() as service:
         before = service.worker.other_pids()
-        assert len(before) == 5  # four workers and the upkeep
+        assert len(before) == 5  # four workers and the maintenance process
         for pid in before:
             os.kill(pid, signal.SIGKILL)
 
@@ -170,32 +178,32 @@ def test_children_that_are_killed_are_replaced_and_the_log_says_so(serve: Serve)
             now = service.worker.other_pids()
             return len(now) == len(before) and not set(now) & set(before)
 
-        wait_until(replaced, timeout_s=30, what="all children are new")
+        wait_until(replaced, timeout_s=30, what="all processes were restarted")
         wait_finished(service, submit(service, 8), 8)
         assert service.worker.text().count("SIGKILL") == 5
 
 
-def test_no_child_outlives_a_parent_that_is_killed(serve: Serve) -> None:
+def test_no_process_outlives_a_killed_supervisor(serve: Serve) -> None:
     with serve() as service:
-        family = children(service.worker.pid)
-        assert len(family) == 6
+        processes = children(service.worker.pid)
+        assert len(processes) == 6
 
         service.worker.kill()
 
-        wait_until(lambda: not any(map(is_alive, family)), timeout_s=30, what="all children are gone")
+        wait_until(lambda: not any(map(is_alive, processes)), timeout_s=30, what="all processes have exited")
 
 
-def test_notes_in_hand_are_finished_before_it_ends(serve: Serve) -> None:
+def test_current_notes_are_finished_before_the_program_exits(serve: Serve) -> None:
     with serve() as service:
         batch_id = submit(service, 60)
         wait_until(lambda: counts(service, batch_id)["finished"] > 0, timeout_s=60, what="a note has ended")
-        family = children(service.worker.pid)
+        processes = children(service.worker.pid)
 
         service.worker.stop()
 
         assert service.worker.running is not None
         assert service.worker.running.returncode == 0
-        assert not any(map(is_alive, family))
+        assert not any(map(is_alive, processes))
         left = counts(service, batch_id)
         assert left["running"] == 0
         assert left["queued"] > 0
@@ -203,28 +211,32 @@ def test_notes_in_hand_are_finished_before_it_ends(serve: Serve) -> None:
         wait_finished(service, batch_id, 60)
 
 
-def test_a_second_signal_ends_it_at_once(serve: Serve) -> None:
+def test_a_second_signal_stops_the_program_at_once(serve: Serve) -> None:
     with serve() as service:
-        family = children(service.worker.pid)
+        processes = children(service.worker.pid)
         with frozen_engine(service):
             batch_id = submit(service, 4)
-            wait_until(lambda: counts(service, batch_id)["running"] == 4, timeout_s=60, what="notes are in hand")
-            parent = service.worker.running
-            assert parent is not None
-            parent.terminate()
-            wait_until(lambda: "told to stop" in service.worker.text(), timeout_s=30, what="it was told to stop")
-            assert parent.poll() is None
+            wait_until(lambda: counts(service, batch_id)["running"] == 4, timeout_s=60, what="notes are being written")
+            program = service.worker.running
+            assert program is not None
+            program.terminate()
+            wait_until(
+                lambda: "stopping after the current notes" in service.worker.text(), timeout_s=30, what="it is stopping"
+            )
+            assert program.poll() is None
 
-            parent.terminate()
+            program.terminate()
 
-            assert parent.wait(timeout=30) == 1
-            wait_until(lambda: not any(map(is_alive, family)), timeout_s=30, what="all children are gone")
+            assert program.wait(timeout=30) == 1
+            wait_until(lambda: not any(map(is_alive, processes)), timeout_s=30, what="all processes have exited")
 
 
-def test_all_of_a_large_batch_arrive_once_though_the_engine_is_killed_in_the_middle(serve: Serve) -> None:
+def test_every_note_of_a_large_batch_ends_once_though_the_engine_is_killed(serve: Serve) -> None:
     with serve(WORKERS="12") as service, counted(service.redis_url) as endings:
         batch_id = submit(service, 200)
-        wait_until(lambda: counts(service, batch_id)["finished"] > 20, timeout_s=60, what="the batch is on its way")
+        wait_until(
+            lambda: counts(service, batch_id)["finished"] > 20, timeout_s=60, what="part of the batch has finished"
+        )
         assert counts(service, batch_id)["finished"] < 200
 
         service.worker.kill_engine()
@@ -239,7 +251,7 @@ def test_all_of_a_large_batch_arrive_once_though_the_engine_is_killed_in_the_mid
         assert "engine" in service.worker.text().partition("SIGKILL")[0].splitlines()[-1]
 
 
-def test_a_note_whose_job_runs_twice_at_a_time_ends_once(serve: Serve) -> None:
+def test_a_note_whose_job_runs_twice_at_the_same_time_ends_once(serve: Serve) -> None:
     with serve() as service, Redis.from_url(service.redis_url) as redis, counted(service.redis_url) as endings:
         queue = NoteQueue(redis, job_timeout_s=60, retries=1)
         note_ids = [f"note-{number}" for number in range(12)]
@@ -252,13 +264,13 @@ def test_a_note_whose_job_runs_twice_at_a_time_ends_once(serve: Serve) -> None:
             pipe.execute()
 
         wait_until(lambda: queue.waiting() == 0 and len(endings()) == 12, timeout_s=60, what="all have ended")
-        service.worker.stop()  # which lets what runs be finished
+        service.worker.stop()  # after its current jobs
 
         assert endings() == dict.fromkeys(note_ids, 1)
 
 
-def test_a_request_that_kills_the_engine_fails_its_note_alone(serve: Serve) -> None:
-    """Whatever it took with it is written: the engine is asked for one after the other until it is found."""
+def test_a_request_that_crashes_the_engine_fails_only_its_own_note(serve: Serve) -> None:
+    """Other notes that were lost with the engine are retried, one request at a time, and finish."""
     with serve(WORKERS="8") as service, counted(service.redis_url) as endings:
         deadly = float(DEADLY.partition("-")[0])
         batch_id = submit_ages(service, [20, 21, deadly, *range(22, 59)])
@@ -272,13 +284,13 @@ def test_a_request_that_kills_the_engine_fails_its_note_alone(serve: Serve) -> N
         assert failed.error is not None
         assert failed.error.code == EngineCrashed.code
         wait_until(
-            lambda: service.worker.text().count("engine had ended with exit code 1") == 4,
+            lambda: service.worker.text().count("engine ended with exit code 1") == 4,
             timeout_s=30,
             what="the engine was started again each of the four times",
         )
 
 
-def test_a_job_that_kills_every_worker_ends_its_note_as_failed_and_hurts_no_other(serve: Serve) -> None:
+def test_a_job_that_kills_every_worker_fails_only_its_own_note(serve: Serve) -> None:
     with serve() as service, Redis.from_url(service.redis_url) as redis:
         request = NoteRequest.model_validate({"metadata": {"diagnosis": "nv"}})
         with redis.pipeline() as pipe:
@@ -294,13 +306,13 @@ def test_a_job_that_kills_every_worker_ends_its_note_as_failed_and_hurts_no_othe
         wait_until(
             lambda: httpx.get(f"{service.url}/notes/poison").json()["status"] == "failed",
             timeout_s=120,
-            what="the poison job has been given up",
+            what="the poison job has failed",
         )
         assert httpx.get(f"{service.url}/notes/poison").json()["error"]["code"] == "worker-gave-up"
         assert service.worker.text().count("SIGKILL") == 2
 
 
-def test_a_long_job_is_not_taken_for_an_orphan(serve: Serve) -> None:
+def test_a_long_job_is_not_treated_as_an_orphan(serve: Serve) -> None:
     with serve() as service, Redis.from_url(service.redis_url) as redis:
 
         def expiries() -> list[float]:
@@ -311,23 +323,23 @@ def test_a_long_job_is_not_taken_for_an_orphan(serve: Serve) -> None:
             wait_until(expiries, timeout_s=30, what="the job runs")
             first = expiries()
 
-            wait_until(lambda: expiries() > first, timeout_s=60, what="the heartbeat has put off the job's expiry")
+            wait_until(lambda: expiries() > first, timeout_s=60, what="a heartbeat has extended the job's expiry")
 
             assert len(expiries()) == 1
         wait_finished(service, batch_id, 1)
 
 
-def test_a_job_out_of_time_is_given_up_and_its_worker_replaced(serve: Serve) -> None:
+def test_a_job_that_times_out_fails_and_its_worker_is_replaced(serve: Serve) -> None:
     with serve(JOB_TIMEOUT_S="5", JOB_RETRIES="1", WORKERS="1") as service:
         with frozen_engine(service):
             batch_id = submit(service, 1)
             wait_until(lambda: counts(service, batch_id)["failed"] == 1, timeout_s=90, what="the note has failed")
 
-        assert service.worker.text().count("ran out of time") == 2
+        assert service.worker.text().count("timed out") == 2
         wait_finished(service, submit(service, 4), 4)
 
 
-def test_an_engine_that_can_never_start_ends_the_program_and_says_why(short_folder: Path) -> None:
+def test_an_engine_that_cannot_start_ends_the_program_with_the_reason(short_folder: Path) -> None:
     folder = short_folder / "wrong"
     folder.mkdir()
     service = NoteService(folder, settings={"NOTEGEN_MODEL": "/nowhere/model.gguf"})

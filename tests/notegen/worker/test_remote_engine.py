@@ -1,4 +1,4 @@
-"""Another server in the engine's place: what the probe finds, what is sent then, and what provenance says of it."""
+"""A remote server instead of the engine: what the probe finds, what is sent, and the provenance."""
 
 import json
 import os
@@ -22,8 +22,8 @@ from dermnote_contracts.problems import EngineRefused, EngineUnavailable
 from dermnote_notegen.engine.model import find_weights
 from dermnote_notegen.engine.scripted import ScriptedModel
 from dermnote_notegen.engine.server import create_engine
-from dermnote_notegen.worker import writer
 from dermnote_notegen.worker.engine_client import EngineClient
+from dermnote_notegen.worker.writer import MAX_ATTEMPTS, NoteWriter
 from dermnote_notegen.writing.priors import load_priors
 from lab.peers.llama_server import ServerSettings, context_for
 from lab.peers.process import llama_server
@@ -33,7 +33,7 @@ FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
 GOOD = "A 61-year-old woman presents with a melanoma on the back."
 BAD = "A 61-year-old man presents with a melanoma on the back."
 GRAMMAR = 'root ::= " red" | " blue"'
-# What OpenAI's own reference has of this: a strict server takes nothing else.
+# The fields of OpenAI's reference: a strict server accepts no others.
 OPENAI = {"model", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop"}
 OURS = {"segments", "deterministic", "deadline_s"}
 READ: dict[str, Callable[[Any], str]] = {
@@ -45,9 +45,9 @@ READ: dict[str, Callable[[Any], str]] = {
 
 @dataclass
 class FakeServer:
-    """An OpenAI-compatible server. `honours`: the field of a grammar that it follows; `takes`: all fields that it
-    allows, None for any; `texts`: what it writes in turn without a grammar; `refusals`: statuses that come first;
-    `models`: what it says in turn of its models before it has one.
+    """An OpenAI-compatible server. `honours`: the grammar field that it follows; `takes`: all fields that it accepts,
+    None for any; `texts`: its answers in turn without a grammar; `refusals`: statuses returned first; `models`: its
+    answers about models until it has one.
     """
 
     honours: str | None = None
@@ -76,7 +76,7 @@ class FakeServer:
 
     @property
     def real(self) -> list[dict[str, Any]]:
-        """The requests that were no probes."""
+        """The requests without probes."""
         return [body for body in self.asked if body["prompt"] != "Say a word:"]
 
     def _guided(self, body: dict[str, Any]) -> str | None:
@@ -140,7 +140,7 @@ def remote(server: FakeServer) -> Iterator[EngineClient]:
 
 def write(client: EngineClient, *, strategy: str = "G", seed: int = 3, **options: Any) -> Note:
     request = NoteRequest.model_validate({"metadata": FACTS, "strategy": strategy, "options": options})
-    (note,) = writer.write(request, desk=writer.desk(client, load_priors()), seed=seed)
+    (note,) = NoteWriter(client, load_priors()).write(request, seed=seed)
     return note
 
 
@@ -167,10 +167,10 @@ def made(kind: str) -> FakeServer:
 
 
 @pytest.mark.parametrize("kind", FOLLOWERS)
-def test_a_server_that_follows_a_grammar_is_found_out_and_told_of_it_in_its_own_field(kind: str) -> None:
+def test_a_server_with_grammars_gets_them_in_its_own_field(kind: str) -> None:
     server = made(kind)
     with remote(server) as client:
-        assert client.wait_ready().grammar
+        assert client.model.grammar
         answer = client.complete(CompletionRequest(prompt="A colour:", grammar=GRAMMAR, top_k=7, seed=2))
 
     (body,) = server.real
@@ -180,10 +180,10 @@ def test_a_server_that_follows_a_grammar_is_found_out_and_told_of_it_in_its_own_
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_a_server_that_follows_none_is_found_out_and_gets_none(kind: str) -> None:
+def test_a_server_without_grammars_gets_none(kind: str) -> None:
     server = made(kind)
     with remote(server) as client:
-        assert not client.wait_ready().grammar
+        assert not client.model.grammar
         request = CompletionRequest(
             prompt="A colour:",
             max_tokens=33,
@@ -200,7 +200,7 @@ def test_a_server_that_follows_none_is_found_out_and_gets_none(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", [*FOLLOWERS, *OTHERS])
-def test_top_k_and_min_p_go_only_to_servers_that_take_them(kind: str) -> None:
+def test_top_k_and_min_p_are_sent_only_to_servers_that_accept_them(kind: str) -> None:
     server = made(kind)
     with remote(server) as client:
         client.complete(CompletionRequest(prompt="A colour:", top_k=7, min_p=0.1))
@@ -209,10 +209,10 @@ def test_top_k_and_min_p_go_only_to_servers_that_take_them(kind: str) -> None:
     assert sent == ({"top_k": 7, "min_p": 0.1} if server.takes is None or "top_k" in server.takes else {})
 
 
-def test_a_server_is_probed_once_and_named_as_it_names_itself() -> None:
+def test_a_server_is_probed_once_and_reported_under_its_own_name() -> None:
     server = FakeServer(honours="grammar")
     with remote(server) as client:
-        first = client.wait_ready()
+        first = client.model
         probes = len(server.asked)
         client.complete(CompletionRequest(prompt="A colour:"))
         again = client.info()
@@ -224,7 +224,7 @@ def test_a_server_is_probed_once_and_named_as_it_names_itself() -> None:
     assert probes <= 4
 
 
-def test_the_model_that_the_settings_name_is_asked_for() -> None:
+def test_the_model_of_the_settings_is_requested() -> None:
     server = FakeServer()
     with served(server) as url, client_of(url, model_name="the-other") as client:
         assert client.model.name == "the-other"
@@ -240,16 +240,16 @@ def test_a_server_that_is_still_loading_is_probed_later(status: int) -> None:
         with pytest.raises(EngineUnavailable):
             client.info()
 
-        assert client.wait_ready().grammar
+        assert client.model.grammar
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-def test_a_fault_while_it_is_probed_does_not_count_as_a_refusal(failures: int) -> None:
+def test_a_server_error_during_a_probe_does_not_count_as_a_rejection(failures: int) -> None:
     with remote(FakeServer(honours="grammar", refusals=[500] * failures)) as client:
-        assert client.wait_ready().grammar
+        assert client.model.grammar
 
 
-def test_a_server_that_left_it_unsure_what_it_can_do_is_probed_again_later() -> None:
+def test_a_server_is_probed_again_after_an_inconclusive_probe() -> None:
     server = FakeServer(honours="guided_grammar", refusals=[500] * 100)
     with served(server) as url, client_of(url, probe_again_s=0) as client:
         assert not client.model.grammar
@@ -261,7 +261,7 @@ def test_a_server_that_left_it_unsure_what_it_can_do_is_probed_again_later() -> 
     assert server.real[-1]["guided_grammar"] == GRAMMAR
 
 
-def test_a_server_that_left_it_unsure_is_left_in_peace_for_a_while() -> None:
+def test_an_inconclusive_probe_is_not_repeated_at_once() -> None:
     server = FakeServer(honours="grammar", refusals=[500] * 100)
     with served(server) as url, client_of(url) as client:
         assert not client.model.grammar
@@ -283,7 +283,7 @@ NO_MODEL = [
 
 
 @pytest.mark.parametrize("said", NO_MODEL, ids=str)
-def test_a_server_that_names_no_model_is_unavailable_and_says_so(said: Any) -> None:
+def test_a_server_without_a_model_is_unavailable_with_a_reason(said: Any) -> None:
     with remote(FakeServer(models=[said])) as client:
         with pytest.raises(EngineUnavailable, match="names no model"):
             client.info()
@@ -292,19 +292,19 @@ def test_a_server_that_names_no_model_is_unavailable_and_says_so(said: Any) -> N
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_server_that_has_too_much_to_do_is_asked_again(status: int) -> None:
+def test_an_overloaded_server_gets_the_request_again(status: int) -> None:
     server = FakeServer()
     with remote(server) as client:
-        client.wait_ready()
+        assert client.model
         server.refusals = [status] * 2
 
         assert client.complete(CompletionRequest(prompt="A colour:")).choices[0].text
 
 
-def test_what_the_server_refuses_is_not_asked_again() -> None:
+def test_a_rejected_request_is_not_retried() -> None:
     server = FakeServer()
     with remote(server) as client:
-        client.wait_ready()
+        assert client.model
         server.refusals = [400]
 
         with pytest.raises(EngineRefused):
@@ -313,16 +313,16 @@ def test_what_the_server_refuses_is_not_asked_again() -> None:
     assert server.real == []
 
 
-def test_nobody_at_the_url_is_unavailable() -> None:
+def test_a_url_without_a_server_is_unavailable() -> None:
     with client_of(f"http://127.0.0.1:{free_port()}", wait_s=0.5) as client, pytest.raises(EngineUnavailable):
-        client.wait_ready()
+        assert client.model
 
 
 # Notes.
 
 
 @pytest.mark.parametrize("kind", FOLLOWERS)
-def test_a_g_note_is_held_to_its_grammar_and_says_so(kind: str) -> None:
+def test_a_g_note_reports_that_its_grammar_was_enforced(kind: str) -> None:
     server = made(kind)
     with remote(server) as client:
         note = write(client)
@@ -333,7 +333,7 @@ def test_a_g_note_is_held_to_its_grammar_and_says_so(kind: str) -> None:
     assert "Facts:" not in server.real[-1]["prompt"]
 
 
-def test_without_a_grammar_g_tells_the_facts_verifies_and_asks_again() -> None:
+def test_without_grammars_g_puts_the_facts_in_the_prompt_verifies_and_retries() -> None:
     server = FakeServer(texts=[BAD, GOOD])
     with remote(server) as client:
         note = write(client)
@@ -346,19 +346,19 @@ def test_without_a_grammar_g_tells_the_facts_verifies_and_asks_again() -> None:
         assert "Facts: 61-year-old woman; diagnosis melanoma; site back." in body["prompt"]
 
 
-def test_without_a_grammar_g_falls_back_where_no_text_is_faithful() -> None:
+def test_without_grammars_g_falls_back_if_no_text_is_faithful() -> None:
     server = FakeServer(texts=[BAD])
     with remote(server) as client:
         note = write(client)
         kept = write(client, on_unfaithful="keep")
 
     assert note.verification.faithful
-    assert (note.provenance.attempts, note.provenance.source) == (writer.MOST_ATTEMPTS, "template")
+    assert (note.provenance.attempts, note.provenance.source) == (MAX_ATTEMPTS, "template")
     assert note.provenance.grammar_enforced is False
     assert (kept.text, kept.verification.faithful) == (BAD, False)
 
 
-def test_a_strategy_without_a_grammar_says_nothing_of_one() -> None:
+def test_a_strategy_without_a_grammar_reports_none() -> None:
     with remote(FakeServer(texts=[GOOD])) as client:
         assert write(client, strategy="P2").provenance.grammar_enforced is None
 
@@ -386,7 +386,7 @@ def our_own(model: ScriptedModel) -> Iterator[str]:
 def test_our_own_engine_serves_as_a_remote_one() -> None:
     model = ScriptedModel()
     with our_own(model) as url, client_of(url) as client:
-        info = client.wait_ready()
+        info = client.model
         note = write(client)
         client.complete(CompletionRequest(prompt="A colour:", top_k=7, min_p=0.1))
 
@@ -418,7 +418,7 @@ def post(service: NoteService) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("status", "reason"), [(400, "context"), (401, "key")])
-def test_a_note_that_the_server_refuses_fails_at_once_with_the_reason(
+def test_a_note_that_the_server_rejects_fails_at_once_with_the_reason(
     short_folder: Path, status: int, reason: str
 ) -> None:
     server = FakeServer(honours="grammar")
@@ -431,7 +431,7 @@ def test_a_note_that_the_server_refuses_fails_at_once_with_the_reason(
     assert server.real == []
 
 
-def test_the_service_waits_for_a_server_to_have_a_model_and_says_so(short_folder: Path) -> None:
+def test_the_service_waits_for_a_server_to_load_a_model_and_logs_it(short_folder: Path) -> None:
     server = FakeServer(honours="grammar", models=[{"object": "list", "data": None}] * 3)
     with service_with(server, short_folder / "no-model") as service:
         assert post(service)["status"] == "finished"
@@ -463,12 +463,12 @@ def llama_python() -> Path | None:
 @pytest.mark.skipif(
     llama_python() is None, reason="no xllamacpp (llama.cpp's server): install it or set DERMNOTE_LLAMA_SERVER_PYTHON"
 )
-def test_llama_cpps_own_server_holds_g_to_its_grammar() -> None:
+def test_llama_cpps_own_server_enforces_gs_grammar() -> None:
     python = llama_python()
     assert python is not None
     settings = ServerSettings(find_weights("smollm2")[1], slots=1, context_tokens=context_for(1, request_tokens=700))
     with llama_server(settings, python=python) as server, client_of(server.url) as client:
-        assert client.wait_ready().grammar
+        assert client.model.grammar
         note = write(client)
 
     assert note.verification.faithful, note.text

@@ -6,9 +6,9 @@ import pytest
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import ModelInfo, Note, NoteRequest
+from dermnote_contracts.problems import NoteUnfaithful
 from dermnote_notegen.engine.scripted import ScriptedModel
-from dermnote_notegen.worker import writer
-from dermnote_notegen.worker.writer import LEAST_DECISIONS, NoteUnfaithful, desk, tidy
+from dermnote_notegen.worker.writer import MIN_DECISIONS, NoteWriter, tidy
 from dermnote_notegen.writing.priors import load_priors
 
 FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
@@ -33,10 +33,10 @@ def request(strategy: str = "P2", metadata: dict[str, Any] | None = None, **opti
 
 
 def write(wanted: NoteRequest, *, engine: Scripted, seed: int) -> list[Note]:
-    return writer.write(wanted, desk=desk(engine, load_priors()), seed=seed)
+    return NoteWriter(engine, load_priors()).write(wanted, seed=seed)
 
 
-def test_an_unfaithful_text_is_asked_for_again_with_another_seed() -> None:
+def test_an_unfaithful_text_is_retried_with_another_seed() -> None:
     engine = Scripted(BAD, BAD, GOOD)
 
     (note,) = write(request(), engine=engine, seed=1)
@@ -47,7 +47,7 @@ def test_an_unfaithful_text_is_asked_for_again_with_another_seed() -> None:
     assert len({asked.seed for asked in engine.script.requests}) == 3
 
 
-def test_deterministic_holds_for_every_attempt_and_the_seeds_follow_from_the_given_one() -> None:
+def test_deterministic_applies_to_every_attempt_and_the_seeds_follow_from_the_given_one() -> None:
     first, again, without = Scripted(BAD, BAD, GOOD), Scripted(BAD, BAD, GOOD), Scripted(BAD, BAD, GOOD)
 
     for engine in (first, again):
@@ -59,14 +59,14 @@ def test_deterministic_holds_for_every_attempt_and_the_seeds_follow_from_the_giv
     assert [asked.deterministic for asked in without.script.requests] == [False] * 3
 
 
-def test_after_four_unfaithful_texts_the_template_takes_over_and_says_so() -> None:
+def test_after_four_unfaithful_texts_the_template_replaces_the_text() -> None:
     (note,) = write(request(), engine=Scripted(BAD), seed=1)
 
     assert (note.provenance.attempts, note.provenance.source) == (4, "template")
     assert note.verification.faithful
 
 
-def test_the_policies_fallback_reject_and_keep_ask_once() -> None:
+def test_the_policies_fallback_reject_and_keep_make_one_attempt() -> None:
     (fallen,) = write(request(on_unfaithful="fallback"), engine=Scripted(BAD), seed=1)
     (kept,) = write(request(on_unfaithful="keep"), engine=Scripted(BAD), seed=1)
 
@@ -85,7 +85,7 @@ def test_variants_differ_and_the_same_seed_gives_the_same_notes() -> None:
     assert [note.text for note in one] == [note.text for note in again]
 
 
-def test_a_variant_that_says_what_another_said_is_asked_for_again_whatever_the_policy() -> None:
+def test_a_duplicate_variant_is_retried_under_every_policy() -> None:
     other = GOOD.replace("presents with", "has")
 
     kept = write(request(n=2, on_unfaithful="keep"), engine=Scripted(BAD, BAD, GOOD), seed=1)
@@ -96,7 +96,7 @@ def test_a_variant_that_says_what_another_said_is_asked_for_again_whatever_the_p
     assert (first.provenance.attempts, second.provenance.attempts) == (1, 3)
 
 
-def test_a_model_that_only_repeats_itself_leaves_the_second_variant_to_the_template() -> None:
+def test_the_second_variant_is_the_template_if_the_model_only_repeats_itself() -> None:
     first, second = write(request(n=2), engine=Scripted(GOOD), seed=1)
 
     assert (first.text, first.provenance.source) == (GOOD, "llm")
@@ -104,7 +104,7 @@ def test_a_model_that_only_repeats_itself_leaves_the_second_variant_to_the_templ
     assert (second.provenance.source, second.verification.faithful) == ("template", True)
 
 
-def test_strategy_m_never_asks_the_model() -> None:
+def test_strategy_m_never_uses_the_model() -> None:
     engine = Scripted(BAD)
 
     (note,) = write(request("M", {"diagnosis": "superficial spreading melanoma"}), engine=engine, seed=1)
@@ -116,7 +116,7 @@ def test_strategy_m_never_asks_the_model() -> None:
     assert note.provenance.source == "template"
 
 
-def test_a_blinded_note_never_takes_over_a_diagnosis_that_the_model_names() -> None:
+def test_a_blinded_note_never_includes_a_diagnosis_named_by_the_model() -> None:
     blinded = NoteRequest.model_validate({"metadata": FACTS, "strategy": "P2", "include": ["demographics", "site"]})
 
     (note,) = write(blinded, engine=Scripted("A 61-year-old woman with a melanoma on the back."), seed=1)
@@ -126,7 +126,7 @@ def test_a_blinded_note_never_takes_over_a_diagnosis_that_the_model_names() -> N
     assert note.provenance.priors_version is None
 
 
-def test_p3s_own_diagnosis_is_unsupported_even_where_it_is_right() -> None:
+def test_p3s_own_diagnosis_is_unsupported_even_if_it_is_right() -> None:
     text = "A 61-year-old woman was seen for a lesion on the back. The diagnosis is melanoma."
 
     (note,) = write(request("P3", on_unfaithful="keep"), engine=Scripted(text), seed=1)
@@ -144,7 +144,7 @@ def test_every_strategy_falls_back_to_a_faithful_note(strategy: str) -> None:
     assert (note.verification.coverage, note.provenance.source) == (1, "template")
 
 
-def test_g_is_written_within_its_grammar_and_says_what_priors_it_used() -> None:
+def test_g_is_written_within_its_grammar_and_reports_its_priors() -> None:
     (note,) = write(request("G"), engine=Scripted(), seed=5)
 
     assert note.verification.faithful
@@ -153,7 +153,7 @@ def test_g_is_written_within_its_grammar_and_says_what_priors_it_used() -> None:
     assert {fact.field for fact in note.facts} == set(FACTS)
 
 
-def test_a_text_that_the_model_hardly_decided_counts_as_template() -> None:
+def test_a_text_with_few_decisions_of_the_model_counts_as_template() -> None:
     class Decided(Scripted):
         def __init__(self, decisions: int) -> None:
             super().__init__(GOOD)
@@ -163,14 +163,14 @@ def test_a_text_that_the_model_hardly_decided_counts_as_template() -> None:
             answer = super().complete(request)
             return answer.model_copy(update={"usage": answer.usage.model_copy(update={"decisions": self.decisions})})
 
-    (few,) = write(request(), engine=Decided(LEAST_DECISIONS - 1), seed=1)
-    (enough,) = write(request(), engine=Decided(LEAST_DECISIONS), seed=1)
+    (few,) = write(request(), engine=Decided(MIN_DECISIONS - 1), seed=1)
+    (enough,) = write(request(), engine=Decided(MIN_DECISIONS), seed=1)
 
     assert (few.provenance.source, enough.provenance.source) == ("template", "llm")
-    assert few.provenance.tokens.decisions == LEAST_DECISIONS - 1
+    assert few.provenance.tokens.decisions == MIN_DECISIONS - 1
 
 
-def test_a_seed_gives_the_same_request_to_the_model_and_another_seed_another() -> None:
+def test_the_same_seed_gives_the_same_request_and_another_seed_another_one() -> None:
     engine = Scripted()
     for seed in (1, 1, 2):
         write(request("G"), engine=engine, seed=seed)
@@ -190,5 +190,5 @@ def test_a_seed_gives_the_same_request_to_the_model_and_another_seed_another() -
         ("One. Two.", False, "One. Two."),
     ],
 )
-def test_a_sentence_that_the_token_limit_cut_is_dropped(text: str, finished: bool, expected: str) -> None:
+def test_a_sentence_cut_by_the_token_limit_is_dropped(text: str, finished: bool, expected: str) -> None:
     assert tidy(text, finished=finished) == expected

@@ -1,4 +1,4 @@
-"""Composition: every text of any facts is faithful and complete, leaves no trace of what was not given, and varies."""
+"""The note grammar: every text is faithful and complete, has no trace of missing facts, and varies."""
 
 import random
 from collections.abc import Mapping
@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from dermnote_contracts.metadata import walk
 from dermnote_contracts.vocabulary import diagnoses
 from dermnote_notegen.verify import Verifier
-from dermnote_notegen.writing.note_grammar import article, compose, person_in_short, write_skeleton, write_template
+from dermnote_notegen.writing.note_grammar import (
+    article,
+    build_note_grammar,
+    person_in_short,
+    write_skeleton,
+    write_template,
+)
 from dermnote_notegen.writing.priors import load_priors
 from tests.notegen.invented import lesions
 
@@ -22,15 +28,15 @@ FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "nevus"}
 many = settings(max_examples=300, deadline=None)
 
 
-def drawn(facts: Mapping[str, Any], seed: int, **more: Any) -> str:
+def sampled(facts: Mapping[str, Any], seed: int, **more: Any) -> str:
     prior = PRIORS.get(facts.get("diagnosis", ""))
-    return compose(facts, prior=prior, seed=seed, **more).draw(random.Random(seed))
+    return build_note_grammar(facts, prior=prior, seed=seed, **more).draw(random.Random(seed))
 
 
 @many
 @given(facts=lesions(), seed=SEEDS)
 def test_any_text_of_any_facts_is_faithful_and_complete(facts: dict[str, Any], seed: int) -> None:
-    for text in (drawn(facts, seed), write_skeleton(facts, seed=seed)):
+    for text in (sampled(facts, seed), write_skeleton(facts, seed=seed)):
         verdict = VERIFIER.verify(text, facts=facts)
         assert verdict.verification.faithful, (text, verdict.verification)
         assert verdict.verification.coverage == 1
@@ -39,15 +45,15 @@ def test_any_text_of_any_facts_is_faithful_and_complete(facts: dict[str, Any], s
 
 @many
 @given(facts=lesions(), seed=SEEDS)
-def test_it_is_one_paragraph_of_whole_sentences(facts: dict[str, Any], seed: int) -> None:
-    text = drawn(facts, seed)
+def test_a_note_is_one_paragraph_of_whole_sentences(facts: dict[str, Any], seed: int) -> None:
+    text = sampled(facts, seed)
 
     assert text[0].isupper()
     assert text.endswith(".")
     assert not any(wrong in text for wrong in ("  ", "..", " .", " ,", "{", "}", "None", "unknown"))
 
 
-def test_a_field_that_is_not_given_leaves_no_trace() -> None:
+def test_a_missing_field_leaves_no_trace() -> None:
     only_site = {write_skeleton({"site": "back"}, seed=seed) for seed in range(200)}
 
     for words in ("age", "year", "man", "sex", "diagnos", "not ", "no ", "recorded as", "type"):
@@ -55,46 +61,46 @@ def test_a_field_that_is_not_given_leaves_no_trace() -> None:
 
 
 @given(facts=lesions(), seed=SEEDS)
-def test_a_blinded_note_says_nothing_typical(facts: dict[str, Any], seed: int) -> None:
+def test_a_blinded_note_has_no_typical_findings(facts: dict[str, Any], seed: int) -> None:
     blinded = {name: value for name, value in facts.items() if name not in ("diagnosis", "benign_malignant")}
 
-    assert not blinded or "ypical" not in drawn(blinded, seed)
+    assert not blinded or "ypical" not in sampled(blinded, seed)
 
 
 @given(facts=lesions(), seed=SEEDS)
 def test_one_seed_gives_one_wording(facts: dict[str, Any], seed: int) -> None:
-    assert drawn(facts, seed) == drawn(facts, seed)
+    assert sampled(facts, seed) == sampled(facts, seed)
 
 
 def test_different_seeds_give_different_wordings() -> None:
     assert len({write_skeleton(FACTS, seed=seed) for seed in range(64)}) >= 48
-    assert len({drawn(FACTS, seed) for seed in range(64)}) == 64
+    assert len({sampled(FACTS, seed) for seed in range(64)}) == 64
 
 
 @pytest.mark.parametrize("most", [10, 40, 60, 250])
-def test_words_are_limited_as_far_as_the_facts_allow(most: int) -> None:
-    longest_facts = max(compose(FACTS, prior=None, seed=seed).most_words() for seed in range(60))
+def test_the_word_limit_holds_as_far_as_the_facts_allow(most: int) -> None:
+    longest_facts = max(build_note_grammar(FACTS, prior=None, seed=seed).most_words() for seed in range(60))
 
-    assert max(len(drawn(FACTS, seed, max_words=most).split()) for seed in range(60)) <= max(most, longest_facts)
+    assert max(len(sampled(FACTS, seed, max_words=most).split()) for seed in range(60)) <= max(most, longest_facts)
 
 
 @pytest.mark.parametrize(("most", "said"), [(10, False), (250, True)])
-def test_what_is_typical_is_said_where_there_is_room(most: int, said: bool) -> None:
-    texts = [drawn(FACTS, seed, max_words=most) for seed in range(40)]
+def test_typical_findings_are_stated_if_the_word_limit_allows(most: int, said: bool) -> None:
+    texts = [sampled(FACTS, seed, max_words=most) for seed in range(40)]
 
     assert {"ypical" in text or "characteristic" in text for text in texts} == {said}
 
 
-def test_what_is_typical_never_jars_with_a_given_border_or_symmetry() -> None:
+def test_typical_findings_never_contradict_a_given_border_or_symmetry() -> None:
     facts = {"diagnosis": "melanoma", "findings": {"border": "sharp", "asymmetry": "symmetric"}}
 
     for seed in range(200):
-        text = drawn(facts, seed)
+        text = sampled(facts, seed)
         assert text.count("border") + text.count("margin") == 1, text
         assert text.count("symmetr") == 1, text
 
 
-def test_m_says_superclass_class_and_subclass() -> None:
+def test_m_states_superclass_class_and_subclass() -> None:
     assert (
         write_template({"diagnosis": "melanoma"}) == "This image shows a malignant skin lesion of the class melanoma."
     )
@@ -141,11 +147,11 @@ def test_a_child_is_a_boy_or_a_girl(facts: dict[str, Any], words: str) -> None:
         ({"diagnosis": "merkel cell carcinoma"}, "Merkel cell carcinoma"),
     ],
 )
-def test_names_of_people_have_a_capital(facts: dict[str, Any], words: str) -> None:
+def test_eponyms_are_capitalised(facts: dict[str, Any], words: str) -> None:
     assert all(words in write_skeleton(facts, seed=seed) for seed in range(10))
 
 
-def test_one_year_is_no_years() -> None:
+def test_one_year_is_singular() -> None:
     texts = [write_skeleton({"age": 1}, seed=seed) for seed in range(40)]
     assert any("1 year" in text for text in texts)
     assert not any("1 years" in text for text in texts)

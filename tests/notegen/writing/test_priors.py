@@ -1,4 +1,4 @@
-"""Priors: complete, of the vocabulary, never saying what a note may not say; users add their own."""
+"""Priors: complete, within the vocabulary, free of forbidden claims; users add their own."""
 
 import re
 from pathlib import Path
@@ -22,8 +22,8 @@ SEVEN_POINT = [
     "melanoma (0.76 to 1.5 mm)", "melanoma (more than 1.5 mm)", "melanoma metastasis", "melanosis", "miscellaneous",
     "recurrent nevus", "reed or spitz nevus", "seborrheic keratosis", "vascular lesion",
 ]  # fmt: skip
-# Diagnoses that ISIC's hierarchy has no place for: inflammatory ones, and terms that hold several of ISIC's.
-NOT_ISICS = [
+# Diagnoses without an equivalent in ISIC's hierarchy: inflammatory ones, and terms that cover several of ISIC's.
+NOT_IN_ISIC = [
     "acne vulgaris", "actinic keratosis or intraepithelial carcinoma", "becker nevus", "eczema", "folliculitis",
     "granuloma annulare", "lichen planus", "miscellaneous lesion", "neurofibromatosis", "prurigo nodularis",
     "psoriasis", "vitiligo",
@@ -32,7 +32,7 @@ PAPER = ["ack", "bcc", "bek", "df", "mel", "nev", "scc", "vasc"]
 
 
 @pytest.mark.parametrize("label", [*SEVEN_POINT, *PAPER])
-def test_every_class_of_the_seven_point_set_and_of_the_paper_has_one(label: str) -> None:
+def test_every_class_of_the_seven_point_set_and_of_the_paper_has_a_prior(label: str) -> None:
     assert vocabularies()["diagnosis"].normalise(label) in PRIORS
 
 
@@ -48,29 +48,29 @@ def test_a_file_is_named_for_its_diagnosis(path: Path) -> None:
 
 
 @pytest.mark.parametrize("diagnosis", sorted(PRIORS))
-def test_superclass_and_class_are_the_vocabularys(diagnosis: str) -> None:
+def test_superclass_and_class_match_the_vocabulary(diagnosis: str) -> None:
     prior, term = PRIORS[diagnosis], diagnoses()[diagnosis]
 
-    assert (prior.superclass, prior.klass) == (term.superclass, term.klass)
+    assert (prior.superclass, prior.class_name) == (term.superclass, term.klass)
 
 
 @pytest.mark.parametrize("diagnosis", sorted(PRIORS))
-def test_its_place_is_one_of_isics_hierarchy(diagnosis: str) -> None:
+def test_the_isic_path_exists_in_isics_hierarchy(diagnosis: str) -> None:
     places = {place.value for place in DiagnosisEnum}
 
-    assert (PRIORS[diagnosis].isic == ()) == (diagnosis in NOT_ISICS)
-    assert diagnosis in NOT_ISICS or ":".join(PRIORS[diagnosis].isic) in places
+    assert (PRIORS[diagnosis].isic == ()) == (diagnosis in NOT_IN_ISIC)
+    assert diagnosis in NOT_IN_ISIC or ":".join(PRIORS[diagnosis].isic) in places
 
 
-@pytest.mark.parametrize("diagnosis", sorted(set(PRIORS) - set(NOT_ISICS)))
-def test_isic_does_not_call_benign_what_is_malignant_here_or_the_reverse(diagnosis: str) -> None:
+@pytest.mark.parametrize("diagnosis", sorted(set(PRIORS) - set(NOT_IN_ISIC)))
+def test_isic_agrees_on_benign_and_malignant(diagnosis: str) -> None:
     opposite = {"benign": "Malignant", "malignant": "Benign"}
 
     assert PRIORS[diagnosis].isic[0] != opposite.get(PRIORS[diagnosis].superclass)
 
 
 @pytest.mark.parametrize("diagnosis", sorted(PRIORS))
-def test_every_wording_can_be_said_as_typical_and_says_nothing_else(diagnosis: str) -> None:
+def test_every_wording_is_faithful_as_typical_and_claims_nothing_else(diagnosis: str) -> None:
     name = diagnosis[0].upper() + diagnosis[1:]
     for finding in PRIORS[diagnosis].findings:
         for wording in finding.wordings:
@@ -80,7 +80,7 @@ def test_every_wording_can_be_said_as_typical_and_says_nothing_else(diagnosis: s
 
 
 @pytest.mark.parametrize("diagnosis", sorted(PRIORS))
-def test_what_it_must_never_be_called_is_refused_in_a_note(diagnosis: str) -> None:
+def test_a_never_called_name_is_rejected_in_a_note(diagnosis: str) -> None:
     for name in PRIORS[diagnosis].never_called:
         text = f"A lesion was seen. The diagnosis is {diagnosis}. It is a {name}."
         assert not VERIFIER.verify(text, facts={"diagnosis": diagnosis}).verification.faithful, text
@@ -110,7 +110,7 @@ def test_a_users_folder_replaces_and_adds(tmp_path: Path) -> None:
     assert own.version != PRIORS.version
 
 
-def test_two_files_of_one_diagnosis_are_told_and_yml_is_read_too(tmp_path: Path) -> None:
+def test_two_files_of_one_diagnosis_are_an_error_and_yml_is_read_too(tmp_path: Path) -> None:
     first = own_file(tmp_path)
     first.rename(tmp_path / "first.yml")
     assert load_priors(tmp_path).version != PRIORS.version
@@ -118,11 +118,11 @@ def test_two_files_of_one_diagnosis_are_told_and_yml_is_read_too(tmp_path: Path)
     own_file(second).rename(second / "another.yml")
     own_file(second)
 
-    with pytest.raises(PriorsInvalid, match=r"mine\.yaml: .*another\.yml is of melanoma too"):
+    with pytest.raises(PriorsInvalid, match=r"mine\.yaml: .*another\.yml is for melanoma too"):
         load_priors(second)
 
 
-def test_the_version_is_that_of_the_texts_wherever_they_lie(tmp_path: Path) -> None:
+def test_the_version_depends_on_the_texts_and_not_on_their_folder(tmp_path: Path) -> None:
     for name in ("here", "there", "other", "empty"):
         (tmp_path / name).mkdir()
     own_file(tmp_path / "here", definition="A definition of the user's own.")
@@ -147,29 +147,31 @@ def test_a_users_findings_are_understood_by_the_verifier(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"diagnosis": "melanomma"}, "diagnosis: Value error, 'melanomma' is no term"),
-        ({"typical_sites": ["moon"]}, "typical_sites: Value error, no terms of the site vocabulary: moon"),
+        ({"diagnosis": "melanomma"}, "diagnosis: Value error, 'melanomma' is not in the diagnosis vocabulary"),
+        ({"typical_sites": ["moon"]}, "typical_sites: Value error, not in the site vocabulary: moon"),
         ({"superclass": "evil"}, "superclass: Input should be"),
-        ({"findings": []}, "findings: 0 are given, at least 5 are needed"),
+        ({"findings": []}, "findings: has 0, needs at least 5"),
         ({"codes": {"icd10": "X", "icd11": "2C30"}}, "codes.icd10: String should match pattern"),
         ({"sources": []}, "sources: Tuple should have at least 1 item"),
         ({"colour": "blue"}, "colour: Extra inputs are not permitted"),
     ],
 )
-def test_a_bad_file_is_told_with_its_name_and_field(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_an_invalid_file_is_reported_with_its_name_and_field(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     path = own_file(tmp_path, **changes)
 
     with pytest.raises(PriorsInvalid) as caught:
         load_priors(tmp_path)
 
     assert str(path) in str(caught.value)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_folder_that_is_not_there_and_a_file_that_is_no_yaml_are_told(tmp_path: Path) -> None:
-    with pytest.raises(PriorsInvalid, match="no such folder"):
+def test_a_missing_folder_and_a_file_that_is_not_yaml_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(PriorsInvalid, match="folder of priors not found"):
         load_priors(tmp_path / "away")
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(PriorsInvalid, match=r"bad\.yaml: not valid YAML"):
@@ -177,7 +179,7 @@ def test_a_folder_that_is_not_there_and_a_file_that_is_no_yaml_are_told(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"a: [", "not valid YAML"),
         (b"a: b\n c: d: e", "not valid YAML"),
@@ -188,12 +190,12 @@ def test_a_folder_that_is_not_there_and_a_file_that_is_no_yaml_are_told(tmp_path
         (b"diagnosis: [melanoma]", "diagnosis: Input should be a valid string"),
     ],
 )
-def test_whatever_a_file_holds_it_is_told_in_one_line(tmp_path: Path, content: bytes, told: str) -> None:
+def test_every_invalid_file_is_reported_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
 
     with pytest.raises(PriorsInvalid) as caught:
         load_priors(tmp_path)
 
-    assert str(caught.value).startswith(f"{path}: {told}")
+    assert str(caught.value).startswith(f"{path}: {message}")
     assert "\n" not in str(caught.value)

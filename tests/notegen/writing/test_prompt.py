@@ -1,4 +1,4 @@
-"""Rendering: prompts hold the facts and what is typical; blinded ones hint at nothing; only G has a grammar."""
+"""Prompts: they contain the facts and typical findings; blinded ones have no hints; only G has a grammar."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dermnote_contracts.notes import NoteRequest, Strategy
 from dermnote_contracts.vocabulary import diagnoses
 from dermnote_notegen.writing.priors import load_priors
-from dermnote_notegen.writing.prompt import Prompt, chosen_examples, render
+from dermnote_notegen.writing.prompt import Prompt, build_prompt, choose_examples
 from dermnote_notegen.writing.prompts import prompt_file
 from dermnote_notegen.writing.strategies import CARRIED, note_facts
 from tests.notegen.invented import lesions
@@ -24,41 +24,41 @@ FACTS = {
     "symptoms": {"itch": "yes", "bleed": "no"},
 }
 FREE: tuple[Strategy, ...] = ("P1", "P2", "P3")
-ASKED: tuple[Strategy, ...] = (*FREE, "G")
+WITH_MODEL: tuple[Strategy, ...] = (*FREE, "G")
 
 
-def rendered(
+def prompt_of(
     strategy: Strategy, metadata: dict[str, Any], *, seed: int = 0, grammar: bool = True, **more: Any
 ) -> Prompt:
     request = NoteRequest.model_validate({"metadata": metadata, "strategy": strategy} | more)
     facts = note_facts(request)
     prior = PRIORS.get(facts.diagnosis or "")
-    return render(strategy, facts=facts, prior=prior, options=request.options, seed=seed, grammar=grammar)
+    return build_prompt(strategy, facts=facts, prior=prior, options=request.options, seed=seed, grammar=grammar)
 
 
 def patient(prompt: Prompt) -> str:
-    """The facts line of the patient at hand."""
+    """The facts line of the patient."""
     return prompt.text.rpartition("Facts: ")[2]
 
 
-@pytest.mark.parametrize("strategy", ASKED)
-def test_a_prompt_begins_with_what_requests_share_and_ends_where_the_note_begins(strategy: Strategy) -> None:
-    text = rendered(strategy, FACTS).text
+@pytest.mark.parametrize("strategy", WITH_MODEL)
+def test_a_prompt_begins_with_its_shared_instruction_and_ends_where_the_note_begins(strategy: Strategy) -> None:
+    text = prompt_of(strategy, FACTS).text
 
     assert text.startswith(prompt_file(strategy).instruction)
     assert text.endswith("\nNote:")
 
 
-def test_g_shows_what_is_typical_and_leaves_the_facts_to_the_text_itself() -> None:
-    prompt = rendered("G", FACTS)
+def test_g_lists_typical_findings_and_leaves_the_facts_to_the_grammar() -> None:
+    prompt = prompt_of("G", FACTS)
 
     assert all(finding.wordings[0] in prompt.text for finding in PRIORS["melanoma"].findings)
     assert "61" not in prompt.text
-    assert prompt.text == rendered("G", FACTS | {"age": 30, "site": "face"}).text
+    assert prompt.text == prompt_of("G", FACTS | {"age": 30, "site": "face"}).text
 
 
-def test_an_engine_without_grammars_is_told_the_facts() -> None:
-    prompt = rendered("G", FACTS, grammar=False)
+def test_the_prompt_for_an_engine_without_grammars_has_the_facts() -> None:
+    prompt = prompt_of("G", FACTS, grammar=False)
 
     typical, _, facts = prompt.text.partition("Facts: ")
     assert (prompt.grammar, prompt.segments) == (None, ())
@@ -68,8 +68,8 @@ def test_an_engine_without_grammars_is_told_the_facts() -> None:
     )
 
 
-def test_the_segments_are_the_grammars_sentences_each_behind_the_prompt() -> None:
-    segments = rendered("G", FACTS).segments
+def test_the_segments_are_the_grammars_sentences_each_after_the_prompt() -> None:
+    segments = prompt_of("G", FACTS).segments
 
     assert len(segments) == len(["presentation", "symptoms", "typical", "outcome"])
     assert [segment.from_prompt for segment in segments] == [False, True, True, True]
@@ -80,25 +80,25 @@ def test_the_segments_are_the_grammars_sentences_each_behind_the_prompt() -> Non
 
 @pytest.mark.parametrize("strategy", FREE)
 def test_only_g_has_a_grammar(strategy: Strategy) -> None:
-    assert rendered(strategy, FACTS).grammar is None
-    assert rendered("G", FACTS).grammar is not None
+    assert prompt_of(strategy, FACTS).grammar is None
+    assert prompt_of("G", FACTS).grammar is not None
 
 
 @settings(deadline=None)
 @given(facts=lesions(), strategy=st.sampled_from(["P2", "P3", "G"]))
-def test_a_blinded_prompt_is_the_same_whatever_was_hidden(facts: dict[str, Any], strategy: Strategy) -> None:
+def test_a_blinded_prompt_does_not_depend_on_the_hidden_facts(facts: dict[str, Any], strategy: Strategy) -> None:
     known = {name: value for name, value in facts.items() if name not in ("diagnosis", "benign_malignant")}
     include = ["demographics", "site", "history", "symptoms", "findings"]
     assume(set(CARRIED[strategy]) & set(known))
-    plain = rendered(strategy, known, include=include)
+    plain = prompt_of(strategy, known, include=include)
 
     for diagnosis in ("melanoma", "nevus", "basal cell carcinoma"):
-        assert rendered(strategy, known | {"diagnosis": diagnosis}, include=include) == plain
+        assert prompt_of(strategy, known | {"diagnosis": diagnosis}, include=include) == plain
 
 
 @pytest.mark.parametrize("strategy", ["P2", "G"])
-def test_a_blinded_prompt_names_no_disease_and_nothing_typical(strategy: Strategy) -> None:
-    text = rendered(strategy, FACTS, include=["demographics", "site"]).text.partition("\n")[2].lower()
+def test_a_blinded_prompt_has_no_disease_and_no_typical_findings(strategy: Strategy) -> None:
+    text = prompt_of(strategy, FACTS, include=["demographics", "site"]).text.partition("\n")[2].lower()
 
     for name in diagnoses():
         assert not re.search(rf"\b{re.escape(name)}\b", text), name
@@ -106,8 +106,8 @@ def test_a_blinded_prompt_names_no_disease_and_nothing_typical(strategy: Strateg
         assert word not in text, word
 
 
-def test_examples_show_the_same_kinds_of_facts() -> None:
-    text = rendered("P2", {"site": "back", "diagnosis": "melanoma"}).text
+def test_examples_have_the_same_kinds_of_facts() -> None:
+    text = prompt_of("P2", {"site": "back", "diagnosis": "melanoma"}).text
 
     assert "year" not in text
     assert text.count("Facts: site ") == 4
@@ -123,42 +123,42 @@ def test_examples_show_the_same_kinds_of_facts() -> None:
         ("G", {"family_hx_mm": False}, "family history of melanoma no"),
     ],
 )
-def test_the_patients_line_holds_the_given_facts_and_none_of_an_example(
+def test_the_patients_line_has_the_given_facts_and_none_of_an_example(
     strategy: Strategy, metadata: dict[str, Any], line: str
 ) -> None:
-    assert patient(rendered(strategy, metadata, grammar=False)) == f"{line}.\nNote:"
+    assert patient(prompt_of(strategy, metadata, grammar=False)) == f"{line}.\nNote:"
 
 
-def test_p1_names_superclass_and_class_and_shows_the_findings_that_were_given() -> None:
+def test_p1_names_superclass_class_and_the_given_findings() -> None:
     metadata = {"diagnosis": "nodular melanoma", "findings": {"border": "sharp"}}
 
-    line = patient(rendered("P1", metadata))
+    line = patient(prompt_of("P1", metadata))
 
     assert line == "superclass malignant; class melanoma; diagnosis nodular melanoma; border sharp.\nNote:"
 
 
-def test_examples_are_those_nearest_to_the_diagnosis_the_nearest_last() -> None:
+def test_the_nearest_examples_are_chosen_the_nearest_last() -> None:
     examples = prompt_file("P2").examples
 
-    chosen = chosen_examples(examples, diagnosis="nodular melanoma")
+    chosen = choose_examples(examples, diagnosis="nodular melanoma")
 
     assert chosen[-1].facts["diagnosis"] == "melanoma"
     assert len(chosen) == 3
-    assert chosen_examples(examples, diagnosis=None) == examples[:3]
+    assert choose_examples(examples, diagnosis=None) == examples[:3]
 
 
-@pytest.mark.parametrize("strategy", ASKED)
+@pytest.mark.parametrize("strategy", WITH_MODEL)
 def test_options_reach_the_model(strategy: Strategy) -> None:
-    plain = rendered(strategy, FACTS)
-    asked = rendered(strategy, FACTS, options={"temperature": 0.7, "max_words": 30})
+    plain = prompt_of(strategy, FACTS)
+    asked = prompt_of(strategy, FACTS, options={"temperature": 0.7, "max_words": 30})
 
     assert (plain.temperature, asked.temperature) == (prompt_file(strategy).temperature, 0.7)
     assert (plain.max_tokens, asked.max_tokens) == (round(prompt_file(strategy).max_words * 2.5), 75)
 
 
-def test_a_seed_chooses_wordings_and_nothing_else() -> None:
-    one, other = rendered("G", FACTS, seed=1), rendered("G", FACTS, seed=2)
+def test_a_seed_only_chooses_wordings() -> None:
+    one, other = prompt_of("G", FACTS, seed=1), prompt_of("G", FACTS, seed=2)
 
     assert one.text == other.text
     assert one.grammar != other.grammar
-    assert one == rendered("G", FACTS, seed=1)
+    assert one == prompt_of("G", FACTS, seed=1)

@@ -6,9 +6,10 @@ import pytest
 
 from dermnote_contracts.notes import NoteRequest
 from dermnote_contracts.problems import DermnoteError, NoFacts, StrategyNeedsDiagnosis
-from dermnote_notegen.api.preview import offered_strategies, preview
+from dermnote_notegen.api.catalogue import get_strategies
+from dermnote_notegen.api.notes import preview_note
 from dermnote_notegen.writing.priors import load_priors
-from dermnote_notegen.writing.strategies import NoteFacts, field_names, note_facts
+from dermnote_notegen.writing.strategies import NoteFacts, note_facts
 
 EVERYTHING = {
     "age": 61,
@@ -24,7 +25,7 @@ EVERYTHING = {
 
 
 def of(strategy: str, metadata: dict[str, Any] = EVERYTHING, **more: Any) -> NoteFacts:
-    """What the note of a request must and may say."""
+    """The facts that the note of a request must and may state."""
     return note_facts(NoteRequest.model_validate({"metadata": metadata, "strategy": strategy} | more))
 
 
@@ -33,7 +34,7 @@ def facts(strategy: str, metadata: dict[str, Any] = EVERYTHING, **more: Any) -> 
     return dict(of(strategy, metadata, **more).stated)
 
 
-def test_m_states_the_diagnosis_alone() -> None:
+def test_m_states_only_the_diagnosis() -> None:
     assert facts("M") == {"diagnosis": "melanoma"}
 
 
@@ -50,8 +51,8 @@ def test_p2_states_demographics_site_and_diagnosis() -> None:
         (["site", "symptoms"], ["site"]),
     ],
 )
-def test_include_leaves_the_other_topics_out(include: list[str], names: list[str]) -> None:
-    assert field_names(facts("P2", include=include)) == names
+def test_include_removes_the_other_topics(include: list[str], names: list[str]) -> None:
+    assert list(facts("P2", include=include)) == names
 
 
 def test_without_the_diagnosis_a_note_is_blinded() -> None:
@@ -68,7 +69,7 @@ def test_p1_states_the_diagnosis_and_may_use_what_else_was_included() -> None:
     }  # fmt: skip
 
 
-def test_p3_states_all_but_the_diagnosis_and_may_not_name_it() -> None:
+def test_p3_states_everything_except_the_diagnosis() -> None:
     assert set(EVERYTHING) - set(facts("P3")) == {"diagnosis", "benign_malignant"}
     assert of("P3").allowed == of("P3").stated
     assert of("P3").diagnosis is None
@@ -103,7 +104,7 @@ def test_size_and_image_type_belong_to_the_findings() -> None:
         ("G", {"include": []}, NoFacts),
     ],
 )
-def test_what_a_strategy_cannot_write_is_refused(
+def test_a_request_that_a_strategy_cannot_write_is_rejected(
     strategy: str, more: dict[str, Any], error: type[DermnoteError]
 ) -> None:
     with pytest.raises(error) as caught:
@@ -115,15 +116,15 @@ def test_what_a_strategy_cannot_write_is_refused(
 @pytest.mark.parametrize("strategy", ["M", "P1", "P2", "P3", "G"])
 def test_the_preview_lists_what_the_note_must_state(strategy: str) -> None:
     request = NoteRequest.model_validate({"metadata": EVERYTHING, "strategy": strategy})
-    shown = preview(request, priors=load_priors())
+    shown = preview_note(request, priors=load_priors())
     assert shown.facts == facts(strategy)
     assert (shown.prompt is None) == (strategy == "M")
     assert (shown.grammar is not None) == (strategy == "G")
     assert shown.blinded == (strategy == "P3")
 
 
-def test_every_strategy_on_offer_has_a_version_and_says_what_it_states() -> None:
-    offered = {info.id: info for info in offered_strategies()}
+def test_every_strategy_reports_its_version_and_the_topics_it_states() -> None:
+    offered = {info.id: info for info in get_strategies()}
     assert set(offered) == {"M", "P1", "P2", "P3", "G"}
     assert offered["M"].states == ["diagnosis"]
     assert offered["P2"].states == ["demographics", "site", "diagnosis"]

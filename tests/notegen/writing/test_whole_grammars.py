@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from dermnote_notegen.engine.model import find_weights
 from dermnote_notegen.verify import Verifier
-from dermnote_notegen.writing.note_grammar import compose
+from dermnote_notegen.writing.note_grammar import build_note_grammar
 from dermnote_notegen.writing.phrase_grammar import PhraseGrammar
 from dermnote_notegen.writing.priors import load_priors
 from tests.notegen.invented import lesions
@@ -65,19 +66,20 @@ TRACES = {
 
 def grammar(facts: Mapping[str, Any], *, seed: int, typical: bool = True) -> PhraseGrammar:
     prior = PRIORS.get(facts.get("diagnosis", "")) if typical else None
-    return compose(facts, prior=prior, seed=seed)
+    return build_note_grammar(facts, prior=prior, seed=seed)
 
 
 def sentences(facts: Mapping[str, Any], *, seed: int) -> dict[str, PhraseGrammar]:
-    """The sentences that a note of these facts is made of, each as a grammar of its own."""
+    """The sentences of a note of these facts, each as a separate grammar."""
     rules = grammar(facts, seed=seed).rules
     return {name: PhraseGrammar(rules, root=name) for name in SENTENCES if name in rules}
 
 
 def wordings(sentence: PhraseGrammar) -> set[str]:
-    """All of them, or 300 where there are more."""
-    if sentence.count() <= 300:
-        return set(sentence.texts())
+    """All wordings, or a sample of 300 if there are more."""
+    texts = list(islice(sentence.texts(), 301))
+    if len(texts) <= 300:
+        return set(texts)
     return {sentence.draw(random.Random(number)) for number in range(300)}
 
 
@@ -85,12 +87,12 @@ def without(name: str) -> dict[str, Any]:
     return {other: value for other, value in FULL.items() if other != name}
 
 
-def test_the_sentences_are_all_of_which_a_note_is_made() -> None:
+def test_the_list_of_sentences_is_complete() -> None:
     assert set(sentences(FULL, seed=1)) | set(sentences({"site": "scalp"}, seed=1)) == set(SENTENCES)
 
 
 @pytest.mark.parametrize("facts", [FULL, {"site": "scalp"}, *map(without, FULL)], ids=["full", "bare", *FULL])
-def test_no_wording_of_any_sentence_says_what_was_not_given(facts: dict[str, Any]) -> None:
+def test_no_wording_of_any_sentence_claims_anything_not_given(facts: dict[str, Any]) -> None:
     for seed in range(6):
         for sentence in sentences(facts, seed=seed).values():
             for text in wordings(sentence):
@@ -99,7 +101,7 @@ def test_no_wording_of_any_sentence_says_what_was_not_given(facts: dict[str, Any
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_a_field_shows_in_every_note_that_has_it_and_leaves_no_word_in_one_that_has_not(name: str) -> None:
+def test_a_field_appears_in_every_note_that_has_it_and_in_no_other(name: str) -> None:
     traces = TRACES[name]
 
     for seed in range(60):
@@ -112,7 +114,7 @@ def test_a_field_shows_in_every_note_that_has_it_and_leaves_no_word_in_one_that_
 
 @settings(max_examples=100, deadline=None)
 @given(facts=lesions(), seed=SEEDS)
-def test_every_note_that_is_drawn_is_one_that_a_model_may_write(facts: dict[str, Any], seed: int) -> None:
+def test_the_gbnf_accepts_every_sampled_note(facts: dict[str, Any], seed: int) -> None:
     whole = grammar(facts, seed=seed)
     matcher = llguidance.LLMatcher(BYTES, llguidance.grammar_from("gbnf", whole.gbnf(before=" ")))
     text = " " + whole.draw(random.Random(seed))
@@ -122,7 +124,7 @@ def test_every_note_that_is_drawn_is_one_that_a_model_may_write(facts: dict[str,
 
 
 @pytest.mark.parametrize("change", [str.upper, lambda text: text + " It is benign.", lambda text: text[:-1] + "!"])
-def test_other_words_are_none_that_a_model_may_write(change: Callable[[str], str]) -> None:
+def test_the_gbnf_rejects_other_words(change: Callable[[str], str]) -> None:
     whole = grammar(FULL, seed=1)
     matcher = llguidance.LLMatcher(BYTES, llguidance.grammar_from("gbnf", whole.gbnf(before=" ")))
     tokens = BYTES.tokenize_str(" " + change(whole.draw(random.Random(1))))
@@ -140,7 +142,7 @@ json.dump([bool(init(vocabulary, text.encode(), b"root")) for text in json.load(
 
 
 @pytest.mark.gguf
-def test_llama_cpp_reads_the_grammar_of_any_note_and_nothing_that_is_none() -> None:
+def test_llama_cpp_accepts_the_grammar_of_any_note_and_no_invalid_one() -> None:
     _, weights, _ = find_weights("smollm2")
     cases = [
         FULL,

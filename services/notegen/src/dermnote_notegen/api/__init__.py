@@ -1,1 +1,1 @@
-"""Routes: parse, call one thing, answer. No domain decisions here."""
+"""Routes: parse the request, call one thing, return its answer. No domain decisions here."""

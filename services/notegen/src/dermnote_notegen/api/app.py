@@ -11,7 +11,7 @@ from dermnote_http.errors import BodyLimit
 from dermnote_http.logging import configure_logging
 from dermnote_http.rate_limit import RateLimiter
 from dermnote_http.settings import read_settings
-from dermnote_notegen.api import batches, catalogue, health, notes
+from dermnote_notegen.api import batches, catalogue, notes
 from dermnote_notegen.api.jobs import Jobs, queue_errors
 from dermnote_notegen.api.metrics import JobsCollector
 from dermnote_notegen.queue.redis import connect
@@ -38,7 +38,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     app.state.jobs = jobs = Jobs(redis, settings)
     app.state.priors = load_priors(settings.priors_dir)
     app.state.registry.register(JobsCollector(jobs))
-    add_routes(app, [notes.router, batches.router, catalogue.router], health=health.router)
+    add_routes(app, [notes.router, batches.router, catalogue.router], health=catalogue.health)
     return app
 
 

@@ -1,22 +1,29 @@
-"""What routes take from the request: the jobs object and the headers that DESIGN's contract names."""
+"""FastAPI dependencies of the routes: the app's objects, the caller and request headers."""
 
 import re
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
 from dermnote_contracts.problems import InvalidRequest
 from dermnote_http.auth import Caller, caller_of
-from dermnote_notegen.api.jobs import Jobs
+from dermnote_notegen.api.jobs import Jobs, queue_errors
 from dermnote_notegen.writing.priors import Priors
 
 MAX_WAIT_S = 60
 
 
-def get_jobs(request: Request) -> Jobs:
-    """The app's jobs."""
-    jobs: Jobs = request.app.state.jobs
-    return jobs
+async def get_jobs(request: Request) -> AsyncIterator[Jobs]:
+    """The app's jobs; Redis errors of a route become QueueUnavailable."""
+    with queue_errors():
+        yield request.app.state.jobs
+
+
+def get_priors(request: Request) -> Priors:
+    """The app's clinical priors."""
+    priors: Priors = request.app.state.priors
+    return priors
 
 
 def preferred_wait_s(prefer: Annotated[str | None, Header()] = None) -> int:
@@ -32,14 +39,8 @@ def idempotency_key(key: Annotated[str | None, Header(alias="Idempotency-Key")] 
     return key
 
 
-def get_priors(request: Request) -> Priors:
-    """The app's clinical priors."""
-    priors: Priors = request.app.state.priors
-    return priors
-
-
-PriorsHere = Annotated[Priors, Depends(get_priors)]
-CallerHere = Annotated[Caller, Depends(caller_of)]
-JobsHere = Annotated[Jobs, Depends(get_jobs)]
+PriorsDep = Annotated[Priors, Depends(get_priors)]
+CallerDep = Annotated[Caller, Depends(caller_of)]
+JobsDep = Annotated[Jobs, Depends(get_jobs)]
 WaitS = Annotated[int, Depends(preferred_wait_s)]
 IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]

@@ -1,4 +1,4 @@
-"""One note: ask for it, look at it, cancel or erase it, preview its prompt."""
+"""Single notes: create, read, follow, cancel or erase one, and preview its prompt."""
 
 import asyncio
 import time
@@ -9,12 +9,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel
 
-from dermnote_contracts.notes import ENDED, NoteJob, NoteRequest
+from dermnote_contracts.notes import ENDED, NoteJob, NoteRequest, Strategy
 from dermnote_contracts.problems import DermnoteError
-from dermnote_notegen.api import preview
-from dermnote_notegen.api.dependencies import CallerHere, IdempotencyKey, JobsHere, PriorsHere, WaitS
-from dermnote_notegen.api.jobs import Jobs
+from dermnote_notegen.api.dependencies import CallerDep, IdempotencyKey, JobsDep, PriorsDep, WaitS
+from dermnote_notegen.api.jobs import Jobs, queue_errors
+from dermnote_notegen.writing.prompt import build_prompt
+from dermnote_notegen.writing.prompts import prompt_file
+from dermnote_notegen.writing.strategies import note_facts
 
 router = APIRouter(tags=["notes"])
 POLL_S = 0.1
@@ -24,14 +27,32 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 }
 
 
+class Preview(BaseModel):
+    """`prompt`: the text before the model's own words, null without a model; `facts`: what the note must state.
+
+    `grammar`: the GBNF that the text must follow, null if the model writes freely. Wordings are drawn with
+    `options.seed`, or 0.
+    """
+
+    strategy: Strategy
+    prompt: str | None
+    prompt_version: str
+    grammar: str | None
+    facts: dict[str, Any]
+    blinded: bool
+
+
 @router.post("/notes", responses=ACCEPTED)
 async def create_note(
-    body: NoteRequest, *, response: Response, jobs: JobsHere, caller: CallerHere, wait_s: WaitS, key: IdempotencyKey
+    body: NoteRequest, *, response: Response, jobs: JobsDep, caller: CallerDep, wait_s: WaitS, key: IdempotencyKey
 ) -> NoteJob:
-    """Queue one note. With `Prefer: wait=N` the answer waits up to N seconds for it."""
+    """Queue one note. With `Prefer: wait=N`, wait up to N seconds for it to end."""
     await caller.charge(body.options.n)
-    job = await run_in_threadpool(jobs.submit, body, owner=caller.name, idempotency_key=key)
-    job = await _wait(jobs, job, wait_s, owner=caller.name)
+    queued = await run_in_threadpool(jobs.submit, body, owner=caller.name, idempotency_key=key)
+    deadline = time.monotonic() + wait_s
+    async for job in _poll(jobs, queued, owner=caller.name):
+        if job.status in ENDED or time.monotonic() >= deadline:
+            break
     response.headers["Location"] = f"/notes/{job.id}"
     if wait_s:
         response.headers["Preference-Applied"] = f"wait={wait_s}"
@@ -40,36 +61,55 @@ async def create_note(
 
 
 @router.post("/notes/preview")
-def preview_note(body: NoteRequest, priors: PriorsHere) -> preview.Preview:
-    """The rendered prompt, the grammar and the facts that the note must state. No model is asked."""
-    return preview.preview(body, priors=priors)
+def preview_note(body: NoteRequest, priors: PriorsDep) -> Preview:
+    """The prompt, the grammar and the facts that the note must state. No model is run."""
+    facts = note_facts(body)
+    prompts = prompt_file(body.strategy)
+    prompt = None
+    if prompts.instruction:
+        prior = priors.get(facts.diagnosis or "")
+        seed = body.options.seed or 0
+        prompt = build_prompt(body.strategy, facts=facts, prior=prior, options=body.options, seed=seed)
+    return Preview(
+        strategy=body.strategy,
+        prompt=None if prompt is None else prompt.text,
+        prompt_version=prompts.version,
+        grammar=None if prompt is None else prompt.grammar,
+        facts=dict(facts.stated),
+        blinded=facts.diagnosis is None,
+    )
 
 
-def _asked_for(note_id: str, jobs: JobsHere, caller: CallerHere) -> NoteJob:
-    return jobs.get(note_id, owner=caller.name)
+def requested_job(note_id: str, jobs: JobsDep, caller: CallerDep) -> NoteJob:
+    """The job that the path names."""
+    return jobs.store.get(note_id, owner=caller.name)
 
 
-JobHere = Annotated[NoteJob, Depends(_asked_for)]
+JobDep = Annotated[NoteJob, Depends(requested_job)]
 
 
 @router.get("/notes/{note_id}")
-def get_note(job: JobHere) -> NoteJob:
+def get_note(job: JobDep) -> NoteJob:
     """State and, once finished, the note."""
     return job
 
 
 @router.get("/notes/{note_id}/events", response_class=EventSourceResponse)
-async def note_events(job: JobHere, jobs: JobsHere, caller: CallerHere) -> AsyncIterable[ServerSentEvent]:
-    """Server-sent events: the job as it is, and again whenever its status changes, until it has ended.
+async def note_events(job: JobDep, jobs: JobsDep, caller: CallerDep) -> AsyncIterable[ServerSentEvent]:
+    """Server-sent events: the job now and at every change of its status, until it has ended.
 
-    An event is named by the status; its data are the NoteJob. The stream ends early where the note is erased.
+    The event's name is the status, its data the NoteJob. The stream ends early if the note is erased.
     """
-    async for state in _states(jobs, job, owner=caller.name):
-        yield ServerSentEvent(event=state.status, data=state.model_dump(mode="json"))
+    sent = ""
+    with suppress(DermnoteError), queue_errors():  # erased or Redis unavailable: an answer that has begun can only end
+        async for state in _poll(jobs, job, owner=caller.name):
+            if state.status != sent:
+                sent = state.status
+                yield ServerSentEvent(event=sent, data=state.model_dump(mode="json"))
 
 
 @router.delete("/notes/{note_id}", responses={200: {"model": NoteJob}, 204: {"description": "Erased"}})
-def delete_note(note_id: str, jobs: JobsHere, caller: CallerHere) -> Response:
+def delete_note(note_id: str, jobs: JobsDep, caller: CallerDep) -> Response:
     """Cancel a note that has not ended (200), or erase one that has (204)."""
     job = jobs.delete(note_id, owner=caller.name)
     if job is None:
@@ -77,23 +117,11 @@ def delete_note(note_id: str, jobs: JobsHere, caller: CallerHere) -> Response:
     return Response(job.model_dump_json(), media_type="application/json")
 
 
-async def _states(jobs: Jobs, job: NoteJob, *, owner: str) -> AsyncIterator[NoteJob]:
-    """The job each time its status is another one, until it has ended."""
-    told = ""
-    with suppress(DermnoteError):  # erased meanwhile, or Redis is gone: the answer has begun, it can only end
-        while True:
-            if job.status != told:
-                told = job.status
-                yield job
-            if job.status in ENDED:
-                return
-            await asyncio.sleep(POLL_S)
-            job = await run_in_threadpool(jobs.get, job.id, owner=owner)
-
-
-async def _wait(jobs: Jobs, job: NoteJob, wait_s: int, *, owner: str) -> NoteJob:
-    ends = time.monotonic() + wait_s
-    while job.status not in ENDED and time.monotonic() < ends:
+async def _poll(jobs: Jobs, job: NoteJob, *, owner: str) -> AsyncIterator[NoteJob]:
+    """The job, read again every POLL_S until it has ended."""
+    while True:
+        yield job
+        if job.status in ENDED:
+            return
         await asyncio.sleep(POLL_S)
-        job = await run_in_threadpool(jobs.get, job.id, owner=owner)
-    return job
+        job = await run_in_threadpool(jobs.store.get, job.id, owner=owner)

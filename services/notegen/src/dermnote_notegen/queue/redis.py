@@ -1,4 +1,4 @@
-"""The one place that opens Redis: its URL, and its password from a file where one is named."""
+"""The only module that opens Redis: by its URL, with a password from a file where one is set."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from dermnote_notegen.settings import Settings
 
 
 class PasswordUnreadable(StartRefused):
-    """REDIS_PASSWORD_FILE can't be read, or holds nothing. The message never has what is in it."""
+    """REDIS_PASSWORD_FILE can't be read or is empty. The message never contains the file's content."""
 
 
 def connect(settings: Settings, **options: Any) -> Redis:
-    """A connection, made lazily. `options` are redis-py's own. A password in the URL goes before the file's.
+    """Create a client that connects lazily. `options` are redis-py's. A password in the URL overrides the file's.
 
     Raises PasswordUnreadable.
     """
@@ -21,13 +21,11 @@ def connect(settings: Settings, **options: Any) -> Redis:
     if path is not None:
         try:
             password = path.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise PasswordUnreadable(f"REDIS_PASSWORD_FILE: {path} can't be read: {_reason(error)}") from error
+        except OSError as error:
+            raise PasswordUnreadable(f"REDIS_PASSWORD_FILE: {path} can't be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise PasswordUnreadable(f"REDIS_PASSWORD_FILE: {path} can't be read: it is not UTF-8") from error
         if not password:
             raise PasswordUnreadable(f"REDIS_PASSWORD_FILE: {path} is empty")
         options["password"] = password
     return Redis.from_url(settings.redis_url, **options)
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is no UTF-8"

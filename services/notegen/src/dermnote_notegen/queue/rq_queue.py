@@ -1,13 +1,12 @@
-"""The one door to RQ: enqueue by name and JSON, a light worker, and the upkeep that finds orphans fast.
+"""The only module that uses RQ: enqueues jobs by name and JSON, runs them, and recovers orphans.
 
-RQ jobs carry an opaque note id and nothing of the patient. Its own defaults would fail an orphan (no Retry), or find it
-after ten minutes; here a dead worker's job runs again within a minute.
+RQ jobs carry an opaque note id and no patient data. With RQ's defaults an orphaned job fails (no Retry) or waits ten
+minutes; here the job of a dead worker runs again within a minute.
 """
 
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,13 +26,12 @@ log = logging.getLogger(__name__)
 QUEUE_NAME = "notes"
 TASK = "dermnote_notegen.worker.write_note"
 WORKER_STALE_S = 30
-WORKER_TTL_S = (25, 30)  # RQ blocks for 15 s less than this: 20 workers must not all come back at the same moment
+WORKER_TTL_S = (25, 30)  # RQ blocks for 15 s less than this; drawn at random so that workers don't all poll at once
 MONITOR_S = 5
-FRESH_S = 1.0
 
 
 class NoteQueue:
-    """Notes waiting to be written."""
+    """The queue of notes to write."""
 
     def __init__(self, redis: Redis, *, job_timeout_s: int, retries: int) -> None:
         self._redis = redis
@@ -42,7 +40,7 @@ class NoteQueue:
         self._retries = retries
 
     def put(self, pipe: Pipeline, note_ids: Iterable[str]) -> None:
-        """Queue jobs in a transaction that the caller executes."""
+        """Enqueue jobs in a transaction that the caller executes."""
         jobs = [
             Queue.prepare_data(
                 TASK,
@@ -59,15 +57,15 @@ class NoteQueue:
         self._queue.enqueue_many(jobs, pipeline=pipe)
 
     def waiting(self) -> int:
-        """Jobs that no worker has taken yet."""
+        """Count the jobs that no worker has taken yet."""
         return self._queue.count
 
     def running(self) -> int:
-        """Jobs that a worker has in hand."""
+        """Count the jobs that workers are running."""
         return int(self._redis.zcard(StartedJobRegistry(queue=self._queue).key))
 
     def workers_alive(self) -> int:
-        """Workers whose last heartbeat is fresh."""
+        """Count the workers with a fresh heartbeat."""
         with self._redis.pipeline(transaction=False) as pipe:
             for key in Worker.all_keys(queue=self._queue):
                 pipe.hget(key, "last_heartbeat")
@@ -75,141 +73,107 @@ class NoteQueue:
         return sum(1 for beat in heartbeats if (now() - beat).total_seconds() < WORKER_STALE_S)
 
     def drop(self, note_id: str) -> None:
-        """Forget a job that need not run any more; harmless when it is gone or running."""
+        """Remove a job from the queue; no effect if it is running or gone."""
         job = self._queue.fetch_job(note_id)
         if job is not None:
             self._queue.remove(job)
 
 
 class NoteWorker(BaseWorker):
-    """An RQ worker that runs its jobs in its own process, one after the other, while a thread keeps the heartbeats.
+    """An RQ worker that runs its jobs one after another in its own process while a thread sends the heartbeats.
 
-    `on_failed(note_id)` is called for each job that RQ has given up. Upkeep is not done between jobs: one process of
-    the pool calls `clean_registries` for all workers. A job can't be stopped from outside, so RQ's commands to a worker
-    (publish and subscribe, with a thread and a connection for each) are left out; cancelling is done in the record.
+    `on_failed(note_id)` is called for each job that RQ has given up. Maintenance doesn't run between jobs: one process
+    calls `clean_registries` for all workers. RQ's commands to a worker are not received (they would cost a connection
+    and a thread per worker); notes are cancelled in their records.
     """
 
     log_result_lifespan = False
     max_connection_wait_time = 5.0
+    should_run_maintenance_tasks = False
 
     def __init__(
         self,
-        *args: Any,
+        redis: Redis,
+        *,
         orphan_after_s: int,
         on_failed: Callable[[str], None],
-        **kwargs: Any,
+        maintenance_interval_s: int = 10,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(
+            [QUEUE_NAME],
+            connection=redis,
+            serializer="json",
+            worker_ttl=random.randint(*WORKER_TTL_S),
+            job_monitoring_interval=MONITOR_S,
+            maintenance_interval=maintenance_interval_s,
+            log_job_description=False,
+        )
         self._orphan_after_s = orphan_after_s
         self._on_failed = on_failed
-        self._in_hand: tuple[Job, Execution] | None = None
+        self._current: tuple[Job, Execution] | None = None
         self._ended = threading.Event()
-        self._suspension_looked_at = 0.0
 
     def work(self, *args: Any, **kwargs: Any) -> bool:
-        """RQ's loop, with a thread beside it that keeps the heartbeats of the job in hand."""
-        threading.Thread(target=self._keep_heartbeats, name="heartbeat", daemon=True).start()
+        """Run jobs until a signal ends the worker after its current job."""
+        threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
         try:
             return super().work(*args, **kwargs)
         finally:
             self._ended.set()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run one job here."""
+        """Run one job in this process."""
         execution = self.prepare_execution(job)
-        self._in_hand = (job, execution)
+        self._current = (job, execution)
         try:
             self.perform_job(job, queue, execution)
         finally:
-            self._in_hand = None
+            self._current = None
         self.set_state(WorkerStatus.IDLE)
 
-    def _keep_heartbeats(self) -> None:
+    def _send_heartbeats(self) -> None:
         while not self._ended.wait(self.job_monitoring_interval):
-            in_hand = self._in_hand
-            if in_hand is None:
+            current = self._current
+            if current is None:
                 continue
             try:
-                self.maintain_heartbeats(*in_hand)  # the pool gives this thread a connection of its own
+                self.maintain_heartbeats(*current)  # the pool gives this thread its own connection
             except RedisError as error:
-                log.warning("no heartbeat: %s", error)
+                log.warning("heartbeat not sent: %s", error)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
-        """Seconds without a heartbeat after which a job counts as abandoned."""
+        """Seconds without a heartbeat after which a job counts as orphaned."""
         return int(self.job_monitoring_interval) + self._orphan_after_s
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """RQ's handling. A job that was broken off by its time-out may leave connections half read: start anew."""
+        """Handle an exception as RQ does, and stop after a time-out: it may leave connections with a partial read."""
         super().handle_exception(job, *exc_info)
         if issubclass(exc_info[0], JobTimeoutException):
-            log.warning("worker %s ends: its job %s ran out of time", self.name, job.id)
+            log.warning("worker %s stops: its job %s timed out", self.name, job.id)
             self._stop_requested = True
 
     def handle_job_failure(self, job: Job, queue: Queue, *args: Any, **kwargs: Any) -> None:
-        """RQ's handling (retry or fail); a job that failed for good ends its note."""
+        """Retry or fail a job as RQ does; a job without retries left fails its note."""
         given_up = not job.should_retry
         super().handle_job_failure(job, queue, *args, **kwargs)
         if given_up:
             self._on_failed(job.id)
 
-    # What follows makes a job cheap.
-
-    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """RQ's heartbeat, which it sends five times a job; one of a moment ago is enough."""
-        beat = self.last_heartbeat
-        if pipeline is not None or beat is None or (now() - beat).total_seconds() > FRESH_S:
-            super().heartbeat(timeout, pipeline)
-
-    def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
-        """Tell Redis a state that has changed."""
-        if pipeline is not None or state != self.get_state():
-            super().set_state(state, pipeline)
-
-    def check_for_suspension(self, burst: bool) -> None:
-        """`rq suspend` is obeyed within a second."""
-        if time.monotonic() - self._suspension_looked_at > FRESH_S:
-            super().check_for_suspension(burst)
-            self._suspension_looked_at = time.monotonic()
-
-    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:  # noqa: ARG002
-        """The job's hash is deleted next: no heartbeat in it."""
-        job.ended_at = now()
-
-    def handle_job_success(
-        self,
-        job: Job,
-        queue: Queue,  # noqa: ARG002
-        started_job_registry: StartedJobRegistry,  # noqa: ARG002
-        execution: Execution,
-    ) -> None:
-        """Forget the job: a note's job has no result, no dependents and no rate limit."""
-        with self.connection.pipeline() as pipe:
-            self.increment_successful_job_count(pipe)
-            self.cleanup_execution(job, pipeline=pipe, execution=execution)
-            pipe.delete(job.key)
-            pipe.execute()
-
     def subscribe(self) -> None:
-        """No commands to this worker."""
+        """Do nothing: this worker takes no commands."""
 
     def set_shutdown_requested_date(self) -> None:
-        """Nothing: RQ calls this in a signal handler, and the main thread may be talking to Redis."""
-
-    @property
-    def should_run_maintenance_tasks(self) -> bool:
-        """Never: the pool has one process for it."""
-        return False
-
-    # Upkeep, by one process for all workers.
+        """Do nothing: RQ calls this in a signal handler, while the main thread may be using the connection."""
 
     def clean_registries(self) -> None:
-        """RQ's maintenance; then jobs stuck between queue and worker run again, and failed jobs end their notes.
+        """Maintain the queue for all workers: run orphaned jobs again and fail the notes of failed jobs.
 
-        RQ's lock would stay for 15 minutes where its holder is killed. Ours expires just before the next turn, and
-        nobody releases it: several pools on one Redis share the turns.
+        RQ's lock would last 15 minutes if its holder is killed. This lock expires just before the next turn and is
+        never released, so that several worker programs on one Redis share the turns.
         """
         for queue in self.queues:
-            if not self.connection.set(queue.registry_cleaning_key, self.name, nx=True, px=self._turn_ms):
+            lock_ms = int(self.maintenance_interval * 900)
+            if not self.connection.set(queue.registry_cleaning_key, self.name, nx=True, px=lock_ms):
                 continue
             clean_registries(queue, self._exc_handlers)
             clean_worker_registry(queue)
@@ -218,40 +182,15 @@ class NoteWorker(BaseWorker):
             for note_id in FailedJobRegistry(queue=queue).get_job_ids(cleanup=False):
                 self._on_failed(note_id)
 
-    @property
-    def _turn_ms(self) -> int:
-        return int(self.maintenance_interval * 900)
-
     def _requeue_stuck(self, queue: Queue) -> None:
-        """A worker that dies between taking a job and starting it leaves it in RQ's intermediate list."""
+        """Requeue jobs that stayed in RQ's intermediate queue because a worker died before it started them."""
         intermediate = queue.intermediate_queue
         for note_id in intermediate.get_job_ids():
-            seen = intermediate.get_first_seen(note_id)
-            if seen is None or (now() - seen).total_seconds() < self._orphan_after_s:
+            first_seen = intermediate.get_first_seen(note_id)
+            if first_seen is None or (now() - first_seen).total_seconds() < self._orphan_after_s:
                 continue
             with self.connection.pipeline() as pipe:
                 pipe.lrem(intermediate.key, 1, note_id)
                 pipe.delete(intermediate.get_first_seen_key(note_id))
                 queue.push_job_id(note_id, pipeline=pipe, at_front=True)
                 pipe.execute()
-
-
-def make_worker(
-    redis: Redis,
-    *,
-    orphan_after_s: int,
-    on_failed: Callable[[str], None],
-    maintenance_interval_s: int = 10,
-) -> NoteWorker:
-    """A worker on the note queue; its `work()` blocks until a signal ends it after the note in hand."""
-    return NoteWorker(
-        [QUEUE_NAME],
-        connection=redis,
-        serializer="json",
-        worker_ttl=random.randint(*WORKER_TTL_S),
-        job_monitoring_interval=MONITOR_S,
-        maintenance_interval=maintenance_interval_s,
-        log_job_description=False,
-        orphan_after_s=orphan_after_s,
-        on_failed=on_failed,
-    )

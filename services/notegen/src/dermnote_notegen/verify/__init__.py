@@ -1,4 +1,4 @@
-"""The verifier: does a note say what the facts say, and nothing else? Deterministic and pure."""
+"""The verifier: checks that a note states its facts and claims nothing else. Deterministic and pure."""
 
 from dermnote_notegen.verify.verdict import Verdict, Verifier
 

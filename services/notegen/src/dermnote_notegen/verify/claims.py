@@ -1,7 +1,7 @@
-"""Claims: what a text says of patient and lesion, each with its place, its negation, and whether it is said as typical.
+"""Extracts the claims of a text about patient and lesion, with position, negation, and whether they are typical.
 
-Sentence by sentence: numbers by pattern, histories by clauses, everything else by the lexicon. What the lexicon does
-not know is a claim too ("unrecognised"), so that nothing is said that was not understood. Pure; it knows no facts.
+Works sentence by sentence: numbers by pattern, histories by clauses, the rest by the lexicon. Unknown words are claims
+too ("unrecognised"), so that nothing passes unread. Pure; independent of the facts.
 """
 
 import itertools
@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from dermnote_notegen.verify.claim import TextClaim
-from dermnote_notegen.verify.lexicon import FINDING, NEUTRAL, Lexicon, Match, role
+from dermnote_notegen.verify.lexicon import FINDING, NEUTRAL, Lexicon, Match, TextClaim, role
 from dermnote_notegen.verify.negation import (
     Negation,
     denial_after,
@@ -30,16 +29,16 @@ from dermnote_notegen.verify.sentence import Run, Subject, is_of_this_lesion, re
 
 SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 
-# Behind what is typical of a diagnosis: "It was noted."
+# After a statement of what is typical: "It was noted."
 IMPLIED_AFTER = re.compile(
     r"\s*(?:(?:it|this|that|these|they|all|both)\s+)?(?:(?:is|was|are|were|has been|have been)\s+)?"
     r"(?:also\s+)?(?:noted|seen|found|present|confirmed|visible|observed|evident|there|yes)\s*[.;!]?\s*",
     re.IGNORECASE,
 )
-# "Bleeding? No." says what "Bleeding: no." says.
+# "Bleeding? No." means "Bleeding: no."
 ANSWERED = re.compile(r"\?(?=\s+(?:yes|no|none|nil)\s*(?:[.;,]|$))", re.IGNORECASE)
 
-# Headings, as words of the same length: "Not reported: itch, pain" denies what it lists, "History:" is of the lesion.
+# Headings, replaced by words: "Not reported: itch, pain" denies what it lists, "History:" is the lesion's.
 HEADINGS = (
     (re.compile(r"\bnot (?:reported|present|noted|recorded|seen)(?=\s*:)", re.IGNORECASE), "No"),
     (
@@ -50,30 +49,30 @@ HEADINGS = (
 
 
 def claims(text: str, lexicon: Lexicon) -> list[TextClaim]:
-    """Every claim of a text, in the order of the text."""
+    """Every claim of a text, in text order."""
     found: list[TextClaim] = []
     text = ANSWERED.sub(":", text)
-    for heading, meant in HEADINGS:
-        text = heading.sub(partial(_instead, meant), text)
-    goes_on = was_general = False  # what is general goes on behind a semicolon
+    for heading, word in HEADINGS:
+        text = heading.sub(partial(_pad, word), text)
+    continues = was_general = False  # a general statement continues after a semicolon
     for match in SENTENCE.finditer(text):
-        sentence = _Sentence(text, match.start(), match.end(), lexicon, goes_on=goes_on)
+        sentence = _Sentence(text, match.start(), match.end(), lexicon, continues=continues)
         found += (claim for claim in sentence.claims() if claim.field != NEUTRAL)
         if was_general and IMPLIED_AFTER.fullmatch(match[0]):
-            said = match[0].strip()
-            start = match.start() + match[0].index(said)
-            found.append(TextClaim("never.implied", said, start, start + len(said)))
+            implied = match[0].strip()
+            start = match.start() + match[0].index(implied)
+            found.append(TextClaim("never.implied", implied, start, start + len(implied)))
         was_general = sentence.is_general
-        goes_on = sentence.is_general and match[0].rstrip().endswith(";")
-    return sorted(_both_borders_as_mixed(found), key=lambda claim: (claim.start, claim.end))
+        continues = sentence.is_general and match[0].rstrip().endswith(";")
+    return sorted(_merge_borders(found), key=lambda claim: (claim.start, claim.end))
 
 
-def _instead(meant: str, match: re.Match[str]) -> str:
-    return meant.ljust(len(match[0]))
+def _pad(word: str, match: re.Match[str]) -> str:
+    return word.ljust(len(match[0]))
 
 
-def _both_borders_as_mixed(found: list[TextClaim]) -> Iterator[TextClaim]:
-    """A border that is called sharp and indistinct ("sharp here, indistinct there") is a mixed one."""
+def _merge_borders(found: list[TextClaim]) -> Iterator[TextClaim]:
+    """A border described as sharp and as indistinct ("sharp here, indistinct there") is a mixed one."""
     own = [claim for claim in found if claim.field == "findings.border" and not (claim.typical or claim.negated)]
     mixed = {claim.value for claim in own} >= {"sharp", "indistinct"}
     for claim in found:
@@ -83,17 +82,17 @@ def _both_borders_as_mixed(found: list[TextClaim]) -> Iterator[TextClaim]:
 class _Sentence:
     """One sentence, read from left to right."""
 
-    def __init__(self, whole: str, start: int, end: int, lexicon: Lexicon, *, goes_on: bool) -> None:
+    def __init__(self, whole: str, start: int, end: int, lexicon: Lexicon, *, continues: bool) -> None:
         self._text = text = whole[start:end]
         self._offset = start
-        numbers, passed = patterned(whole, start, end, lexicon)
+        numbers, spans = patterned(whole, start, end, lexicon)
         self._numbers = [replace(claim, start=claim.start - start, end=claim.end - start) for claim in numbers]
-        self._matches = list(lexicon.scan(text, passed=[(first - start, last - start) for first, last in passed]))
+        self._matches = list(lexicon.scan(text, skip=[(first - start, last - start) for first, last in spans]))
         plain = [match for match in self._matches if not match.is_finding]
         self._cued = _is_of_most(self._matches) or any(match.is_cue for match in plain)
         names = any(match.value("diagnosis") or match.is_of_the_diagnosis for match in plain)
         refers_back = bool(plain) and plain[0].words[0] in role("refers_back")
-        about_all = (goes_on and not says_it_is_here(text)) or (self._cued and (names or refers_back))
+        about_all = (continues and not says_it_is_here(text)) or (self._cued and (names or refers_back))
         self.is_general = about_all and not is_of_this_lesion(self._matches)
 
     def claims(self) -> Iterator[TextClaim]:
@@ -105,27 +104,27 @@ class _Sentence:
         for run in found:
             for match in run.matches:
                 while numbers and numbers[0].start < match.start:
-                    negation.pass_over_claim(numbers[0].field)
+                    negation.skip_claim(numbers[0].field)
                     yield self._placed(numbers.pop(0), negated=negation.is_on)
-                negation.pass_over(match)
-                subject.pass_over(match, after.get(match.start))
+                negation.advance(match)
+                subject.advance(match, after.get(match.start))
                 typical = self.is_general or (self._cued and subject.is_general)
                 for claim in self._of(match, run, typical=typical, readings=readings_of.get(run, ())):
                     denied = is_denied_itself(self._text, claim.start) if claim.field == "sex" else negation.is_on
                     yield self._placed(claim, negated=denied)
         for number in numbers:
-            negation.pass_over_claim(number.field)
+            negation.skip_claim(number.field)
             yield self._placed(number, negated=negation.is_on)
         for claim in self._qualified():
             yield self._placed(claim, negated=False)
 
     def _qualified(self) -> Iterator[TextClaim]:
-        """What is said by small words beside the others: "another melanoma", "not denied"."""
-        for wrong, start, end in qualified(self._matches, self._text):
-            if not (wrong == "others" and self._cued):  # "many melanomas typically show"
-                yield TextClaim(f"never.{wrong}", self._text[start:end], start, end)
-        if here := typical_here(self._matches, self._text):
-            yield TextClaim("never.implied", self._text[slice(*here)], *here)
+        """Claims made by qualifiers: "another melanoma", "not denied"."""
+        for kind, start, end in qualified(self._matches, self._text):
+            if not (kind == "others" and self._cued):  # "many melanomas typically show"
+                yield TextClaim(f"never.{kind}", self._text[start:end], start, end)
+        if span := typical_here(self._matches, self._text):
+            yield TextClaim("never.implied", self._text[slice(*span)], *span)
 
     def _of(
         self, match: Match, run: Run, *, typical: bool, readings: tuple[frozenset[str], ...]
@@ -133,29 +132,29 @@ class _Sentence:
         if not match.meanings:
             kind = "number" if match.words[0][0].isdigit() else "unrecognised"
             yield TextClaim(kind, match.words[0], match.start, match.end)
-        meant = [
+        meanings = [
             m for m in match.meanings if m.field != NEUTRAL and not _other_reading(m.field, match, typical=typical)
         ]
-        denied = bool(meant) and (
+        denied = bool(meanings) and (
             self._is_denied_after(match.end)
             or is_denied_likewise(self._text, match.start)
             or is_denied_with_others(match, self._text)
         )
-        said = (readings, frozenset(match.finding_words), run.things(self._text)) if match.is_finding else ()
-        for meaning in meant:
+        finding = (readings, frozenset(match.finding_words), run.things(self._text)) if match.is_finding else ()
+        for meaning in meanings:
             if is_of_someone(meaning.field, self._text, match.start):
                 yield TextClaim("never.others", meaning.value, match.start, match.end)
                 continue
             negated = denied or (meaning.field.startswith("symptoms.") and match.says_no)
-            yield TextClaim(meaning.field, meaning.value, match.start, match.end, negated, typical, *said)
+            yield TextClaim(meaning.field, meaning.value, match.start, match.end, negated, typical, *finding)
 
     def _is_denied_after(self, end: int) -> bool:
-        """ "The wart is not present", but not "the wart is not raised": that denies what follows."""
+        """ "The wart is not present", but not "the wart is not raised", which denies what follows."""
         until = denial_after(self._text, end)
         if until is None:
             return False
-        behind = (match for match in self._matches if match.end > until and match.words[0] not in role("passed_over"))
-        following = next(behind, None)
+        later = (match for match in self._matches if match.end > until and match.words[0] not in role("passed_over"))
+        following = next(later, None)
         return following is None or not following.claims or bool(self._text[until : following.start].strip())
 
     def _placed(self, claim: TextClaim, *, negated: bool) -> TextClaim:
@@ -168,7 +167,7 @@ class _Sentence:
 
 
 def _is_of_most(matches: Sequence[Match]) -> bool:
-    """ "Most melanomas show": what is usual; "most of the melanoma" is not."""
+    """ "Most melanomas show" states what is usual; "most of the melanoma" does not."""
     return any(
         left.words == ("most",) and right.value("diagnosis") and right.words[-1].endswith(("mas", "vi", "ses", "nes"))
         for left, right in itertools.pairwise(matches)
@@ -176,7 +175,7 @@ def _is_of_most(matches: Sequence[Match]) -> bool:
 
 
 def _other_reading(field_name: str, match: Match, *, typical: bool) -> bool:
-    """True where a word's other meaning is meant: "raised" is a symptom here, and typical of some diagnoses."""
+    """True if another meaning of the word applies: "raised" is a symptom, or typical of some diagnoses."""
     if field_name == FINDING:
-        return not typical and (match.words[0] in role("containers") or match.value_of_closed() or match.is_symptom)
+        return not typical and (match.words[0] in role("containers") or match.is_closed_finding or match.is_symptom)
     return typical and match.is_symptom and field_name.startswith("symptoms.") and match.value(FINDING) is not None

@@ -1,36 +1,36 @@
-"""The verifier's lexicon: which words claim what. Built from vocabularies, priors, words/*.toml; longest first.
+"""The verifier's lexicon: words and phrases with what they claim, from vocabularies, priors and words/*.toml.
 
-Pure but for reading the files. It knows single words and phrases, nothing of the sentence they stand in.
+Pure except for reading the files. Matches single phrases, independent of the sentence around them.
 """
 
 import itertools
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
 WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)?", re.UNICODE)
-# Spellings of words of findings.
+# British spellings in findings, as American ones.
 AMERICAN = {"centre": "center", "centred": "centered", "centres": "centers", "grey": "gray", "greyish": "grayish"} | {
     f"colour{end}": f"color{end}" for end in ("", "s", "ed", "ing", "ation", "less")
 }
-# What a comma may part: "TBP tile, close-up", "border, mixed".
-PARTED_BY_COMMA = ("image_type", "findings.border")
-# What may stand between the words of one phrase.
+# Fields whose phrases may contain a comma: "TBP tile, close-up", "border, mixed".
+WITH_COMMA = ("image_type", "findings.border")
+# Characters allowed between the words of one phrase.
 JOINING = " -/():\t’'"
 NEUTRAL = "neutral"
 FINDING = "finding"
-# The values of neutral phrases that join two finding words ("filled with"), that call something typical ("well known"),
-# and that speak of the diagnosis without its name: "this condition", "typical of it".
+# Values of neutral phrases that join two finding words ("filled with"), call something typical ("well known"), or refer
+# to the diagnosis without its name ("this condition", "typical of it").
 JOINING_WORDS, CUE, OF_THE_DIAGNOSIS = "joining", "cue", "the diagnosis"
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a text: lower case, without possessive, with its place (code points, half open)."""
+    """A word of a text: lower case, without possessive, with its position (code points, half open)."""
 
     text: str
     start: int
@@ -47,7 +47,7 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Match:
-    """A phrase of a text and its meanings: "black" claims a colour, and can be part of a typical finding."""
+    """A phrase of a text and its meanings: "black" claims a colour and can be part of a typical finding."""
 
     meanings: tuple[Meaning, ...]
     start: int
@@ -56,12 +56,12 @@ class Match:
 
     @property
     def claims(self) -> bool:
-        """True when it says something of patient or lesion, or is not known."""
+        """True if it claims something about patient or lesion, or is unknown."""
         return not self.meanings or any(meaning.field != NEUTRAL for meaning in self.meanings)
 
     @cached_property
     def is_finding(self) -> bool:
-        """True when it says how a lesion looks."""
+        """True if it describes how a lesion looks."""
         return any(m.field == FINDING or m.field.startswith("findings.") for m in self.meanings)
 
     @cached_property
@@ -71,23 +71,23 @@ class Match:
 
     @property
     def joins(self) -> bool:
-        """True for a small word or phrase inside one finding: "with", "filled with"."""
+        """True for a function word or phrase inside one finding: "with", "filled with"."""
         return self.words[0] in role("connectors") or self.value(NEUTRAL) == JOINING_WORDS
 
     @cached_property
     def is_cue(self) -> bool:
         """True for a word or phrase that calls something typical."""
-        said = not self.is_finding and not role("cues").isdisjoint(self.words)
-        return said or self.value(NEUTRAL) == CUE
+        has_cue = not self.is_finding and not role("cues").isdisjoint(self.words)
+        return has_cue or self.value(NEUTRAL) == CUE
 
     @property
     def is_symptom(self) -> bool:
-        """True for "raised", "larger" and other words of how a lesion fares."""
+        """True for "raised", "larger" and other words for a symptom."""
         return any(meaning.field.startswith("symptoms.") for meaning in self.meanings)
 
     @property
     def finding_words(self) -> tuple[str, ...]:
-        """Its words as the lexicon has them, or the value of the closed vocabulary ("well defined": "sharp")."""
+        """Its words in the lexicon's form, or the closed vocabulary's value ("well defined": "sharp")."""
         values = tuple(meaning.value for meaning in self.meanings if meaning.field.startswith("findings."))
         if values and "|" not in values[0]:
             return values
@@ -95,28 +95,48 @@ class Match:
 
     @property
     def says_no(self) -> bool:
-        """True for a symptom's word that denies it by itself: "painless", "flat"."""
-        said = " ".join(self.words)
-        return any(said in forms for forms in claim_words()["says_no"].values())
+        """True for a word that denies its symptom: "painless", "flat"."""
+        form = " ".join(self.words)
+        return any(form in forms for forms in read("claims")["says_no"].values())
 
-    def value_of_closed(self) -> bool:
-        """True when it is a value of the closed vocabulary of findings."""
+    @property
+    def is_closed_finding(self) -> bool:
+        """True for a value of the closed vocabulary of findings."""
         return any(m.field.startswith("findings.") for m in self.meanings)
 
     def value(self, field: str) -> str | None:
-        """The value that this phrase gives a field, if it does."""
+        """The value that this phrase claims for a field, if any."""
         return next((meaning.value for meaning in self.meanings if meaning.field == field), None)
 
 
+@dataclass(frozen=True)
+class TextClaim:
+    """One claim of a text. `field`: of the metadata, or a kind of claim; `value`: canonical; `start`, `end`: half open.
+
+    `typical`: claimed of the diagnosis in general. `readings`: the sets of finding words that it can be part of;
+    `words`: its own; `things`: what its run of words names, with colours.
+    """
+
+    field: str
+    value: str
+    start: int
+    end: int
+    negated: bool = False
+    typical: bool = False
+    readings: tuple[frozenset[str], ...] = ()
+    words: frozenset[str] = frozenset()
+    things: tuple[tuple[str, frozenset[str]], ...] = ()
+
+
 def words(text: str) -> list[Word]:
-    """The words and numbers of a text; hyphens part words."""
+    """The words and numbers of a text; hyphens separate words."""
     return [Word(_plain(match[0]), match.start(), match.end()) for match in WORD.finditer(text)]
 
 
 def _plain(word: str) -> str:
-    """Lower case, without the end of "patient's" and "doesn't"."""
+    """Lower case, without the ending of "patient's" and "doesn't"."""
     lower = word.lower()
-    if lower in ("can't", "can’t"):  # no "can"
+    if lower in ("can't", "can’t"):  # the ending's removal would leave "can"
         return "cannot"
     bare = lower if lower.isalnum() else re.sub(r"['’](?:s|t)?$", "", lower)
     return AMERICAN.get(bare, bare)
@@ -128,7 +148,7 @@ def phrase(text: str) -> tuple[str, ...]:
 
 
 class Lexicon:
-    """Phrases and their meanings; `capitals`: words that mean something only in capitals ("BCC")."""
+    """Phrases and their meanings. `capitals`: words with a meaning only in capitals ("BCC")."""
 
     def __init__(self, entries: Iterable[tuple[str, Meaning]], *, capitals: Set[str] = frozenset()) -> None:
         self._capitals = capitals
@@ -136,10 +156,10 @@ class Lexicon:
         self._longest: dict[str, int] = {}
         for form, meaning in entries:
             key = phrase(form)
-            held = self._meanings.get(key, ())
-            several = meaning.field == "findings.colours" and meaning not in held
-            if key and (several or not any(other.field == meaning.field for other in held)):
-                self._meanings[key] = (*held, meaning)
+            known = self._meanings.get(key, ())
+            several = meaning.field == "findings.colours" and meaning not in known
+            if key and (several or not any(other.field == meaning.field for other in known)):
+                self._meanings[key] = (*known, meaning)
                 self._longest[key[0]] = max(len(key), self._longest.get(key[0], 1))
 
     @cached_property
@@ -150,36 +170,36 @@ class Lexicon:
     def __contains__(self, form: str) -> bool:
         return bool(self._find(phrase(form)))
 
-    def says(self, form: str, field: str) -> bool:
-        """True when a phrase claims a field that begins so."""
-        return any(meaning.field.startswith(field) for meaning in self._find(phrase(form)))
+    def claims(self, form: str, field_prefix: str) -> bool:
+        """True if a phrase claims a field with this prefix."""
+        return any(meaning.field.startswith(field_prefix) for meaning in self._find(phrase(form)))
 
-    def scan(self, text: str, *, passed: Sequence[tuple[int, int]] = ()) -> Iterator[Match]:
-        """Every phrase, longest first at each word; an unknown word has no meanings. `passed`: spans left out."""
-        found = [word for word in words(text) if not any(a < word.end and word.start < b for a, b in passed)]
+    def scan(self, text: str, *, skip: Sequence[tuple[int, int]] = ()) -> Iterator[Match]:
+        """Match the longest phrase at each word; an unknown word has no meanings. `skip`: spans to leave out."""
+        scanned = [word for word in words(text) if not any(a < word.end and word.start < b for a, b in skip)]
         at = 0
-        while at < len(found):
-            match = self._longest_at(text, found, at)
+        while at < len(scanned):
+            match = self._longest_at(text, scanned, at)
             yield match
             at += len(match.words)
 
-    def _longest_at(self, text: str, found: list[Word], at: int) -> Match:
-        longest = self._longest.get(found[at].text, 1)
-        part = found[at : at + longest]
+    def _longest_at(self, text: str, scanned: list[Word], at: int) -> Match:
+        longest = self._longest.get(scanned[at].text, 1)
+        part = scanned[at : at + longest]
         joined, together = _joined(text, part) if longest > 1 else (1, 1)
         key = tuple(word.text for word in part[:joined])
         for length in range(len(key), 0, -1):
             meanings = self._find(key[:length])
-            if length > together:  # a comma stands between: "TBP tile, close-up"
-                meanings = tuple(meaning for meaning in meanings if meaning.field in PARTED_BY_COMMA)
+            if length > together:  # with a comma in it: "TBP tile, close-up"
+                meanings = tuple(meaning for meaning in meanings if meaning.field in WITH_COMMA)
             if length == 1 and key[0] in self._capitals and not text[part[0].start : part[0].end].isupper():
                 meanings = ()
             if meanings or length == 1:
-                return Match(meanings, found[at].start, found[at + length - 1].end, key[:length])
+                return Match(meanings, part[0].start, part[length - 1].end, key[:length])
         raise AssertionError("a word is a phrase of length 1")
 
     def _find(self, key: tuple[str, ...]) -> tuple[Meaning, ...]:
-        """Meanings of a phrase, its last word also as a plural, or as the adverb of a finding; none if not known."""
+        """The meanings of a phrase, whose last word may be a plural or a finding's adverb; none if unknown."""
         if key in self._meanings:
             return self._meanings[key]
         for ending in ("s", "es") if key and key[-1].endswith("s") else ():
@@ -191,10 +211,7 @@ class Lexicon:
 
 
 def _joined(text: str, part: list[Word]) -> tuple[int, int]:
-    """How many words go before the first that more than a space, hyphen, slash or comma parts from the one before.
-
-    And how many before the first comma.
-    """
+    """How many words are separated only by a space, hyphen, slash or comma, and how many precede the first comma."""
     together = 0
     for number, (left, right) in enumerate(itertools.pairwise(part), start=1):
         between = text[left.end : right.start]
@@ -203,12 +220,6 @@ def _joined(text: str, part: list[Word]) -> tuple[int, int]:
             if rest != ",":
                 return number, together
     return len(part), together or len(part)
-
-
-@cache
-def claim_words() -> Mapping[str, Any]:
-    """words/claims.toml: forms by what they claim."""
-    return read("claims")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Negation: what a sentence denies, before and after it is said. Pure; it knows no facts."""
+"""Negation: what a sentence denies, before and after the denied words. Pure; independent of the facts."""
 
 import re
 
@@ -10,7 +10,7 @@ DENIED_AFTER = re.compile(
     r"|\s+free\s*(?:[.;]|$))|^\s*denied\b",
     re.IGNORECASE,
 )
-# "Itching: no", "itching (absent)", "itching -", "itch-free"; "itching - no bleeding" says something else.
+# "Itching: no", "itching (absent)", "itching -", "itch-free"; "itching - no bleeding" means something else.
 _ENDS = r"\s*(?:[.;,)|]|$)"
 DENIED_AT_ONCE = re.compile(
     r"\s*[:=(]\s*(?:no|false|none)\b|-free\b"
@@ -43,55 +43,55 @@ ALL_DENIED_AFTER = re.compile(
 
 
 def _kind(match: Match) -> str:
-    """What a phrase claims, coarsely: symptoms, findings, or its field."""
+    """The kind of claim: symptoms, findings, or the field."""
     return match.meanings[0].field.split(".")[0] if match.meanings else ""
 
 
 class Negation:
-    """Whether what comes next is denied: from a negating word to a word or a comma that takes it back."""
+    """Whether the next phrase is denied: from a negating word to a word or comma that ends the denial."""
 
     def __init__(self, text: str) -> None:
         self.is_on = False
         self._text = text
         self._negator = ""
         self._denied_kind: str | None = None
-        self._fresh = self._parted = False
+        self._fresh = self._separated = False
         self._before = ""
         self._end = 0
-        self._behind_non: bool | None = None
+        self._before_non: bool | None = None
 
-    def pass_over(self, match: Match) -> None:
-        """A phrase that claims something by what it lacks ("non-cancerous") denies nothing behind it."""
+    def advance(self, match: Match) -> None:
+        """Read the next phrase. A negative word that is itself a claim ("non-cancerous") denies nothing after it."""
         gap = self._text[self._end : match.start]
         self._end = match.end
-        self._parted = self._parted or "," in gap or ":" in gap
+        self._separated = self._separated or "," in gap or ":" in gap
         if self.is_on and self._ends_before(match, gap):
             self.is_on = False
-        if self._behind_non is not None and self._before != "non":
-            self.is_on, self._behind_non = self._behind_non, None
+        if self._before_non is not None and self._before != "non":
+            self.is_on, self._before_non = self._before_non, None
         if match.words == ("non",):  # "non-bleeding" denies one word
-            self._behind_non = self.is_on
+            self._before_non = self.is_on
         if match.claims:
-            self._fresh = self._parted = False
+            self._fresh = self._separated = False
             self._denied_kind = self._denied_kind or _kind(match)
         for word in () if match.claims else match.words:
             if word in role("negators") and not self._is_predicate(match):
-                self.is_on, self._fresh, self._parted = True, True, False
+                self.is_on, self._fresh, self._separated = True, True, False
                 self._negator, self._denied_kind = word, None
             elif word not in role("resets"):
                 self._fresh = self._fresh and word in role("fresh")  # "denies that it itches"
-            elif not self._fresh:  # "nor is it": these words do not end what they follow
+            elif not self._fresh:  # "nor is it": right after a negator these words don't end the denial
                 self.is_on = False
         self._before = match.words[-1]
 
-    def pass_over_claim(self, field: str) -> None:
-        """A claim that was read by pattern, such as a history; "no itch in this 61-year-old" denies no age."""
+    def skip_claim(self, field: str) -> None:
+        """Read a claim found by pattern, such as a history; "no itch in this 61-year-old" doesn't deny the age."""
         if self._denied_kind is not None and not field.endswith("_hx_mm"):
             self.is_on = False
         self._denied_kind = self._denied_kind or field
 
     def _ends_before(self, match: Match, gap: str) -> bool:
-        """True where what was denied goes no further. `gap`: the text since the phrase before."""
+        """True if the denial ends before this phrase. `gap`: the text since the previous one."""
         if "|" in gap or " / " in gap or (":" in gap and self._denied_kind is not None):  # "no pain: bleeding"
             return True
         if self._negator in role("negate_one") and self._before == "and" and match.words[0] in role("finite"):
@@ -99,10 +99,10 @@ class Negation:
         if not match.claims:
             return False
         other_kind = self._denied_kind not in (None, _kind(match))
-        return (other_kind and self._before not in JOINED) or (self._parted and self._ends_at_comma(match))
+        return (other_kind and self._before not in JOINED) or (self._separated and self._ends_at_comma(match))
 
     def _ends_at_comma(self, match: Match) -> bool:
-        """ "Not itchy, raised", "no pain, growth reported", "without pain, red": what a comma parts is not denied.
+        """ "Not itchy, raised", "no pain, growth reported", "without pain, red": not denied after the comma.
 
         "No itching, bleeding or pain" is denied as a whole.
         """
@@ -111,12 +111,12 @@ class Negation:
         return self._negator in role("negate_one") and not OR.search(self._text, match.start)
 
     def _is_predicate(self, match: Match) -> bool:
-        """ "Pain is absent" denies what stands before it."""
+        """ "Pain is absent" denies what precedes it."""
         return match.words[0] in role("predicates") and len(match.words) == 1 and self._before in role("copulas")
 
 
 def denial_after(text: str, end: int) -> int | None:
-    """From where a denial of what stands before `end` may be one of what follows; None without a denial."""
+    """Where a denial of the words before `end` ends, so that it might deny what follows; None without one."""
     if DENIED_AT_ONCE.match(text, end):
         return len(text)
     rest = re.split(r"[,:]|\b(?:but|while|and (?:is|was|has))\b", text[end:])[0]
@@ -127,7 +127,7 @@ def denial_after(text: str, end: int) -> int | None:
 
 
 def is_denied_likewise(text: str, start: int) -> bool:
-    """ "Itching is denied, as is bleeding", "itch is absent, and so is pain", "-itch": denied by what is before."""
+    """ "Itching is denied, as is bleeding", "itch is absent, and so is pain", "-itch": denied by what precedes."""
     if MINUS.search(text, 0, start):
         return True
     likewise = LIKEWISE.search(text, 0, start)
@@ -135,5 +135,5 @@ def is_denied_likewise(text: str, start: int) -> bool:
 
 
 def is_denied_with_others(match: Match, text: str) -> bool:
-    """ "Elevation, pain and itching are lacking": said of the first of several nouns."""
+    """ "Elevation, pain and itching are lacking": for all but the last noun."""
     return match.words[-1] in role("symptom_nouns") and ALL_DENIED_AFTER.match(text, match.end) is not None

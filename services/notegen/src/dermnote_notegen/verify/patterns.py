@@ -1,12 +1,11 @@
-"""Claims that are read by pattern: ages, sizes, skin types; histories beside them. Pure; it knows no facts."""
+"""Claims found by pattern (ages, sizes, skin types), and histories. Pure; independent of the facts."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from dermnote_notegen.verify.claim import TextClaim
 from dermnote_notegen.verify.histories import histories
-from dermnote_notegen.verify.lexicon import Lexicon
+from dermnote_notegen.verify.lexicon import Lexicon, TextClaim
 from dermnote_notegen.verify.qualifiers import bound, vague
 
 NUMBER_WORDS = (
@@ -36,7 +35,7 @@ AGE = re.compile(
     r"|\b(?P<vague>\w+genarian)\b",
     re.IGNORECASE,
 )
-# Ages that a word for the patient leads to: the word is a claim of its own.
+# Ages introduced by a word for the patient, which is a claim of its own.
 AFTER_PERSON = ("of", "being", "bare", "after", "counts", "sexed")
 SIZE = re.compile(
     rf"(?<![.\d])\b(?P<number>{_NUMBER})[\s-]*(?P<unit>mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b", re.IGNORECASE
@@ -49,10 +48,10 @@ FITZPATRICK = re.compile(
     r"|\btype\s+(?P<four>VI|IV|V|I{1,3}|[1-6])\s+skin\b|\bFST\s*:?\s*(?P<five>VI|IV|V|I{1,3}|[1-6])\b",
     re.IGNORECASE,
 )
-# A sentence that is but a number, behind one that ends with the patient ("man; 81; nose").
+# A sentence that is only a number, after one that ends with the patient ("man; 81; nose").
 ALONE = re.compile(r"\s*(?P<number>\d{1,3})\s*[;.)](?!\d)")
 ENDS_WITH_PERSON = re.compile(rf"\b(?:{_PERSON}|(?-i:[FM]))\s*;$", re.IGNORECASE)
-# A sentence without one of these holds no match of the long pattern beside them.
+# Quick tests: a sentence without a match contains none of the longer pattern either.
 HINTS = {
     AGE: re.compile(r"\d|year|\bage|teens|ties\b|genarian|\by\b|yrs?\b| (?:of|is) ", re.IGNORECASE),
     SIZE: re.compile(r"mm\b|cm\b|met(?:er|re)", re.IGNORECASE),
@@ -63,19 +62,19 @@ ROMAN = dict(zip("123456", ("I", "II", "III", "IV", "V", "VI"), strict=True))
 
 
 def patterned(text: str, start: int, end: int, lexicon: Lexicon) -> tuple[list[TextClaim], list[tuple[int, int]]]:
-    """Ages, sizes, skin types and histories of melanoma of one sentence, in order, and the places of their words.
+    """Ages, sizes, skin types and histories of melanoma in one sentence, in order, and the spans of their words.
 
-    A number inside the name of a diagnosis ("melanoma less than 0.76 mm") is none of them.
+    A number in the name of a diagnosis ("melanoma less than 0.76 mm") is not a claim.
     """
-    passed = _names_with_numbers(text, start, end, lexicon)
-    numbers = list(_but_for(passed, text[:end], start))
-    told, places = histories(text[:end], start)
-    claims = sorted([*numbers, *told], key=lambda claim: claim.start)
-    return claims, [*((claim.start, claim.end) for claim in numbers), *places]
+    names = _names_with_numbers(text, start, end, lexicon)
+    numbers = list(_outside(names, text[:end], start))
+    history_claims, spans = histories(text[:end], start)
+    claims = sorted([*numbers, *history_claims], key=lambda claim: claim.start)
+    return claims, [*((claim.start, claim.end) for claim in numbers), *spans]
 
 
 def _names_with_numbers(text: str, start: int, end: int, lexicon: Lexicon) -> list[tuple[int, int]]:
-    """Where a diagnosis is named whose name holds a number."""
+    """The spans of diagnoses whose names contain a number."""
     sentence = text[start:end]
     if not any(number in sentence for number in lexicon.numbers):
         return []
@@ -84,17 +83,17 @@ def _names_with_numbers(text: str, start: int, end: int, lexicon: Lexicon) -> li
     return [(start + match.start, start + match.end) for match in with_numbers]
 
 
-def _but_for(passed: list[tuple[int, int]], text: str, start: int) -> Iterator[TextClaim]:
-    """The claims from `start` on outside `passed`; where a word makes a bound of a number, the value says so."""
-    for claim in _found(text, start):
-        if not any(begin < claim.end and claim.start < end for begin, end in passed):
+def _outside(names: list[tuple[int, int]], text: str, start: int) -> Iterator[TextClaim]:
+    """The numeric claims from `start` outside `names`; a value includes words that make it a bound ("more than")."""
+    for claim in _numbers(text, start):
+        if not any(begin < claim.end and claim.start < end for begin, end in names):
             limit = bound(text, claim.start, claim.end) if claim.field in BOUNDED else ""
             if claim.field == "age":
                 limit = limit or vague(text, claim.start, claim.end)
             yield replace(claim, value=f"{limit} {claim.value}") if limit else claim
 
 
-def _found(text: str, start: int) -> Iterator[TextClaim]:
+def _numbers(text: str, start: int) -> Iterator[TextClaim]:
     alone = ALONE.match(text, start)
     if alone and ENDS_WITH_PERSON.search(text[:start]):
         yield TextClaim("age", alone["number"], alone.start("number"), alone.end("number"))
@@ -111,7 +110,7 @@ def _found(text: str, start: int) -> Iterator[TextClaim]:
 
 
 def _finditer(pattern: re.Pattern[str], text: str, start: int) -> Iterator[re.Match[str]]:
-    """As the pattern's own, but quick where nothing can be found."""
+    """Like the pattern's own, but fast if nothing can match."""
     return pattern.finditer(text, start) if HINTS[pattern].search(text, start) else iter(())
 
 

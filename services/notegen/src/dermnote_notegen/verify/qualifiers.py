@@ -1,7 +1,7 @@
-"""Qualifiers: small words that make something else of what they stand beside. Pure; it knows no facts.
+"""Qualifiers: function words that change the meaning of the phrase next to them. Pure; independent of the facts.
 
 "Another melanoma", "near the nose", "not denied", "more than 6 mm", "the typical veil is present": each word is known
-and true by itself, and the whole says what was not given.
+and true by itself, but the whole claims something that was not given.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from functools import cache
 
 from dermnote_notegen.verify.lexicon import CUE, NEUTRAL, Match, role
 
-# By the word's role: the fields of the phrases that it must not stand before.
+# Role of a word -> the fields of the phrases that it must not precede.
 QUALIFIED = {
     "others": ("diagnosis", "site"),
     "beside": ("site",),
@@ -47,7 +47,7 @@ SAID_TO_BE_HERE = re.compile(
     r"(?=\s*(?:[.,;:)]|$)|\s+(?:here|now|on|at|by)\b|\s+in\s+(?:this|the|his|her)\b)",
     re.IGNORECASE,
 )
-# What makes of a typical finding one of this lesion, whatever else the sentence says.
+# Turns a typical finding into one of this lesion, regardless of the rest of the sentence.
 HERE_TOO = re.compile(
     r"\bwith (?:the|its|his|her) (?:usual|typical|characteristic|classic|classical|common)\b"
     r"|^\s*this is an? (?:usual|typical|characteristic|classic|classical|common)\b"
@@ -65,47 +65,47 @@ SAYS_IS = re.compile(
 
 
 def bound(text: str, start: int, end: int) -> str:
-    """What makes a bound of a number: "more than" 6 mm, 6 mm "or more", "almost" 61; empty where nothing does."""
+    """The words that make a number a bound: "more than" 6 mm, 6 mm "or more", "almost" 61; empty without any."""
     match = BOUND.search(text, 0, start) or BOUND_AFTER.match(text, end)
     return match[0].strip().lower() if match else ""
 
 
 def vague(text: str, start: int, end: int) -> str:
-    """What makes an age none of the patient's ("a 61-year-old photograph") or uncertain ("about 61 years old")."""
+    """Whether an age is not the patient's ("a 61-year-old photograph") or uncertain ("about 61 years old")."""
     if THING_BEFORE.search(text, 0, start) or THING_AFTER.match(text, end):
         return "thing of"
     return "about" if ABOUT.search(text, 0, start) else ""
 
 
 def is_denied_itself(text: str, start: int) -> bool:
-    """ "Not a woman": a person is denied by the word before; "no history of melanoma in this woman" denies none."""
+    """ "Not a woman" denies the person; "no history of melanoma in this woman" does not."""
     return DENIED_ITSELF.search(text, 0, start) is not None
 
 
 def is_of_someone(field: str, text: str, start: int) -> bool:
-    """ "Examined by a woman", "a boy who has grown": a sex not of the patient, growth not of the lesion."""
+    """ "Examined by a woman", "a boy who has grown": not the patient's sex, not the lesion's growth."""
     if field == "sex":
         return BY_SOMEONE.search(text, 0, start) is not None
     return field in OF_THE_LESION and SOMEONE_WHO.search(text, 0, start) is not None
 
 
 def qualified(matches: Sequence[Match], text: str) -> Iterator[tuple[str, int, int]]:
-    """What one word makes of the phrase behind it ("another melanoma"): what is wrong with it, and where it stands."""
+    """Phrases that the word before them makes false ("another melanoma"): the kind of fault, and the span."""
     before: Match | None = None
     for match in matches:
         if before is not None and _between().fullmatch(text, before.end, match.start):
-            yield from ((wrong, before.start, match.end) for wrong in _wrong(before, match))
+            yield from ((fault, before.start, match.end) for fault in _faults(before, match))
         if match.words[-1] not in role("passed_over"):
             before = match
 
 
 @cache
 def _between() -> re.Pattern[str]:
-    """What may stand between a qualifier and what it bears upon: "not really without", "near the nose"."""
+    """The words allowed between a qualifier and the phrase it changes: "not really without", "near the nose"."""
     return re.compile(rf"[\s-]+(?:(?:{'|'.join(sorted(role('passed_over')))})\s+)*", re.IGNORECASE)
 
 
-def _wrong(word: Match, match: Match) -> Iterator[str]:
+def _faults(word: Match, match: Match) -> Iterator[str]:
     if _denies(word) and (_denies(match) or match.says_no):
         yield "hedging"
     for name, fields in QUALIFIED.items():
@@ -119,16 +119,16 @@ def _denies(match: Match) -> bool:
 
 
 def typical_here(matches: Sequence[Match], text: str) -> tuple[int, int] | None:
-    """Where a sentence says that what is typical is here: "this melanoma typically", "the typical veil is present".
+    """The span that claims a typical finding of this lesion: "this melanoma typically", "the typical veil is present".
 
-    So does a sentence that calls something typical and names no finding. An adverb ("typically") makes a sentence a
-    general one, an adjective ("typical") beside what is said to be here does not. None where it is a general one.
+    So does a sentence that calls something typical and names no finding. An adverb ("typically") makes a sentence
+    general; an adjective ("typical") with an assertion does not. None for a general sentence.
     """
     cues = [match for match in matches if match.is_cue]
     if not cues:
         return None
-    if here := HERE_TOO.search(text):
-        return here.start(), here.end()
+    if match := HERE_TOO.search(text):
+        return match.span()
     findings = [match for match in matches if match.is_finding]
     is_general = _has_adverb(cues)
     if not findings or (not is_general and _is_asserted(text, cues[0], findings[0])):
@@ -139,7 +139,7 @@ def typical_here(matches: Sequence[Match], text: str) -> tuple[int, int] | None:
 
 
 def _this_one(matches: Sequence[Match], cues: Sequence[Match]) -> tuple[int, int] | None:
-    """Where "this melanoma" stands, or a sentence begins with "its" and a finding."""
+    """The span of "this melanoma", or of "its" and a finding at the start of the sentence."""
     for this, named in itertools.pairwise(match for match in matches if match not in cues):
         if this.words == ("this",) and (named.value("diagnosis") or named.is_finding):
             return this.start, named.end
@@ -151,7 +151,7 @@ def _this_one(matches: Sequence[Match], cues: Sequence[Match]) -> tuple[int, int
 
 
 def _here(matches: Sequence[Match], cues: Sequence[Match], findings: Sequence[Match]) -> tuple[int, int] | None:
-    """Where "here" stands behind what is typical."""
+    """The span of "here" after a typical finding."""
     for match in matches:
         if match.words == ("here",) and match.start > max(cues[0].start, findings[0].start):
             return match.start, match.end
@@ -159,7 +159,7 @@ def _here(matches: Sequence[Match], cues: Sequence[Match], findings: Sequence[Ma
 
 
 def _this_one_acts(matches: Sequence[Match]) -> tuple[int, int] | None:
-    """Where "the melanoma shows" stands, with an article or "his", "her" before the name."""
+    """The span of "the melanoma shows", with an article, "his" or "her" before the name."""
     for before, named, verb in zip(matches, matches[1:], matches[2:], strict=False):
         if before.words[0] in role("one_here") and named.value("diagnosis") and verb.words[0] in role("shows"):
             return before.start, verb.end

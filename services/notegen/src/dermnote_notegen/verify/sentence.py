@@ -1,4 +1,4 @@
-"""How meaning moves through a sentence: negation, whom it is about, and which finding words belong together. Pure."""
+"""Relations between the phrases of a sentence: its subject, and which finding words belong together. Pure."""
 
 import itertools
 import re
@@ -12,30 +12,28 @@ LISTED = re.compile(
     r"[\s,+-]*(?:(?:and|or|as|well|with|an?|the|is|are|usually|typically|often|commonly|generally)[\s,]+)*",
     re.IGNORECASE,
 )
-# Where one named thing ends and the next begins.
+# Separates one named thing from the next.
 THING_ENDS = re.compile(
     r"[,;]|\b(?:and|or|of|with|to|in|on|by|at|around|within|throughout|over|under|between|that|without)\b"
 )
-MOST_LISTED = 12
-
-
+MAX_LISTED = 12
 # A thing that a text names, and its colours: "lacunae", red.
 Thing = tuple[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """Words that are read together: a finding with the small words in it, or one other phrase."""
+    """Phrases that are read together: a finding with its function words, or one other phrase."""
 
     matches: tuple[Match, ...]
 
     @property
     def is_finding(self) -> bool:
-        """True when it says how a lesion looks."""
+        """True if it describes how a lesion looks."""
         return self.matches[0].is_finding
 
     def things(self, text: str) -> tuple[Thing, ...]:
-        """What it names that has a colour."""
+        """The coloured things that it names."""
         named = things([match for match in self.matches if match.is_finding], text)
         return tuple((name, colours) for name, colours in named if colours and name not in role("colours"))
 
@@ -46,32 +44,32 @@ class Run:
 
 
 def runs(matches: Sequence[Match], text: str) -> Iterator[Run]:
-    """The matches in groups, in order: finding words that only small words part are one run."""
-    held: list[Match] = []
-    small: list[Match] = []
+    """The matches in groups, in order: finding words separated only by function words are one run."""
+    group: list[Match] = []
+    joining: list[Match] = []
     for match in matches:
-        together = bool(held) and not re.search(r"[,;:()]", text[held[-1].end : match.start])
+        together = bool(group) and not re.search(r"[,;:()]", text[group[-1].end : match.start])
         if together and match.is_finding:
-            held += [*small, match]
-            small = []
+            group += [*joining, match]
+            joining = []
         elif together and match.joins:
-            small.append(match)
+            joining.append(match)
         else:
-            yield from _ended(held, small)
-            held, small = ([match], []) if match.is_finding else ([], [])
+            yield from _ended(group, joining)
+            group, joining = ([match], []) if match.is_finding else ([], [])
             if not match.is_finding:
                 yield Run((match,))
-    yield from _ended(held, small)
+    yield from _ended(group, joining)
 
 
-def _ended(held: list[Match], small: list[Match]) -> Iterator[Run]:
-    if held:
-        yield Run(tuple(held))
-    yield from (Run((match,)) for match in small)
+def _ended(group: list[Match], joining: list[Match]) -> Iterator[Run]:
+    if group:
+        yield Run(tuple(group))
+    yield from (Run((match,)) for match in joining)
 
 
 def things(findings: Sequence[Match], text: str) -> Iterator[Thing]:
-    """Each thing that the finding words name, by its last word, with its colours: "red lacunae with pale septa"."""
+    """Each thing named by the finding words, as its last word, with its colours: "red lacunae with pale septa"."""
     colours: set[str] = set()
     for match, following in itertools.pairwise([*findings, None]):
         if match is not None:
@@ -81,14 +79,14 @@ def things(findings: Sequence[Match], text: str) -> Iterator[Thing]:
                 colours = set()
 
 
-def _hues(said: Sequence[str]) -> set[str]:
-    """The colours in a phrase, "reddish" and "erythematous" as "red"."""
-    found = {word for word in said if word in role("colours") and word not in role("shades")}
+def _hues(phrase: Sequence[str]) -> set[str]:
+    """The colours in a phrase; "reddish" and "erythematous" are "red"."""
+    found = {word for word in phrase if word in role("colours") and word not in role("shades")}
     return {"red" if hue in ("erythematous", "reddish") else hue.removesuffix("ish") for hue in found}
 
 
 def readings(all_runs: Sequence[Run], text: str) -> dict[Run, tuple[frozenset[str], ...]]:
-    """For each finding run, the sets of words that it can be read as: alone, or with neighbours of its list.
+    """For each finding run, the sets of words it can be read as: alone, or with its neighbours in a list.
 
     "Dots and globules of varying size" is one finding or two.
     """
@@ -101,11 +99,11 @@ def readings(all_runs: Sequence[Run], text: str) -> dict[Run, tuple[frozenset[st
 
 
 def _chains(findings: Sequence[Run], text: str) -> Iterator[list[Run]]:
-    """Finding runs that only commas, "and" and "or" part."""
+    """Finding runs separated only by commas, "and" and "or"."""
     chain: list[Run] = []
     for run in findings:
         between = text[chain[-1].matches[-1].end : run.matches[0].start] if chain else ""
-        if chain and (len(chain) == MOST_LISTED or not LISTED.fullmatch(between)):
+        if chain and (len(chain) == MAX_LISTED or not LISTED.fullmatch(between)):
             yield chain
             chain = []
         chain.append(run)
@@ -114,15 +112,15 @@ def _chains(findings: Sequence[Run], text: str) -> Iterator[list[Run]]:
 
 
 class Subject:
-    """Whom the words are about: this lesion, or a diagnosis in general."""
+    """The subject of the words: this lesion, or a diagnosis in general."""
 
     def __init__(self) -> None:
         self.is_general = False
         self._of_this = False
         self._after_name = False
 
-    def pass_over(self, match: Match, following: Match | None) -> None:
-        """ "Around the lesion" changes nothing once a diagnosis is spoken of; "the lesion shows" does."""
+    def advance(self, match: Match, following: Match | None) -> None:
+        """Read the next phrase. After a diagnosis, "around the lesion" changes nothing; "the lesion shows" does."""
         if match.is_finding:
             return
         words = set(match.words)
@@ -140,7 +138,7 @@ class Subject:
 
 
 def _is_a_hallmark(matches: Sequence[Match], number: int) -> bool:
-    """ "A raised lesion is typical of it": what acts is no lesion at hand but what is called typical."""
+    """ "A raised lesion is typical of it": the lesion is a typical one, not the patient's."""
     articles = [
         match.words[0] for match in matches[:number] if match.words[0] in ("a", "an", "the", "this", "his", "her")
     ]

@@ -1,23 +1,21 @@
-"""What is typical of a diagnosis, as sets of words that a text's finding words are held against. Pure."""
+"""What is typical of a diagnosis, as sets of words to match a text's finding words against. Pure."""
 
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from dermnote_notegen.verify.lexicon import Lexicon, role, words
 from dermnote_notegen.verify.sentence import Thing, things
 from dermnote_notegen.writing.priors import Prior
 
-LEAST_SHARE = 0.4
-# Sets of words that are remembered for each diagnosis.
-MOST_KNOWN = 2000
+MIN_SHARE = 0.4
 
 
 @dataclass(frozen=True)
 class Wording:
-    """A wording's finding words; `heads`: the last of each thing that it names ("dots", "globules")."""
+    """A wording's finding words; `heads`: the last word of each thing that it names ("dots", "globules")."""
 
     words: frozenset[str]
     heads: frozenset[str]
@@ -25,13 +23,13 @@ class Wording:
     things: tuple[Thing, ...]
 
     def is_meant_by(self, part: frozenset[str]) -> bool:
-        """True when `part` names one of its things and much of its words, or how the lesion is.
+        """True if `part` names one of its things and enough of its words, or describes the lesion itself.
 
-        "Brown" is not "brown streaks", but it is said by "a brown papule".
+        "Brown" does not mean "brown streaks", but it is part of "a brown papule".
         """
         if not part & self.heads or part <= role("colours"):
             return self.of_the_lesion
-        return part <= role("coloured") or len(part) >= LEAST_SHARE * len(self.words)
+        return part <= role("coloured") or len(part) >= MIN_SHARE * len(self.words)
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,14 @@ class TypicalFinding:
 
     @cached_property
     def heads(self) -> frozenset[str]:
-        """The things that it names."""
+        """The things that its wordings name."""
         return frozenset().union(*(wording.heads for wording in self.wordings)) - role("colours")
 
     def part_of(self, words: frozenset[str]) -> frozenset[str]:
-        """The words that say this finding; none where they don't."""
+        """The words that state this finding; empty if they don't."""
         part = words & frozenset().union(*(wording.words for wording in self.wordings))
-        means_it = bool(part) and any(wording.is_meant_by(part & wording.words) for wording in self.wordings)
-        return part if means_it else frozenset()
+        is_stated = bool(part) and any(wording.is_meant_by(part & wording.words) for wording in self.wordings)
+        return part if is_stated else frozenset()
 
 
 @dataclass(frozen=True)
@@ -59,49 +57,41 @@ class Typical:
     findings: tuple[TypicalFinding, ...]
     wordings: tuple[str, ...]
     lacking: frozenset[str] = frozenset()
-    _known: dict[frozenset[str], bool] = field(default_factory=dict, compare=False, repr=False)
 
     def fits(self, readings: tuple[frozenset[str], ...], named: Sequence[Thing] = ()) -> bool:
-        """True when one reading of a text's words is made of findings: "a scaly red patch" is two of them.
+        """True if one reading of a text's words consists of findings: "a scaly red patch" is two of them.
 
-        A thing that has colours in the wordings must not have another: no "white lacunae with red lines".
+        A thing that has colours in the wordings must not have others: not "white lacunae with red lines".
         """
-        painted = (self.colours_of.get(name, colours) >= colours for name, colours in named)
-        return all(painted) and any(self._fits(words) for words in readings)
+        colours_match = (self.colours_of.get(name, colours) >= colours for name, colours in named)
+        return all(colours_match) and any(self._consists_of_findings(words) for words in readings)
 
     @cached_property
     def colours_of(self) -> Mapping[str, frozenset[str]]:
-        """The colours of each thing, where any wording gives it one."""
+        """The colours of each thing that has one in any wording."""
         found: dict[str, frozenset[str]] = {}
         for thing, colours in (named for finding in self.findings for w in finding.wordings for named in w.things):
             if colours:
                 found[thing] = found.get(thing, frozenset()) | colours
         return found
 
-    def _fits(self, words: frozenset[str]) -> bool:
-        if words not in self._known:
-            if len(self._known) >= MOST_KNOWN:
-                self._known.clear()
-            self._known[words] = self._is_made_of_findings(words)
-        return self._known[words]
-
-    def _is_made_of_findings(self, words: frozenset[str]) -> bool:
-        """What only the lesion as a whole is does not go with another thing: no "black streaks", no "firm halo"."""
+    def _consists_of_findings(self, words: frozenset[str]) -> bool:
+        """Attributes of the whole lesion don't apply to its parts: not "black streaks", not "firm halo"."""
         parts = [(finding.part_of(words), finding.heads) for finding in self.findings]
         if any(part & heads for part, heads in parts) and words.isdisjoint(role("coloured")):
             parts = [(part, heads) for part, heads in parts if part & heads]
         return words == frozenset().union(*(part for part, _ in parts))
 
-    def says(self, word: str) -> bool:
-        """True when a wording has this word, whatever it claims elsewhere: "fading gradually"."""
+    def contains(self, word: str) -> bool:
+        """True if a wording contains this word, whatever it claims elsewhere: "fading gradually"."""
         return any(re.search(rf"\b{re.escape(word)}\b", wording, re.IGNORECASE) for wording in self.wordings)
 
     def lacks(self, words: frozenset[str]) -> bool:
-        """True when it is typical that a text's words are not so: "without scale"."""
+        """True if the absence of a text's words is typical: "without scale"."""
         return words <= self.lacking
 
     def verbatim(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where a wording stands word for word."""
+        """The spans of verbatim wordings."""
         lower = text.lower()
         for wording in self.wordings:
             if wording.lower() in lower:
@@ -113,13 +103,13 @@ NOTHING = Typical((), ())
 
 
 def modifiers(wordings: Iterable[str], lexicon: Lexicon) -> frozenset[str]:
-    """Finding words that stand right before another: "soft" in "a soft nodule"."""
+    """Finding words directly before another one: "soft" in "a soft nodule"."""
     pairs = (pair for wording in wordings for pair in itertools.pairwise(lexicon.scan(wording)))
     return frozenset(left.finding_words[-1] for left, right in pairs if left.is_finding and right.is_finding)
 
 
 def typical_of(prior: Prior, lexicon: Lexicon, modifying: Set[str] = frozenset()) -> Typical:
-    """What a prior says. `modifying`: words that name nothing by themselves; see modifiers."""
+    """A prior's findings. `modifying`: words that name nothing by themselves; see `modifiers`."""
     findings = (
         TypicalFinding(tuple(_wording(w, lexicon, modifying) for w in finding.wordings)) for finding in prior.findings
     )
@@ -129,7 +119,7 @@ def typical_of(prior: Prior, lexicon: Lexicon, modifying: Set[str] = frozenset()
 
 
 def _lacking(wording: str, lexicon: Lexicon) -> Iterator[str]:
-    """The finding words behind a negator: "scale" in "a smooth surface without scale"."""
+    """The finding words after a negator: "scale" in "a smooth surface without scale"."""
     negators = [word for word in words(wording) if word.text in role("negators")]
     for match in lexicon.scan(wording[negators[0].end :]) if negators else ():
         if match.is_finding:
@@ -142,8 +132,5 @@ def _wording(text: str, lexicon: Lexicon, modifying: Set[str]) -> Wording:
     words = frozenset(word for match in found for word in match.finding_words)
     named = tuple(things(found, text))
     heads = frozenset(name for name, _ in named[:-1] if name not in modifying).union(name for name, _ in named[-1:])
-    return Wording(words, heads, bool(role("coloured") & _all_words(text)), named)
-
-
-def _all_words(text: str) -> set[str]:
-    return set(re.findall(r"[a-z]+", text.lower()))
+    of_the_lesion = not role("coloured").isdisjoint(re.findall(r"[a-z]+", text.lower()))
+    return Wording(words, heads, of_the_lesion, named)

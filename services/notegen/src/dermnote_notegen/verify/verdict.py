@@ -1,4 +1,4 @@
-"""The verdict: every claim of a text held against the facts, and every fact looked for in the text. Pure."""
+"""The verdict: checks every claim of a text against the facts, and that every fact is stated. Pure."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,28 +9,27 @@ from typing import Any, ClassVar, Literal
 from dermnote_contracts.metadata import walk
 from dermnote_contracts.notes import Claim, StatedFact, Verification
 from dermnote_contracts.vocabulary import diagnoses, sites
-from dermnote_notegen.verify.claim import TextClaim
 from dermnote_notegen.verify.claims import ANSWERED, SENTENCE, claims
-from dermnote_notegen.verify.lexicon import FINDING, phrase, role
+from dermnote_notegen.verify.lexicon import FINDING, TextClaim, phrase, role
 from dermnote_notegen.verify.typical import NOTHING, Typical, modifiers, typical_of
 from dermnote_notegen.verify.vocabulary import note_lexicon
 from dermnote_notegen.writing.priors import Prior
 
 Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
-# A note has 250 words at most; what is beyond these characters is held against it unread.
+# A note has at most 250 words; text beyond this length counts as unsupported without being read.
 MAX_CHARS = 4000
-# Words of the prompts, and the "Note:" of a next note ("Note: red lacunae are typical" is a sentence of this one).
+# Words of the prompts, and the "Note:" of another note ("Note: red lacunae are typical" is part of this one).
 LEAKAGE = re.compile(
     r"\b(?:facts|instruction|example)\s*:|(?:^|\n\s*)notes?\s*:|[.!?]\s*notes?\s*:(?!\s*(?-i:[a-z]))"
     r"|\bas an ai\b|\bwrite (?:only|one)\b"
     r"|\bthe (?:list|facts|text|sentence|instructions) above\b|<\||\bsubclass\s*:",
     re.IGNORECASE,
 )
-# A word three times running, or four words and more twice.
+# A word three times in a row, or four and more words twice.
 LOOP = re.compile(
     r"\b([^\W\d]+)(?:\W+\1\b){2,}|\b((?:\w+[^\w.;!?]+){3,8}\w+)[^\w.;!?]+(?:and[^\w.;!?]+)?\2\b", re.IGNORECASE
 )
-# A question asserts nothing; pictures, brackets and comparison signs say what no word lists can hold.
+# Question marks, emoji, brackets and comparison signs express what word lists can't cover.
 SIGN = re.compile(
     r"(?!\+(?:ve\b|\)|\s*(?:[.,;]|$))|(?<=\w )\+ \w|(?<![^\s,])\+[a-z])[^\w\s.,;:!'’‘\"“”()|\-–—−/&…=*•]+|_+"
 )
@@ -41,7 +40,7 @@ YEARS_OF = {
     "teenager": range(13, 20),
     "adult": range(18, 200),
 }
-SAID_EITHER_WAY = frozenset(
+TWO_SIDED = frozenset(
     (
         "personal_hx_mm",
         "family_hx_mm",
@@ -53,14 +52,14 @@ LISTS = ("findings.colours", "findings.structures")
 
 @dataclass
 class Verdict:
-    """A verification and the facts that were found, with their places in the text."""
+    """A verification, and the stated facts with their positions in the text."""
 
     verification: Verification
     facts: list[StatedFact] = field(default_factory=list)
 
 
 class Verifier:
-    """Judges texts. Built once: its lexicon knows the vocabularies and the findings of all priors."""
+    """Judges texts. Reuse it: its lexicon covers the vocabularies and the findings of all priors."""
 
     def __init__(self, priors: Mapping[str, Prior]) -> None:
         self._priors = priors
@@ -71,9 +70,9 @@ class Verifier:
         self._typical: dict[str, Typical] = {}
 
     def verify(self, text: str, *, facts: Mapping[str, Any], allowed: Mapping[str, Any] | None = None) -> Verdict:
-        """Judge `text`: all of `facts` must be stated, and nothing claimed beyond `allowed` (the facts by default).
+        """Judge `text`: it must state all `facts` and claim nothing beyond `allowed` (the facts by default).
 
-        What is typical of a diagnosis may be said only where `allowed` holds that diagnosis.
+        Typical findings of a diagnosis may be stated only if `allowed` contains that diagnosis.
         """
         allowed = facts if allowed is None else allowed
         judge = _Judge(dict(walk(allowed)), self._typical_of(allowed.get("diagnosis", "")), text)
@@ -116,18 +115,18 @@ def _stated(claim: TextClaim, required: Mapping[str, Any]) -> StatedFact | None:
 
 
 def _named(claim: TextClaim, text: str) -> Claim:
-    """The claim as a reader of the verdict sees it."""
+    """The claim as it appears in a verification."""
     name = "findings" if claim.field == FINDING else claim.field.removeprefix("never.")
     return Claim(field=name, text=text[claim.start : claim.end], start=claim.start, end=claim.end)
 
 
 def _is_stated(name: str, value: Any, stated: Sequence[StatedFact]) -> bool:
-    said = [fact.value for fact in stated if fact.field == name]
-    return set(value) <= set(said) if name in LISTS else bool(said)
+    values = [fact.value for fact in stated if fact.field == name]
+    return set(value) <= set(values) if name in LISTS else bool(values)
 
 
 class _Judge:
-    """Judges single claims against what may be said. `allowed`: dotted field -> value."""
+    """Judges single claims of a text. `allowed`: dotted field -> value."""
 
     def __init__(self, allowed: Mapping[str, Any], typical: Typical, text: str) -> None:
         self._allowed = allowed
@@ -140,20 +139,20 @@ class _Judge:
     def __call__(self, claim: TextClaim) -> Judgement:
         if claim.typical and (claim.field == FINDING or claim.field.startswith("findings.")):
             return self._typical_finding(claim)
-        if claim.typical and claim.field == "never.time" and self._typical.says(claim.value):
+        if claim.typical and claim.field == "never.time" and self._typical.contains(claim.value):
             return "agrees"
-        if claim.field in SAID_EITHER_WAY:
-            return self._value(claim, _said(claim))
+        if claim.field in TWO_SIDED:
+            return self._value(claim, _stated_value(claim))
         return self._BY_FIELD.get(claim.field, type(self)._plain)(self, claim)
 
     def _plain(self, claim: TextClaim) -> Judgement:
-        """A claim that is true or not: to deny what was given contradicts it, else it is not supported."""
+        """A claim that is true or false: denying a given fact contradicts it; otherwise it is unsupported."""
         if claim.negated and claim.field in self._allowed:
             return "contradicted"
         return self._value(claim, claim.value)
 
-    def _picture(self, claim: TextClaim) -> Judgement:
-        """Dermoscopy in general ("dermoscopically, melanoma typically shows") says nothing of this picture."""
+    def _image_type(self, claim: TextClaim) -> Judgement:
+        """Dermoscopy in general ("dermoscopically, melanoma typically shows") says nothing about this image."""
         return "agrees" if claim.typical else self._plain(claim)
 
     def _value(self, claim: TextClaim, value: str) -> Judgement:
@@ -165,7 +164,7 @@ class _Judge:
         return "agrees" if value in _broader(claim.field, given) and not claim.negated else "contradicted"
 
     def _typical_finding(self, claim: TextClaim) -> Judgement:
-        """Typical of the diagnosis: a prior's wording word for word, or in one of its readings one of its findings."""
+        """Typical of the diagnosis: part of a verbatim wording, or with a reading that consists of its findings."""
         around = [denies for start, end, denies in self._verbatim if start <= claim.start and claim.end <= end]
         if claim.negated:  # by the wording itself: "a smooth, non-scaly surface"
             return "agrees" if any(around) or self._typical.lacks(claim.words) else "unsupported"
@@ -185,13 +184,13 @@ class _Judge:
     def _age(self, claim: TextClaim) -> Judgement:
         given = self._allowed.get("age")
         if claim.value in YEARS_OF:
-            if given is None:  # man and woman are said of anyone whose age is not known
+            if given is None:  # man and woman may be used for any patient of unknown age
                 return "agrees" if claim.value == "adult" else "unsupported"
             return "agrees" if given in YEARS_OF[claim.value] else "contradicted"
         return self._value(claim, claim.value)
 
     def _sex(self, claim: TextClaim) -> Judgement:
-        """Who is spoken of, also where something is denied: "she has never had melanoma"."""
+        """The patient's sex, even in a denial: "she has never had melanoma"."""
         return self._value(replace(claim, negated=False), claim.value)
 
     def _malignancy(self, claim: TextClaim) -> Judgement:
@@ -205,13 +204,13 @@ class _Judge:
         return "stated" if claim.value == given else "agrees"
 
     def _tumour(self, claim: TextClaim) -> Judgement:
-        """ "These tumours typically show" is said of what is malignant."""
+        """ "These tumours typically show" is true of a malignant diagnosis."""
         diagnosis = self._allowed.get("diagnosis")
         is_malignant = diagnosis is not None and diagnoses()[diagnosis].superclass == "malignant"
         return "agrees" if is_malignant and not claim.negated else "unsupported"
 
     def _named(self, claim: TextClaim) -> Judgement:
-        """ "The cyst is raised" says nothing new of an epidermal cyst, nor "metastases" of a melanoma metastasis."""
+        """ "The cyst is raised" adds nothing to an epidermal cyst, nor "metastases" to a melanoma metastasis."""
         diagnosis = self._allowed.get("diagnosis")
         names = (diagnosis, *diagnoses()[diagnosis].synonyms) if diagnosis else ()
         word = claim.value.replace("metastases", "metastasis")
@@ -222,7 +221,7 @@ class _Judge:
         "age": _age,
         "sex": _sex,
         "malignancy": _malignancy,
-        "image_type": _picture,
+        "image_type": _image_type,
         "tumour": _tumour,
         FINDING: _named,
         "never.severity": _named,
@@ -231,15 +230,15 @@ class _Judge:
     }
 
 
-def _said(claim: TextClaim) -> str:
-    """The value of a symptom (yes, no) or a history (True, False), negation taken in."""
+def _stated_value(claim: TextClaim) -> str:
+    """The value of a symptom (yes, no) or a history (True, False), with its negation."""
     if claim.field.startswith("symptoms."):
         return "no" if claim.negated else claim.value
     return str(not claim.negated)
 
 
 def _broader(name: str, given: str) -> set[str]:
-    """Coarser terms that hold the given one: saying them is true, though it does not state the fact."""
+    """Broader terms that include the given one: true, but they don't state the fact."""
     if name == "diagnosis":
         return {diagnoses()[given].klass}
     return _regions(given) if name == "site" else set()
@@ -247,7 +246,7 @@ def _broader(name: str, given: str) -> set[str]:
 
 @cache
 def _regions(given: str) -> set[str]:
-    """The sites that hold a site, by ISIC's hierarchy and its general sites."""
+    """The sites that include a site, by ISIC's hierarchy and its general sites."""
     site = sites()[given]
     general = [other for other in sites().values() if site.general and site.general in (other.name, *other.synonyms)]
     paths = [site.isic, *(other.isic for other in general)]
@@ -256,7 +255,7 @@ def _regions(given: str) -> set[str]:
 
 
 def _defects(text: str) -> Iterator[Claim]:
-    """Prompt leakage, a sentence said twice, a word said three times running, and what is too long to be a note."""
+    """Prompt leakage, repetitions, unsupported signs, and excess length."""
     if len(text) > MAX_CHARS:
         yield Claim(field="length", text=text[MAX_CHARS : MAX_CHARS + 40], start=MAX_CHARS, end=len(text))
         text = text[:MAX_CHARS]

@@ -1,4 +1,4 @@
-"""What a note can say: the vocabularies, the priors' findings and words/*.toml as phrases with meanings. Pure."""
+"""Builds the lexicon: vocabularies, the priors' findings and words/*.toml as phrases with meanings. Pure."""
 
 import itertools
 import re
@@ -14,7 +14,6 @@ from dermnote_notegen.verify.lexicon import (
     OF_THE_DIAGNOSIS,
     Lexicon,
     Meaning,
-    claim_words,
     phrase,
     read,
     role,
@@ -30,66 +29,53 @@ LATIN_PLURALS = (
     ("ula", "ulae"),
     ("uca", "ucae"),
 )
-# Names of diagnoses with so many letters are codes such as "df" or "mel", but for these: they count in capitals only.
-MOST_LETTERS_OF_CODE = 4
+# Diagnosis names of at most 4 letters are codes such as "df" or "mel", valid in capitals only, except these.
+MAX_CODE_LETTERS = 4
 SHORT_NAMES = ("nevi", "mole", "wart", "acne")
 
 
 def note_lexicon(wordings: Iterable[str]) -> Lexicon:
-    """Everything that a note can say. `wordings`: of all priors' findings. A longer phrase goes before its parts."""
+    """All phrases that the verifier understands. `wordings`: of all priors' findings. Earlier entries win."""
     general = ((words, Meaning(NEUTRAL, OF_THE_DIAGNOSIS)) for words in _of_the_diagnosis())
-    phrases = ((words, Meaning(NEUTRAL, value)) for words, value in _phrases_that_mean())
+    phrases = ((words, Meaning(NEUTRAL, value)) for words, value in _special_phrases())
     neutral = ((word, Meaning(NEUTRAL, word)) for word in _neutral_words())
-    return Lexicon(
-        [
-            *_diagnoses(),
-            *_sites(),
-            *_claims(),
-            *_findings(set(wordings)),
-            *general,
-            *_in_general(),
-            *phrases,
-            *neutral,
-        ],
-        capitals=_codes(),
-    )
+    findings = _findings(set(wordings))
+    entries = [*_diagnoses(), *_sites(), *_claims(), *findings, *general, *_in_general(), *phrases, *neutral]
+    codes = frozenset(name for diagnosis in diagnoses().values() for name in diagnosis.synonyms if _is_code(name))
+    return Lexicon(entries, capitals=codes)
 
 
-def _phrases_that_mean() -> Iterator[tuple[str, str]]:
-    """Neutral phrases with a meaning of their own in a sentence."""
-    held = read("neutral")
-    for verb, words in itertools.product(("", "is ", "are "), held["joining"]["phrases"]):
+def _special_phrases() -> Iterator[tuple[str, str]]:
+    """Neutral phrases with a special meaning in a sentence."""
+    lists = read("neutral")
+    for verb, words in itertools.product(("", "is ", "are "), lists["joining"]["phrases"]):
         yield f"{verb}{words}", JOINING_WORDS
-    yield from ((words, CUE) for words in held["cues"]["phrases"])
+    yield from ((words, CUE) for words in lists["cues"]["phrases"])
 
 
 def _of_the_diagnosis() -> Iterator[str]:
     """ "This condition", "lesions of this type", "typical of it"."""
-    held = read("neutral")["of_the_diagnosis"]
-    for name in held["names"].split():
-        yield from (f"{which} {name}" for which in held["which"].split())
-    yield from held["phrases"]
-    for cue, word, pronoun in itertools.product(held["cues"].split(), held["prepositions"].split(), ("it", "them")):
+    lists = read("neutral")["of_the_diagnosis"]
+    for name in lists["names"].split():
+        yield from (f"{which} {name}" for which in lists["which"].split())
+    yield from lists["phrases"]
+    for cue, word, pronoun in itertools.product(lists["cues"].split(), lists["prepositions"].split(), ("it", "them")):
         yield f"{cue} {word} {pronoun}"
 
 
 def _in_general() -> Iterator[tuple[str, Meaning]]:
-    """ "May typically" show, "typically looks like": said of a diagnosis they hedge nothing; "may often be" does."""
-    held = read("neutral")["in_general"]
-    for adverb, verb in itertools.product(held["adverbs"].split(), held["verbs"].split()):
+    """ "May typically" show, "typically looks like": neutral about a diagnosis; "may often be" is hedging."""
+    lists = read("neutral")["in_general"]
+    for adverb, verb in itertools.product(lists["adverbs"].split(), lists["verbs"].split()):
         for form in (f"{verb} {adverb}", f"{adverb} {verb}", f"{verb} also {adverb}"):
             yield form, Meaning(NEUTRAL, form)
             yield f"{form} be", Meaning("never.hedging", form)
-    for adverb, verb in itertools.product(held["adverbs"].split(), held["likened"].split()):
+    for adverb, verb in itertools.product(lists["adverbs"].split(), lists["likened"].split()):
         yield f"{adverb} {verb} like", Meaning(NEUTRAL, adverb)
 
 
 def _is_code(name: str) -> bool:
-    return len(name) <= MOST_LETTERS_OF_CODE and name not in SHORT_NAMES
-
-
-def _codes() -> frozenset[str]:
-    return frozenset(name for diagnosis in diagnoses().values() for name in diagnosis.synonyms if _is_code(name))
+    return len(name) <= MAX_CODE_LETTERS and name not in SHORT_NAMES
 
 
 def _diagnoses() -> Iterator[tuple[str, Meaning]]:
@@ -104,7 +90,7 @@ def _diagnoses() -> Iterator[tuple[str, Meaning]]:
 
 
 def _latin_plurals(form: str) -> Iterator[str]:
-    """Plurals that an s does not make: "keratoses", "blue nevi", "nevi spili"."""
+    """Irregular plurals: "keratoses", "blue nevi", "nevi spili"."""
     if " " in form and all(word.endswith("us") for word in form.split()):
         yield re.sub(r"us\b", "i", form)
     for singular, plural in LATIN_PLURALS:
@@ -122,40 +108,40 @@ def _sites() -> Iterator[tuple[str, Meaning]]:
 
 
 def _claims() -> Iterator[tuple[str, Meaning]]:
-    held = claim_words()
-    for name, forms in held["symptoms"].items():
+    lists = read("claims")
+    for name, forms in lists["symptoms"].items():
         for form in forms:
             yield form, Meaning(f"symptoms.{name}", "yes")
-            yield f"asked about {form}", Meaning("never.hedging", form)  # it says nothing of the answer
+            yield f"asked about {form}", Meaning("never.hedging", form)  # the answer is missing
             yield f"history of {form}", Meaning(f"symptoms.{name}", "yes")
     for group in ("asymmetry", "border", "colours", "structures"):
-        for value, forms in held[group].items():
+        for value, forms in lists[group].items():
             yield from ((form, Meaning(f"findings.{group}", value)) for form in forms)
-    for form, values in held["broader_colours"].items():
+    for form, values in lists["broader_colours"].items():
         yield form, Meaning("findings.colours", "|".join(values))
     for field in ("sex", "age", "image_type", "malignancy", "tumour"):
-        for value, forms in held[field].items():
+        for value, forms in lists[field].items():
             yield from ((form, Meaning(field, value)) for form in forms)
-    for field, forms in held["never"].items():
+    for field, forms in lists["never"].items():
         yield from ((form, Meaning(f"never.{field}", form)) for form in forms)
 
 
 def _findings(wordings: set[str]) -> Iterator[tuple[str, Meaning]]:
-    """Each word of the wordings; and a wording as a whole where a part of it would claim or deny something else.
+    """Each word of the wordings, and whole wordings of which a part would claim or deny something else.
 
-    "Scar-like patch" is no scar, "milia-like cysts" are no milia, "a lack of pigment network" denies nothing given.
+    "Scar-like patch" is not a scar, "milia-like cysts" are not milia, "a lack of pigment network" denies no given fact.
     """
     elsewhere = Lexicon([*_diagnoses(), *_sites(), *_claims()])
     for wording in sorted(wordings):
         others = {m.field for match in elsewhere.scan(wording) for m in match.meanings}
         denies = any(word in role("negators") for word in phrase(wording))
         if denies or any(not field.startswith(("findings.", "symptoms.elevation")) for field in others):
-            yield _bare(wording), Meaning(FINDING, wording)
+            yield re.sub(r"^(?:an?|the) ", "", wording), Meaning(FINDING, wording)
     found = {word for wording in wordings for word in phrase(wording)} - set(_neutral_words())
-    looks = claim_words()["other_findings"]
+    looks = read("claims")["other_findings"]
     known = found.union(looks)
     for word in sorted(found.union(_forms())):
-        if word not in elsewhere or elsewhere.says(word, "findings.") or elsewhere.says(word, "symptoms.elevation"):
+        if word not in elsewhere or elsewhere.claims(word, "findings.") or elsewhere.claims(word, "symptoms.elevation"):
             yield word, Meaning(FINDING, _base(word, known))
     for form in looks:
         if form not in elsewhere:
@@ -164,23 +150,19 @@ def _findings(wordings: set[str]) -> Iterator[tuple[str, Meaning]]:
 
 @cache
 def _forms() -> Mapping[str, str]:
-    """Each word of words/forms.toml and the one that stands for it."""
+    """Each word of words/forms.toml -> its base form."""
     return {form.replace("-", " "): base for base, forms in read("forms").items() for form in (base, *forms.split())}
 
 
 def _base(form: str, known: Set[str]) -> str:
-    """The word that stands for it, by words/forms.toml, as a singular or as an adjective ("regularly")."""
+    """Its base form: by words/forms.toml, the singular, or the adjective of an adverb ("regularly")."""
     bases = (form.removesuffix(ending) for ending in ("es", "s", "ly"))
     return _forms().get(form) or next((base for base in bases if base != form and base in known), form)
 
 
-def _bare(wording: str) -> str:
-    return re.sub(r"^(?:an?|the) ", "", wording)
-
-
 @cache
 def _neutral_words() -> tuple[str, ...]:
-    held, looks = read("neutral"), claim_words()["other_findings"]
+    lists, looks = read("neutral"), read("claims")["other_findings"]
     roles = (
         word
         for name in read("roles")
@@ -188,4 +170,4 @@ def _neutral_words() -> tuple[str, ...]:
         if not {word, word.removesuffix("s"), word.removesuffix("es")}.intersection(looks)
     )
     record = (word for words in read("record").values() for word in words.split())
-    return (*held["words"].split(), *held["phrases"], *record, *roles)
+    return (*lists["words"].split(), *lists["phrases"], *record, *roles)

@@ -1,4 +1,4 @@
-"""The worker program: one parent process, its engine, and RQ workers that write notes.
+"""The worker program: one supervisor, its engine process, and RQ workers that write notes.
 
 `write_note` is re-exported because queued jobs name it as `dermnote_notegen.worker.write_note`.
 """

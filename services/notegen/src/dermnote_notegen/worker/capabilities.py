@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server in the engine's place can do, found out by asking. Knows nothing of connections."""
+"""What a remote OpenAI-compatible server supports, found by probing it. Independent of connections."""
 
 import math
 import time
@@ -6,50 +6,68 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-MORE_SAMPLING = {"top_k": 40, "min_p": 0.05}
-# How servers are told of a grammar: llama-server, vLLM of before 2025 (and SGLang's OpenAI dialect), vLLM.
+from dermnote_contracts.completions import CompletionRequest
+
+EXTRA_SAMPLING = {"top_k": 40, "min_p": 0.05}
+# The field that carries a grammar: llama-server; vLLM before 2025 and SGLang's OpenAI API; vLLM.
 GRAMMAR_FIELDS: dict[str, Callable[[str], Any]] = {
     "grammar": lambda grammar: grammar,
     "guided_grammar": lambda grammar: grammar,
     "structured_outputs": lambda grammar: {"grammar": grammar},
 }
-# No model says this by itself: who answers it follows grammars.
+# Fields that only our own engine accepts; a grammar is sent in the field that the probe found.
+OWN_ENGINE_ONLY = {"grammar", "segments", "deterministic", "deadline_s"}
+# No model writes this unconstrained: a server that returns it follows the grammar.
 PROBE_TEXT = "zxqj7"
 
 
 @dataclass(frozen=True)
-class Abilities:
-    """What a remote server was found to take: the field of a grammar, None where it follows none; top_k and min_p.
+class Capabilities:
+    """What a remote server accepts. `grammar_field`: None without grammars; `extra_sampling`: top_k and min_p.
 
-    `good_until` (time.monotonic()): past is when to ask again, because the server's answers left it unsure.
+    `valid_until` (time.monotonic()): when to probe again because the server's answers were inconclusive.
     """
 
     grammar_field: str | None
-    more_sampling: bool
-    good_until: float = math.inf
+    extra_sampling: bool
+    valid_until: float = math.inf
+
+    @property
+    def expired(self) -> bool:
+        """True when it is time to probe again."""
+        return time.monotonic() > self.valid_until
+
+    def body(self, request: CompletionRequest, *, model: str) -> dict[str, Any]:
+        """A request with only the fields that the server accepts."""
+        excluded = OWN_ENGINE_ONLY | (set() if self.extra_sampling else set(EXTRA_SAMPLING))
+        body = request.model_dump(mode="json", exclude=excluded) | {"model": model}
+        if request.grammar is not None and self.grammar_field is not None:
+            body[self.grammar_field] = GRAMMAR_FIELDS[self.grammar_field](request.grammar)
+        return body
 
 
 @dataclass(frozen=True)
-class Probed:
-    """The answer to a probe, None where the server refused it; not `sure` where it answered 5xx instead."""
+class ProbeAnswer:
+    """The answer to a probe: None if the server rejected it; not `conclusive` if it kept answering 5xx."""
 
     text: str | None
-    sure: bool = True
+    conclusive: bool = True
 
 
-def probe(ask: Callable[[dict[str, Any]], Probed], *, model: str, again_s: float) -> Abilities:
-    """Asks for a text that only a grammar gives, under each name that servers know one by.
+def probe(send: Callable[[dict[str, Any]], ProbeAnswer], *, model: str, retry_after_s: float) -> Capabilities:
+    """Request a text that only a grammar can produce, in each known grammar field, and the extra sampling settings.
 
-    `again_s`: for how long an answer counts that left something unsure. Raises whatever `ask` does.
+    `retry_after_s`: how long inconclusive answers are valid. Raises whatever `send` does.
     """
     body = {"model": model, "prompt": "Say a word:", "max_tokens": 8, "temperature": 0.0}
     grammar = f'root ::= "{PROBE_TEXT}"'
-    more = ask(body | MORE_SAMPLING)
-    held, sure = None, more.sure
+    sampling = send(body | EXTRA_SAMPLING)
+    grammar_field, conclusive = None, sampling.conclusive
     for field, value in GRAMMAR_FIELDS.items():
-        probed = ask(body | {field: value(grammar)})
-        if probed.text == PROBE_TEXT:
-            held, sure = field, more.sure
+        answer = send(body | {field: value(grammar)})
+        if answer.text == PROBE_TEXT:
+            grammar_field, conclusive = field, sampling.conclusive
             break
-        sure = sure and probed.sure
-    return Abilities(held, more.text is not None, math.inf if sure else time.monotonic() + again_s)
+        conclusive = conclusive and answer.conclusive
+    valid_until = math.inf if conclusive else time.monotonic() + retry_after_s
+    return Capabilities(grammar_field, sampling.text is not None, valid_until)

@@ -1,8 +1,11 @@
-"""The worker's way to the engine: OpenAI completions over a Unix socket, or over HTTP to another server."""
+"""The worker's client of the engine: OpenAI completions over a Unix socket, or over HTTP to a remote server."""
 
+import fcntl
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,53 +14,82 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import ModelInfo
-from dermnote_contracts.problems import DermnoteError, EngineRefused, EngineUnavailable
-from dermnote_notegen.worker.capabilities import GRAMMAR_FIELDS, MORE_SAMPLING, Abilities, Probed, probe
-from dermnote_notegen.worker.engine_lock import Company
+from dermnote_contracts.problems import EngineCrashed, EngineRefused, EngineUnavailable
+from dermnote_notegen.worker.capabilities import Capabilities, ProbeAnswer, probe
 
 log = logging.getLogger(__name__)
-PAUSE_S = 0.2
-# An engine whose thread has broken answers for a moment more; whoever it answers so asks a new engine next time.
-SETTLE_S = 2
-# A request that the engine broke with twice goes alone from then on; where that breaks it twice more it is given up.
-BREAKS_IN_COMPANY = 2
-BREAKS_ALONE = 2
-PROBE_S = 60
-PROBES = 3
+RETRY_PAUSE_S = 0.2
+# A failing engine still answers for a moment; a client waits this long so that its retry reaches the new engine.
+RESTART_PAUSE_S = 2
+# After this many crashes a request holds the engine exclusively; after as many more it is given up.
+SHARED_ATTEMPTS = 2
+EXCLUSIVE_ATTEMPTS = 2
+PROBE_TIMEOUT_S = 60
+PROBE_ATTEMPTS = 3
 PROBE_AGAIN_S = 300
-# What only our own engine takes; a grammar travels under the name that the probe found.
-OURS_ONLY = {"grammar", "segments", "deterministic", "deadline_s"}
-# A server that is loading its model, has too much to do, or is away behind a proxy: it may well take the request later.
-NOT_NOW = {429, 502, 503, 504}
-# What a refusal means. The server's own words are never passed on: they may repeat the prompt.
+# The server is loading its model, overloaded, or unreachable behind a proxy, and may accept the request later.
+RETRYABLE = {429, 502, 503, 504}
+# What a rejection means. The server's own message is never passed on: it may quote the prompt.
 REASONS = {
-    400: "it can't read the request, or the prompt doesn't fit its context",
-    401: "it wants a key",
-    403: "it refuses access",
-    404: "it has no such model, or nothing under /v1/completions",
+    400: "it can't parse the request, or the prompt doesn't fit its context",
+    401: "it requires a key",
+    403: "it denies access",
+    404: "it doesn't have this model, or has no /v1/completions",
     413: "the request is too large for it",
-    422: "prompt and answer don't fit its context, or it can't read the grammar",
+    422: "prompt and answer don't fit its context, or it can't parse the grammar",
 }
-# The engine had the request and is gone; a connection that never came about is an engine that isn't there yet.
+# The connection broke after the engine had received the request; a failed connect means that it has not started yet.
 DROPPED = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
 
 
-class EngineCrashed(DermnoteError):
-    """The engine broke each time that it had this request, also when it had no other."""
+class EngineLock:
+    """Reader-writer lock on the engine, across a node's processes: requests share it, or one holds it exclusively.
 
-    code, status, title = "engine-crashed", 502, "The language model's engine broke each time it had this request"
+    Made of two file locks beside the engine's socket, which the kernel releases when their holder exits. Every request
+    passes the gate and then holds the floor. An exclusive request closes the gate first, so that a stream of shared
+    ones can't starve it.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._gate = socket.with_name(f"{socket.name}.gate")
+        self._floor = socket.with_name(f"{socket.name}.floor")
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Hold it together with other requests; blocks while one holds or awaits it exclusively. Costs 40 µs."""
+        with ExitStack() as floor:
+            with _locked(self._gate, fcntl.LOCK_SH):
+                floor.enter_context(_locked(self._floor, fcntl.LOCK_SH))
+            yield
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold it alone: blocks until current requests are done and keeps out later ones."""
+        with _locked(self._gate, fcntl.LOCK_EX), _locked(self._floor, fcntl.LOCK_EX):
+            yield
 
 
-class EngineBroke(Exception):
-    """Our engine broke with the request in hand, by its fault or another's. `pause_s`: when it can be asked again."""
+@contextmanager
+def _locked(path: Path, operation: int) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)  # one open file each, so that threads lock separately too
+    try:
+        fcntl.flock(file, operation)
+        yield
+    finally:
+        os.close(file)
 
-    def __init__(self, what: str, *, pause_s: float) -> None:
-        super().__init__(what)
+
+class RequestLost(Exception):
+    """Our engine failed while it ran the request. `pause_s`: when to retry."""
+
+    def __init__(self, message: str, *, pause_s: float) -> None:
+        super().__init__(message)
         self.pause_s = pause_s
 
 
 class _Served(BaseModel):
-    """A model in `/v1/models`: OpenAI's fields, and what servers (ours among them) say beside them."""
+    """A model in `/v1/models`: OpenAI's fields, and what servers (including ours) add."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -72,9 +104,9 @@ class _Models(BaseModel):
 
 
 class EngineClient:
-    """One engine. `complete` waits for an engine that is being restarted, up to `wait_s`, and asks again.
+    """A client of one engine. `complete` waits up to `wait_s` for an engine that is restarting, then retries.
 
-    `probe_again_s`: when a remote server is probed anew whose answers left unsure what it can do.
+    `probe_again_s`: when to probe a remote server again after inconclusive answers.
     """
 
     def __init__(
@@ -87,55 +119,63 @@ class EngineClient:
         probe_again_s: float = PROBE_AGAIN_S,
     ) -> None:
         self._remote = url is not None
-        self._where = url or str(socket)
+        self._socket = socket
+        self._address = url or str(socket)
         self._model_name = model_name
         self._wait_s = wait_s
         self._probe_again_s = probe_again_s
-        self._company = Company(socket)
+        self._lock = EngineLock(socket)
         self._info: ModelInfo | None = None
-        self._abilities: Abilities | None = None
-        self._socket = None if url else str(socket)
-        self._base_url = url or "http://engine"
+        self._capabilities: Capabilities | None = None
         self._client: httpx.Client | None = None
-        self._client_pid = 0
 
     @property
     def _http(self) -> httpx.Client:
-        """This process' own connections: a forked child must not share its parent's."""
-        if self._client is None or self._client_pid != os.getpid():
-            transport = httpx.HTTPTransport(uds=self._socket, verify=False) if self._socket else None
-            self._client = httpx.Client(transport=transport, base_url=self._base_url)
-            self._client_pid = os.getpid()
+        """This process's connections; close them before a fork."""
+        if self._client is None:
+            transport = None if self._remote else httpx.HTTPTransport(uds=str(self._socket), verify=False)
+            self._client = httpx.Client(
+                transport=transport, base_url=self._address if self._remote else "http://engine"
+            )
         return self._client
 
     def close(self) -> None:
-        """Close the connections of this process."""
-        if self._client is not None and self._client_pid == os.getpid():
+        """Close all connections; the next request opens new ones."""
+        if self._client is not None:
             self._client.close()
+            self._client = None
 
     @property
     def model(self) -> ModelInfo:
-        """The model behind the engine and what it can do; asked once, and again where the answer left it unsure.
+        """The engine's model and what it supports; read once, and again after an inconclusive probe.
 
-        Waits for an engine that is being restarted; raises EngineUnavailable after `wait_s`.
+        Waits for an engine that is restarting; raises EngineUnavailable after `wait_s`.
         """
-        if self._info is None or (self._abilities is not None and time.monotonic() > self._abilities.good_until):
-            self._info = self.wait_ready()
+        if self._info is None or (self._capabilities is not None and self._capabilities.expired):
+            deadline = time.monotonic() + self._wait_s
+            while True:
+                try:
+                    self._info = self.info()
+                    break
+                except EngineUnavailable:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(RETRY_PAUSE_S)
         return self._info
 
     def info(self) -> ModelInfo:
-        """The engine's model; raises EngineUnavailable when it doesn't answer now, or names none."""
+        """Read the engine's model now; raises EngineUnavailable if it doesn't answer or names no model."""
         try:
             answer = self._http.get("/v1/models", timeout=5)
             answer.raise_for_status()
         except httpx.HTTPError as error:
-            raise EngineUnavailable(f"no engine answers at {self._where}") from error
+            raise EngineUnavailable(f"no engine answers at {self._address}") from error
         try:
             served = _Models.model_validate_json(answer.content).data[0]
             if not self._remote:
                 return ModelInfo.model_validate({"name": served.id, **served.model_dump()})
         except ValidationError as error:
-            raise EngineUnavailable(f"what answers at {self._where} names no model in /v1/models") from error
+            raise EngineUnavailable(f"the server at {self._address} names no model in /v1/models") from error
         name = self._model_name or served.id
         return ModelInfo(
             name=name,
@@ -145,103 +185,79 @@ class EngineClient:
             grammar=self._probed(name).grammar_field is not None,
         )
 
-    def _probed(self, name: str) -> Abilities:
-        if self._abilities is None or time.monotonic() > self._abilities.good_until:
-            self._abilities = probe(self._completes, model=name, again_s=self._probe_again_s)
-        return self._abilities
+    def _probed(self, name: str) -> Capabilities:
+        if self._capabilities is None or self._capabilities.expired:
+            self._capabilities = probe(self._send_probe, model=name, retry_after_s=self._probe_again_s)
+        return self._capabilities
 
-    def _completes(self, body: dict[str, Any]) -> Probed:
-        """What the server makes of a probe; a 5xx is asked again. Raises EngineUnavailable where it can't say yet."""
-        for _ in range(PROBES):
+    def _send_probe(self, body: dict[str, Any]) -> ProbeAnswer:
+        """Send a probe, again after a 5xx. Raises EngineUnavailable if the server isn't ready."""
+        for _ in range(PROBE_ATTEMPTS):
             try:
-                answer = self._http.post("/v1/completions", json=body, timeout=PROBE_S)
+                answer = self._http.post("/v1/completions", json=body, timeout=PROBE_TIMEOUT_S)
                 if answer.status_code == httpx.codes.OK:
-                    return Probed(_parse(answer).choices[0].text.strip())
+                    return ProbeAnswer(_parse(answer).choices[0].text.strip())
             except (httpx.TransportError, EngineRefused) as error:
-                raise EngineUnavailable(f"no engine answers at {self._where}") from error
-            if answer.status_code in NOT_NOW:
+                raise EngineUnavailable(f"no engine answers at {self._address}") from error
+            if answer.status_code in RETRYABLE:
                 raise EngineUnavailable(f"HTTP {answer.status_code} from the engine")
             if not answer.is_server_error:
-                return Probed(None)
-            time.sleep(PAUSE_S)
-        return Probed(None, sure=False)
-
-    def _body(self, request: CompletionRequest) -> dict[str, Any]:
-        if not self._remote:
-            return request.model_dump(mode="json", exclude_defaults=True)
-        name = self.model.name
-        known = self._probed(name)
-        left_out = OURS_ONLY | (set() if known.more_sampling else set(MORE_SAMPLING))
-        body = request.model_dump(mode="json", exclude=left_out) | {"model": name}
-        if request.grammar is not None and known.grammar_field is not None:
-            body[known.grammar_field] = GRAMMAR_FIELDS[known.grammar_field](request.grammar)
-        return body
-
-    def wait_ready(self) -> ModelInfo:
-        """Block until the engine has its model; raises EngineUnavailable after `wait_s`."""
-        ends = time.monotonic() + self._wait_s
-        while True:
-            try:
-                self._info = self.info()
-            except EngineUnavailable:
-                if time.monotonic() > ends:
-                    raise
-                time.sleep(PAUSE_S)
-            else:
-                return self._info
+                return ProbeAnswer(None)
+            time.sleep(RETRY_PAUSE_S)
+        return ProbeAnswer(None, conclusive=False)
 
     def complete(self, request: CompletionRequest) -> CompletionResponse:
-        """One completion. A connection that fails, a 429 or a 5xx is tried again until `wait_s` is over.
+        """One completion. A failed connection, a 429 and a 5xx are retried until `wait_s` is over.
 
-        Where our own engine broke twice with the request in hand it is asked alone, so that it takes no other along.
-        Raises EngineRefused for a request that the engine will never take, EngineCrashed for one that it breaks with,
-        EngineUnavailable when time is up.
+        A request on which our own engine failed twice holds the engine exclusively, so that it takes no other down.
+        Raises EngineRefused for a request that the engine rejects, EngineCrashed for one on which it keeps failing,
+        EngineUnavailable after `wait_s`.
         """
-        body = self._body(request)
         timeout_s = request.deadline_s + 5
         if self._remote:
-            return self._answered(body, timeout_s=timeout_s)
-        for breaks in range(BREAKS_IN_COMPANY + BREAKS_ALONE):
-            alone = breaks >= BREAKS_IN_COMPANY
-            with self._company.alone() if alone else self._company.joined():
+            name = self.model.name
+            return self._post(self._probed(name).body(request, model=name), timeout_s=timeout_s)
+        body = request.model_dump(mode="json", exclude_defaults=True)
+        for attempt in range(SHARED_ATTEMPTS + EXCLUSIVE_ATTEMPTS):
+            exclusive = attempt >= SHARED_ATTEMPTS
+            with self._lock.exclusive() if exclusive else self._lock.shared():
                 try:
-                    return self._answered(body, timeout_s=timeout_s)
-                except EngineBroke as broke:
-                    log.warning("the engine broke with a request in hand%s: %s", ", its only one" * alone, broke)
-                    time.sleep(broke.pause_s)
-        raise EngineCrashed(f"{BREAKS_IN_COMPANY + BREAKS_ALONE} times, {BREAKS_ALONE} of them with no other request")
+                    return self._post(body, timeout_s=timeout_s)
+                except RequestLost as error:
+                    log.warning("the engine failed during %s request: %s", "an exclusive" if exclusive else "a", error)
+                    time.sleep(error.pause_s)
+        attempts = SHARED_ATTEMPTS + EXCLUSIVE_ATTEMPTS
+        raise EngineCrashed(f"{attempts} times, {EXCLUSIVE_ATTEMPTS} of them without other requests")
 
-    def _answered(self, body: dict[str, Any], *, timeout_s: float) -> CompletionResponse:
-        ends = time.monotonic() + self._wait_s
+    def _post(self, body: dict[str, Any], *, timeout_s: float) -> CompletionResponse:
+        deadline = time.monotonic() + self._wait_s
         while True:
             try:
                 answer = self._http.post("/v1/completions", json=body, timeout=timeout_s)
             except httpx.TransportError as error:
                 if not self._remote and isinstance(error, DROPPED):
-                    raise EngineBroke("the connection was dropped", pause_s=PAUSE_S) from error
-                if time.monotonic() > ends:
-                    raise EngineUnavailable(f"no engine answers at {self._where}") from error
+                    raise RequestLost("the connection was dropped", pause_s=RETRY_PAUSE_S) from error
+                if time.monotonic() > deadline:
+                    raise EngineUnavailable(f"no engine answers at {self._address}") from error
             else:
                 if answer.status_code == httpx.codes.OK:
                     return _parse(answer)
-                if answer.is_client_error and answer.status_code not in NOT_NOW:
-                    raise _refusal(answer)
-                if not self._remote and _has_lost_it(answer):
-                    raise EngineBroke(f"HTTP {answer.status_code}", pause_s=SETTLE_S)
-                if time.monotonic() > ends:
+                if answer.is_client_error and answer.status_code not in RETRYABLE:
+                    reason = REASONS.get(answer.status_code)
+                    raise EngineRefused(
+                        f"HTTP {answer.status_code} from the engine" + (f": {reason}" if reason else "")
+                    )
+                if not self._remote and _lost_request(answer):
+                    raise RequestLost(f"HTTP {answer.status_code}", pause_s=RESTART_PAUSE_S)
+                if time.monotonic() > deadline:
                     raise EngineUnavailable(f"HTTP {answer.status_code} from the engine")
-            time.sleep(PAUSE_S)
+            time.sleep(RETRY_PAUSE_S)
 
 
-def _refusal(answer: httpx.Response) -> EngineRefused:
-    reason = REASONS.get(answer.status_code)
-    return EngineRefused(f"HTTP {answer.status_code} from the engine" + (f": {reason}" if reason else ""))
-
-
-def _has_lost_it(answer: httpx.Response) -> bool:
-    """Whether our engine says that it took the request and lost it, by a fault of its own or of the request."""
+def _lost_request(answer: httpx.Response) -> bool:
+    """True if our engine had started the request and failed, through its own fault or the request's."""
     if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        return EngineUnavailable.code in answer.text  # and not that it has too much to do
+        return EngineUnavailable.code in answer.text  # and not that it is overloaded
     return answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR
 
 

@@ -1,9 +1,10 @@
-"""The worker program: one parent that keeps the engine, the upkeep and N light workers running.
+"""The worker program: supervises the engine, the maintenance process and N light workers.
 
-Settings and priors are loaded once, here; the workers are forked from it and share them. This process talks to the
-engine until it has its model, and to nobody after that.
+Settings and priors are loaded once and shared with the workers by fork. Until the engine has its model this process
+polls it; after that it makes no connections.
 """
 
+import functools
 import gc
 import logging
 import os
@@ -11,8 +12,8 @@ import sys
 
 from dermnote_contracts.problems import EngineUnavailable
 from dermnote_notegen.queue.redis import PasswordUnreadable
-from dermnote_notegen.worker.supervisor import Child, Parent
-from dermnote_notegen.worker.task import Runtime, keep_up, runtime, work
+from dermnote_notegen.worker.supervisor import Process, Supervisor
+from dermnote_notegen.worker.task import Runtime, maintain, process_runtime, work
 from dermnote_notegen.writing.priors import PriorsInvalid
 
 log = logging.getLogger(__name__)
@@ -20,83 +21,63 @@ ENGINE = "from dermnote_notegen.engine.server import main; main()"
 ENGINE_STOP_S = 10
 
 
-class EngineCannotStart(Exception):
-    """The engine ended by itself before it had a model; it has said why. `code` is its exit code."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-def become_engine() -> None:
-    """A fresh interpreter takes this child's place: llama.cpp shares nothing with the workers."""
+def exec_engine() -> None:
+    """Replace this process by the engine in a fresh interpreter: llama.cpp shares nothing with the workers."""
     os.execv(sys.executable, [sys.executable, "-c", ENGINE])  # noqa: S606
 
 
-def run(here: Runtime) -> None:
-    """Start everything and keep it running until told to stop; then the notes in hand are finished, the engine last.
-
-    Raises EngineCannotStart.
-    """
-    parent = Parent()
-    engine = [Child("engine", become_engine)] if here.settings.starts_engine else []
-    workers = [Child(f"worker {number}", work) for number in range(1, here.settings.worker_count + 1)]
-    upkeep = [Child("upkeep", keep_up)]
-    parent.start(engine)
-    wait_for_engine(parent, here)
-    if not parent.told_to_stop:
-        freeze()
-        parent.start([*workers, *upkeep])
+def run(runtime: Runtime) -> None:
+    """Run all processes until a stop signal; then the workers finish their notes, and the engine stops last."""
+    supervisor = Supervisor()
+    work_notes, maintain_queue = functools.partial(work, runtime), functools.partial(maintain, runtime)
+    engine = [Process("engine", exec_engine)] if runtime.settings.starts_engine else []
+    workers = [Process(f"worker {number}", work_notes) for number in range(1, runtime.settings.worker_count + 1)]
+    maintenance = [Process("maintenance", maintain_queue)]
+    supervisor.start(engine)
+    wait_for_engine(supervisor, runtime)
+    if not supervisor.stopping:
+        # Keep the garbage collector away from what is loaded: it would touch, and so copy, the shared memory pages.
+        gc.collect()
+        gc.freeze()
+        supervisor.start([*workers, *maintenance])
         log.info("%d workers take notes", len(workers))
-    while not parent.told_to_stop:
-        parent.tend()
-    log.info("told to stop: the notes in hand are finished first")
-    parent.end(workers)
-    parent.end(upkeep)
-    parent.end(engine, patience_s=ENGINE_STOP_S)
+    while not supervisor.stopping:
+        supervisor.poll()
+    log.info("stopping after the current notes")
+    supervisor.stop(workers)
+    supervisor.stop(maintenance)
+    supervisor.stop(engine, kill_after_s=ENGINE_STOP_S)
     log.info("stopped")
 
 
-def wait_for_engine(parent: Parent, here: Runtime) -> None:
-    """Until the engine has its model, or this process is told to stop. Raises EngineCannotStart.
+def wait_for_engine(supervisor: Supervisor, runtime: Runtime) -> None:
+    """Wait until the engine has its model or a stop signal arrives.
 
-    An engine that is killed is started again, now and later; one that ends by itself before it ever had a model never
-    will: a wrong setting.
+    An engine that is killed by a signal is restarted. One that exits by itself before it has a model has logged a wrong
+    setting and would exit again: the program exits with its code.
     """
-    log.info("waiting for the engine to have its model")
-    told = None
-    while not parent.told_to_stop and (missing := _missing(here)):
-        if missing != told:
-            log.info("not yet: %s", missing)
-            told = missing
-        end = parent.tend().get("engine")
-        if end is not None and end.code > 0:
-            raise EngineCannotStart(end.code)
-    here.engine.close()
-
-
-def _missing(here: Runtime) -> str | None:
-    """Why the engine can't be asked yet; None when it can."""
-    try:
-        here.engine.info()
-    except EngineUnavailable as error:
-        return str(error)
-    return None
-
-
-def freeze() -> None:
-    """Leave what was loaded out of the garbage collector's rounds: it would touch, and so copy, the shared pages."""
-    gc.collect()
-    gc.freeze()
+    log.info("waiting for the engine to load its model")
+    logged = None
+    while not supervisor.stopping:
+        try:
+            runtime.engine.info()
+        except EngineUnavailable as error:
+            if str(error) != logged:
+                logged = str(error)
+                log.info("engine not ready: %s", logged)
+        else:
+            break
+        exit_code = supervisor.poll().get("engine")
+        if exit_code is not None and exit_code > 0:
+            sys.exit(exit_code)
+    runtime.engine.close()
 
 
 def main() -> None:
-    """Load what the workers share, then run until told to stop."""
+    """Load what the workers share, then run until a stop signal."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel("WARNING")
     try:
-        run(runtime())
+        run(process_runtime())
     except (PasswordUnreadable, PriorsInvalid) as error:
         sys.exit(f"dermnote-notegen-worker: {error}")
-    except EngineCannotStart as ended:
-        sys.exit(ended.code)

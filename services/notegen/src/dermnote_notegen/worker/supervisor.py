@@ -1,6 +1,6 @@
-"""Processes forked from one parent: started again when they end, told to stop, never outliving the parent.
+"""Supervises forked processes: restarts those that exit, stops them on request, and never leaves orphans.
 
-Knows nothing of notes, queues and engines.
+Independent of notes, queues and engines.
 """
 
 import ctypes
@@ -9,187 +9,172 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 log = logging.getLogger(__name__)
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
-YOUNG_S = 10.0
+FIRST_DELAY_S = 0.1
+MAX_DELAY_S = 5.0
+STABLE_AFTER_S = 10.0
 POLL_S = 0.1
-STOPS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Deaths:
-    """How often in a row a child has died young, and so how long to wait before it is started again."""
+class Backoff:
+    """Delay before a restart: doubles with each early exit in a row, up to MAX_DELAY_S."""
 
-    young: int = 0
+    early_exits: int = 0
 
-    def and_one(self, *, lived_s: float) -> "Deaths":
-        """After one death more."""
-        return Deaths(self.young + 1 if lived_s < YOUNG_S else 0)
+    def after_exit(self, *, uptime_s: float) -> "Backoff":
+        """The back-off after one more exit."""
+        return Backoff(self.early_exits + 1 if uptime_s < STABLE_AFTER_S else 0)
 
     @property
-    def pause_s(self) -> float:
-        """Hardly anything after a long life; twice as long after each early death."""
-        return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.young, 20))
+    def delay_s(self) -> float:
+        """Seconds to wait."""
+        return min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self.early_exits, 20))
 
 
-@dataclass(frozen=True)
-class End:
-    """A child's end: its exit code, or minus the signal that killed it."""
-
-    code: int
-
-    def __str__(self) -> str:
-        return f"exit code {self.code}" if self.code >= 0 else f"signal {signal.Signals(-self.code).name}"
+def describe_exit(code: int) -> str:
+    """An exit code, or minus the signal that killed the process, in words."""
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
 
-class Child:
-    """One process, which runs `body` and ends when it returns. A body that raises ends with exit code 1."""
+class Process:
+    """One supervised process, which runs `target` and exits when it returns, with code 1 if it raises."""
 
-    def __init__(self, name: str, body: Callable[[], None]) -> None:
+    def __init__(self, name: str, target: Callable[[], None]) -> None:
         self.name = name
         self.pid: int | None = None
-        self._body = body
-        self.wanted = True
-        self._deaths = Deaths()
-        self._last_end: End | None = None
+        self.restarts = True
+        self._target = target
+        self._backoff = Backoff()
+        self._exit_code: int | None = None
         self._started_at = 0.0
-        self._due_at = 0.0
+        self._restart_at = 0.0
 
     def is_due(self) -> bool:
-        """True when it should run, does not, and has waited long enough."""
-        return self.wanted and self.pid is None and time.monotonic() >= self._due_at
+        """True if it should be running, is not, and its restart delay is over."""
+        return self.restarts and self.pid is None and time.monotonic() >= self._restart_at
 
     def start(self) -> None:
-        """Fork. A signal to stop that comes meanwhile waits until parent and child have told themselves apart."""
+        """Fork. Stop signals are held back until the child has its own handlers."""
         parent = os.getpid()
         self._started_at = time.monotonic()
-        with _stops_blocked():
-            try:
-                pid = os.fork()
-            except OSError as error:  # no memory or too many processes, just now
-                log.warning("%s can't be started: %s", self.name, error)
-                self._wait_after_death()
-                return
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            pid = os.fork()
             if pid == 0:
-                self._live(parent)
+                self._run(parent)
+        except OSError as error:  # out of memory or processes
+            log.warning("%s can't be started: %s", self.name, error)
+            self._schedule_restart()
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self.pid = pid
-        if self._last_end is not None:
-            log.warning("%s had ended with %s and is started again (pid %s)", self.name, self._last_end, pid)
+        if self._exit_code is not None:
+            log.warning("%s ended with %s; restarted as pid %s", self.name, describe_exit(self._exit_code), pid)
 
     def send(self, number: int) -> None:
-        """Send a signal to it, if it runs."""
+        """Send a signal if it is running."""
         if self.pid is not None:
-            os.kill(self.pid, number)  # not reaped yet, so the pid is still its own
+            os.kill(self.pid, number)  # safe: the pid can't be reused before it is reaped
 
-    def ended(self, end: End) -> None:
-        """Take note that it was reaped, and when it may be started again."""
+    def reap(self) -> int | None:
+        """Return its exit code if it has just exited, and schedule its restart; None otherwise."""
+        if self.pid is None:
+            return None
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if not pid:
+            return None
         self.pid = None
-        self._last_end = end
-        self._wait_after_death()
+        self._exit_code = os.waitstatus_to_exitcode(status)
+        self._schedule_restart()
+        return self._exit_code
 
-    def _wait_after_death(self) -> None:
+    def _schedule_restart(self) -> None:
         now = time.monotonic()
-        self._deaths = self._deaths.and_one(lived_s=now - self._started_at)
-        self._due_at = now + self._deaths.pause_s
+        self._backoff = self._backoff.after_exit(uptime_s=now - self._started_at)
+        self._restart_at = now + self._backoff.delay_s
 
-    def _live(self, parent: int) -> NoReturn:
+    def _run(self, parent: int) -> NoReturn:
         code = 1
         try:
-            die_with(parent)
-            os.setsid()  # Ctrl+C in a terminal reaches the parent alone, which lets notes in hand be finished
-            for number in STOPS:
+            _exit_with(parent)
+            os.setsid()  # Ctrl+C in a terminal reaches only the supervisor, which lets workers finish their notes
+            for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-            self._body()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            self._target()
             code = 0
         except Exception:
-            log.exception("%s (pid %s) broke", self.name, os.getpid())
+            log.exception("%s (pid %s) failed", self.name, os.getpid())
         finally:
             os._exit(code)
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, however it ends (Linux; elsewhere nothing)."""
+def _exit_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent exits for any reason (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the kernel was asked
+        if os.getppid() != parent:  # it exited before prctl took effect
             os._exit(1)
 
 
-@contextmanager
-def _stops_blocked() -> Iterator[None]:
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-
-
-class Parent:
-    """This process as the parent of children. It has one thread, so that a fork copies no lock that another holds."""
+class Supervisor:
+    """Starts, restarts and stops processes. Has a single thread, so a fork copies no lock that another thread holds."""
 
     def __init__(self) -> None:
-        self._children: list[Child] = []
-        self._stops = 0
-        for number in STOPS:
-            signal.signal(number, self._count_stop)
+        self._processes: list[Process] = []
+        self._stop_signals = 0
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._count_stop_signal)
 
-    def _count_stop(self, *_: object) -> None:
-        self._stops += 1
+    def _count_stop_signal(self, *_: object) -> None:
+        self._stop_signals += 1
 
     @property
-    def told_to_stop(self) -> bool:
+    def stopping(self) -> bool:
         """True after the first SIGTERM or SIGINT."""
-        return self._stops > 0
+        return self._stop_signals > 0
 
-    def start(self, children: Iterable[Child]) -> None:
-        """Start children, and keep them running from now on."""
-        for child in children:
-            self._children.append(child)
-            child.start()
+    def start(self, processes: Iterable[Process]) -> None:
+        """Start processes and keep them running."""
+        for process in processes:
+            self._processes.append(process)
+            process.start()
 
-    def tend(self) -> dict[str, End]:
-        """Wait a moment, then start again what is due. Returns which children have ended, by name.
+    def poll(self) -> dict[str, int]:
+        """Wait for POLL_S, then restart what is due. Returns the exit codes of processes that exited, by name.
 
-        A second signal to stop kills all children and raises SystemExit.
+        A second stop signal kills all processes and raises SystemExit.
         """
         time.sleep(POLL_S)
-        if self._stops > 1:
-            log.warning("told twice to stop: all children are killed")
-            self._kill(self._children)
+        if self._stop_signals > 1:
+            log.warning("second stop signal: killing all processes")
+            self._kill(self._processes)
             sys.exit(1)
-        ended = self._reap()
-        for child in self._children:
-            if child.is_due():
-                child.start()
-        return ended
+        codes = {process.name: process.reap() for process in self._processes}
+        for process in self._processes:
+            if process.is_due():
+                process.start()
+        return {name: code for name, code in codes.items() if code is not None}
 
-    def end(self, children: Sequence[Child], *, patience_s: float | None = None) -> None:
-        """Ask children to end and wait until they have; after `patience_s` kill them. The others are kept running."""
-        for child in children:
-            child.wanted = False
-            child.send(signal.SIGTERM)
-        ends = time.monotonic() + patience_s if patience_s is not None else None
-        while any(child.pid for child in children):
-            self.tend()
-            if ends is not None and time.monotonic() > ends:
-                self._kill(children)
+    def stop(self, processes: Sequence[Process], *, kill_after_s: float | None = None) -> None:
+        """Send SIGTERM and wait for the processes to exit; kill them after `kill_after_s`. Others keep running."""
+        for process in processes:
+            process.restarts = False
+            process.send(signal.SIGTERM)
+        deadline = time.monotonic() + kill_after_s if kill_after_s is not None else None
+        while any(process.pid for process in processes):
+            self.poll()
+            if deadline is not None and time.monotonic() > deadline:
+                self._kill(processes)
 
-    def _kill(self, children: Iterable[Child]) -> None:
-        for child in children:
-            child.send(signal.SIGKILL)
-
-    def _reap(self) -> dict[str, End]:
-        ended = {}
-        for child in self._children:
-            if child.pid and (found := os.waitpid(child.pid, os.WNOHANG))[0]:
-                ended[child.name] = End(os.waitstatus_to_exitcode(found[1]))
-                child.ended(ended[child.name])
-        return ended
+    def _kill(self, processes: Iterable[Process]) -> None:
+        for process in processes:
+            process.send(signal.SIGKILL)

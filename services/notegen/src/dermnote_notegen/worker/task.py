@@ -1,7 +1,4 @@
-"""What a worker does: take a note id, write the note, store it; and the upkeep that one process does for all workers.
-
-The engine is another process. Knows nothing of the other workers: the pool starts them.
-"""
+"""The processes' work: a worker writes and stores notes; one maintenance process serves all workers."""
 
 import functools
 import logging
@@ -14,13 +11,13 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from dermnote_contracts.problems import DermnoteError, EngineRefused, EngineUnavailable, InvalidRequest, Problem
+from dermnote_contracts.problems import EngineCrashed, EngineRefused, EngineUnavailable, InvalidRequest, WorkerGaveUp
 from dermnote_notegen.queue.records import MODEL, NoteStore
 from dermnote_notegen.queue.redis import connect
-from dermnote_notegen.queue.rq_queue import NoteWorker, make_worker
+from dermnote_notegen.queue.rq_queue import NoteWorker
 from dermnote_notegen.settings import Settings
-from dermnote_notegen.worker import writer
-from dermnote_notegen.worker.engine_client import EngineClient, EngineCrashed
+from dermnote_notegen.worker.engine_client import EngineClient
+from dermnote_notegen.worker.writer import NoteWriter
 from dermnote_notegen.writing.priors import load_priors
 
 log = logging.getLogger(__name__)
@@ -31,101 +28,96 @@ REDIS_TIMEOUT_S = 30  # longer than a worker blocks for a job
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a job needs; made once in the pool's parent, inherited by each worker, which opens its own connections."""
+    """What jobs need. Built once in the supervisor and inherited by each worker, which opens its own connections."""
 
     settings: Settings
     redis: Redis
     store: NoteStore
     engine: EngineClient
-    desk: writer.Desk
+    writer: NoteWriter
 
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Runtime":
+        """Build everything; connects to nothing yet. Commands are retried while Redis restarts.
 
-class WorkerGaveUp(DermnoteError):
-    """The last retry ended without a note."""
-
-    code, title = "worker-gave-up", "The note could not be written after several tries"
+        Raises PasswordUnreadable, PriorsInvalid.
+        """
+        retry = Retry(ExponentialBackoff(cap=2, base=0.1), retries=12)
+        redis = connect(settings, retry=retry, socket_timeout=REDIS_TIMEOUT_S)
+        engine = EngineClient(
+            socket=settings.engine_socket,
+            url=settings.engine_url,
+            model_name=settings.model if settings.engine_url else "",
+            wait_s=settings.engine_wait_s,
+        )
+        writer = NoteWriter(engine, load_priors(settings.priors_dir))
+        return cls(settings, redis, NoteStore(redis, note_ttl_s=settings.note_ttl_s), engine, writer)
 
 
 @functools.cache
-def runtime() -> Runtime:
-    """Made from the environment; raises PasswordUnreadable, PriorsInvalid. Redis being restarted is waited for."""
-    settings = Settings()
-    retry = Retry(ExponentialBackoff(cap=2, base=0.1), retries=12)
-    redis = connect(settings, retry=retry, socket_timeout=REDIS_TIMEOUT_S)
-    engine = EngineClient(
-        socket=settings.engine_socket,
-        url=settings.engine_url,
-        model_name=settings.model if settings.engine_url else "",
-        wait_s=settings.engine_wait_s,
-    )
-    desk = writer.desk(engine, load_priors(settings.priors_dir))
-    return Runtime(settings, redis, NoteStore(redis, note_ttl_s=settings.note_ttl_s), engine, desk)
+def process_runtime() -> Runtime:
+    """This process's runtime, from the environment. Only for `write_note`, which RQ calls by name with a note id."""
+    return Runtime.from_settings(Settings())
 
 
 def write_note(note_id: str) -> None:
-    """The RQ task. Safe to run any number of times: an ended note is left as it is.
+    """The RQ task. Idempotent: an ended note is left as it is.
 
-    What will never be written fails at once with its reason; anything else that is raised has RQ run the job again.
+    Errors that a retry can't cure fail the note with their reason; any other exception makes RQ retry the job.
     """
-    here = runtime()
-    request = here.store.request(note_id)
-    if request is None or not here.store.start(note_id):
+    runtime = process_runtime()
+    request = runtime.store.start(note_id)
+    if request is None:
         return
     seed = request.options.seed if request.options.seed is not None else secrets.randbelow(2**31)
     try:
-        written = writer.write(request, desk=here.desk, seed=seed)
-    except (InvalidRequest, EngineRefused, EngineCrashed) as refused:
-        here.store.fail(note_id, refused.problem())
+        notes = runtime.writer.write(request, seed=seed)
+    except (InvalidRequest, EngineRefused, EngineCrashed) as error:
+        runtime.store.fail(note_id, error.problem())
     else:
-        here.store.finish(note_id, written)
+        runtime.store.finish(note_id, notes)
 
 
-def give_up(note_id: str) -> None:
-    """End a note whose job RQ has given up; harmless when it has ended."""
-    problem: Problem = WorkerGaveUp().problem()
-    runtime().store.fail(note_id, problem)
-
-
-def report_model() -> None:
-    """Tell the API which model is loaded; silence for 30 s means none is."""
-    here = runtime()
+def work(runtime: Runtime) -> None:
+    """Write notes from the queue until a stop signal, or until Redis stays unavailable."""
     try:
-        info = here.engine.info()
-    except EngineUnavailable:
-        log.warning("the engine does not answer")
-        return
-    here.redis.set(MODEL, info.model_dump_json(), ex=MODEL_TTL_S)
-
-
-def work() -> None:
-    """Take notes from the queue until told to stop, or until Redis stays away."""
-    try:
-        _note_worker().work(logging_level="WARNING")
+        _note_worker(runtime).work(logging_level="WARNING")
     except RedisError as error:
         log.warning("Redis does not answer: %s", error)
 
 
-def keep_up() -> None:
-    """For all workers of the pool: tell the API which model is loaded, and look for jobs whose worker died."""
-    settings = runtime().settings
-    pause_s = min(REPORT_S, settings.maintenance_interval_s)
-    upkeep_due = time.monotonic()
+def maintain(runtime: Runtime) -> None:
+    """For all workers: report the loaded model and recover the jobs of dead workers."""
+    interval_s = runtime.settings.maintenance_interval_s
+    next_cleaning = time.monotonic()
     while True:
         try:
-            report_model()
-            if time.monotonic() >= upkeep_due:
-                _note_worker().clean_registries()
-                upkeep_due = time.monotonic() + settings.maintenance_interval_s
+            _report_model(runtime)
+            if time.monotonic() >= next_cleaning:
+                _note_worker(runtime).clean_registries()
+                next_cleaning = time.monotonic() + interval_s
         except RedisError as error:
             log.warning("Redis does not answer: %s", error)
-        time.sleep(pause_s)
+        time.sleep(min(REPORT_S, interval_s))
 
 
-def _note_worker() -> NoteWorker:
-    here = runtime()
-    return make_worker(
-        here.redis,
-        maintenance_interval_s=here.settings.maintenance_interval_s,
-        orphan_after_s=here.settings.orphan_after_s,
+def _report_model(runtime: Runtime) -> None:
+    """Store the loaded model for the API; it expires after 30 s without a report."""
+    try:
+        model = runtime.engine.info()
+    except EngineUnavailable:
+        log.warning("the engine does not answer")
+    else:
+        runtime.redis.set(MODEL, model.model_dump_json(), ex=MODEL_TTL_S)
+
+
+def _note_worker(runtime: Runtime) -> NoteWorker:
+    def give_up(note_id: str) -> None:
+        runtime.store.fail(note_id, WorkerGaveUp().problem())
+
+    return NoteWorker(
+        runtime.redis,
+        maintenance_interval_s=runtime.settings.maintenance_interval_s,
+        orphan_after_s=runtime.settings.orphan_after_s,
         on_failed=give_up,
     )

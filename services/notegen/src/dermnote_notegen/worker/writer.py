@@ -1,37 +1,33 @@
-"""Writing notes: attempt, verify, retry, fall back. Knows an engine only as something that completes text."""
+"""Writes notes: attempt, verify, retry, fall back. Needs of the engine only that it completes text."""
 
 import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import ModelInfo, Note, NoteRequest, Provenance, Tokens
-from dermnote_contracts.problems import InvalidRequest
+from dermnote_contracts.problems import NoteUnfaithful
 from dermnote_notegen.verify import Verdict, Verifier
 from dermnote_notegen.writing.note_grammar import write_skeleton, write_template
 from dermnote_notegen.writing.priors import Prior, Priors
-from dermnote_notegen.writing.prompt import Prompt, render
+from dermnote_notegen.writing.prompt import Prompt, build_prompt
 from dermnote_notegen.writing.prompts import prompt_file
 from dermnote_notegen.writing.strategies import NoteFacts, note_facts
 
-MOST_ATTEMPTS = 4
-# A text counts as the model's own (`source: llm`) from this many choices on.
-LEAST_DECISIONS = 8
-# How a free text is sampled (llama.cpp's own defaults); under a grammar nothing that it allows is left out.
-FREE: dict[str, float] = {"top_p": 0.95, "top_k": 40, "min_p": 0.05}
-GUIDED: dict[str, float] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
-
-
-class NoteUnfaithful(InvalidRequest):
-    """The model's text was not faithful and `on_unfaithful` is reject."""
-
-    code, title = "note-unfaithful", "No faithful note was written"
+MAX_ATTEMPTS = 4
+MAX_SKELETONS = 16
+# A text counts as the model's own (`source: llm`) if the model made at least this many choices in it.
+MIN_DECISIONS = 8
+# Free text is sampled with llama.cpp's defaults; under a grammar no allowed token is cut off.
+FREE_SAMPLING: dict[str, float] = {"top_p": 0.95, "top_k": 40, "min_p": 0.05}
+GRAMMAR_SAMPLING: dict[str, float] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
 
 
 class Engine(Protocol):
-    """Where completions come from. `model`: the weights behind it, and whether a text can be held to a grammar."""
+    """Completes text. `model`: its weights, and whether it supports grammars."""
 
     @property
     def model(self) -> ModelInfo: ...
@@ -41,7 +37,7 @@ class Engine(Protocol):
 
 @dataclass
 class Draft:
-    """A text, the verdict on it, the choices that the model made in it, and what all attempts cost."""
+    """A text and its verdict. `decisions`: the model's choices in it; `tokens` and `llm_ms`: of all attempts."""
 
     text: str
     verdict: Verdict
@@ -52,133 +48,144 @@ class Draft:
     llm_ms: float = 0.0
 
 
-@dataclass(frozen=True)
-class Desk:
-    """What a note is written with: the model behind `engine`, the priors, and the verifier that knows them."""
+class NoteWriter:
+    """Writes notes with an engine and clinical priors. Reuse it: building the verifier's lexicon takes a moment."""
 
-    engine: Engine
-    priors: Priors
-    verifier: Verifier
+    def __init__(self, engine: Engine, priors: Priors) -> None:
+        self.engine = engine
+        self.priors = priors
+        self.verifier = Verifier(priors)
 
-
-def desk(engine: Engine, priors: Priors) -> Desk:
-    """A desk with a verifier for its priors; building that takes a moment, so keep it."""
-    return Desk(engine, priors, Verifier(priors))
-
-
-def write(request: NoteRequest, *, desk: Desk, seed: int) -> list[Note]:
-    """Write `options.n` notes that differ where the facts allow it. Raises NoteUnfaithful under `reject`."""
-    job = _Job(request, note_facts(request), desk)
-    notes: list[Note] = []
-    for variant in range(request.options.n):
-        started = time.perf_counter()
-        draft = _draft(job, seeds=_seeds(seed, variant), taken={note.text for note in notes})
-        total_ms = (time.perf_counter() - started) * 1000
-        notes.append(_note(job, draft, seed=seed, total_ms=total_ms))
-    return notes
+    def write(self, request: NoteRequest, *, seed: int) -> list[Note]:
+        """Write `options.n` notes that differ where the facts allow it. Raises NoteUnfaithful under `reject`."""
+        job = _Job(request, note_facts(request), self)
+        notes: list[Note] = []
+        for variant in range(request.options.n):
+            started = time.perf_counter()
+            draft = job.draft(seeds=_seeds(seed, variant), taken={note.text for note in notes})
+            total_ms = (time.perf_counter() - started) * 1000
+            notes.append(job.note(draft, seed=seed, total_ms=total_ms))
+        return notes
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What all variants of a note share."""
+    """One request, whose variants share its facts."""
 
     request: NoteRequest
     facts: NoteFacts
-    desk: Desk
+    writer: NoteWriter
 
     @property
     def prior(self) -> Prior | None:
-        """What is typical of the diagnosis; nothing of a blinded note."""
-        return self.desk.priors.get(self.facts.diagnosis or "")
+        """What is typical of the diagnosis; None for a blinded note."""
+        return self.writer.priors.get(self.facts.diagnosis or "")
 
-    def prompt(self, *, seed: int) -> Prompt:
-        """What the model is asked, for an engine that can or can't hold it to a grammar."""
-        return render(
-            self.request.strategy,
-            facts=self.facts,
-            prior=self.prior,
-            options=self.request.options,
-            seed=seed,
-            grammar=self.desk.engine.model.grammar,
-        )
+    def draft(self, *, seeds: Iterator[int], taken: set[str]) -> Draft:
+        """One variant that is not in `taken`: the model's if it may be kept, else the template."""
+        if self.request.strategy == "M":
+            text = write_template(self.facts.stated)
+            return Draft(text, self._verdict(text), source="template")
+        draft = self._attempt(seeds=seeds, taken=taken)
+        policy = self.request.options.on_unfaithful
+        acceptable = draft.text not in taken or policy == "reject"  # under reject a template never replaces the text
+        if policy == "keep" or (draft.verdict.verification.faithful and acceptable):
+            return draft
+        if policy == "reject":
+            raise NoteUnfaithful("the model's text did not match the facts; see on_unfaithful")
+        skeletons = [write_skeleton(self.facts.stated, seed=seed) for seed in islice(seeds, MAX_SKELETONS)]
+        text = next((skeleton for skeleton in skeletons if skeleton not in taken), skeletons[0])
+        return replace(draft, text=text, verdict=self._verdict(text), source="template")
 
-    def verdict(self, text: str) -> Verdict:
-        return self.desk.verifier.verify(text, facts=self.facts.stated, allowed=self.facts.allowed)
-
-
-def _draft(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
-    if job.request.strategy == "M":
-        text = write_template(job.facts.stated)
-        return Draft(text, job.verdict(text), source="template")
-    draft = _attempts(job, seeds=seeds, taken=taken)
-    policy = job.request.options.on_unfaithful
-    will_do = draft.text not in taken or policy == "reject"  # the template never stands in under reject
-    if policy == "keep" or (draft.verdict.verification.faithful and will_do):
+    def _attempt(self, *, seeds: Iterator[int], taken: set[str]) -> Draft:
+        """Query the model until its text is new, and faithful if the policy is to retry; returns the last attempt."""
+        options = self.request.options
+        draft = Draft("", self._verdict(""))
+        for attempt, seed in enumerate(islice(seeds, MAX_ATTEMPTS), start=1):
+            prompt = build_prompt(
+                self.request.strategy,
+                facts=self.facts,
+                prior=self.prior,
+                options=options,
+                seed=seed,
+                grammar=self.writer.engine.model.grammar,
+            )
+            started = time.perf_counter()
+            answer = self.writer.engine.complete(
+                completion_request(prompt, seed=seed, attempt=attempt, deterministic=options.deterministic)
+            )
+            text = tidy(answer.choices[0].text, finished=answer.choices[0].finish_reason == "stop")
+            draft = Draft(
+                text,
+                self._verdict(text),
+                attempts=attempt,
+                tokens=draft.tokens + _tokens(answer),
+                decisions=_decisions(answer),
+                llm_ms=draft.llm_ms + (time.perf_counter() - started) * 1000,
+            )
+            acceptable = draft.verdict.verification.faithful or options.on_unfaithful != "retry"
+            if acceptable and text not in taken:
+                break
         return draft
-    if policy == "reject":
-        raise NoteUnfaithful("the model's text did not match the facts; see on_unfaithful")
-    return _fallback(job, draft, seeds=seeds, taken=taken)
 
+    def _verdict(self, text: str) -> Verdict:
+        return self.writer.verifier.verify(text, facts=self.facts.stated, allowed=self.facts.allowed)
 
-def _attempts(job: _Job, *, seeds: Iterator[int], taken: set[str]) -> Draft:
-    """Ask the model until a text is new, and faithful where the policy is to retry; the last try is kept."""
-    options = job.request.options
-    draft = Draft("", job.verdict(""))
-    for attempt, seed in zip(range(1, MOST_ATTEMPTS + 1), seeds, strict=False):
-        prompt = job.prompt(seed=seed)
-        started = time.perf_counter()
-        asked = completion(prompt, seed=seed, attempt=attempt, deterministic=options.deterministic)
-        answer = job.desk.engine.complete(asked)
-        text = tidy(answer.choices[0].text, finished=answer.choices[0].finish_reason == "stop")
-        draft = Draft(
-            text,
-            job.verdict(text),
-            attempts=attempt,
-            tokens=draft.tokens + _tokens(answer),
-            decisions=_decisions(answer),
-            llm_ms=draft.llm_ms + (time.perf_counter() - started) * 1000,
+    def note(self, draft: Draft, *, seed: int, total_ms: float) -> Note:
+        """A draft with its provenance."""
+        model = self.writer.engine.model if draft.attempts else None
+        prompts = prompt_file(self.request.strategy)
+        return Note(
+            text=draft.text,
+            strategy=self.request.strategy,
+            facts=draft.verdict.facts,
+            verification=draft.verdict.verification,
+            provenance=Provenance(
+                model=model and model.name,
+                model_sha256=model and model.sha256,
+                quantization=model and model.quantization,
+                grammar_enforced=model.grammar if model and prompts.wordings else None,
+                prompt_version=prompts.version,
+                priors_version=self.writer.priors.version if self.prior else None,
+                seed=seed,
+                attempts=draft.attempts,
+                source="llm" if draft.source == "llm" and draft.decisions >= MIN_DECISIONS else "template",
+                tokens=draft.tokens,
+                timings_ms={"llm": round(draft.llm_ms, 1), "total": round(total_ms, 1)},
+            ),
         )
-        will_do = draft.verdict.verification.faithful or options.on_unfaithful != "retry"
-        if will_do and text not in taken:
-            break
-    return draft
 
 
-def completion(prompt: Prompt, *, seed: int, attempt: int = 1, deterministic: bool = False) -> CompletionRequest:
-    """What the engine is asked. A second and later attempt samples a little warmer, so that it can differ."""
-    warmer = prompt.temperature + 0.1 * (attempt - 1) if prompt.temperature else 0.0
+def completion_request(
+    prompt: Prompt, *, seed: int, attempt: int = 1, deterministic: bool = False
+) -> CompletionRequest:
+    """The engine's request for a prompt. Retries sample at a slightly higher temperature, so that texts can differ."""
+    temperature = prompt.temperature + 0.1 * (attempt - 1) if prompt.temperature else 0.0
     return CompletionRequest(
         prompt=prompt.text,
         max_tokens=prompt.max_tokens,
-        temperature=min(warmer, 2.0),
+        temperature=min(temperature, 2.0),
         seed=seed,
         stop=list(prompt.stop),
         grammar=prompt.grammar,
         segments=list(prompt.segments) or None,
         deterministic=deterministic,
-        **(FREE if prompt.grammar is None else GUIDED),
+        **(FREE_SAMPLING if prompt.grammar is None else GRAMMAR_SAMPLING),
     )
 
 
-def _fallback(job: _Job, draft: Draft, *, seeds: Iterator[int], taken: set[str]) -> Draft:
-    """The skeleton in place of the model's text, in a wording not used yet where one is left."""
-    wordings = [write_skeleton(job.facts.stated, seed=seed) for _, seed in zip(range(16), seeds, strict=False)]
-    text = next((wording for wording in wordings if wording not in taken), wordings[0])
-    return replace(draft, text=text, verdict=job.verdict(text), source="template")
-
-
 def _seeds(seed: int, variant: int) -> Iterator[int]:
-    draw = random.Random(f"{seed}/{variant}")
+    random_ = random.Random(f"{seed}/{variant}")
     while True:
-        yield draw.randrange(2**31)
+        yield random_.randrange(2**31)
 
 
 def tidy(text: str, *, finished: bool) -> str:
-    """One paragraph of whole sentences: a sentence that the token limit cut is dropped."""
+    """One paragraph of whole sentences: a sentence cut by the token limit is dropped."""
     text = " ".join(text.split())
     if not finished and text and text[-1] not in ".!?":
-        cut = max(text.rfind(". "), text.rfind("! "), text.rfind("? "))
-        text = text[: cut + 1]
+        end = max(text.rfind(". "), text.rfind("! "), text.rfind("? "))
+        text = text[: end + 1]
     return text
 
 
@@ -194,31 +201,6 @@ def _tokens(answer: CompletionResponse) -> Tokens:
 
 
 def _decisions(answer: CompletionResponse) -> int:
-    """Choices in this text; every sampled token is one where an engine does not count them."""
+    """The model's choices in a text; every generated token counts as one if the engine doesn't count them."""
     usage = answer.usage
     return usage.completion_tokens if usage.decisions is None else usage.decisions
-
-
-def _note(job: _Job, draft: Draft, *, seed: int, total_ms: float) -> Note:
-    model = job.desk.engine.model if draft.attempts else None
-    strategy = job.request.strategy
-    source = prompt_file(strategy)
-    return Note(
-        text=draft.text,
-        strategy=strategy,
-        facts=draft.verdict.facts,
-        verification=draft.verdict.verification,
-        provenance=Provenance(
-            model=model and model.name,
-            model_sha256=model and model.sha256,
-            quantization=model and model.quantization,
-            grammar_enforced=model.grammar if model and source.wordings else None,
-            prompt_version=source.version,
-            priors_version=job.desk.priors.version if job.prior else None,
-            seed=seed,
-            attempts=draft.attempts,
-            source="llm" if draft.source == "llm" and draft.decisions >= LEAST_DECISIONS else "template",
-            tokens=draft.tokens,
-            timings_ms={"llm": round(draft.llm_ms, 1), "total": round(total_ms, 1)},
-        ),
-    )

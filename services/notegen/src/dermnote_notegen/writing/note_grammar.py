@@ -1,7 +1,7 @@
-"""Composition: a request's facts and its diagnosis' priors as one phrase grammar (strategy G). Pure.
+"""The note grammar (strategy G): a request's facts and its diagnosis's priors as one phrase grammar. Pure.
 
-Every text of the grammar states every fact once and nothing else, but for findings that are typical of the diagnosis
-and worded as typical. Drawn from without those, it is every strategy's fallback. Strategy M's template stands here too.
+Every text of the grammar states each fact once and nothing else, except findings typical of the diagnosis, worded as
+typical. Sampled without those, it is the fallback of every strategy. Strategy M's template is here too.
 """
 
 import random
@@ -16,30 +16,32 @@ from dermnote_notegen.writing.prompts import prompt_file
 
 ADULT_FROM_YEARS = 18
 TYPICAL_GROUPS = 3
-MOST_GROUP_FINDINGS = 2
+MAX_GROUP_FINDINGS = 2
 Rules = dict[str, Sequence[str | Alternative]]
 
 
-def compose(facts: Mapping[str, Any], *, prior: Prior | None, seed: int, max_words: int | None = None) -> PhraseGrammar:
-    """The phrase grammar of one note. `prior` None: nothing typical. The seed orders lists and narrows the wordings.
+def build_note_grammar(
+    facts: Mapping[str, Any], *, prior: Prior | None, seed: int, max_words: int | None = None
+) -> PhraseGrammar:
+    """The grammar of one note. `prior` None: nothing typical. The seed orders lists and narrows the wordings.
 
-    `max_words`: typical findings are left out where a text with them could be longer; the facts never are.
+    `max_words`: typical findings are omitted if a text with them could be longer; facts never are.
     """
     random_ = random.Random(f"compose/{seed}")
-    source = prompt_file("G")
-    rules: Rules = dict(source.wordings)
-    rules |= _person(facts, source.words) | _plain(facts, source.words) | _outcome(facts)
-    rules |= _history(facts) | _symptoms(facts, source.words, random_) | _findings(facts, source.words, random_)
+    prompts = prompt_file("G")
+    rules: Rules = dict(prompts.wordings)
+    rules |= _person(facts, prompts.words) | _plain(facts, prompts.words) | _outcome(facts)
+    rules |= _history(facts) | _symptoms(facts, prompts.words, random_) | _findings(facts, prompts.words, random_)
     rules |= _typical(prior, facts, random_)
-    grammar = resolve(rules).narrowed(random_, most=source.most_alternatives)
+    grammar = resolve(rules).narrowed(random_, most=prompts.most_alternatives)
     if prior is not None and max_words is not None and grammar.most_words() > max_words:
-        return compose(facts, prior=None, seed=seed)
+        return build_note_grammar(facts, prior=None, seed=seed)
     return grammar
 
 
 def write_skeleton(facts: Mapping[str, Any], *, seed: int) -> str:
-    """A note without a model and without anything typical: the facts, in a wording chosen by the seed."""
-    return compose(facts, prior=None, seed=seed).draw(random.Random(f"skeleton/{seed}"))
+    """A note without a model and without typical findings: the facts, in a wording chosen by the seed."""
+    return build_note_grammar(facts, prior=None, seed=seed).draw(random.Random(f"skeleton/{seed}"))
 
 
 def write_template(facts: Mapping[str, Any]) -> str:
@@ -49,13 +51,13 @@ def write_template(facts: Mapping[str, Any]) -> str:
     rules |= {
         "a_superclass": [article(diagnosis.superclass)],
         "klass": [written(diagnosis.klass)],
-        "subclass": _one(None if diagnosis.name == diagnosis.klass else written(diagnosis.name)),
+        "subclass": _optional(None if diagnosis.name == diagnosis.klass else written(diagnosis.name)),
     }
     return next(resolve(rules).texts())
 
 
 def person_in_short(facts: Mapping[str, Any]) -> str:
-    """Who the patient is, from age and sex alone: "64-year-old woman", "patient"."""
+    """The patient by age and sex: "64-year-old woman", "patient"."""
     rules = _person(facts, prompt_file("G").words)
     noun, age = rules["noun"][0], facts.get("age")
     return str(noun) if age is None else f"{age}-year-old {noun}"
@@ -69,7 +71,7 @@ def article(phrase: str) -> str:
 
 
 def written(diagnosis: str) -> str:
-    """A diagnosis as it is written in a sentence: names of people have a capital ("Merkel cell carcinoma")."""
+    """A diagnosis as written in a sentence: eponyms are capitalised ("Merkel cell carcinoma")."""
     eponyms = {name.lower(): name for name in prompt_file("G").words["eponyms"]["words"]}
     return " ".join(eponyms.get(word, word) for word in diagnosis.split())
 
@@ -82,16 +84,16 @@ def _person(facts: Mapping[str, Any], words: Mapping[str, Any]) -> Rules:
         "age": [] if age is None else [str(age)],
         "years": [] if age is None else ["1 year" if age == 1 else f"{age} years"],
         "an_age": [] if age is None else [article(str(age))],
-        "fitzpatrick": _one(facts.get("fitzpatrick_skin_type")),
+        "fitzpatrick": _optional(facts.get("fitzpatrick_skin_type")),
     }
 
 
 def _plain(facts: Mapping[str, Any], words: Mapping[str, Any]) -> Rules:
-    picture = facts.get("image_type")
+    image_type = facts.get("image_type")
     return {
-        "site": _one(facts.get("site")),
-        "mm": _one(facts.get("clin_size_long_diam_mm")),
-        "a_picture": words["image_type"][picture] if picture else [],
+        "site": _optional(facts.get("site")),
+        "mm": _optional(facts.get("clin_size_long_diam_mm")),
+        "a_picture": words["image_type"][image_type] if image_type else [],
     }
 
 
@@ -99,9 +101,9 @@ def _outcome(facts: Mapping[str, Any]) -> Rules:
     diagnosis = facts.get("diagnosis")
     superclass = diagnoses()[diagnosis].superclass if diagnosis else None
     return {
-        "diagnosis": _one(diagnosis and written(diagnosis)),
-        "superclass": _one(superclass if superclass in ("benign", "pre-cancerous", "malignant") else None),
-        "bm": _one(facts.get("benign_malignant")),
+        "diagnosis": _optional(diagnosis and written(diagnosis)),
+        "superclass": _optional(superclass if superclass in ("benign", "pre-cancerous", "malignant") else None),
+        "bm": _optional(facts.get("benign_malignant")),
     }
 
 
@@ -131,7 +133,7 @@ def _findings(facts: Mapping[str, Any], words: Mapping[str, Any], random_: rando
     rules: Rules = {f"f_{name}": words[name][given[name]] for name in ("asymmetry", "border") if name in given}
     if colours := list(given.get("colours", ())):
         random_.shuffle(colours)
-        rules["colours"] = [_joined(colours, "and")]
+        rules["colours"] = ["".join(map(str, _listed(colours, "and")))]
         rules["f_colours"] = words["colours"]["one" if len(colours) == 1 else "many"]
     structures = list(given.get("structures", ()))
     for number, term in enumerate(structures):
@@ -143,11 +145,11 @@ def _findings(facts: Mapping[str, Any], words: Mapping[str, Any], random_: rando
 
 
 def _typical(prior: Prior | None, facts: Mapping[str, Any], random_: random.Random) -> Rules:
-    """Three groups of typical findings; the model takes one finding of each, in one of its wordings."""
+    """Three groups of typical findings; the model chooses one finding of each, in one of its wordings."""
     findings = list(usable_findings(prior, facts)) if prior else []
     random_.shuffle(findings)
     groups = [
-        findings[start::TYPICAL_GROUPS][:MOST_GROUP_FINDINGS] for start in range(min(TYPICAL_GROUPS, len(findings)))
+        findings[start::TYPICAL_GROUPS][:MAX_GROUP_FINDINGS] for start in range(min(TYPICAL_GROUPS, len(findings)))
     ]
     rules: Rules = {
         f"t{number}": [wording for finding in group for wording in finding.wordings]
@@ -158,31 +160,22 @@ def _typical(prior: Prior | None, facts: Mapping[str, Any], random_: random.Rand
 
 
 def usable_findings(prior: Prior, facts: Mapping[str, Any]) -> Sequence[Finding]:
-    """The prior's findings, without those of a kind that was given: "sharp" beside "typically indistinct" jars."""
+    """The prior's findings, without kinds that were given: "sharp" and "typically indistinct" would contradict."""
     given = facts.get("findings", {})
-    jarring = [
-        word for word, name in (("border", "border"), ("margin", "border"), ("symm", "asymmetry")) if name in given
-    ]
-    return [
-        finding
-        for finding in prior.findings
-        if not any(word in wording for word in jarring for wording in finding.wordings)
-    ]
+    kinds = (("border", "border"), ("margin", "border"), ("symm", "asymmetry"))
+    excluded = [word for word, name in kinds if name in given]
+    return [f for f in prior.findings if not any(word in wording for word in excluded for wording in f.wordings)]
 
 
-def _one(value: object) -> list[str]:
+def _optional(value: object) -> list[str]:
     return [] if value is None else [str(value)]
 
 
 def _listed(parts: Sequence[Part], word: str, *, serial: bool = False) -> Alternative:
-    """(a, ", ", b, " and ", c). `serial`: ", and" before the last of three, for parts that hold lists themselves."""
+    """(a, ", ", b, " and ", c). `serial`: a comma before the last of three or more, for parts that are lists."""
     joined: list[Part] = []
     last = f"{',' if serial and len(parts) > 2 else ''} {word} "
     for number, part in enumerate(parts):
         joined += [last if number == len(parts) - 1 else ", "] if number else []
         joined.append(part)
     return tuple(joined)
-
-
-def _joined(words: Sequence[str], word: str) -> str:
-    return "".join(str(part) for part in _listed(words, word))

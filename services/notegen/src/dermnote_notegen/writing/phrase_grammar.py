@@ -1,24 +1,22 @@
-"""Phrase grammars: named rules whose alternatives hold text and references to other rules. Pure, finite, not recursive.
+"""Phrase grammars: named rules whose alternatives mix text and references to other rules. Pure, finite, not recursive.
 
-`{name}` takes the rule, `{Name}` its text with a capital, `{name?}` nothing where the rule has no text, `{!name}` keeps
-the alternative only where the rule has none. A grammar is drawn from with a seed, or written as GBNF for a model.
+`{name}` inserts a rule, `{Name}` its text capitalised, `{name?}` nothing if the rule has no text; `{!name}` keeps the
+alternative only if the rule has none. A grammar is sampled with a seed, or written as GBNF to constrain a model.
 """
 
 import functools
 import json
-import operator
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 REFERENCE = re.compile(r"\{(?P<absent>!)?(?P<name>[A-Za-z][A-Za-z0-9_]*)(?P<optional>\?)?\}")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A reference to a rule; `capital`: its first letter in upper case."""
+    """A reference to a rule. `capital`: capitalise its first letter."""
 
     name: str
     capital: bool = False
@@ -29,19 +27,18 @@ Alternative = tuple[Part, ...]
 
 
 class UnknownRule(ValueError):
-    """A wording names a rule that nothing defines."""
+    """A wording refers to an undefined rule."""
 
 
 @dataclass(frozen=True)
 class PhraseGrammar:
-    """Resolved rules: every reference has text behind it, every rule at least one alternative."""
+    """Resolved rules: every reference leads to text, and every rule has at least one alternative."""
 
     rules: Mapping[str, tuple[Alternative, ...]]
     root: str = "root"
-    _longest_texts: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def draw(self, random_: random.Random) -> str:
-        """One text of the grammar; every alternative of a rule is as likely as its neighbours."""
+        """Sample one text; all alternatives of a rule are equally likely."""
         return self._draw(Rule(self.root), random_)
 
     def _draw(self, rule: Rule, random_: random.Random) -> str:
@@ -50,7 +47,7 @@ class PhraseGrammar:
         return _capital(text) if rule.capital else text
 
     def texts(self) -> Iterator[str]:
-        """Every text; there may be very many."""
+        """Generate every text; there may be very many."""
         yield from self._texts((Rule(self.root),))
 
     def _texts(self, parts: Alternative) -> Iterator[str]:
@@ -68,46 +65,27 @@ class PhraseGrammar:
 
     def most_words(self) -> int:
         """Words of the longest text."""
-        return len(self._longest(self.root).split())
 
-    def _longest(self, name: str) -> str:
-        if name not in self._longest_texts:
+        @functools.cache
+        def longest(name: str) -> str:
             texts = (
-                "".join(part if isinstance(part, str) else self._longest(part.name) for part in alternative)
+                "".join(part if isinstance(part, str) else longest(part.name) for part in alternative)
                 for alternative in self.rules[name]
             )
-            self._longest_texts[name] = max(texts, key=lambda text: len(text.split()))
-        return self._longest_texts[name]
+            return max(texts, key=lambda text: len(text.split()))
 
-    def count(self) -> int:
-        """How many derivations there are."""
-        return self._count[self.root]
-
-    @cached_property
-    def _count(self) -> dict[str, int]:
-        counts: dict[str, int] = {}
-
-        def of(name: str) -> int:
-            if name not in counts:
-                counts[name] = sum(
-                    _product(of(part.name) for part in alternative if isinstance(part, Rule))
-                    for alternative in self.rules[name]
-                )
-            return counts[name]
-
-        of(self.root)
-        return counts
+        return len(longest(self.root).split())
 
     def narrowed(self, random_: random.Random, *, most: int) -> "PhraseGrammar":
-        """The grammar with at most `most` alternatives a rule, drawn without order."""
-        kept = {
+        """A grammar with at most `most` alternatives per rule, sampled at random."""
+        rules = {
             name: tuple(random_.sample(alternatives, most)) if len(alternatives) > most else alternatives
             for name, alternatives in self.rules.items()
         }
-        return PhraseGrammar(kept, self.root)
+        return PhraseGrammar(rules, self.root)
 
     def sentences(self) -> "tuple[PhraseGrammar, ...]":
-        """One grammar for each rule that the root puts in a row; the whole grammar where the root is not such a row."""
+        """One grammar per rule in the root's sequence; the whole grammar if the root isn't such a sequence."""
         first, *others = self.rules[self.root]
         names = [part.name for part in first if isinstance(part, Rule) and not part.capital]
         if others or len(names) < len(first):
@@ -115,12 +93,12 @@ class PhraseGrammar:
         return tuple(PhraseGrammar(self.rules, name) for name in names)
 
     def gbnf(self, *, before: str = "") -> str:
-        """The grammar in llama.cpp's notation, `root` first; `before` is text that every text begins with."""
+        """The grammar in GBNF (llama.cpp), `root` first. `before`: a prefix of every text."""
         written: dict[Rule, str] = {}
 
         def reference(rule: Rule) -> str:
             if rule not in written:
-                written[rule] = ""  # keeps the order: a rule stands above those that it names
+                written[rule] = ""  # reserves its place above the rules that it refers to
                 alternatives = (_with_capital(a) if rule.capital else a for a in self.rules[rule.name])
                 bodies = (" ".join(_quoted(p) if isinstance(p, str) else reference(p) for p in a) for a in alternatives)
                 written[rule] = " | ".join(dict.fromkeys(bodies))
@@ -150,34 +128,32 @@ def _with_capital(alternative: Alternative) -> Alternative:
     return (_capital(first) if isinstance(first, str) else Rule(first.name, capital=True), *rest)
 
 
-def _product(numbers: Iterable[int]) -> int:
-    return functools.reduce(operator.mul, numbers, 1)
-
-
 def resolve(rules: Mapping[str, Sequence[str | Alternative]], *, root: str = "root") -> PhraseGrammar:
-    """Parse the wordings, drop what has no text behind it, keep what `root` reaches. Raises UnknownRule."""
-    found: dict[str, tuple[Alternative, ...]] = {}
+    """Parse the wordings; drop alternatives without text and rules that `root` doesn't reach. Raises UnknownRule."""
+    resolved: dict[str, tuple[Alternative, ...]] = {}
 
-    def of(name: str) -> tuple[Alternative, ...]:
+    def lookup(name: str) -> tuple[Alternative, ...]:
         if name not in rules:
-            raise UnknownRule(f"no rule '{name}'")
-        if name not in found:
-            alternatives = (_resolved(alternative, of) for alternative in rules[name])
-            found[name] = tuple(dict.fromkeys(a for a in alternatives if a is not None))
-        return found[name]
+            raise UnknownRule(f"undefined rule '{name}'")
+        if name not in resolved:
+            alternatives = (_resolve_alternative(alternative, lookup) for alternative in rules[name])
+            resolved[name] = tuple(dict.fromkeys(a for a in alternatives if a is not None))
+        return resolved[name]
 
-    of(root)
-    return PhraseGrammar({name: alternatives for name, alternatives in found.items() if alternatives}, root)
+    lookup(root)
+    return PhraseGrammar({name: alternatives for name, alternatives in resolved.items() if alternatives}, root)
 
 
-def _resolved(alternative: str | Alternative, of: Callable[[str], tuple[Alternative, ...]]) -> Alternative | None:
+def _resolve_alternative(
+    alternative: str | Alternative, lookup: Callable[[str], tuple[Alternative, ...]]
+) -> Alternative | None:
     if not isinstance(alternative, str):
-        return alternative if all(of(part.name) for part in alternative if isinstance(part, Rule)) else None
+        return alternative if all(lookup(part.name) for part in alternative if isinstance(part, Rule)) else None
     parts: list[Part] = []
-    for text, mark, name in _parsed(alternative):
+    for text, mark, name in _parse(alternative):
         parts.append(text)
         rule = name[:1].lower() + name[1:]
-        derivable = bool(rule) and bool(of(rule))
+        derivable = bool(rule) and bool(lookup(rule))
         if name and bool(mark == "!") == derivable and mark != "?":
             return None
         if derivable:
@@ -186,10 +162,10 @@ def _resolved(alternative: str | Alternative, of: Callable[[str], tuple[Alternat
 
 
 @functools.lru_cache(maxsize=4096)
-def _parsed(alternative: str) -> tuple[tuple[str, str, str], ...]:
-    """(text before it, "!" or "?" or "", name) of each reference; the text behind the last has no name."""
-    found, end = [], 0
+def _parse(alternative: str) -> tuple[tuple[str, str, str], ...]:
+    """(preceding text, "!" or "?" or "", name) of each reference; the text after the last one has no name."""
+    references, end = [], 0
     for match in REFERENCE.finditer(alternative):
-        found.append((alternative[end : match.start()], match["absent"] or match["optional"] or "", match["name"]))
+        references.append((alternative[end : match.start()], match["absent"] or match["optional"] or "", match["name"]))
         end = match.end()
-    return (*found, (alternative[end:], "", ""))
+    return (*references, (alternative[end:], "", ""))

@@ -1,10 +1,9 @@
-"""What each strategy carries into a note, and which requests it refuses. Pure: values in, values out."""
+"""Strategies: the facts each one puts into a note, and the requests it rejects. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dermnote_contracts.metadata import walk
 from dermnote_contracts.notes import NoteRequest, Strategy, Topic
 from dermnote_contracts.problems import NoFacts, StrategyNeedsDiagnosis
 
@@ -31,25 +30,25 @@ CARRIED: dict[Strategy, tuple[str, ...]] = {
     "G": EVERYTHING,
 }
 NEEDS_DIAGNOSIS: frozenset[Strategy] = frozenset(("M", "P1"))
-# The model is to choose the diagnosis: what it chooses is unsupported, even where it is right.
+# The model chooses a diagnosis, which counts as unsupported even if it is right.
 HIDES_DIAGNOSIS: frozenset[Strategy] = frozenset(("P3",))
 
 
 @dataclass(frozen=True)
 class NoteFacts:
-    """`stated`: what the note must say; `allowed`: what it may say beside. Both field -> value, given and included."""
+    """Given and included facts, field -> value. `stated`: the note must state them; `allowed`: it may state them."""
 
     stated: Mapping[str, Any]
     allowed: Mapping[str, Any]
 
     @property
     def diagnosis(self) -> str | None:
-        """The diagnosis, where the note may name it; None for a blinded note."""
+        """The diagnosis if the note may name it; None for a blinded note."""
         return self.allowed.get("diagnosis")
 
 
 def note_facts(request: NoteRequest) -> NoteFacts:
-    """What the note of a request must and may say.
+    """The facts that the note of a request must and may state.
 
     Raises StrategyNeedsDiagnosis or NoFacts.
     """
@@ -63,8 +62,3 @@ def note_facts(request: NoteRequest) -> NoteFacts:
     hidden = strategy in HIDES_DIAGNOSIS
     allowed = {name: value for name, value in included.items() if not (hidden and TOPIC_OF[name] == "diagnosis")}
     return NoteFacts(stated, allowed)
-
-
-def field_names(facts: Mapping[str, Any]) -> list[str]:
-    """The dotted names of the facts, as they appear in a note's verification."""
-    return [name for name, _ in walk(facts)]

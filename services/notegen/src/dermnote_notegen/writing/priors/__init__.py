@@ -1,13 +1,13 @@
-"""Clinical priors: what is typical of a diagnosis, one YAML file each, with sources. Pure but for reading the files.
+"""Clinical priors: what is typical of a diagnosis, one YAML file each, with sources. Pure except for reading the files.
 
-A prior never speaks of the patient at hand: what a note takes from it is worded as typical. Users may add a folder.
+A prior never describes the patient: notes word its findings as typical. Users may add a folder of their own.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -18,12 +18,12 @@ from pydantic_core import ErrorDetails
 from dermnote_contracts.problems import StartRefused
 from dermnote_contracts.vocabulary import diagnoses, sites
 
-LEAST_FINDINGS = 5
+MIN_FINDINGS = 5
 Text = Annotated[str, Field(min_length=2, max_length=160)]
 
 
 class PriorsInvalid(StartRefused):
-    """A priors file that cannot be used: names the file and what is wrong in it."""
+    """An invalid priors file; the message names the file and the fault."""
 
 
 class _Entry(BaseModel):
@@ -38,14 +38,14 @@ class Codes(_Entry):
 
 
 class Finding(_Entry):
-    """One typical finding. `wordings`: noun phrases that can follow "typically shows", all of the same meaning."""
+    """One typical finding. `wordings`: synonymous noun phrases that can follow "typically shows"."""
 
     kind: Literal["dermoscopic", "clinical"]
     wordings: Annotated[tuple[Text, ...], Field(min_length=2, max_length=5)]
 
 
 class Source(_Entry):
-    """A publication that the findings are taken from; with a DOI or an address."""
+    """A publication that the findings are taken from, with a DOI or a URL if known."""
 
     title: Annotated[str, Field(min_length=8, max_length=300)]
     year: Annotated[int, Field(ge=1950, le=2026)]
@@ -58,7 +58,7 @@ class Prior(_Entry):
 
     diagnosis: str
     superclass: Literal["benign", "indeterminate", "pre-cancerous", "malignant"]
-    klass: str = Field(alias="class")
+    class_name: str = Field(alias="class")
     isic: tuple[str, ...]
     synonyms: tuple[Text, ...]
     codes: Codes
@@ -70,34 +70,34 @@ class Prior(_Entry):
 
     @model_validator(mode="after")
     def _has_findings(self) -> Self:
-        """Five at least; a remainder class, whose lesions have nothing in common, has none."""
-        if len(self.findings) < LEAST_FINDINGS and not (self.superclass == "indeterminate" and not self.findings):
-            raise ValueError(f"findings: {len(self.findings)} are given, at least {LEAST_FINDINGS} are needed")
+        """At least five; an indeterminate diagnosis, whose lesions have nothing in common, may have none."""
+        if len(self.findings) < MIN_FINDINGS and not (self.superclass == "indeterminate" and not self.findings):
+            raise ValueError(f"findings: has {len(self.findings)}, needs at least {MIN_FINDINGS}")
         return self
 
     @field_validator("diagnosis")
     @classmethod
     def _is_known(cls, value: str) -> str:
         if value not in diagnoses():
-            raise ValueError(f"'{value}' is no term of the diagnosis vocabulary")
+            raise ValueError(f"'{value}' is not in the diagnosis vocabulary")
         return value
 
     @field_validator("typical_sites")
     @classmethod
     def _are_sites(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [site for site in value if site not in sites()]:
-            raise ValueError(f"no terms of the site vocabulary: {', '.join(unknown)}")
+            raise ValueError(f"not in the site vocabulary: {', '.join(unknown)}")
         return value
 
 
 def read_prior(text: str, *, name: str) -> Prior:
-    """One priors file; raises PriorsInvalid with its name and every fault."""
+    """Parse one priors file; raises PriorsInvalid with its name and every fault."""
     try:
         return Prior.model_validate(yaml.safe_load(text))
-    except ValidationError as wrong:
-        raise PriorsInvalid(f"{name}: {'; '.join(map(_fault, wrong.errors()))}") from wrong
-    except (yaml.YAMLError, ValueError) as wrong:  # ValueError: a date that is none
-        raise PriorsInvalid(f"{name}: not valid YAML: {' '.join(str(wrong).split())}") from wrong
+    except ValidationError as error:
+        raise PriorsInvalid(f"{name}: {'; '.join(map(_fault, error.errors()))}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+        raise PriorsInvalid(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _fault(error: ErrorDetails) -> str:
@@ -105,61 +105,47 @@ def _fault(error: ErrorDetails) -> str:
     return f"{place}: {error['msg']}" if place else error["msg"]
 
 
-@dataclass(frozen=True)
-class Priors(Mapping[str, Prior]):
-    """Priors by diagnosis. `version`: twelve hex digits that change whenever any file does."""
+class Priors(dict[str, Prior]):
+    """Priors by diagnosis. `version`: twelve hex digits that change with any file."""
 
-    by_diagnosis: Mapping[str, Prior]
-    version: str
-
-    def __getitem__(self, diagnosis: str) -> Prior:
-        return self.by_diagnosis[diagnosis]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.by_diagnosis)
-
-    def __len__(self) -> int:
-        return len(self.by_diagnosis)
+    def __init__(self, by_diagnosis: Mapping[str, Prior], *, version: str) -> None:
+        super().__init__(by_diagnosis)
+        self.version = version
 
 
 @cache
 def load_priors(folder: Path | None = None) -> Priors:
-    """The shipped priors; a file in `folder` adds a diagnosis or replaces the shipped one of the same diagnosis.
+    """Read the shipped priors; a file in `folder` adds a diagnosis or replaces its shipped prior.
 
-    Raises PriorsInvalid for a folder that is not there, a file that can't be used, and two files of one diagnosis.
+    Raises PriorsInvalid for a missing folder, an invalid file, and two files of the same diagnosis.
     """
-    shipped, own = _shipped(), _own(folder)
-    found = _by_diagnosis(shipped) | _by_diagnosis(own)
-    version = hashlib.sha256("\0".join([*shipped.values(), *own.values()]).encode()).hexdigest()[:12]
-    return Priors(dict(sorted(found.items())), version)
+    shipped = _read_files(files(__package__) / "data")
+    if folder is not None and not folder.is_dir():
+        raise PriorsInvalid(f"{folder}: folder of priors not found")
+    added = {} if folder is None else _read_files(folder)
+    priors = _by_diagnosis(shipped) | _by_diagnosis(added)
+    version = hashlib.sha256("\0".join([*shipped.values(), *added.values()]).encode()).hexdigest()[:12]
+    return Priors(dict(sorted(priors.items())), version=version)
+
+
+def _read_files(folder: Traversable) -> dict[str, str]:
+    """The texts of a folder's YAML files by path, sorted by name."""
+    texts = {}
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith((".yaml", ".yml")):
+            try:
+                texts[str(file)] = file.read_text("utf-8")
+            except UnicodeDecodeError as error:
+                raise PriorsInvalid(f"{file}: not UTF-8 text") from error
+    return texts
 
 
 def _by_diagnosis(texts: Mapping[str, str]) -> dict[str, Prior]:
-    found: dict[str, Prior] = {}
+    priors: dict[str, Prior] = {}
     names: dict[str, str] = {}
     for name, text in texts.items():
         prior = read_prior(text, name=name)
-        if prior.diagnosis in found:
-            raise PriorsInvalid(f"{name}: {names[prior.diagnosis]} is of {prior.diagnosis} too; keep one of the two")
-        found[prior.diagnosis], names[prior.diagnosis] = prior, name
-    return found
-
-
-def _shipped() -> dict[str, str]:
-    entries = sorted((files(__package__) / "data").iterdir(), key=lambda entry: entry.name)
-    return {entry.name: entry.read_text("utf-8") for entry in entries if entry.name.endswith(".yaml")}
-
-
-def _own(folder: Path | None) -> dict[str, str]:
-    if folder is None:
-        return {}
-    if not folder.is_dir():
-        raise PriorsInvalid(f"{folder}: no such folder of priors")
-    return {str(path): _own_text(path) for path in sorted(folder.glob("*.y*ml")) if path.suffix in (".yaml", ".yml")}
-
-
-def _own_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as wrong:
-        raise PriorsInvalid(f"{path}: not UTF-8 text") from wrong
+        if prior.diagnosis in priors:
+            raise PriorsInvalid(f"{name}: {names[prior.diagnosis]} is for {prior.diagnosis} too; keep one of the two")
+        priors[prior.diagnosis], names[prior.diagnosis] = prior, name
+    return priors
