@@ -198,8 +198,9 @@ class ManualNoteService:
             self._write(queued.decode())
 
     def _write(self, note_id: str) -> None:
-        request = self._store.start(note_id)
-        assert request is not None
+        started = self._store.start(note_id)
+        assert started is not None
+        request = started.request
         self.requests.append(request)
         if request.metadata.age in self.failing:
             reason = Problem(title="No note", status=500, code="no-note", detail="the ink is dry")

@@ -77,8 +77,8 @@ def test_a_program_exits_with_a_one_line_error(tmp_path: Path, program: str) -> 
         check=False,
     )
 
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert (
         done.stderr.strip()
-        == f"{program}: REDIS_PASSWORD_FILE: {tmp_path}/none can't be read: No such file or directory"
+        == f"{program}: cannot start: REDIS_PASSWORD_FILE: {tmp_path}/none can't be read: No such file or directory"
     )

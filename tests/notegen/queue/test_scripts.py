@@ -9,7 +9,7 @@ from redis import Redis
 
 from dermnote_contracts.notes import Counts, NoteRequest
 from dermnote_contracts.problems import InternalError
-from dermnote_notegen.queue.records import BATCH, BATCH_NOTES, NoteStore, Submission
+from dermnote_notegen.queue.records import BATCH, BATCH_NOTES, NoteStore, StartedNote, Submission
 
 REQUEST = NoteRequest.model_validate({"metadata": {"diagnosis": "nv"}})
 IDS = ["one", "two", "three"]
@@ -43,7 +43,7 @@ def strict_store(valkey_url: str, redis: Redis) -> Iterator[NoteStore]:
 
 def test_starting_and_ending_notes_touches_declared_keys_only(strict_store: NoteStore, redis: Redis) -> None:
     for note_id in ("one", "alone"):
-        assert strict_store.start(note_id) == REQUEST
+        assert strict_store.start(note_id) == StartedNote(REQUEST, None)
         assert strict_store.fail(note_id, InternalError().problem())
 
     assert all(redis.ttl(key.format(BATCH_ID)) > 0 for key in (BATCH, BATCH_NOTES))

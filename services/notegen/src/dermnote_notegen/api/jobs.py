@@ -14,6 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from dermnote_contracts.notes import ENDED, Batch, ModelInfo, NoteJob, NoteRequest
 from dermnote_contracts.problems import IdempotencyKeyReused, QueueFull, QueueUnavailable
+from dermnote_http.logging import request_id
 from dermnote_notegen.queue.records import IDEMPOTENCY, MODEL, Memory, NoteStore, Submission
 from dermnote_notegen.queue.rq_queue import NoteQueue
 from dermnote_notegen.settings import Settings
@@ -66,7 +67,7 @@ class Jobs:
     def submit(self, request: NoteRequest, *, owner: str = "", idempotency_key: str | None = None) -> NoteJob:
         """Queue one note; an idempotency key that was used with the same body returns the first note."""
         note_facts(request)
-        submission = Submission([request], [uuid.uuid4().hex], owner=owner)
+        submission = Submission([request], [uuid.uuid4().hex], owner=owner, request_id=request_id())
         return self.store.get(self._submit(submission, key=idempotency_key), owner=owner)
 
     def submit_batch(
@@ -76,7 +77,8 @@ class Jobs:
         for request in requests:
             note_facts(request)
         ids = [uuid.uuid4().hex for _ in requests]
-        batch_id = self._submit(Submission(requests, ids, uuid.uuid4().hex, owner), key=idempotency_key)
+        submission = Submission(requests, ids, uuid.uuid4().hex, owner, request_id())
+        batch_id = self._submit(submission, key=idempotency_key)
         return self.store.batch(batch_id, owner=owner)
 
     def _submit(self, submission: Submission, *, key: str | None) -> str:

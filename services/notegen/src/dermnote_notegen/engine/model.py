@@ -12,11 +12,12 @@ from prometheus_client import CollectorRegistry
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import Quantization
+from dermnote_contracts.problems import StartRefused
 
 CompletionFuture = Future[CompletionResponse]
 
 
-class ModelNotFound(Exception):
+class ModelNotFound(StartRefused):
     """NOTEGEN_MODEL names weights that are missing or cannot be loaded."""
 
 

@@ -11,25 +11,35 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, start_http_server
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
-from dermnote_contracts.problems import DermnoteError, EngineUnavailable, InvalidRequest, Unavailable
+from dermnote_contracts.problems import (
+    ClientGone,
+    DeadlineExceeded,
+    EngineOverloaded,
+    EngineUnavailable,
+    InvalidRequest,
+)
+from dermnote_http.app import start_errors
 from dermnote_http.errors import install_problem_handlers
+from dermnote_http.logging import configure_logging
+from dermnote_http.settings import read_settings
 from dermnote_notegen.engine.model import (
     Engine,
     EngineBusy,
     EngineFailed,
     GrammarError,
-    ModelNotFound,
     PromptEmpty,
     PromptTooLong,
 )
 from dermnote_notegen.engine.scripted import ScriptedModel
 from dermnote_notegen.settings import Settings
 
+log = logging.getLogger(__name__)
 POLL_S = 0.1
 # How long running requests may take when the process shuts down.
 SHUTDOWN_GRACE_S = 5
@@ -37,24 +47,6 @@ RETRY_AFTER_S = 2
 # How often OpenMP threads spin at a barrier before they sleep. On cores shared with other processes longer spins made
 # two threads up to 10 times slower (docs/decisions/0008).
 OPENMP_SPINS = "1000"
-
-
-class EngineOverloaded(Unavailable):
-    """The queue is full."""
-
-    code, title = "engine-overloaded", "The engine has too many requests waiting"
-
-
-class DeadlineExceeded(DermnoteError):
-    """The request's deadline passed before it was finished."""
-
-    code, status, title = "deadline-exceeded", 504, "The deadline passed"
-
-
-class ClientGone(DermnoteError):
-    """The client disconnected; nobody reads this response."""
-
-    code, status, title = "client-gone", 499, "The client disconnected"
 
 
 class Cancellation:
@@ -82,6 +74,7 @@ class Cancellation:
 def create_engine(engine: Engine) -> FastAPI:
     """The app around a loaded model."""
     app = FastAPI(title="Dermnote engine")
+    app.add_middleware(CorrelationIdMiddleware)
     install_problem_handlers(app)
 
     @app.get("/v1/models")
@@ -99,7 +92,7 @@ def create_engine(engine: Engine) -> FastAPI:
         try:
             # Compiling a grammar takes milliseconds, so it must not block the event loop.
             future = await run_in_threadpool(engine.submit, body, cancelled=cancellation.cancelled)
-            return await asyncio.wrap_future(future)
+            return _logged(await asyncio.wrap_future(future))
         except (PromptEmpty, PromptTooLong, GrammarError) as error:
             raise InvalidRequest(str(error)) from error
         except EngineBusy as error:
@@ -119,6 +112,12 @@ def create_engine(engine: Engine) -> FastAPI:
     return app
 
 
+def _logged(response: CompletionResponse) -> CompletionResponse:
+    usage, choice = response.usage, response.choices[0]
+    log.info("completion: %d + %d tokens, %s", usage.prompt_tokens, usage.completion_tokens, choice.finish_reason)
+    return response
+
+
 def load_engine(settings: Settings) -> Engine:
     """The engine around the model that the settings name; raises ModelNotFound."""
     if settings.model == "scripted":
@@ -130,13 +129,11 @@ def load_engine(settings: Settings) -> Engine:
 
 def main() -> None:
     """Load the model and serve it on the socket; the stale socket file of a killed engine is replaced."""
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # read when llama.cpp is loaded
-    settings = Settings()
-    try:
+    with start_errors("dermnote-notegen-engine"):
+        settings = read_settings(Settings)
+        configure_logging(settings.log_format)
         engine = load_engine(settings)
-    except ModelNotFound as error:
-        sys.exit(f"dermnote-notegen-engine: {error}")
     socket = Path(settings.engine_socket)
     socket.parent.mkdir(parents=True, exist_ok=True)
     socket.unlink(missing_ok=True)
@@ -150,7 +147,11 @@ def main() -> None:
 def serve(engine: Engine, socket: Path) -> None:
     """Listen on the socket until a signal arrives or the engine ends."""
     config = uvicorn.Config(
-        create_engine(engine), uds=str(socket), access_log=False, timeout_graceful_shutdown=SHUTDOWN_GRACE_S
+        create_engine(engine),
+        uds=str(socket),
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
     )
     server = uvicorn.Server(config)
     threading.Thread(target=_exit_with, args=(engine, server), daemon=True).start()

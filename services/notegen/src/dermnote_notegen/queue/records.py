@@ -32,13 +32,22 @@ _NOTES = TypeAdapter(list[Note])
 class Submission:
     """The notes that one API call queues, in order, with their ids; `batch_id` is set for a batch.
 
-    `owner`: the name of the caller's key; empty in a service without keys.
+    `owner`: the name of the caller's key; empty in a service without keys. `request_id`: of the API call.
     """
 
     requests: Sequence[NoteRequest]
     note_ids: Sequence[str]
     batch_id: str | None = None
     owner: str = ""
+    request_id: str | None = None
+
+
+@dataclass(frozen=True)
+class StartedNote:
+    """A note to write, and the id of the API call that queued it."""
+
+    request: NoteRequest
+    request_id: str | None
 
 
 @dataclass(frozen=True)
@@ -64,12 +73,13 @@ class NoteStore:
         """Add the records' creation to a transaction that the caller executes together with the RQ jobs."""
         created_at = _now()
         owner: dict[Any, Any] = {"owner": submission.owner} if submission.owner else {}
+        origin = owner | ({"request_id": submission.request_id} if submission.request_id else {})
         for index, (note_id, request) in enumerate(zip(submission.note_ids, submission.requests, strict=True)):
             fields: dict[Any, Any] = {
                 "request": request.model_dump_json(),
                 "status": "queued",
                 "created_at": created_at,
-            } | owner
+            } | origin
             if submission.batch_id is not None:
                 fields |= {"index": index, "batch": submission.batch_id}
             pipe.hset(NOTE.format(note_id), mapping=fields)
@@ -84,10 +94,13 @@ class NoteStore:
             raise UnknownNote()
         return _job(note_id, record)
 
-    def start(self, note_id: str) -> NoteRequest | None:
+    def start(self, note_id: str) -> StartedNote | None:
         """Mark a note as running and return its request; None if it has ended (which erases the request) or is gone."""
-        body = self._start(keys=[NOTE.format(note_id)])
-        return None if body is None else NoteRequest.model_validate_json(body)
+        started = self._start(keys=[NOTE.format(note_id)])
+        if started is None:
+            return None
+        body, request_id = started
+        return StartedNote(NoteRequest.model_validate_json(body), None if request_id is None else _text(request_id))
 
     def finish(self, note_id: str, notes: list[Note]) -> bool:
         """Finish a note with its texts; False if it had already ended."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import ModelInfo
 from dermnote_contracts.problems import EngineCrashed, EngineRefused, EngineUnavailable
+from dermnote_http.logging import REQUEST_ID_HEADER, request_id
 from dermnote_notegen.worker.capabilities import Capabilities, ProbeAnswer, probe
 
 log = logging.getLogger(__name__)
@@ -231,9 +232,10 @@ class EngineClient:
 
     def _post(self, body: dict[str, Any], *, timeout_s: float) -> CompletionResponse:
         deadline = time.monotonic() + self._wait_s
+        headers = {REQUEST_ID_HEADER: identifier} if (identifier := request_id()) else {}
         while True:
             try:
-                answer = self._http.post("/v1/completions", json=body, timeout=timeout_s)
+                answer = self._http.post("/v1/completions", json=body, timeout=timeout_s, headers=headers)
             except httpx.TransportError as error:
                 if not self._remote and isinstance(error, DROPPED):
                     raise RequestLost("the connection was dropped", pause_s=RETRY_PAUSE_S) from error

@@ -11,10 +11,10 @@ import os
 import sys
 
 from dermnote_contracts.problems import EngineUnavailable
-from dermnote_notegen.queue.redis import PasswordUnreadable
+from dermnote_http.app import start_errors
+from dermnote_http.logging import configure_logging
 from dermnote_notegen.worker.supervisor import Process, Supervisor
 from dermnote_notegen.worker.task import Runtime, maintain, process_runtime, work
-from dermnote_notegen.writing.priors import PriorsInvalid
 
 log = logging.getLogger(__name__)
 ENGINE = "from dermnote_notegen.engine.server import main; main()"
@@ -75,9 +75,7 @@ def wait_for_engine(supervisor: Supervisor, runtime: Runtime) -> None:
 
 def main() -> None:
     """Load what the workers share, then run until a stop signal."""
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel("WARNING")
-    try:
-        run(process_runtime())
-    except (PasswordUnreadable, PriorsInvalid) as error:
-        sys.exit(f"dermnote-notegen-worker: {error}")
+    with start_errors("dermnote-notegen-worker"):
+        runtime = process_runtime()
+    configure_logging(runtime.settings.log_format)
+    run(runtime)

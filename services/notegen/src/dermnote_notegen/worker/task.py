@@ -12,6 +12,8 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from dermnote_contracts.problems import EngineCrashed, EngineRefused, EngineUnavailable, InvalidRequest, WorkerGaveUp
+from dermnote_http.logging import request_id_scope
+from dermnote_http.settings import read_settings
 from dermnote_notegen.queue.records import MODEL, NoteStore
 from dermnote_notegen.queue.redis import connect
 from dermnote_notegen.queue.rq_queue import NoteWorker
@@ -57,7 +59,7 @@ class Runtime:
 @functools.cache
 def process_runtime() -> Runtime:
     """This process's runtime, from the environment. Only for `write_note`, which RQ calls by name with a note id."""
-    return Runtime.from_settings(Settings())
+    return Runtime.from_settings(read_settings(Settings))
 
 
 def write_note(note_id: str) -> None:
@@ -66,16 +68,20 @@ def write_note(note_id: str) -> None:
     Errors that a retry can't cure fail the note with their reason; any other exception makes RQ retry the job.
     """
     runtime = process_runtime()
-    request = runtime.store.start(note_id)
-    if request is None:
+    started = runtime.store.start(note_id)
+    if started is None:
         return
+    request = started.request
     seed = request.options.seed if request.options.seed is not None else secrets.randbelow(2**31)
-    try:
-        notes = runtime.writer.write(request, seed=seed)
-    except (InvalidRequest, EngineRefused, EngineCrashed) as error:
-        runtime.store.fail(note_id, error.problem())
-    else:
-        runtime.store.finish(note_id, notes)
+    with request_id_scope(started.request_id):
+        try:
+            notes = runtime.writer.write(request, seed=seed)
+        except (InvalidRequest, EngineRefused, EngineCrashed) as error:
+            runtime.store.fail(note_id, error.problem())
+            log.info("note %s failed: %s", note_id, error.code)
+        else:
+            runtime.store.finish(note_id, notes)
+            log.info("note %s finished: %s", note_id, ", ".join(note.provenance.source for note in notes))
 
 
 def work(runtime: Runtime) -> None:
