@@ -52,7 +52,7 @@ def our_server(folder: Path, **settings: str) -> Iterator[ServerProcess]:
     port = free_port()
     given = {"DATA_DIR": str(folder), "PORT": str(port), "ENCODER": "dummy", "MODEL": MODEL} | settings
     with server_process(
-        [sys.executable, "-m", "dermnote_retrieval.app"],
+        [sys.executable, "-m", "dermnote_retrieval"],
         url=f"http://{HOST}:{port}",
         environment={f"RETRIEVAL_{name}": value for name, value in given.items()},
         healthy="/health/ready",

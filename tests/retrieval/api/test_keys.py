@@ -117,7 +117,7 @@ def test_an_invalid_key_file_prevents_the_start_with_one_line(tmp_path: Path, fi
         create_app(Settings(keys_file=file, data_dir=tmp_path / "data"))
 
     started = subprocess.run(
-        [sys.executable, "-m", "dermnote_retrieval.app"],
+        [sys.executable, "-m", "dermnote_retrieval"],
         env={
             "RETRIEVAL_KEYS_FILE": str(file),
             "RETRIEVAL_DATA_DIR": str(tmp_path / "data"),

@@ -20,7 +20,7 @@ from dermnote_retrieval.encoder.onnx import OnnxEncoder
 from tests.retrieval.graphs import DIM, image_graph, text_graph, write_folder, write_manifest
 from tests.retrieval.runtime.test_process import Server
 
-SERVE = "import sys; sys.path[:0] = sys.argv[1:]; from dermnote_retrieval.app import main; main()"
+SERVE = "import sys; sys.path[:0] = sys.argv[1:]; from dermnote_retrieval.__main__ import main; main()"
 
 
 @pytest.fixture

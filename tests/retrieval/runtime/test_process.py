@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 Start = Callable[[], "Server"]
-COMMAND = (sys.executable, "-m", "dermnote_retrieval.app")
+COMMAND = (sys.executable, "-m", "dermnote_retrieval")
 
 
 class Server:

@@ -80,7 +80,3 @@ def serve(app: FastAPI, settings: Settings, *, closing_s: float = CLOSING_S) -> 
     DrainingServer(config, shutdown=app.state.shutdown, drain_s=settings.drain_s, closing_s=closing_s).run()
     if app.state.service.maintenance.busy:  # in FAISS, which must not be unloaded under it
         end_at_once(0)
-
-
-if __name__ == "__main__":
-    main()

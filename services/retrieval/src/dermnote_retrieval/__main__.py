@@ -1,0 +1,19 @@
+"""The process: `dermnote-retrieval` or `python -m dermnote_retrieval`."""
+
+import os
+
+# Power of two of the cycles that OpenBLAS's threads spin after each product: 2^20 is a third of a millisecond. By default
+# they spin for about 20 milliseconds, on cores that encoders need.
+OPENBLAS_THREAD_TIMEOUT = "20"
+
+
+def main() -> None:
+    """Configure OpenBLAS, which reads its environment when NumPy is loaded, and serve."""
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", OPENBLAS_THREAD_TIMEOUT)
+    from dermnote_retrieval import app  # noqa: PLC0415  loads NumPy
+
+    app.main()
+
+
+if __name__ == "__main__":
+    main()
