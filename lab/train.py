@@ -86,14 +86,14 @@ def plain(config: TrainConfig, split: Split, classes: tuple[str, ...], notes: di
     begun = time.perf_counter()
     for _ in range(config.epochs):
         for pixels, tokens, labels in batches:
-            image, text = model.of_pixels(pixels), model.of_text_features(model.towers.text(tokens))
+            image, text = model.image_branch(pixels), model.text_branch(model.towers.text(tokens))
             loss = image_text_loss(image, text, labels, weights=config.losses).total
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         with torch.inference_mode():
             for pixels, _, _ in checked:
-                model.of_pixels(pixels)
+                model.image_branch(pixels)
     return time.perf_counter() - begun
 
 

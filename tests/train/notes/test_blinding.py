@@ -10,7 +10,7 @@ from dermnote_train.config import TrainConfig
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.evaluation.evaluate import evaluate
-from dermnote_train.evaluation.tables import headline
+from dermnote_train.evaluation.tables import metric_rows
 from dermnote_train.models.checkpoint import build_model
 from dermnote_train.models.model import LesionModel
 from dermnote_train.notes.blinding import BLINDED, named_diagnosis
@@ -61,7 +61,7 @@ def test_notes_and_pictures_are_classified_each_alone_and_together(fresh: Lesion
     assert sum(map(sum, told)) == len(records)
     # Two different texts can only be given two classes.
     assert sum(any(row[column] for row in told) for column in range(3)) <= 2
-    names = [row.name for row in headline(found)]
+    names = [row.name for row in metric_rows(found)]
     assert "blinded note: balanced accuracy" in names
     assert "picture + blinded note: AUROC macro (one against the rest)" in names
 

@@ -12,10 +12,10 @@ from dermnote_train.cli.search import show_hits
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.demo import DemoPlan, DemoResult, Services, run_demo
-from dermnote_train.evaluation.tables import headline
+from dermnote_train.evaluation.tables import metric_rows
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
-from dermnote_train.report import write_report
+from dermnote_train.report.demo import write_report
 from dermnote_train.settings import read_settings
 
 SHOWN_QUERIES = 2
@@ -77,5 +77,5 @@ def show_result(result: DemoResult) -> None:
         screen.show_table(
             f"{arm.name}: {arm.evaluation.n} held-out images of {result.dataset.name}, pictures alone as input",
             ("figure", "value", "95 % interval", "chance"),
-            [(row.name, row.value, row.interval, row.chance) for row in headline(arm.evaluation)],
+            [(row.name, row.value, row.interval, row.chance) for row in metric_rows(arm.evaluation)],
         )

@@ -9,10 +9,10 @@ import typer
 from dermnote_train.cli import options, screen
 from dermnote_train.errors import UserError
 from dermnote_train.evaluation.evaluate import evaluate as evaluate_model
-from dermnote_train.evaluation.tables import headline, subgroup_rows
+from dermnote_train.evaluation.tables import metric_rows, subgroup_rows
 from dermnote_train.files import replacing
 from dermnote_train.models.checkpoint import load_checkpoint
-from dermnote_train.models.run_folder import read_run_data, run_split
+from dermnote_train.models.run_folder import read_run_data, read_run_split
 from dermnote_train.notes.table import read_notes
 from dermnote_train.settings import read_settings
 
@@ -34,7 +34,7 @@ def evaluate(
     with screen.bars() as progress:
         dataset = options.read_dataset(options.DataChoice(folder, data.class_set, labels, seed=seed), progress=progress)
         own = dataset.name == data.dataset
-        split = run_split(run, dataset) if own else None
+        split = read_run_split(run, dataset) if own else None
         records = split.test if split else tuple(r for r in dataset.records if r.label in data.classes)
         if not records:
             raise UserError(f"{folder}: no image of the run's classes {', '.join(data.classes)}; give other data")
@@ -51,7 +51,7 @@ def evaluate(
     screen.show_table(
         f"{dataset.name} ({what}): {found.n} images, {found.groups} groups, by picture alone where no note is named",
         ("figure", "value", "95 % interval", "chance"),
-        [(row.name, row.value, row.interval, row.chance) for row in headline(found)],
+        [(row.name, row.value, row.interval, row.chance) for row in metric_rows(found)],
     )
     if found.subgroups:
         screen.show_table(
@@ -60,7 +60,7 @@ def evaluate(
             [
                 (
                     *(row.field, row.value, row.images, row.groups, row.classes),
-                    *(row.figure.value, row.figure.interval, row.figure.chance),
+                    *(row.accuracy.value, row.accuracy.interval, row.accuracy.chance),
                 )
                 for row in subgroup_rows(found)
             ],

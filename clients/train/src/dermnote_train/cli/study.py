@@ -12,9 +12,9 @@ from dermnote_train.remote.notegen import NoteService
 from dermnote_train.report.study.page import write_study_report
 from dermnote_train.report.study.results import answers
 from dermnote_train.settings import read_settings
-from dermnote_train.study.analysis.export import write_sheets
-from dermnote_train.study.analysis.figures import study_figures
-from dermnote_train.study.analysis.results import StudyFigures
+from dermnote_train.study.analysis.export import write_results
+from dermnote_train.study.analysis.figures import compute_results
+from dermnote_train.study.analysis.results import StudyResults
 from dermnote_train.study.cells.cell import cell_paths
 from dermnote_train.study.cells.outputs import read_cell
 from dermnote_train.study.model_cards import write_cards
@@ -58,30 +58,30 @@ def study(
             service=service,
             out=where,
             progress=progress,
-            make=PARTS if grid == "all" else (grid,),
-            enough=lambda: minutes is not None and time.monotonic() - begun > 60 * minutes,
+            parts=PARTS if grid == "all" else (grid,),
+            should_stop=lambda: minutes is not None and time.monotonic() - begun > 60 * minutes,
         )
         samples = drawn_samples(
             service, state, folder=where / "drawn", out=where / "notes" / "drawn", progress=progress
         )
         model = service.model()
-    cells = [read_cell(where / CELLS / path) for path in cell_paths(state.done)]
-    tried = [read_cell(where / CELLS / path) for path in cell_paths(state.tried)]
-    figures = study_figures(
+    cells = [read_cell(where / CELLS / path) for path in cell_paths(state.cells)]
+    ablations = [read_cell(where / CELLS / path) for path in cell_paths(state.ablations)]
+    results = compute_results(
         cells,
         pools={name: domain.records for name, domain in state.data.domains.items()},
         resamples=plan.resamples,
-        tried=tried,
+        ablations=ablations,
     )
-    write_sheets(where, figures)
-    write_cards(where, state, figures)
+    write_results(where, results)
+    write_cards(where, state, results)
     report = write_study_report(
-        where / "report.html", state, figures, cells=cells, samples=samples, model=model, public=public
+        where / "report.html", state, results, cells=cells, samples=samples, model=model, public=public
     )
-    show_study(state, figures)
+    show_study(state, results)
     screen.say(f"report: {report}")
-    if state.left:
-        screen.say(f"{state.left} cells are still to be made; run the same command again to go on")
+    if state.remaining:
+        screen.say(f"{state.remaining} cells are still to be made; run the same command again to go on")
 
 
 def _plan(data: Path, away: tuple[Path, ...]) -> StudyPlan:
@@ -93,7 +93,7 @@ def _plan(data: Path, away: tuple[Path, ...]) -> StudyPlan:
 
 
 def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | None, limit: int | None) -> StudyPlan:
-    parts = {"frozen": plan.frozen, "tuned": plan.tuned, "trials": plan.trials}
+    parts = {"frozen": plan.frozen, "tuned": plan.tuned, "trials": plan.ablations}
     if grid != "all" and parts[grid] is None:
         raise typer.BadParameter(f"the plan has no {grid}")
     changes: dict[str, object] = {
@@ -102,25 +102,25 @@ def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | Non
     for name, one in parts.items():
         if one is not None and seeds is not None:
             most = one.seeds if name == "trials" else seeds  # no more than there are in the frozen grid
-            changes[name] = one.model_copy(update={"seeds": min(seeds, most)})
+            changes["ablations" if name == "trials" else name] = one.model_copy(update={"seeds": min(seeds, most)})
     return plan.model_copy(update=changes)
 
 
-def show_study(state: StudyState, figures: StudyFigures) -> None:
+def show_study(state: StudyState, results: StudyResults) -> None:
     """Of each question at each place, the arm of notes that gained most."""
     screen.show_table(
-        f"The best arm of each question ({len(state.done)} cells, {figures.opened} configurations opened)",
+        f"The best arm of each question ({len(state.cells)} cells, {results.opened} configurations opened)",
         ("trained on", "tested on", "question", "arm", "gain", "95 % interval", "p (Holm)"),
         [
             (
-                f"{one.place.route} ({one.place.grid})",
-                one.place.pool,
+                f"{one.setting.route} ({one.setting.grid})",
+                one.setting.pool,
                 one.question,
                 one.arm,
                 one.value,
                 one.interval,
                 one.p_value,
             )
-            for one in answers(figures)
+            for one in answers(results)
         ],
     )

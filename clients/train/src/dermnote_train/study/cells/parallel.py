@@ -1,4 +1,4 @@
-"""Frozen cells made side by side in processes of their own: one core each, since their steps are small."""
+"""Computes frozen cells in parallel processes with one thread each, since the training steps are small."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -6,47 +6,50 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from multiprocessing import get_context
 from pathlib import Path
 
-from dermnote_train.study.cells.frozen import Features, FrozenCell, make_cell
+import torch
+
+from dermnote_train.study.cells.frozen import Features, FrozenCell, compute_frozen_cell
 from dermnote_train.study.cells.outputs import CellFacts, write_cell
 
 _features: list[Features] = []
-"""Of this process: sent once, not with every cell."""
+"""The features of this worker process: sent once, not with every cell."""
 
 
-def make_cells(
+def compute_cells(
     cells: Sequence[FrozenCell],
     *,
     features: Features,
     folder: Path,
-    enough: Callable[[], bool],
-    jobs: int | None = None,
+    should_stop: Callable[[], bool],
+    processes: int | None = None,
 ) -> Iterator[CellFacts]:
-    """The facts of each cell as it is done and its file written below `folder`; none is begun once `enough()`.
+    """Write each cell's file below `folder` and yield its metadata; starts no more cells once `should_stop()`.
 
-    jobs: processes, by default a core each.
+    processes: by default one per core.
     """
-    jobs = min(jobs or len(os.sched_getaffinity(0)), max(len(cells), 1))
-    waiting = iter(cells)
-    # Not forked: a fork copies the locks of the libraries' threads as they stand.
+    processes = min(processes or len(os.sched_getaffinity(0)), max(len(cells), 1))
+    pending = iter(cells)
+    # Not fork, which copies the locks of library threads in their current state.
     with ProcessPoolExecutor(
-        jobs, mp_context=get_context("forkserver"), initializer=_keep, initargs=(features,)
-    ) as processes:
-        working: set[Future[CellFacts]] = set()
+        processes, mp_context=get_context("forkserver"), initializer=_initialise, initargs=(features,)
+    ) as pool:
+        running: set[Future[CellFacts]] = set()
         while True:
-            while len(working) < jobs and not enough() and (cell := next(waiting, None)) is not None:
-                working.add(processes.submit(_make, cell, folder / cell.path))
-            if not working:
+            while len(running) < processes and not should_stop() and (cell := next(pending, None)) is not None:
+                running.add(pool.submit(_compute, cell, folder / cell.path))
+            if not running:
                 return
-            done, working = wait(working, return_when=FIRST_COMPLETED)
-            for one in done:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for one in finished:
                 yield one.result()
 
 
-def _keep(features: Features) -> None:
+def _initialise(features: Features) -> None:
+    torch.set_num_threads(1)  # small steps: more threads would wait for each other
     _features[:] = [features]
 
 
-def _make(cell: FrozenCell, path: Path) -> CellFacts:
-    made = make_cell(cell, features=_features[0])
-    write_cell(path, made)
-    return made.facts
+def _compute(cell: FrozenCell, path: Path) -> CellFacts:
+    outputs = compute_frozen_cell(cell, features=_features[0])
+    write_cell(path, outputs)
+    return outputs.facts
