@@ -10,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from dermnote_contracts.metadata import LesionMetadata
@@ -147,7 +145,8 @@ def test_results_from_old_cells_are_unchanged(plan: StudyPlan, tmp_path: Path) -
     )
     write_results(tmp_path, results)
     names = {path.name for path in (OLD / "results").iterdir()}
-    assert names == {path.name for path in tmp_path.iterdir()} and len(names) == 6
+    assert names == {path.name for path in tmp_path.iterdir()}
+    assert len(names) == 6
     for name in sorted(names):
         assert (tmp_path / name).read_text() == (OLD / "results" / name).read_text(), name
 
@@ -188,9 +187,7 @@ def run_records(part: str, each: int) -> tuple[Record, ...]:
 
 RUN_SPLIT = Split(train=run_records("train", 6), val=run_records("val", 2), test=run_records("test", 2), seed=0)
 RUN_NOTES = {one.image_id: f"a {one.label} lesion of patient {one.image_id}" for one in RUN_SPLIT.train}
-RUN_CONFIG = TrainConfig(
-    image_size=32, epochs=2, batch_size=4, tuned="none", head_lr=3e-3, device="cpu", save_every=1
-)
+RUN_CONFIG = TrainConfig(image_size=32, epochs=2, batch_size=4, tuned="none", head_lr=3e-3, device="cpu", save_every=1)
 
 
 @pytest.fixture

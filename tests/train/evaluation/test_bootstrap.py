@@ -31,7 +31,9 @@ def paired_difference(
 
 
 def test_a_better_arm_is_detected() -> None:
-    result = paired_difference(predictions(accuracy=0.8, seed=1), predictions(accuracy=0.6, seed=2), groups=GROUPS, resamples=300)
+    result = paired_difference(
+        predictions(accuracy=0.8, seed=1), predictions(accuracy=0.6, seed=2), groups=GROUPS, resamples=300
+    )
     assert result.interval.low > 0.1
     assert result.interval.low < result.interval.value < result.interval.high < 0.3
     assert result.p_value == pytest.approx(2 / 301)

@@ -53,7 +53,9 @@ def _images() -> list[Image.Image]:
 
 def _client_images(model: LesionModel) -> np.ndarray:
     preprocessing = model.towers.preprocessing
-    pixels = torch.stack([torch.from_numpy(images.preprocess(image, preprocessing=preprocessing)) for image in _images()])
+    pixels = torch.stack(
+        [torch.from_numpy(images.preprocess(image, preprocessing=preprocessing)) for image in _images()]
+    )
     return normalize(inference.predict_images(model, pixels).embedding, dim=1).numpy()
 
 
@@ -103,7 +105,7 @@ def test_onnx_and_open_clip_give_the_same_vectors(trained_folder: Path) -> None:
     texts = ["", "nevus", *(" ".join(["lesion"] * n) for n in (2, 17, 100, 253, 254, 255, 300)), *TEXTS]
     rng = np.random.default_rng(4)
     shapes = [(64, 64), (65, 64), (64, 65), (30, 200), (301, 97), (1, 1), (640, 480)]
-    arrays = [Image.fromarray(draw.integers(0, 256, (*shape, 3), dtype=np.uint8)) for shape in shapes]
+    arrays = [Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)) for shape in shapes]
     for cosines in (
         _cosines(ours.encode_texts(texts), theirs.encode_texts(texts)),
         _cosines(ours.encode_images(arrays), theirs.encode_images(arrays)),

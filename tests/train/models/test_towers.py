@@ -1,5 +1,6 @@
 """The pretrained towers: correct weights, correct preprocessing, no network."""
 
+import hashlib
 import socket
 from pathlib import Path
 
@@ -121,3 +122,28 @@ def test_unavailable_weights_are_reported_in_one_line(preset: str, monkeypatch: 
     with pytest.raises(UserError, match="weights unavailable") as raised:
         towers.load(preset, image_size=64)
     assert "\n" not in str(raised.value)
+
+
+def test_the_weights_are_hashed_once_per_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hashing 90 MB takes as long as loading them. Another file, or another version of it, is hashed again."""
+    hashed: list[int] = []
+    real = hashlib.sha256
+
+    def counting(content: bytes = b"") -> object:
+        hashed.append(len(content))
+        return real(content)
+
+    monkeypatch.setattr(towers.hashlib, "sha256", counting)
+    first = towers.lite(image_size=32)
+    hashed.clear()
+    second = towers.lite(image_size=64)
+    assert sum(hashed) == 0
+    assert first.text_id == second.text_id
+
+    weights = tmp_path / "model.safetensors"
+    ids = set()
+    for content in (b"one", b"other"):
+        weights.write_bytes(content)
+        ids |= {towers._lite_text_id(weights), towers._lite_text_id(weights)}
+    assert hashed == [3, 5]
+    assert len(ids) == 2

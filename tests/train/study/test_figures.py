@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from safetensors.numpy import save_file
 
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.study.analysis.figures import compute_results
-from dermnote_train.study.analysis.results import Setting, StudyResults
+from dermnote_train.study.analysis.results import StudyResults
 from dermnote_train.study.cells.outputs import (
     CellFacts,
     CellOutputs,
@@ -169,9 +168,7 @@ def test_retrieval_is_compared_with_the_same_rankings_for_random_classes() -> No
 
 
 def test_subgroups_have_their_own_results() -> None:
-    found = {
-        (one.field, one.value): one for one in results([cell("image", 0, pool(np.ones(N, bool), ALL))]).subgroups
-    }
+    found = {(one.field, one.value): one for one in results([cell("image", 0, pool(np.ones(N, bool), ALL))]).subgroups}
     assert found["sex", "male"].n == N
     assert found["sex", "male"].balanced_accuracy == 1.0
     assert ("age", "under 30") not in found

@@ -76,7 +76,10 @@ def test_selection_pairs_notes_as_in_training(arm: str, features: Features) -> N
 
 
 def test_the_outputs_depend_on_the_arm(features: Features) -> None:
-    given = {arm: set(compute_frozen_cell(cell(arm), features=features).pools["home"].logits) for arm in ("image", "G", "table")}
+    given = {
+        arm: set(compute_frozen_cell(cell(arm), features=features).pools["home"].logits)
+        for arm in ("image", "G", "table")
+    }
     assert given == {
         "image": {"image"},
         "G": {"image", "note", "both", "prompts"},
@@ -118,16 +121,17 @@ def test_a_digest_covers_nothing_else() -> None:
 
 def test_controls_are_selected_on_corrupted_prompts_and_labels(features: Features) -> None:
     """Selecting on true prompts or labels would pick the best of many epochs by the truth."""
-    honest, random, shuffled = (
-        inputs_of(arm, features).selection_data()
-        for arm in ("G", "random", "shuffled-labels")
-    )
-    assert honest.prompts is not None
-    assert random.prompts is not None
-    assert torch.equal(random.prompts[0], honest.prompts[1])
-    assert torch.equal(random.labels, honest.labels)
-    assert sorted(shuffled.labels.tolist()) == sorted(honest.labels.tolist())
-    assert not torch.equal(shuffled.labels, honest.labels)
+    random, shuffled = inputs_of("random", features), inputs_of("shuffled-labels", features)
+    true_prompts = random.evaluation_data(SPLIT.val).prompts
+    selection = random.selection_data()
+    assert true_prompts is not None
+    assert selection.prompts is not None
+    assert torch.equal(selection.prompts[0], true_prompts[1])
+    true_labels = shuffled.evaluation_data(SPLIT.val).labels
+    assert torch.equal(selection.labels, true_labels)
+    shuffled_labels = shuffled.selection_data().labels
+    assert sorted(shuffled_labels.tolist()) == sorted(true_labels.tolist())
+    assert not torch.equal(shuffled_labels, true_labels)
 
 
 def test_an_ablation_has_its_own_folder() -> None:

@@ -55,7 +55,9 @@ def training_data(n: int = 120, *, text: bool = True, shuffled: bool = False) ->
 def evaluation_data(n: int = 90, *, seed: int = 5, text: bool = True, prompts: bool = False) -> EvaluationData:
     labels, image, text_rows = data(n, seed=seed)
     named = torch.eye(TEXT)[:CLASSES, None].repeat(1, 2, 1)
-    return EvaluationData(image, text_rows if text else None, labels, torch.arange(n), prompts=named if prompts else None)
+    return EvaluationData(
+        image, text_rows if text else None, labels, torch.arange(n), prompts=named if prompts else None
+    )
 
 
 def trained(data_: TrainingData, validation: EvaluationData, *, seed: int = 0) -> TrainedHeads:
@@ -131,7 +133,9 @@ def test_training_on_random_notes_keeps_retrieval_at_chance() -> None:
 
     assert mean_average_precision(trained(training_data(), evaluation_data())) > 0.6
     controls = [mean_average_precision(control(seed)) for seed in range(4)]
-    assert np.mean(controls) < 0.42, controls  # a third in random order, slightly more since similar notes are ranked together
+    assert np.mean(controls) < 0.42, (
+        controls
+    )  # a third in random order, slightly more since similar notes are ranked together
 
 
 def test_every_arm_has_the_same_number_of_candidates() -> None:
@@ -150,7 +154,9 @@ def test_class_prompts_are_at_chance_after_random_notes() -> None:
     test = evaluation_data(600, seed=9, prompts=True)
     controls = [accuracy(control(seed).logits(test, by="prompts"), test.labels) for seed in range(4)]
     assert np.mean(controls) < 0.45, controls  # a third by chance
-    assert accuracy(trained(training_data(), evaluation_data(prompts=True)).logits(test, by="prompts"), test.labels) > 0.6
+    assert (
+        accuracy(trained(training_data(), evaluation_data(prompts=True)).logits(test, by="prompts"), test.labels) > 0.6
+    )
 
 
 def test_a_criterion_without_patience_selects_from_no_more_epochs() -> None:

@@ -54,9 +54,7 @@ def test_findings_are_requested_for_sets_that_state_them(desk: NotesByHand, tmp_
     assert all(request.metadata.findings.border == "sharp" for request in desk.asked)
 
 
-def test_p2_is_written_from_the_class_alone_and_shared_by_24_texts_per_class(
-    desk: NotesByHand, tmp_path: Path
-) -> None:
+def test_p2_is_written_from_the_class_alone_and_shared_by_24_texts_per_class(desk: NotesByHand, tmp_path: Path) -> None:
     found = write(desk, tmp_path, "P2", dataset(80))
     assert len(desk.asked) == len(found.rows) == 48
     assert {tuple(request.metadata.given()) for request in desk.asked} == {("diagnosis",)}

@@ -46,7 +46,10 @@ def test_folders_are_relative_to_the_plan(tmp_path: Path) -> None:
         (PLAN + "[frozen]\nseeds = 0", "frozen.seeds"),
         (PLAN + "sedes = 3", "away.sedes|routes.0.sedes|sedes"),
         (PLAN.replace("domains.south", "domains.val").replace('"south"', '"val"'), "a domain cannot be named 'val'"),
-        (PLAN.replace("domains.north", 'domains."a/b"').replace('"north"', '"a/b"'), "'a/b' is also used as a folder name"),
+        (
+            PLAN.replace("domains.north", 'domains."a/b"').replace('"north"', '"a/b"'),
+            "'a/b' is also used as a folder name",
+        ),
         ("[domains", "unreadable study plan"),
     ],
 )
@@ -82,7 +85,7 @@ def test_the_tuned_grid_may_have_only_some_routes() -> None:
 
 
 def test_the_plan_in_the_docs_is_valid() -> None:
-    plan = read_plan(Path(__file__).parents[2] / "docs" / "study" / "plan.toml")
+    plan = read_plan(Path(__file__).parents[3] / "docs" / "study" / "plan.toml")
     assert [route.train for route in plan.routes] == ["ham10000", "pad_ufes_20", "vienna"]
     assert plan.tuned is not None
     assert plan.tuned.config.image_size == 112

@@ -26,9 +26,7 @@ def records(toy_records: ToyRecords, monkeypatch: pytest.MonkeyPatch) -> tuple[R
     return toy_records(3)
 
 
-def test_the_first_view_is_not_augmented(
-    small: towers.Towers, records: tuple[Record, ...], tmp_path: Path
-) -> None:
+def test_the_first_view_is_not_augmented(small: towers.Towers, records: tuple[Record, ...], tmp_path: Path) -> None:
     found = view_features(records, towers=small, views=2, cache_dir=tmp_path / "views")
     assert found.shape == (9, 3, small.image_features)
     with torch.inference_mode():

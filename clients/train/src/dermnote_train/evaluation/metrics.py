@@ -72,9 +72,9 @@ def calibration_error(labels: Ints, probabilities: Floats, *, bins: int = 15) ->
 class ClassHits:
     """Class-level retrieval per query (NaN if the pool has nothing relevant): P@k, average precision and their chance.
 
-    `chance_*`: a pool in random order. `classless_average_precision`: the same ranking for a query class drawn at random
-    from all queries, which is what rankings without class knowledge reach. It exceeds chance where items of a class are
-    ranked next to each other, as similar notes are.
+    `chance_*`: a pool in random order. `classless_average_precision`: the same ranking for a query class drawn from all
+    queries at random, which is what rankings without class knowledge reach. It exceeds chance where items of a class
+    are ranked next to each other, as similar notes are.
     """
 
     precision_at: dict[int, Floats]

@@ -101,9 +101,7 @@ def subgroup_rows(evaluation: Evaluation) -> list[SubgroupRow]:
 def _row(name: str, value: Interval | float, *, chance: float | None = None) -> MetricRow:
     estimate = value if isinstance(value, Interval) else Interval(value, math.nan, math.nan)
     chance_text = "" if chance is None else format_number(chance)
-    return MetricRow(
-        name, format_number(estimate.value), format_interval(estimate), chance_text, estimate, chance
-    )
+    return MetricRow(name, format_number(estimate.value), format_interval(estimate), chance_text, estimate, chance)
 
 
 def format_interval(interval: Interval) -> str:

@@ -172,4 +172,3 @@ def _model_hash(weights: Mapping[str, str], *, preprocessing: Preprocessing) -> 
     """
     parts = [*weights.values(), preprocessing.model_dump_json()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-

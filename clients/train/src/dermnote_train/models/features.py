@@ -1,4 +1,4 @@
-"""Features of the frozen text tower, computed once per distinct text and cached in a file that is replaced atomically."""
+"""Features of the frozen text tower, computed once per distinct text and cached in a file."""
 
 import hashlib
 import logging

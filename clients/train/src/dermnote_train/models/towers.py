@@ -239,9 +239,7 @@ def lite(*, image_size: int) -> Towers:
         tokenizer=open_clip.tokenizer.HFTokenizer(
             str(text_folder), context_length=CONTEXT_TOKENS, local_files_only=True
         ),
-        preprocessing=Preprocessing(
-            image_size=image_size, mean=(_MEAN,) * 3, std=(_STD,) * 3, interpolation="bicubic"
-        ),
+        preprocessing=Preprocessing(image_size=image_size, mean=(_MEAN,) * 3, std=(_STD,) * 3, interpolation="bicubic"),
         description=Description(text_folder, _lite_cfg(image_size=image_size, text_model=OWN_FOLDER)),
         image_features=1280,
         text_features=384,

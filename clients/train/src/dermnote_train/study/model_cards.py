@@ -32,21 +32,21 @@ def card(facts: CellFacts, state: StudyState, results: StudyResults) -> str:
     lines = [
         f"# {facts.arm}, trained on {facts.route}",
         "",
-        f"An image{' and text' if ARMS[facts.arm].has_text else ''} model of skin lesions, trained by `dermnote study`: "
-        f"{ARMS[facts.arm].description}. For research; **not for diagnosis**.",
+        f"An image{' and text' if ARMS[facts.arm].has_text else ''} model of skin lesions, trained by "
+        f"`dermnote study`: {ARMS[facts.arm].description}. For research; **not for diagnosis**.",
         "",
         f"- **Data**: {source.name}, {facts.trained_on} training images, licence {source.licence}"
         + ("; the images are drawn by a program (SYNTHETIC)." if source.synthetic else "."),
         f"- **Classes**: {', '.join(facts.classes)}. The model predicts one of these for any image.",
         "- **Notes** are synthetic, written from metadata; none was written by a clinician.",
-        f"- **Seed** {facts.seed}; weights of epoch {facts.choices['image'].epoch}, selected by validation loss on images "
-        "alone.",
+        f"- **Seed** {facts.seed}; weights of epoch {facts.choices['image'].epoch}, selected by validation loss on "
+        "images alone.",
         f"- **Libraries**: {', '.join(f'{name} {value}' for name, value in facts.versions.items())}.",
         "",
         "## Results of the study",
         "",
-        f"For this arm over {max((one.seeds for one in classification), default=0)} seeds, on images that were not used "
-        "in training; 95 % intervals over patients or lesions and seeds.",
+        f"For this arm over {max((one.seeds for one in classification), default=0)} seeds, on images that were not "
+        "used in training; 95 % intervals over patients or lesions and seeds.",
         "",
         "| tested on | input | balanced accuracy | 95 % interval | chance | ECE |",
         "| --- | --- | --- | --- | --- | --- |",

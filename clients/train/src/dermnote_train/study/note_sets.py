@@ -102,7 +102,5 @@ def _statable_records(records: Sequence[Record], note_set: NoteSet) -> tuple[Rec
     if note_set.class_only:
         records = [replace(one, metadata=LesionMetadata(diagnosis=one.metadata.diagnosis)) for one in records]
     elif not note_set.findings:
-        records = [
-            replace(one, metadata=one.metadata.model_copy(update={"findings": Findings()})) for one in records
-        ]
+        records = [replace(one, metadata=one.metadata.model_copy(update={"findings": Findings()})) for one in records]
     return tuple(one for one in records if has_facts(one, blinded=note_set.hides_diagnosis, findings=note_set.findings))

@@ -99,7 +99,9 @@ class StudyPlan(_Section):
     def _check_folder_names(self) -> Self:
         for name in (*self.domains, *(self.ablations.changes if self.ablations else ())):
             if not NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is also used as a folder name; it must not contain a slash or start with a dot")
+                raise ValueError(
+                    f"{name!r} is also used as a folder name; it must not contain a slash or start with a dot"
+                )
         for name in set(self.domains) & set(POOLS):
             raise ValueError(f"a domain cannot be named {name!r}, which is a part of every route; rename it")
         return self

@@ -1,4 +1,4 @@
-"""Data-parallel training (torchrun): each rank processes its shard of every batch, and all ranks see every embedding."""
+"""Data-parallel training (torchrun): each rank processes a shard of every batch, and all ranks see all embeddings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -132,8 +132,6 @@ def train(
         rate = (len(order) - resumed_at * config.batch_size) / (time.perf_counter() - started)
 
         row = _epoch_row(epoch, terms, rate=rate, model=model, val_data=val_data)
-        if not (math.isfinite(row.loss) and math.isfinite(row.val_ce)):
-            raise UserError(f"training diverged in epoch {epoch} (loss is NaN or infinite); lower lr and head_lr")
         row = replace(row, val_ce=group.broadcast(row.val_ce))
         history.append(row)
         if best is None or row.val_ce < best.val_ce:
@@ -254,12 +252,16 @@ def _use_bf16(config: TrainConfig, device: torch.device) -> bool:
 def _epoch_row(
     epoch: int, terms: Sequence[Mapping[str, float]], *, rate: float, model: LesionModel, val_data: TensorData
 ) -> EpochRow:
+    """The epoch's metrics. Raises UserError if training diverged."""
     means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
     logits, labels = predict_images(model, val_data.pixels).logits, val_data.labels.cpu()
+    val_ce = functional.cross_entropy(logits, labels).item()
+    if not (math.isfinite(means["total"]) and math.isfinite(val_ce)):
+        raise UserError(f"training diverged in epoch {epoch} (loss is NaN or infinite); lower lr and head_lr")
     return EpochRow(
         epoch=epoch,
         loss=means.pop("total"),
-        val_ce=functional.cross_entropy(logits, labels).item(),
+        val_ce=val_ce,
         val_balanced_accuracy=balanced_accuracy(labels.numpy(), logits.argmax(dim=1).numpy()),
         images_per_s=rate,
         **means,

@@ -79,18 +79,18 @@ def retrieval_comparisons(rankings: Sequence[Rankings], *, bootstrap: Bootstrap)
     compared = [one for one in rankings if (one.direction, one.notes) == ("image to note", "blinded")]
     ranking_of = {(one.setting, one.arm): one for one in compared}
     for one in compared:
-        own = one.average_precision(one.seeds)
-        yield _comparison(one, one.seeds, own, one.classless_average_precision(one.seeds), "classes at random", bootstrap)
+        own = one.average_precision(one.seeds), one.classless_average_precision(one.seeds)
+        yield _comparison(one, one.seeds, own, against="classes at random", bootstrap=bootstrap)
         control = ranking_of.get((one.setting, CONTROL_OF[ARMS[one.arm].test_notes]))
         if control is not None and control.arm != one.arm:
             ours, theirs = common_seeds(one.seeds, control.seeds)
             if ours.outputs:
                 values = one.average_precision(ours), control.average_precision(theirs)
-                yield _comparison(one, ours, *values, control.arm, bootstrap)
+                yield _comparison(one, ours, values, against=control.arm, bootstrap=bootstrap)
 
 
 def _comparison(
-    rankings: Rankings, seeds: SeedOutputs, first: Floats, second: Floats, against: str, bootstrap: Bootstrap
+    rankings: Rankings, seeds: SeedOutputs, values: tuple[Floats, Floats], *, against: str, bootstrap: Bootstrap
 ) -> Comparison:
     reference = "the same rankings for classes at random" if against == "classes at random" else "random notes"
     return Comparison(
@@ -100,7 +100,7 @@ def _comparison(
         input="image to blinded note",
         against=against,
         family=f"mAP on blinded notes against {reference}",
-        difference=bootstrap(seeds.pool.groups).difference(first, second),
+        difference=bootstrap(seeds.pool.groups).difference(*values),
     )
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from dermnote_train.data.labels import DIAGNOSIS_OF
 from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.study.arms import ARMS, NOTE_SETS, Texts
-from dermnote_train.study.cells.outputs import HOME, TRAINING, VALIDATION, CellFacts, Choice, PoolOutputs, versions
 from dermnote_train.study.cells.heads import Criterion
+from dermnote_train.study.cells.outputs import HOME, TRAINING, VALIDATION, CellFacts, Choice, PoolOutputs, versions
 from dermnote_train.study.domains import StudyData
 from dermnote_train.study.facts import list_facts
 from dermnote_train.study.note_sets import NoteSetTexts

@@ -1,4 +1,4 @@
-"""Features of the pretrained image tower for several augmented views of each image, computed once and cached in files."""
+"""Features of the pretrained image tower for several augmented views of each image, cached in files."""
 
 import hashlib
 import logging
