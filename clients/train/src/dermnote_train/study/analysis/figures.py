@@ -122,10 +122,8 @@ def _classification(
     labels = [pool.labels[pool.rows(one.image_ids)] for one in outputs]
     probabilities = [softmax(one.logits[by].astype(np.float64), axis=1) for one in outputs]
     predicted = [one.argmax(axis=1) for one in probabilities]
-    confusion = sum(
-        confusion_matrix(own, guessed, classes=len(pool.classes))
-        for own, guessed in zip(labels, predicted, strict=True)
-    )
+    classes = len(pool.classes)
+    confusion = confusion_matrix(np.concatenate(labels), np.concatenate(predicted), classes=classes)
 
     def mean(metric: Any, values: Sequence[Any], **settings: Any) -> float:
         return float(np.mean([metric(own, value, **settings) for own, value in zip(labels, values, strict=True)]))
