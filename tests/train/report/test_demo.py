@@ -1,4 +1,4 @@
-"""The HTML report: one file that asks nobody for anything, shows what was found word for word, and escapes it."""
+"""The demo report: one self-contained HTML file that shows results word for word, escaped."""
 
 import base64
 import io
