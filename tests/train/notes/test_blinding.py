@@ -63,7 +63,7 @@ def test_notes_and_pictures_are_classified_each_alone_and_together(fresh: Lesion
     assert sum(any(row[column] for row in told) for column in range(3)) <= 2
     names = [row.name for row in metric_rows(found)]
     assert "blinded note: balanced accuracy" in names
-    assert "picture + blinded note: AUROC macro (one against the rest)" in names
+    assert "image + blinded note: AUROC macro (one-vs-rest)" in names
 
 
 def test_together_is_the_mean_of_the_logits(fresh: LesionModel, toy_records: ToyRecords) -> None:
@@ -88,7 +88,7 @@ def test_notes_that_are_not_blinded_lacking_or_unreadable_are_refused(
     first = records[0].image_id
     with pytest.raises(UserError, match=f"1 of its notes name a diagnosis \\(first {first}: melanoma\\)"):
         evaluate(fresh, records=records, blinded=texts | {first: "A melanoma of the back."})
-    with pytest.raises(UserError, match=f"no blinded note for 1 images \\(first {first}\\)"):
+    with pytest.raises(UserError, match=f"1 images have no blinded note \\(first: {first}\\)"):
         evaluate(fresh, records=records, blinded=texts | {first: " "})
     images_only = build_model(TrainConfig(image_size=32), classes=toy_classes, with_notes=False)
     with pytest.raises(UserError, match="trained without notes"):
