@@ -18,9 +18,8 @@ from dermnote_train.progress import Report, Step
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.study.arms import NOTE_SETS
 from dermnote_train.study.cells.cell import Cell, StudyNotes, all_texts, cell_path, grid_cells, required_sets
-from dermnote_train.study.cells.frozen import Features, FrozenCell
+from dermnote_train.study.cells.frozen import Features, FrozenCell, compute_cells
 from dermnote_train.study.cells.outputs import VALIDATION, CellFacts, reusable_facts, write_cell
-from dermnote_train.study.cells.parallel import compute_cells
 from dermnote_train.study.cells.tuned import TrainingInterrupted, TunedCell, compute_tuned_cell
 from dermnote_train.study.cells.views import view_features
 from dermnote_train.study.domains import StudyData, read_domains

@@ -1,9 +1,13 @@
-"""Cells of the frozen grid: their digests, and the training of their heads on cached features."""
+"""Cells of the frozen grid: their digests, and the training of their heads on cached features, in parallel."""
 
 import hashlib
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +27,16 @@ from dermnote_train.study.cells.heads import (
     TrainingData,
     train_heads,
 )
-from dermnote_train.study.cells.outputs import FORMAT, VALIDATION, CellOutputs, Choice, PoolOutputs, versions
+from dermnote_train.study.cells.outputs import (
+    FORMAT,
+    VALIDATION,
+    CellFacts,
+    CellOutputs,
+    Choice,
+    PoolOutputs,
+    versions,
+    write_cell,
+)
 from dermnote_train.study.facts import FactTable
 from dermnote_train.study.plan import FrozenGrid
 from dermnote_train.study.prompts import class_prompts
@@ -208,3 +221,48 @@ def _outputs(trained: TrainedHeads, data: EvaluationData, *, records: Sequence[R
         note=None if note is None else note.embedding.numpy(),
         own_text=own,
     )
+
+
+_features: list[Features] = []
+"""The features of this worker process: sent once, not with every cell."""
+
+
+def compute_cells(
+    cells: Sequence[FrozenCell],
+    *,
+    features: Features,
+    folder: Path,
+    should_stop: Callable[[], bool],
+    processes: int | None = None,
+) -> Iterator[CellFacts]:
+    """Write each cell's file below `folder` and yield its metadata; starts no more cells once `should_stop()`.
+
+    Each process uses one thread, since the training steps are small.
+    processes: by default one per core.
+    """
+    processes = min(processes or len(os.sched_getaffinity(0)), max(len(cells), 1))
+    pending = iter(cells)
+    # Not fork, which copies the locks of library threads in their current state.
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("forkserver"), initializer=_initialise, initargs=(features,)
+    ) as pool:
+        running: set[Future[CellFacts]] = set()
+        while True:
+            while len(running) < processes and not should_stop() and (cell := next(pending, None)) is not None:
+                running.add(pool.submit(_compute, cell, folder / cell.path))
+            if not running:
+                return
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for one in finished:
+                yield one.result()
+
+
+def _initialise(features: Features) -> None:
+    torch.set_num_threads(1)  # small steps: more threads would wait for each other
+    _features[:] = [features]
+
+
+def _compute(cell: FrozenCell, path: Path) -> CellFacts:
+    outputs = compute_frozen_cell(cell, features=_features[0])
+    write_cell(path, outputs)
+    return outputs.facts
