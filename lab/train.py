@@ -1,7 +1,7 @@
-"""Training: `dermnote_train.training.train` against the same model in a plain loop, as the paper's authors wrote it.
+"""Benchmarks `dermnote_train.training.train` against a plain loop for the same model, like that of the paper's authors.
 
-The plain loop opens and resizes every picture at every step and runs the frozen text tower over padded notes at every
-step. Same pictures, notes, model, losses, batch, epochs and validation; each in a process of its own, in turns.
+The plain loop decodes and resizes every image, and runs the frozen text tower on padded notes, at every step. Images,
+notes, model, losses, batch size, epochs and validation are the same; each arm runs in its own process, in turns.
 """
 
 import argparse
@@ -39,7 +39,7 @@ ARMS = ("dermnote", "plain", "plain, 2 loaders")
 
 
 def notes_of(dataset: LesionDataset) -> dict[str, str]:
-    """A note as long as those of strategy G (about 45 words) for every record."""
+    """A note of the length of strategy G (about 45 words) for every record."""
     return {
         record.image_id: (
             f"A {record.metadata.age or 50}-year-old patient was seen because of a skin lesion on the "
@@ -51,8 +51,8 @@ def notes_of(dataset: LesionDataset) -> dict[str, str]:
     }
 
 
-class PlainPictures(Dataset[tuple[Tensor, Tensor, int]]):
-    """Opens, resizes, augments and tokenises at every access."""
+class PlainImages(Dataset[tuple[Tensor, Tensor, int]]):
+    """Decodes, resizes, augments and tokenises at every access."""
 
     def __init__(self, records: Sequence[Record], notes: dict[str, str], model: Any) -> None:
         self.records, self.notes, self.model = records, notes, model
@@ -63,55 +63,55 @@ class PlainPictures(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor, int]:
         record = self.records[row]
-        with Image.open(record.image_path) as picture:
-            pixels = images.preprocess(picture, preprocessing=self.model.towers.preprocessing)
+        with Image.open(record.image_path) as image:
+            pixels = images.preprocess(image, preprocessing=self.model.towers.preprocessing)
         tokens = self.model.towers.tokenizer([self.notes[record.image_id]])[0]
         return self.transform(torch.from_numpy(pixels)), tokens, self.model.classes.index(record.label)
 
 
 def plain(config: TrainConfig, split: Split, classes: tuple[str, ...], notes: dict[str, str], *, loaders: int) -> float:
-    """Seconds of all epochs of the plain loop, validation included."""
+    """Seconds for all epochs of the plain loop, including validation."""
     torch.manual_seed(config.seed)
     model = checkpoint.build_model(config, classes=classes, with_notes=True)
     model.towers.visual.requires_grad_(requires_grad=True)
     counts = {name: sum(record.label == name for record in split.train) for name in classes}
     weights = [1 / counts[record.label] for record in split.train]
-    pictures = PlainPictures(split.train, notes, model)
-    held_out = PlainPictures(split.val, notes, model)
+    train_images = PlainImages(split.train, notes, model)
+    val_images = PlainImages(split.val, notes, model)
     sampler = WeightedRandomSampler(weights, len(weights))
-    batches = DataLoader(pictures, batch_size=config.batch_size, sampler=sampler, num_workers=loaders)
-    checked = DataLoader(held_out, batch_size=config.batch_size, num_workers=loaders)
-    learned = [weight for weight in model.parameters() if weight.requires_grad]
-    optimiser = Adam(learned, lr=config.lr, weight_decay=config.weight_decay, amsgrad=True)
-    begun = time.perf_counter()
+    batches = DataLoader(train_images, batch_size=config.batch_size, sampler=sampler, num_workers=loaders)
+    val_batches = DataLoader(val_images, batch_size=config.batch_size, num_workers=loaders)
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = Adam(trainable, lr=config.lr, weight_decay=config.weight_decay, amsgrad=True)
+    started = time.perf_counter()
     for _ in range(config.epochs):
         for pixels, tokens, labels in batches:
-            image, text = model.of_pixels(pixels), model.of_text_features(model.towers.text(tokens))
+            image, text = model.image_branch(pixels), model.text_branch(model.towers.text(tokens))
             loss = image_text_loss(image, text, labels, weights=config.losses).total
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         with torch.inference_mode():
-            for pixels, _, _ in checked:
-                model.of_pixels(pixels)
-    return time.perf_counter() - begun
+            for pixels, _, _ in val_batches:
+                model.image_branch(pixels)
+    return time.perf_counter() - started
 
 
 def ours(config: TrainConfig, split: Split, classes: tuple[str, ...], notes: dict[str, str]) -> float:
-    """Seconds of `train` from the first picture that it decodes: text features, epochs, validation and files."""
-    begun: list[float] = []
+    """Seconds of `train` from its first decoded image: text features, epochs, validation and files."""
+    started: list[float] = []
 
-    def told(_: Step) -> None:
-        if not begun:
-            begun.append(time.perf_counter())
+    def report(_: Step) -> None:
+        if not started:
+            started.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        train(config, split=split, classes=classes, notes=notes, run_dir=Path(folder), progress=told)
-        return time.perf_counter() - begun[0]
+        train(config, split=split, classes=classes, notes=notes, run_dir=Path(folder), progress=report)
+        return time.perf_counter() - started[0]
 
 
-def measured(arm: str, *, count: int, epochs: int, size: int, folder: Path) -> dict[str, float]:
-    """Images a second over all epochs, and the process's peak memory in MiB."""
+def measure(arm: str, *, count: int, epochs: int, size: int, folder: Path) -> dict[str, float]:
+    """Images per second over all epochs, and the peak memory of the process in MiB."""
     dataset = load_dataset(draw_dataset(folder / f"drawn-{count}", count=count))
     split, notes = split_dataset(dataset), notes_of(dataset)
     config = TrainConfig(image_size=size, epochs=epochs, patience=epochs)
@@ -123,55 +123,56 @@ def measured(arm: str, *, count: int, epochs: int, size: int, folder: Path) -> d
     return {"images_per_s": epochs * len(split.train) / seconds, "peak_mib": peak}
 
 
-def run_apart(arm: str, options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """One measurement in a process of its own."""
+def run_in_subprocess(arm: str, options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """One measurement in its own process."""
     command = [sys.executable, "-m", "lab.train", "--arm", arm, "--folder", str(folder)]
     sizes = {"--count": options.count, "--epochs": options.epochs, "--size": options.size}
-    told = [part for name, value in sizes.items() for part in (name, str(value))]
-    done = subprocess.run([*command, *told], check=True, capture_output=True, text=True)  # noqa: S603
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    arguments = [part for name, value in sizes.items() for part in (name, str(value))]
+    done = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)  # noqa: S603
+    result: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
 
 
 def main() -> None:
-    """Every arm in turns; prints the medians and the ratio, and writes them all to lab/results/train.json."""
+    """Run every arm in turns; print medians and ratio, and write all measurements to lab/results/train.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=320, help="drawn lesions")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--size", type=int, default=128, help="pixels of a side")
+    parser.add_argument("--size", type=int, default=128, help="image side in pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
-        found = measured(
+        result = measure(
             options.arm, count=options.count, epochs=options.epochs, size=options.size, folder=options.folder
         )
-        print(json.dumps(found))
+        print(json.dumps(result))
         return
     rows: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
     with tempfile.TemporaryDirectory() as folder:
         draw_dataset(Path(folder) / f"drawn-{options.count}", count=options.count)
         for _ in range(options.rounds):
             for arm in ARMS:
-                rows[arm].append(run_apart(arm, options, Path(folder)))
+                rows[arm].append(run_in_subprocess(arm, options, Path(folder)))
     medians = {
-        arm: {name: statistics.median(row[name] for row in found) for name in found[0]} for arm, found in rows.items()
+        arm: {name: statistics.median(row[name] for row in results) for name in results[0]}
+        for arm, results in rows.items()
     }
     fastest = max(medians[arm]["images_per_s"] for arm in ARMS[1:])
     ratio = medians["dermnote"]["images_per_s"] / fastest
-    for arm, found in medians.items():
-        print(f"{arm:18} {found['images_per_s']:7.1f} images/s   peak {found['peak_mib']:6.0f} MiB")
+    for arm, result in medians.items():
+        print(f"{arm:18} {result['images_per_s']:7.1f} images/s   peak {result['peak_mib']:6.0f} MiB")
     print(f"dermnote / the faster plain loop: {ratio:.2f}")
     RESULTS.parent.mkdir(exist_ok=True)
-    facts = {
+    summary = {
         "rounds": rows,
         "medians": medians,
         "ratio": ratio,
         "settings": vars(options),
         "machine": platform.platform(),
     }
-    RESULTS.write_text(json.dumps(facts, indent=1, default=str) + "\n", "utf-8")
+    RESULTS.write_text(json.dumps(summary, indent=1, default=str) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

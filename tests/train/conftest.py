@@ -1,4 +1,4 @@
-"""Small drawn images of separable classes, and the pretrained towers, for the training tests."""
+"""Small drawn images with distinguishable classes, and the pretrained towers, shared by the training tests."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def toy_classes() -> tuple[str, ...]:
 
 @pytest.fixture
 def toy_records(tmp_path: Path) -> ToyRecords:
-    """Draw `each` images per class: a noisy disc in the class's colour on a gray background."""
+    """Draw `each` images of every class: a noisy disc in the class's colour on a gray backbackground."""
 
     def draw(each: int, *, prefix: str = "img", classes: tuple[str, ...] = tuple(COLOURS)) -> tuple[Record, ...]:
         rng = np.random.default_rng(len(prefix) * 1000 + each)
@@ -42,9 +42,9 @@ def toy_records(tmp_path: Path) -> ToyRecords:
 def _disc(colour: tuple[int, int, int], rng: np.random.Generator) -> np.ndarray:
     rows, columns = np.mgrid[:48, :48]
     inside = (rows - rng.integers(20, 28)) ** 2 + (columns - rng.integers(20, 28)) ** 2 < rng.integers(100, 200)
-    ground = np.full((48, 48, 3), 190.0)
-    ground[inside] = colour
-    return (ground + rng.normal(0, 12, ground.shape)).clip(0, 255).astype(np.uint8)
+    background = np.full((48, 48, 3), 190.0)
+    background[inside] = colour
+    return (background + rng.normal(0, 12, background.shape)).clip(0, 255).astype(np.uint8)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Evaluation: the figures of a model that knows, of one that guesses, and of strict pools."""
+"""Evaluation: the metrics of a trained and of an untrained model, and strict retrieval pools."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def fresh(toy_classes: tuple[str, ...]) -> LesionModel:
     return build_model(TrainConfig(image_size=32), classes=toy_classes, with_notes=True)
 
 
-def test_a_model_that_learned_beats_chance(trained: LesionModel, toy_split: Split, toy_notes: dict[str, str]) -> None:
+def test_a_trained_model_beats_chance(trained: LesionModel, toy_split: Split, toy_notes: dict[str, str]) -> None:
     found = evaluate(trained, records=toy_split.test, notes=toy_notes, resamples=100)
     accuracy = found.classification.balanced_accuracy
     assert accuracy.value > 0.8 > found.classification.chance == pytest.approx(1 / 3)
@@ -53,7 +53,7 @@ def test_a_model_that_learned_beats_chance(trained: LesionModel, toy_split: Spli
         assert set(by_class.precision_at) == {1, 5, 10}
 
 
-def test_probabilities_of_a_model_that_learned_order_and_mean_what_they_say(
+def test_probabilities_of_a_trained_model_discriminate_and_are_calibrated(
     trained: LesionModel, fresh: LesionModel, toy_split: Split
 ) -> None:
     learned = evaluate(trained, records=toy_split.test, resamples=50).classification
@@ -63,7 +63,7 @@ def test_probabilities_of_a_model_that_learned_order_and_mean_what_they_say(
         assert 0 <= scores.calibration_error.low <= scores.calibration_error.value <= 1
 
 
-def test_subgroups_have_their_own_figures(fresh: LesionModel, toy_records: ToyRecords) -> None:
+def test_subgroups_have_their_own_metrics(fresh: LesionModel, toy_records: ToyRecords) -> None:
     records = [
         replace(record, metadata=LesionMetadata(sex="male" if place % 2 else "female", age=40))
         for place, record in enumerate(toy_records(14))
@@ -79,8 +79,8 @@ def test_subgroups_have_their_own_figures(fresh: LesionModel, toy_records: ToyRe
     assert everybody.chance == pytest.approx(1 / 3)
 
 
-def test_the_own_group_is_no_answer(fresh: LesionModel, toy_records: ToyRecords) -> None:
-    # Two patients, one class: whatever the model thinks, nothing but the other patient's note can be found.
+def test_the_own_group_is_excluded(fresh: LesionModel, toy_records: ToyRecords) -> None:
+    # Two patients, one class: only the other patient's notes can be retrieved.
     records = [
         replace(record, group=f"patient-{row % 2}") for row, record in enumerate(toy_records(4, classes=("red",)))
     ]
@@ -96,7 +96,7 @@ def test_the_own_group_is_no_answer(fresh: LesionModel, toy_records: ToyRecords)
     assert alone.image_to_note.instance_level.pool == 4
 
 
-def test_equal_notes_give_no_instance_recall_beyond_chance(fresh: LesionModel, toy_split: Split) -> None:
+def test_equal_notes_give_instance_recall_at_chance(fresh: LesionModel, toy_split: Split) -> None:
     notes = {record.image_id: "the same note for everyone" for record in toy_split.test}
     found = evaluate(fresh, records=toy_split.test, notes=notes, resamples=20)
     assert found.image_to_note is not None
@@ -106,7 +106,7 @@ def test_equal_notes_give_no_instance_recall_beyond_chance(fresh: LesionModel, t
     assert instance.median_rank == 5
 
 
-def test_records_without_a_note_are_classified_but_not_searched(
+def test_records_without_a_note_are_classified_but_not_retrieved(
     fresh: LesionModel, toy_split: Split, toy_notes: dict[str, str]
 ) -> None:
     some = {record.image_id: toy_notes[record.image_id] for record in toy_split.test[:5]}
@@ -116,7 +116,7 @@ def test_records_without_a_note_are_classified_but_not_searched(
     assert found.image_to_note.instance_level.pool == 5
 
 
-def test_notes_do_not_touch_the_classification(
+def test_notes_do_not_affect_the_classification(
     trained: LesionModel, toy_split: Split, toy_notes: dict[str, str]
 ) -> None:
     with_notes = evaluate(trained, records=toy_split.test, notes=toy_notes, resamples=20)
@@ -143,13 +143,13 @@ def test_the_json_form_is_json(fresh: LesionModel, toy_records: ToyRecords) -> N
     assert set(plain["image_to_note"]["instance_level"]["recall_at"]) == {"1", "5", "10"}
 
 
-def test_a_data_set_of_one_class_makes_no_noise(fresh: LesionModel, toy_records: ToyRecords) -> None:
+def test_a_data_set_of_one_class_raises_no_warning(fresh: LesionModel, toy_records: ToyRecords) -> None:
     found = evaluate(fresh, records=toy_records(3, classes=("red",)), resamples=20)
     assert found.classification.chance == 1
     assert isinstance(found.classification.balanced_accuracy, Interval)
 
 
-def test_no_records_and_unknown_labels_are_refused(fresh: LesionModel, toy_records: ToyRecords) -> None:
+def test_missing_records_and_unknown_labels_are_rejected(fresh: LesionModel, toy_records: ToyRecords) -> None:
     with pytest.raises(UserError, match="no records"):
         evaluate(fresh, records=[])
     odd = [replace(record, label="purple") for record in toy_records(1, classes=("red",))]

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, torchmetrics, brute force, and cases that can be counted by hand."""
+"""Metrics against scikit-learn, torchmetrics, ranx, brute force, and cases counted by hand."""
 
 import itertools
 
@@ -13,6 +13,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from torchmetrics.functional.retrieval import retrieval_average_precision, retrieval_precision
 
 from dermnote_train.evaluation import metrics
+from dermnote_train.evaluation.bootstrap import GroupBootstrap
+from dermnote_train.evaluation.results import Interval
 
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
 
@@ -22,7 +24,7 @@ def _nothing_excluded(queries: int, pool: int) -> np.ndarray:
 
 
 @given(LABELS)
-def test_balanced_accuracy_and_f1_are_sklearns(pairs: list[tuple[int, int]]) -> None:
+def test_balanced_accuracy_and_f1_agree_with_sklearn(pairs: list[tuple[int, int]]) -> None:
     labels, predicted = (np.array(column) for column in zip(*pairs, strict=True))
     present = np.unique(labels)
     expected = np.mean([np.mean(predicted[labels == name] == name) for name in present])
@@ -46,7 +48,7 @@ def _columns(drawn: list[tuple[int, list[int]]]) -> tuple[np.ndarray, np.ndarray
 
 
 @given(PROBABILITIES)
-def test_auroc_is_sklearn_s_with_ties_and_without_classes_that_say_nothing(drawn: list[tuple[int, list[int]]]) -> None:
+def test_auroc_agrees_with_sklearn_for_ties_and_missing_classes(drawn: list[tuple[int, list[int]]]) -> None:
     labels, probabilities = _columns(drawn)
     found = metrics.auroc_macro(labels, probabilities)
     present = np.unique(labels)
@@ -59,14 +61,14 @@ def test_auroc_is_sklearn_s_with_ties_and_without_classes_that_say_nothing(drawn
 
 def test_auroc_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
-    # Of the four pairs of a 0 and a 1 the first column orders three.
+    # The first column orders three of the four pairs of a 0 and a 1 correctly.
     assert metrics.auroc_macro(np.array([0, 0, 1, 1]), probabilities) == pytest.approx(0.75)
 
 
 @given(PROBABILITIES)
-def test_the_calibration_error_is_torchmetrics(drawn: list[tuple[int, list[int]]]) -> None:
+def test_the_calibration_error_agrees_with_torchmetrics(drawn: list[tuple[int, list[int]]]) -> None:
     labels, probabilities = _columns(drawn)
-    probabilities = probabilities * 0.999 + 0.00025  # off the bins' borders, where rounding decides
+    probabilities = probabilities * 0.999 + 0.00025  # away from the bin limits, where rounding decides
     theirs = multiclass_calibration_error(
         torch.from_numpy(probabilities).double(), torch.from_numpy(labels), num_classes=4, n_bins=15, norm="l1"
     )
@@ -74,7 +76,7 @@ def test_the_calibration_error_is_torchmetrics(drawn: list[tuple[int, list[int]]
 
 
 def test_the_calibration_error_by_hand() -> None:
-    # Two bins: at .9 one of two is right (|.5 - .9|), at .6 both are (|1 - .6|).
+    # Two bins: at .9 one of two is correct (|.5 - .9|), at .6 both are (|1 - .6|).
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])
     assert metrics.calibration_error(np.array([0, 1, 1, 1]), probabilities) == pytest.approx(0.4)
     assert metrics.calibration_error(np.array([0, 1]), np.array([[1.0, 0.0], [0.0, 1.0]])) == 0
@@ -87,7 +89,7 @@ def test_confusion_counts_true_by_predicted() -> None:
 
 def test_class_level_agrees_with_sklearn_and_torchmetrics() -> None:
     rng = np.random.default_rng(1)
-    # Scores above 0 only: torchmetrics takes an item of score 0 or less as not found, which a cosine may well be.
+    # Positive scores only: torchmetrics treats items with scores of 0 or less as not retrieved.
     scores, labels, pool = rng.random((6, 30)), rng.integers(0, 3, 6), rng.integers(0, 3, 30)
     found = metrics.class_level(
         scores, query_labels=labels, pool_labels=pool, excluded=_nothing_excluded(6, 30), ks=(1, 5, 10)
@@ -101,7 +103,7 @@ def test_class_level_agrees_with_sklearn_and_torchmetrics() -> None:
             assert found.precision_at[k][query] == pytest.approx(retrieval_precision(*ranked, top_k=k).item())
 
 
-def test_what_is_excluded_is_not_ranked() -> None:
+def test_excluded_items_are_not_ranked() -> None:
     scores = np.array([[0.9, 0.8, 0.1, 0.7]])
     excluded = np.array([[True, False, False, False]])
     found = metrics.class_level(
@@ -113,7 +115,7 @@ def test_what_is_excluded_is_not_ranked() -> None:
     assert found.chance_precision.tolist() == [pytest.approx(1 / 3)]
 
 
-def test_a_query_without_anything_relevant_is_not_counted() -> None:
+def test_a_query_without_relevant_items_is_not_counted() -> None:
     found = metrics.class_level(
         np.array([[0.5, 0.4], [0.5, 0.4]]),
         query_labels=np.array([0, 7]),
@@ -126,7 +128,7 @@ def test_a_query_without_anything_relevant_is_not_counted() -> None:
     assert np.isnan(found.average_precision[1])
 
 
-def test_precision_beyond_the_pool_is_over_the_pool() -> None:
+def test_precision_at_more_than_the_pool_is_over_the_pool() -> None:
     found = metrics.class_level(
         np.array([[0.5, 0.4]]),
         query_labels=np.array([0]),
@@ -137,7 +139,7 @@ def test_precision_beyond_the_pool_is_over_the_pool() -> None:
     assert found.precision_at[10].tolist() == [0.5]
 
 
-def test_the_order_of_the_rows_does_not_decide_ties() -> None:
+def test_the_row_order_does_not_break_ties() -> None:
     pool = np.repeat([0, 1], 50)
     found = metrics.class_level(
         np.zeros((200, 100)),
@@ -151,10 +153,10 @@ def test_the_order_of_the_rows_does_not_decide_ties() -> None:
 
 def test_chance_is_the_mean_over_every_ranking() -> None:
     for relevant, pool in ((1, 1), (1, 4), (2, 5), (3, 3)):
-        figures = []
-        for places in itertools.combinations(range(1, pool + 1), relevant):
-            figures.append(sum((hit + 1) / place for hit, place in enumerate(places)) / relevant)
-        assert metrics.chance_ap(relevant, pool) == pytest.approx(np.mean(figures))
+        values = []
+        for positions in itertools.combinations(range(1, pool + 1), relevant):
+            values.append(sum((hit + 1) / place for hit, place in enumerate(positions)) / relevant)
+        assert metrics.chance_ap(relevant, pool) == pytest.approx(np.mean(values))
     assert np.isnan(metrics.chance_ap(0, 5))
 
 
@@ -166,7 +168,7 @@ def test_instance_level_by_hand() -> None:
     assert found.recall_at[2].tolist() == [1, 1, 0]
 
 
-def test_equal_notes_share_the_recall_and_the_middle_rank() -> None:
+def test_equal_notes_share_the_recall_and_get_the_middle_rank() -> None:
     found = metrics.instance_level(np.full((4, 4), 0.3), ks=(1, 2, 4))
     assert found.recall_at[1].tolist() == [0.25] * 4
     assert found.recall_at[2].tolist() == [0.5] * 4
@@ -174,50 +176,48 @@ def test_equal_notes_share_the_recall_and_the_middle_rank() -> None:
     assert found.rank.tolist() == [2.5] * 4
 
 
-def test_rounding_noise_makes_no_rank() -> None:
+def test_rounding_noise_does_not_affect_ranks() -> None:
     rng = np.random.default_rng(0)
     found = metrics.instance_level(0.3 + rng.normal(0, 1e-9, (5, 5)), ks=(1,))
     assert found.recall_at[1].tolist() == pytest.approx([0.2] * 5)
 
 
-def test_the_bootstrap_covers_what_it_should() -> None:
+def test_the_bootstrap_has_nominal_coverage() -> None:
     rng = np.random.default_rng(5)
     covered = 0
     for seed in range(60):
         values = rng.normal(1.0, 1.0, 60)
-        low, high = metrics.bootstrap(
-            lambda rows, values=values: float(values[rows].mean()),
-            [str(row) for row in range(60)],
-            resamples=200,
-            seed=seed,
-        )
-        covered += low <= 1.0 <= high
+        resampling = GroupBootstrap([str(row) for row in range(60)], resamples=200, seed=seed)
+        interval = resampling.statistic(lambda rows, values=values: float(values[rows].mean()))
+        covered += interval.low <= 1.0 <= interval.high
     assert 48 <= covered <= 60
 
 
-def test_the_bootstrap_draws_whole_groups() -> None:
-    # Twenty copies of each of five patients say no more than five patients do.
+def test_the_bootstrap_resamples_whole_groups() -> None:
+    # Twenty copies of each of five patients are no more informative than five patients.
     values = np.repeat([0.0, 1.0, 2.0, 3.0, 4.0], 20)
     rows, groups = [str(row) for row in range(100)], [str(value) for value in values]
     widths = []
     for by in (rows, groups):
-        low, high = metrics.bootstrap(lambda drawn: float(values[drawn].mean()), by, resamples=300, seed=0)
-        widths.append(high - low)
+        resampling = GroupBootstrap(by, resamples=300, seed=0)
+        interval = resampling.statistic(lambda sample: float(values[sample].mean()))
+        widths.append(interval.high - interval.low)
     assert widths[1] > 2.5 * widths[0]
 
 
-def test_the_bootstrap_is_repeatable() -> None:
+def test_the_bootstrap_is_reproducible() -> None:
     values = np.arange(10.0)
 
-    def once(seed: int) -> tuple[float, float]:
-        return metrics.bootstrap(lambda rows: float(values[rows].mean()), list("abcdefghij"), resamples=50, seed=seed)
+    def once(seed: int) -> Interval:
+        resampling = GroupBootstrap(list("abcdefghij"), resamples=50, seed=seed)
+        return resampling.statistic(lambda rows: float(values[rows].mean()))
 
     assert once(1) == once(1)
     assert once(1) != once(2)
 
 
-def test_a_ranking_that_knows_no_class_is_held_against_itself() -> None:
-    """One order for all: a a b. Asked for a: AP 1; for b: 1/3. Two of three queries ask for a."""
+def test_the_classless_baseline_averages_a_ranking_over_query_classes() -> None:
+    """One order for all queries: a a b. AP of query class a: 1; of b: 1/3. Two of three queries are of class a."""
     scores = np.tile([0.9, 0.8, 0.7], (3, 1))
     found = metrics.class_level(
         scores,
@@ -231,7 +231,7 @@ def test_a_ranking_that_knows_no_class_is_held_against_itself() -> None:
     assert found.classless_average_precision.mean() == pytest.approx(found.average_precision.mean())
 
 
-def test_what_is_left_out_is_in_no_class() -> None:
+def test_excluded_items_belong_to_no_class() -> None:
     found = metrics.class_level(
         np.array([[0.9, 0.8, 0.7]]),
         query_labels=np.array([0]),
@@ -244,19 +244,19 @@ def test_what_is_left_out_is_in_no_class() -> None:
 
 
 COMPILED = pytest.mark.filterwarnings("ignore::numba.core.errors.NumbaWarning")
-"""ranx is compiled where it is used first, and numba has remarks on its code."""
+"""ranx is compiled on first use, and numba warns about its code."""
 
 
 def _id(query: int) -> str:
-    """ranx answers in the order of the names."""
+    """A query id; ranx returns results in the order of the ids."""
     return f"{query:03d}"
 
 
 @COMPILED
 @given(st.integers(0, 2**31 - 1), st.integers(2, 5), st.integers(6, 40))
 @settings(max_examples=25, deadline=None)
-def test_class_and_instance_level_are_ranx_s(seed: int, queries: int, pool: int) -> None:
-    """Scores without ties, in an order that ranx ranks alike; some items excluded."""
+def test_class_level_agrees_with_ranx(seed: int, queries: int, pool: int) -> None:
+    """Scores without ties, which ranx ranks in the same order; some items excluded."""
     rng = np.random.default_rng(seed)
     scores = rng.permutation(queries * pool).reshape(queries, pool) / (queries * pool)
     labels, held = rng.integers(0, 3, queries), rng.integers(0, 3, pool)
@@ -279,7 +279,7 @@ def test_class_and_instance_level_are_ranx_s(seed: int, queries: int, pool: int)
 @COMPILED
 @given(st.integers(0, 2**31 - 1), st.integers(4, 30))
 @settings(max_examples=25, deadline=None)
-def test_instance_level_is_ranx_s(seed: int, size: int) -> None:
+def test_instance_level_agrees_with_ranx(seed: int, size: int) -> None:
     scores = np.random.default_rng(seed).permutation(size * size).reshape(size, size) / (size * size)
     judged = ranx.Qrels({_id(query): {str(query): 1} for query in range(size)})
     run = ranx.Run(

@@ -1,4 +1,4 @@
-"""Who belongs to which subgroup."""
+"""Which records belong to which subgroup."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import pytest
 
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_train.data.records import Record
-from dermnote_train.evaluation.subgroups import FEWEST, subgroups
+from dermnote_train.evaluation.subgroups import MIN_RECORDS, subgroups
 
 
-def records(*facts: dict[str, object], each: int = FEWEST) -> list[Record]:
+def records(*facts: dict[str, object], each: int = MIN_RECORDS) -> list[Record]:
     return [
         Record(f"{kind}-{number}", Path("x.jpg"), f"g{kind}-{number}", "NEV", LesionMetadata.model_validate(metadata))
         for kind, metadata in enumerate(facts)
@@ -18,7 +18,7 @@ def records(*facts: dict[str, object], each: int = FEWEST) -> list[Record]:
     ]
 
 
-def test_rows_are_those_of_the_value_and_values_are_in_order() -> None:
+def test_rows_match_the_value_and_values_are_sorted() -> None:
     found = subgroups(records({"sex": "male", "age": 80}, {"sex": "female", "age": 29, "site": "back"}, {"age": 49}))
     assert list(found) == [
         ("sex", "female"),
@@ -28,8 +28,8 @@ def test_rows_are_those_of_the_value_and_values_are_in_order() -> None:
         ("age", "70 and over"),
         ("site", "back"),
     ]
-    assert np.array_equal(found["sex", "male"], np.arange(FEWEST))
-    assert np.array_equal(found["age", "30 to 49"], np.arange(2 * FEWEST, 3 * FEWEST))
+    assert np.array_equal(found["sex", "male"], np.arange(MIN_RECORDS))
+    assert np.array_equal(found["age", "30 to 49"], np.arange(2 * MIN_RECORDS, 3 * MIN_RECORDS))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,6 @@ def test_every_age_has_a_band(age: float, band: str) -> None:
     assert list(subgroups(records({"age": age}))) == [("age", band)]
 
 
-def test_small_subgroups_and_facts_that_nobody_has_are_not_there() -> None:
-    assert subgroups(records({"sex": "male"}, each=FEWEST - 1)) == {}
+def test_small_subgroups_and_unset_fields_are_left_out() -> None:
+    assert subgroups(records({"sex": "male"}, each=MIN_RECORDS - 1)) == {}
     assert subgroups(records({})) == {}

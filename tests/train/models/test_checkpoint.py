@@ -1,4 +1,4 @@
-"""Checkpoints come back as they were, or not at all."""
+"""Checkpoints: a round trip keeps the model, and damaged or foreign files are rejected."""
 
 from pathlib import Path
 
@@ -27,14 +27,14 @@ def model() -> LesionModel:
     return model.eval()
 
 
-def test_a_model_comes_back_as_it_was(model: LesionModel, tmp_path: Path) -> None:
+def test_a_saved_model_is_restored(model: LesionModel, tmp_path: Path) -> None:
     save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=3, run_dir=tmp_path)
     loaded = load_checkpoint(tmp_path)
     assert loaded.classes == ("nevus", "melanoma")
     assert loaded.with_notes
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():
-        assert torch.equal(loaded.of_pixels(pixels).logits, model.of_pixels(pixels).logits)
+        assert torch.equal(loaded.image_branch(pixels).logits, model.image_branch(pixels).logits)
 
 
 def test_the_frozen_text_tower_is_not_stored(model: LesionModel, tmp_path: Path) -> None:
@@ -44,15 +44,15 @@ def test_the_frozen_text_tower_is_not_stored(model: LesionModel, tmp_path: Path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
-def test_a_torn_checkpoint_is_never_loaded(model: LesionModel, tmp_path: Path, share: float) -> None:
+def test_a_truncated_checkpoint_is_rejected(model: LesionModel, tmp_path: Path, share: float) -> None:
     path = save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=1, run_dir=tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(UserError, match="not a whole checkpoint"):
+    with pytest.raises(UserError, match="damaged checkpoint"):
         load_checkpoint(tmp_path)
 
 
-def test_a_write_that_fails_leaves_the_old_checkpoint(
+def test_a_failed_write_keeps_the_old_checkpoint(
     model: LesionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=1, run_dir=tmp_path)
@@ -69,22 +69,22 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(
     assert [found.name for found in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_a_folder_without_a_model_says_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_names_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `dermnote train` first"):
         load_checkpoint(tmp_path)
 
 
-def test_a_checkpoint_of_another_text_tower_is_refused(model: LesionModel, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_text_tower_is_rejected(model: LesionModel, tmp_path: Path) -> None:
     model.towers.text_id = "0" * 64
     save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=1, run_dir=tmp_path)
     with pytest.raises(UserError, match="another text tower"):
         load_checkpoint(tmp_path)
 
 
-def test_a_model_is_not_taken_for_one_of_another_split(model: LesionModel, tmp_path: Path) -> None:
+def test_a_model_of_another_split_is_rejected(model: LesionModel, tmp_path: Path) -> None:
     save_checkpoint(model, config=CONFIG, split=SPLIT, epoch=1, run_dir=tmp_path)
     reordered = Split(train=SPLIT.train[::-1], val=SPLIT.val, test=SPLIT.test, seed=0)
     assert load_checkpoint(tmp_path, split=reordered).classes == model.classes
     leaking = Split(train=RECORDS[3:], val=RECORDS[2:3], test=RECORDS[:2], seed=1)
-    with pytest.raises(UserError, match="another split"):
+    with pytest.raises(UserError, match="not trained on the split"):
         load_checkpoint(tmp_path, split=leaking)

@@ -1,4 +1,4 @@
-"""Model folders: whole, named by their weights, and giving the client's own vectors in the retrieval service."""
+"""Model folders: complete, named by their weights, and the retrieval service gets the client's vectors from them."""
 
 import hashlib
 from pathlib import Path
@@ -29,7 +29,7 @@ def model() -> LesionModel:
 
 
 def _model() -> LesionModel:
-    """Aligned, with a head and an image tower that differ from the pretrained ones."""
+    """An aligned model whose head and image tower differ from the pretrained ones."""
     torch.manual_seed(2)
     model = build_model(TrainConfig(image_size=64), classes=("nevus", "melanoma"), with_notes=True)
     with torch.no_grad():
@@ -47,14 +47,16 @@ def _manifest(folder: Path) -> ModelManifest:
     return ModelManifest.model_validate_json((folder / MANIFEST_NAME).read_text("utf-8"))
 
 
-def _pictures() -> list[Image.Image]:
-    return [Image.fromarray(picture) for picture in (skimage.data.chelsea(), skimage.data.coffee())]
+def _images() -> list[Image.Image]:
+    return [Image.fromarray(array) for array in (skimage.data.chelsea(), skimage.data.coffee())]
 
 
 def _client_images(model: LesionModel) -> np.ndarray:
-    how = model.towers.preprocessing
-    pixels = torch.stack([torch.from_numpy(images.preprocess(picture, preprocessing=how)) for picture in _pictures()])
-    return normalize(inference.classify(model, pixels).embedding, dim=1).numpy()
+    preprocessing = model.towers.preprocessing
+    pixels = torch.stack(
+        [torch.from_numpy(images.preprocess(image, preprocessing=preprocessing)) for image in _images()]
+    )
+    return normalize(inference.predict_images(model, pixels).embedding, dim=1).numpy()
 
 
 def _cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -63,7 +65,7 @@ def _cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def _encoder(folder: Path, runtime: Any) -> Any:
-    """What the retrieval service makes of a folder."""
+    """The retrieval service's encoder for a folder."""
     models = pytest.importorskip("dermnote_retrieval.encoder.model_folders")
     encoder = models.FolderModels(folder.parent, threads=2, runtime=runtime).load(folder.name)
     assert type(encoder).__name__ == {"onnx": "OnnxEncoder", "openclip": "OpenClipEncoder"}[runtime]
@@ -80,8 +82,8 @@ def test_the_retrieval_service_gives_the_clients_vectors(
     model: LesionModel, trained_folder: Path, runtime: str
 ) -> None:
     encoder = _encoder(trained_folder, runtime)
-    texts = normalize(inference.read(model, TEXTS).embedding, dim=1).numpy()
-    assert _cosines(_client_images(model), encoder.encode_images(_pictures())).min() > 1 - 1e-4
+    texts = normalize(inference.predict_texts(model, TEXTS).embedding, dim=1).numpy()
+    assert _cosines(_client_images(model), encoder.encode_images(_images())).min() > 1 - 1e-4
     assert _cosines(texts, encoder.encode_texts(TEXTS)).min() > 1 - 1e-4
 
 
@@ -89,31 +91,31 @@ def test_the_retrieval_service_gives_the_clients_vectors(
 def test_the_retrieval_service_gives_the_lite_towers_vectors(lite_folder: Path, runtime: str) -> None:
     encoder = _encoder(lite_folder, runtime)
     lite = export.towers.lite(image_size=224)
-    pixels = [torch.from_numpy(images.preprocess(each, preprocessing=lite.preprocessing)) for each in _pictures()]
+    pixels = [torch.from_numpy(images.preprocess(each, preprocessing=lite.preprocessing)) for each in _images()]
     with torch.inference_mode():
-        ours = normalize(lite.image_features_of(torch.stack(pixels)), dim=1).numpy()
-    texts = normalize(lite.text_features_of(TEXTS), dim=1).numpy()
-    assert _cosines(ours, encoder.encode_images(_pictures())).min() > 1 - 1e-4
+        ours = normalize(lite.encode_images(torch.stack(pixels)), dim=1).numpy()
+    texts = normalize(lite.encode_texts(TEXTS), dim=1).numpy()
+    assert _cosines(ours, encoder.encode_images(_images())).min() > 1 - 1e-4
     assert _cosines(texts, encoder.encode_texts(TEXTS)).min() > 1 - 1e-4
 
 
 def test_onnx_and_open_clip_give_the_same_vectors(trained_folder: Path) -> None:
-    """Every length of text, alone and in company; pictures of every shape: one model id serves both runtimes."""
+    """Texts of every length, alone and in a batch, and images of every shape: one model id for both runtimes."""
     ours, theirs = _encoder(trained_folder, "onnx"), _encoder(trained_folder, "openclip")
     texts = ["", "nevus", *(" ".join(["lesion"] * n) for n in (2, 17, 100, 253, 254, 255, 300)), *TEXTS]
-    draw = np.random.default_rng(4)
+    rng = np.random.default_rng(4)
     shapes = [(64, 64), (65, 64), (64, 65), (30, 200), (301, 97), (1, 1), (640, 480)]
-    pictures = [Image.fromarray(draw.integers(0, 256, (*shape, 3), dtype=np.uint8)) for shape in shapes]
-    for together in (
+    arrays = [Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)) for shape in shapes]
+    for cosines in (
         _cosines(ours.encode_texts(texts), theirs.encode_texts(texts)),
-        _cosines(ours.encode_images(pictures), theirs.encode_images(pictures)),
+        _cosines(ours.encode_images(arrays), theirs.encode_images(arrays)),
     ):
-        assert together.min() > 1 - 1e-3
+        assert cosines.min() > 1 - 1e-3
     for text in texts:
         assert _cosines(ours.encode_texts([text]), theirs.encode_texts([text])).min() > 1 - 1e-3
 
 
-def test_a_folder_for_onnx_alone_holds_no_weights_beside_its_graphs(
+def test_an_onnx_folder_contains_graphs_but_no_weights(
     model: LesionModel, trained_folder: Path, tmp_path: Path
 ) -> None:
     folder = export.export_model(model, models_dir=tmp_path, name="trained", runtime="onnx")
@@ -124,14 +126,14 @@ def test_a_folder_for_onnx_alone_holds_no_weights_beside_its_graphs(
     assert _encoder(folder, "onnx").encode_texts(TEXTS).shape == (3, 128)
 
 
-def test_the_lite_folder_says_what_it_is(lite_folder: Path) -> None:
+def test_the_manifest_of_the_lite_folder(lite_folder: Path) -> None:
     manifest = _manifest(lite_folder)
     assert (manifest.name, manifest.aligned) == ("lite", False)
     assert (manifest.image_dim, manifest.text_dim) == (1280, 384)
     assert not (lite_folder / "heads.safetensors").exists()
 
 
-def test_a_trained_folder_says_what_it_is(model: LesionModel, tmp_path: Path) -> None:
+def test_the_manifest_of_a_trained_folder(model: LesionModel, tmp_path: Path) -> None:
     folder = export.export_model(model, models_dir=tmp_path, name="demo-1", synthetic=True, runtime="openclip")
     manifest = _manifest(folder)
     assert folder == tmp_path / "demo-1"
@@ -150,7 +152,7 @@ def test_a_model_trained_without_notes_is_not_aligned(tmp_path: Path) -> None:
     assert torch.equal(heads["text.weight"], torch.eye(384))
 
 
-def test_the_manifest_has_every_files_hash(lite_folder: Path) -> None:
+def test_the_manifest_lists_the_hash_of_every_file(lite_folder: Path) -> None:
     files = _manifest(lite_folder).files
     assert set(files) == {path.name for path in lite_folder.iterdir()} - {MANIFEST_NAME}
     assert {"tokenizer.json", "config.json", "open_clip_config.json", "open_clip_model.safetensors"} <= set(files)
@@ -159,7 +161,7 @@ def test_the_manifest_has_every_files_hash(lite_folder: Path) -> None:
         assert hashlib.sha256((lite_folder / name).read_bytes()).hexdigest() == digest
 
 
-def test_the_same_weights_have_the_same_id_and_others_another(model: LesionModel, tmp_path: Path) -> None:
+def test_the_model_id_depends_on_the_weights(model: LesionModel, tmp_path: Path) -> None:
     def model_id() -> str:
         return _manifest(export.export_model(model, models_dir=tmp_path, name="m", runtime="openclip")).model_id
 
@@ -172,7 +174,7 @@ def test_the_same_weights_have_the_same_id_and_others_another(model: LesionModel
     assert model_id() != first
 
 
-def test_another_image_size_is_another_id(lite_folder: Path, tmp_path: Path) -> None:
+def test_the_model_id_depends_on_the_image_size(lite_folder: Path, tmp_path: Path) -> None:
     small = export.export_lite(tmp_path, image_size=64, runtime="openclip")
     assert (
         _manifest(small).files["open_clip_model.safetensors"]
@@ -181,7 +183,7 @@ def test_another_image_size_is_another_id(lite_folder: Path, tmp_path: Path) -> 
     assert _manifest(small).model_id != _manifest(lite_folder).model_id
 
 
-def test_an_export_that_fails_leaves_the_old_folder_whole(
+def test_a_failed_export_keeps_the_old_folder(
     model: LesionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = export.export_model(model, models_dir=tmp_path, name="m", runtime="openclip")
@@ -202,4 +204,4 @@ def test_an_export_that_fails_leaves_the_old_folder_whole(
 def test_two_linear_layers_fold_into_one() -> None:
     first, second = nn.Linear(7, 5), nn.Linear(5, 3)
     inputs = torch.randn(4, 7)
-    torch.testing.assert_close(export.folded(first, second)(inputs), second(first(inputs)))
+    torch.testing.assert_close(export.fold_linear(first, second)(inputs), second(first(inputs)))

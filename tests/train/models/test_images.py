@@ -93,13 +93,13 @@ def test_images_beyond_the_memory_limit_are_rejected_before_decoding(toy_records
 def test_augmented_images_differ_and_keep_their_shape() -> None:
     pixels = torch.from_numpy(np.asarray(_gradient(32, 32)).transpose(2, 0, 1).copy())[None].repeat(40, 1, 1, 1)
     torch.manual_seed(0)
-    found = augment.augmented(pixels, augment.augmentation(image_size=32))
+    found = augment.augment(pixels, augment.augmentation(image_size=32))
     assert found.shape == pixels.shape
     assert found.dtype == torch.uint8
     assert len({picture.numpy().tobytes() for picture in found}) > 20
 
 
-def test_the_colour_shift_is_one_bounded_offset_a_channel() -> None:
+def test_the_colour_shift_is_one_bounded_offset_per_channel() -> None:
     torch.manual_seed(0)
     flat = torch.full((3, 8, 8), 128, dtype=torch.uint8)
     offsets = torch.stack([augment.shift_rgb(flat).to(torch.int16) - 128 for _ in range(200)])

@@ -1,5 +1,6 @@
-"""The pretrained towers: right weights, right preprocessing, no network."""
+"""The pretrained towers: correct weights, correct preprocessing, no network."""
 
+import hashlib
 import socket
 from pathlib import Path
 
@@ -22,16 +23,16 @@ ESPRESSO, MOPED = 967, 665
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise AssertionError("the network was used")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect", fail)
 
 
-def _probabilities(lite: Towers, picture: np.ndarray) -> torch.Tensor:
-    pixels = torch.from_numpy(images.preprocess(Image.fromarray(picture), preprocessing=lite.preprocessing))
+def _probabilities(lite: Towers, image: np.ndarray) -> torch.Tensor:
+    pixels = torch.from_numpy(images.preprocess(Image.fromarray(image), preprocessing=lite.preprocessing))
     with torch.inference_mode():
-        return towers.lite_imagenet_classifier()(lite.image_features_of(pixels[None])).softmax(dim=1)[0]
+        return towers.lite_imagenet_classifier()(lite.encode_images(pixels[None])).softmax(dim=1)[0]
 
 
 def test_a_cat_is_a_cat(lite_towers: Towers) -> None:
@@ -51,7 +52,7 @@ def test_a_motorcycle_is_a_moped(lite_towers: Towers) -> None:
     assert _probabilities(lite_towers, left).argmax() == MOPED
 
 
-def test_weights_in_another_order_are_refused() -> None:
+def test_weights_that_do_not_fit_are_rejected() -> None:
     lite = towers.lite(image_size=32)
     trunk = lite.visual.get_submodule("trunk")
     trunk.blocks = trunk.blocks[:-1]
@@ -59,23 +60,23 @@ def test_weights_in_another_order_are_refused() -> None:
         towers._trunk_weights(trunk)
 
 
-def test_texts_of_one_meaning_are_near_and_others_far(lite_towers: Towers) -> None:
+def test_texts_of_similar_meaning_have_similar_features(lite_towers: Towers) -> None:
     texts = ["a malignant melanoma on the back", "melanoma of the back", "the train leaves at noon"]
-    vectors = normalize(lite_towers.text_features_of(texts), dim=1)
+    vectors = normalize(lite_towers.encode_texts(texts), dim=1)
     cosines = vectors @ vectors.T
     assert cosines[0, 1] > 0.8
     assert cosines[0, 2] < 0.3
 
 
-def test_a_text_has_the_same_features_alone_and_beside_a_long_one(lite_towers: Towers) -> None:
-    alone = lite_towers.text_features_of(["a nevus"])
-    beside = lite_towers.text_features_of(["a nevus", "a nevus " * 60])
-    torch.testing.assert_close(alone[0], beside[0], atol=1e-5, rtol=1e-4)
+def test_padding_does_not_change_the_features_of_a_text(lite_towers: Towers) -> None:
+    alone = lite_towers.encode_texts(["a nevus"])
+    padded = lite_towers.encode_texts(["a nevus", "a nevus " * 60])
+    torch.testing.assert_close(alone[0], padded[0], atol=1e-5, rtol=1e-4)
 
 
-def test_a_text_beyond_the_context_is_cut(lite_towers: Towers) -> None:
+def test_a_text_beyond_the_context_is_truncated(lite_towers: Towers) -> None:
     words = "nevus " * 2000
-    features = lite_towers.text_features_of([words, words + "melanoma"])
+    features = lite_towers.encode_texts([words, words + "melanoma"])
     assert features.shape == (2, 384)
     assert torch.equal(features[0], features[1])
 
@@ -86,20 +87,20 @@ def test_the_text_tower_is_frozen_and_the_image_tower_is_not(lite_towers: Towers
 
 
 def test_a_folder_in_open_clip_s_layout_is_a_preset(tmp_path: Path) -> None:
-    """What `dermnote export` writes is read again: the same towers, which can be exported again."""
+    """A folder written by `dermnote export` loads as the same towers, which can be exported again."""
     folder = export_lite(tmp_path, name="lite", image_size=64, runtime="openclip")
-    ours, theirs = towers.load(f"local-dir:{folder}", image_size=64), towers.lite(image_size=64)
+    exported, original = towers.load(f"local-dir:{folder}", image_size=64), towers.lite(image_size=64)
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.inference_mode():
-        assert torch.equal(ours.image_features_of(pixels), theirs.image_features_of(pixels))
-    assert torch.equal(ours.text_features_of(["a nevus", "b"]), theirs.text_features_of(["a nevus", "b"]))
-    assert ours.preprocessing == theirs.preprocessing
-    assert ours.description.model_cfg["vision_cfg"]["timm_model_name"] == "tf_efficientnet_lite0"
-    assert not any(weight.requires_grad for weight in ours.text.parameters())
+        assert torch.equal(exported.encode_images(pixels), original.encode_images(pixels))
+    assert torch.equal(exported.encode_texts(["a nevus", "b"]), original.encode_texts(["a nevus", "b"]))
+    assert exported.preprocessing == original.preprocessing
+    assert exported.description.model_cfg["vision_cfg"]["timm_model_name"] == "tf_efficientnet_lite0"
+    assert not any(weight.requires_grad for weight in exported.text.parameters())
 
 
 def test_the_paper_s_towers_have_its_widths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DenseNet121's 1024 features; no hub here, so untrained, and MiniLM stands in for PubMedBERT."""
+    """DenseNet121's 1024 features. The test is offline: untrained weights, and MiniLM replaces PubMedBERT."""
     monkeypatch.setattr(towers, "PUBMED_BERT", str(minilm.get_model_path()))
     text = towers.PAPER_CFG["text_cfg"] | {
         "hf_model_name": towers.PUBMED_BERT,
@@ -116,8 +117,33 @@ def test_the_paper_s_towers_have_its_widths(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("preset", ["paper", "hf-hub:nobody/nothing", "local-dir:/nowhere"])
-def test_weights_that_cannot_be_had_are_one_line(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_weights_are_reported_in_one_line(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="weights can't be had") as raised:
+    with pytest.raises(UserError, match="weights unavailable") as raised:
         towers.load(preset, image_size=64)
     assert "\n" not in str(raised.value)
+
+
+def test_the_weights_are_hashed_once_per_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hashing 90 MB takes as long as loading them. Another file, or another version of it, is hashed again."""
+    hashed: list[int] = []
+    real = hashlib.sha256
+
+    def counting(content: bytes = b"") -> object:
+        hashed.append(len(content))
+        return real(content)
+
+    monkeypatch.setattr(towers.hashlib, "sha256", counting)
+    first = towers.lite(image_size=32)
+    hashed.clear()
+    second = towers.lite(image_size=64)
+    assert sum(hashed) == 0
+    assert first.text_id == second.text_id
+
+    weights = tmp_path / "model.safetensors"
+    ids = set()
+    for content in (b"one", b"other"):
+        weights.write_bytes(content)
+        ids |= {towers._lite_text_id(weights), towers._lite_text_id(weights)}
+    assert hashed == [3, 5]
+    assert len(ids) == 2

@@ -10,7 +10,7 @@ from dermnote_train.config import TrainConfig
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.evaluation.evaluate import evaluate
-from dermnote_train.evaluation.tables import headline
+from dermnote_train.evaluation.tables import metric_rows
 from dermnote_train.models.checkpoint import build_model
 from dermnote_train.models.model import LesionModel
 from dermnote_train.notes.blinding import BLINDED, named_diagnosis
@@ -57,13 +57,13 @@ def test_notes_and_images_are_classified_separately_and_together(fresh: LesionMo
     assert (without.blinded_note, without.image_and_blinded_note) == (None, None)
     assert found.blinded_note is not None
     assert found.image_and_blinded_note is not None
-    confusion = found.blinded_note.confusion
-    assert sum(map(sum, confusion)) == len(records)
-    # Two different texts can have at most two classes.
-    assert sum(any(row[column] for row in confusion) for column in range(3)) <= 2
-    names = [row.name for row in headline(found)]
+    told = found.blinded_note.confusion
+    assert sum(map(sum, told)) == len(records)
+    # Two different texts can only be given two classes.
+    assert sum(any(row[column] for row in told) for column in range(3)) <= 2
+    names = [row.name for row in metric_rows(found)]
     assert "blinded note: balanced accuracy" in names
-    assert "picture + blinded note: AUROC macro (one against the rest)" in names
+    assert "image + blinded note: AUROC macro (one-vs-rest)" in names
 
 
 def test_the_fused_prediction_is_the_mean_of_the_logits(fresh: LesionModel, toy_records: ToyRecords) -> None:
@@ -88,7 +88,7 @@ def test_unblinded_or_missing_notes_are_rejected(
     first = records[0].image_id
     with pytest.raises(UserError, match=f"1 notes name a diagnosis \\(first {first}: melanoma\\)"):
         evaluate(fresh, records=records, blinded=texts | {first: "A melanoma of the back."})
-    with pytest.raises(UserError, match=f"no blinded note for 1 images \\(first {first}\\)"):
+    with pytest.raises(UserError, match=f"1 images have no blinded note \\(first: {first}\\)"):
         evaluate(fresh, records=records, blinded=texts | {first: " "})
     images_only = build_model(TrainConfig(image_size=32), classes=toy_classes, with_notes=False)
     with pytest.raises(UserError, match="trained without notes"):

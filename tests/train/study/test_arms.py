@@ -1,4 +1,4 @@
-"""What each arm is trained with: own notes, another's, the class's name, numbers; and which facts notes may state."""
+"""The training texts of each arm (own notes, other notes, class name, table), and the facts that notes may state."""
 
 from pathlib import Path
 
@@ -11,9 +11,8 @@ from dermnote_contracts.notes import ALL_TOPICS
 from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.errors import UserError
 from dermnote_train.notes.blinding import BLINDED
-from dermnote_train.study.arms import ARMS, NAMED, NOTE_SETS, partners, training_texts
-from dermnote_train.study.cells.fact_table import FactTable
-from dermnote_train.study.facts import Stating, common_facts, known_facts, listed, with_only
+from dermnote_train.study.arms import ARMS, NAMING_SETS, NOTE_SETS, note_owners, training_texts
+from dermnote_train.study.facts import FactScope, FactTable, common_facts, has_facts, keep_facts, list_facts
 
 LABELS = st.lists(st.sampled_from(["NEV", "MEL", "BCC"]), min_size=2, max_size=30)
 
@@ -30,13 +29,13 @@ def sets(known: tuple[Record, ...]) -> dict[str, dict[str, str]]:
 
 
 def owners(arm: str, known: tuple[Record, ...], *, seed: int = 0) -> list[str]:
-    """Whose note each picture is trained with."""
+    """For each image, the owner of its training note."""
     (texts,) = training_texts(ARMS[arm], known, sets(known), seed=seed)
     return [text.rpartition(" ")[2] for text in texts]
 
 
 @given(LABELS)
-def test_an_arm_has_each_picture_s_own_notes(labels: list[str]) -> None:
+def test_an_arm_uses_each_image_s_own_notes(labels: list[str]) -> None:
     known = records(labels)
     assert owners("G", known) == [record.image_id for record in known]
     both = training_texts(ARMS["mixed"], known, sets(known), seed=0)
@@ -44,7 +43,7 @@ def test_an_arm_has_each_picture_s_own_notes(labels: list[str]) -> None:
 
 
 @given(LABELS, st.integers(0, 99))
-def test_random_notes_are_everybody_s_once_and_nobody_s_own(labels: list[str], seed: int) -> None:
+def test_random_notes_are_a_permutation_without_own_notes(labels: list[str], seed: int) -> None:
     known = records(labels)
     found = owners("random", known, seed=seed)
     assert sorted(found) == sorted(record.image_id for record in known)
@@ -62,26 +61,26 @@ def test_shuffled_notes_stay_within_the_class(labels: list[str], seed: int) -> N
         assert owner != record.image_id or labels.count(record.label) == 1
 
 
-def test_partners_change_with_the_seed() -> None:
+def test_note_owners_depend_on_the_seed() -> None:
     known = records(["NEV", "MEL"] * 20)
     assert owners("random", known, seed=0) != owners("random", known, seed=1)
     assert owners("random", known, seed=0) == owners("random", known, seed=0)
 
 
-def test_a_random_note_for_one_picture_alone_is_refused() -> None:
+def test_a_random_note_for_a_single_image_is_rejected() -> None:
     with pytest.raises(UserError, match="no other"):
         owners("random", records(["NEV"]))
 
 
-def test_the_class_name_arm_needs_no_notes() -> None:
+def test_the_class_name_arm_requires_no_notes() -> None:
     assert training_texts(ARMS["class-name"], records(["NEV", "MEL"]), {}, seed=0) == [["nevus", "melanoma"]]
-    assert ARMS["class-name"].needs == ()
+    assert ARMS["class-name"].required_sets == ()
 
 
-def test_every_arm_that_reads_is_tested_with_blinded_notes() -> None:
+def test_every_arm_is_tested_with_blinded_notes_only() -> None:
     for name, arm in ARMS.items():
-        assert not arm.reads or NOTE_SETS[arm.read].blinded, name
-    assert {name for name, one in NOTE_SETS.items() if not one.blinded} == NAMED
+        assert not arm.uses_test_notes or NOTE_SETS[arm.test_notes].blinded, name
+    assert {name for name, one in NOTE_SETS.items() if not one.blinded} == NAMING_SETS
     assert "diagnosis" in ALL_TOPICS
     assert "diagnosis" not in BLINDED
 
@@ -90,38 +89,38 @@ def dataset(name: str, known: tuple[Record, ...]) -> LesionDataset:
     return LesionDataset(name, known, ("NEV", "MEL"), synthetic=True, licence="CC0-1.0")
 
 
-def test_notes_state_what_every_data_set_fills() -> None:
+def test_notes_state_facts_that_every_data_set_records() -> None:
     one = dataset("one", records(["NEV", "MEL"], age=50, sex="male", site="back", diagnosis="nevus"))
     two = dataset("two", records(["NEV", "MEL"], age=40, site="face", diagnosis="nevus", symptoms=Symptoms(itch="yes")))
     facts = common_facts([one, two])
     assert facts == ("age", "diagnosis", "site")
-    assert with_only(one, facts).records[0].metadata.given() == {"age": 50, "site": "back", "diagnosis": "nevus"}
-    assert with_only(two, facts).records[0].metadata.given() == {"age": 40, "site": "face", "diagnosis": "nevus"}
+    assert keep_facts(one, facts).records[0].metadata.given() == {"age": 50, "site": "back", "diagnosis": "nevus"}
+    assert keep_facts(two, facts).records[0].metadata.given() == {"age": 40, "site": "face", "diagnosis": "nevus"}
 
 
-def test_findings_stay_whatever_is_common() -> None:
+def test_findings_are_kept_even_if_not_common() -> None:
     one = dataset("one", records(["NEV"], age=50, diagnosis="nevus", findings=Findings(border="sharp")))
-    assert with_only(one, ("diagnosis",)).records[0].metadata.given() == {
+    assert keep_facts(one, ("diagnosis",)).records[0].metadata.given() == {
         "diagnosis": "nevus",
         "findings": {"border": "sharp"},
     }
 
 
-def test_a_fact_that_few_have_is_not_common() -> None:
+def test_a_rare_fact_is_not_common() -> None:
     few = dataset("few", (*records(["NEV"], age=50, diagnosis="nevus"), *records(["MEL"] * 3, diagnosis="melanoma")))
     assert common_facts([few]) == ("diagnosis",)
 
 
-def test_a_record_of_which_only_the_diagnosis_is_known_has_no_blinded_note() -> None:
+def test_a_record_with_only_a_diagnosis_has_no_blinded_note() -> None:
     (bare,) = records(["NEV"], diagnosis="nevus")
     (seen,) = records(["NEV"], diagnosis="nevus", findings=Findings(border="sharp"))
-    assert known_facts(bare, blinded=False, findings=False)
-    assert not known_facts(bare, blinded=True, findings=True)
-    assert known_facts(seen, blinded=True, findings=True)
-    assert not known_facts(seen, blinded=True, findings=False)
+    assert has_facts(bare, blinded=False, findings=False)
+    assert not has_facts(bare, blinded=True, findings=True)
+    assert has_facts(seen, blinded=True, findings=True)
+    assert not has_facts(seen, blinded=True, findings=False)
 
 
-def test_a_table_holds_the_facts_and_never_the_diagnosis() -> None:
+def test_a_table_contains_facts_but_no_diagnosis() -> None:
     known = (
         *records(["NEV"], age=47, site="back", diagnosis="nevus", findings=Findings(colours=["red", "white"])),
         *records(["MEL"], age=62, site="face", diagnosis="melanoma"),
@@ -135,31 +134,31 @@ def test_a_table_holds_the_facts_and_never_the_diagnosis() -> None:
     assert without.rows(known).tolist() == [[1, 0, 1, 0, pytest.approx(0.47)], [0, 1, 0, 1, pytest.approx(0.62)]]
 
 
-def test_a_value_that_training_never_had_is_no_column() -> None:
+def test_a_value_that_is_not_in_training_has_no_column() -> None:
     table = FactTable(records(["NEV"], site="back", diagnosis="nevus"), findings=False)
     assert table.rows(records(["NEV"], site="scalp", diagnosis="nevus")).tolist() == [[0.0, 0.0]]
 
 
 @given(LABELS)
-def test_partners_are_those_whose_texts_are_read(labels: list[str]) -> None:
+def test_note_owners_match_the_training_texts(labels: list[str]) -> None:
     known = records(labels)
     for arm in ("G", "random", "shuffled"):
-        rows = partners(ARMS[arm], known, seed=3)
+        rows = note_owners(ARMS[arm], known, seed=3)
         assert [known[row].image_id for row in rows] == owners(arm, known, seed=3)
 
 
-def test_facts_are_listed_as_a_blinded_note_may_state_them() -> None:
+def test_facts_are_listed_as_a_note_may_state_them() -> None:
     (record,) = records(
         ["MEL"], diagnosis="melanoma", age=45, symptoms=Symptoms(itch="yes"), findings=Findings(asymmetry="asymmetric")
     )
-    everything = Stating(diagnosis=True, findings=True, others=True)
-    assert listed(record, stating=NOTE_SETS["G-blinded"].stating) == "age: 45; itch: yes"
+    everything = FactScope(diagnosis=True, findings=True, others=True)
+    assert list_facts(record, scope=NOTE_SETS["G-blinded"].scope) == "age: 45; itch: yes"
     assert (
-        listed(record, stating=NOTE_SETS["G-findings-blinded"].stating) == "age: 45; itch: yes; asymmetry: asymmetric"
+        list_facts(record, scope=NOTE_SETS["G-findings-blinded"].scope) == "age: 45; itch: yes; asymmetry: asymmetric"
     )
-    assert listed(record, stating=NOTE_SETS["P3"].stating) == "age: 45; itch: yes"
+    assert list_facts(record, scope=NOTE_SETS["P3"].scope) == "age: 45; itch: yes"
     for name in ("M", "P1", "P2"):
-        assert listed(record, stating=NOTE_SETS[name].stating) == "diagnosis: melanoma"
-    assert "melanoma" in listed(record, stating=everything)
+        assert list_facts(record, scope=NOTE_SETS[name].scope) == "diagnosis: melanoma"
+    assert "melanoma" in list_facts(record, scope=everything)
     (bare,) = records(["MEL"], diagnosis="melanoma")
-    assert listed(bare, stating=NOTE_SETS["G-findings-blinded"].stating) == "nothing recorded"
+    assert list_facts(bare, scope=NOTE_SETS["G-findings-blinded"].scope) == "nothing recorded"

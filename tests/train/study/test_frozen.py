@@ -1,4 +1,4 @@
-"""A cell of the frozen grid from features made by hand: what chooses, what it answers, what its digest covers."""
+"""A cell of the frozen grid on handmade features: selection, outputs, and the inputs that its digest covers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,9 +10,8 @@ import torch
 
 from dermnote_contracts.metadata import LesionMetadata
 from dermnote_train.data.records import LesionDataset, Record, Split
-from dermnote_train.study.arms import ARMS, NOTE_SETS, partners
-from dermnote_train.study.cells import frozen
-from dermnote_train.study.cells.frozen import Features, FrozenCell, make_cell
+from dermnote_train.study.arms import ARMS, NOTE_SETS, note_owners
+from dermnote_train.study.cells.frozen import Features, FrozenCell, _Inputs, compute_frozen_cell
 from dermnote_train.study.plan import FrozenGrid
 from dermnote_train.study.prompts import class_prompts
 
@@ -29,13 +28,13 @@ def records(part: str, count: int) -> tuple[Record, ...]:
 
 SPLIT = Split(train=records("train", 24), val=records("val", 12), test=records("test", 12), seed=0)
 EVERY = (*SPLIT.train, *SPLIT.val, *SPLIT.test)
-PICTURES = {record.image_id: f"sha of {record.image_id}" for record in EVERY}
+IMAGE_HASHES = {record.image_id: f"sha of {record.image_id}" for record in EVERY}
 SETS = {name: {record.image_id: f"{name} of {record.image_id}" for record in EVERY} for name in NOTE_SETS}
 
 
 @pytest.fixture
 def features() -> Features:
-    """Every text has a vector of its own."""
+    """Every text has its own vector."""
     rng = np.random.default_rng(0)
     texts = [text for texts in SETS.values() for text in texts.values()]
     texts += [text for prompts in class_prompts(CLASSES) for text in prompts] + ["nevus", "melanoma"]
@@ -46,41 +45,47 @@ def features() -> Features:
     )
 
 
-PLAIN = frozen._Scales(frozen._Scale(torch.zeros(6), torch.ones(6)), frozen._Scale(torch.zeros(4), torch.ones(4)))
+def inputs_of(arm: str, features: Features) -> _Inputs:
+    return _Inputs(cell(arm), ARMS[arm], features)
 
 
-def texts(features: Features, name: str, of: Sequence[Record]) -> torch.Tensor:
-    return torch.stack([features.texts[SETS[name][record.image_id]] for record in of])
+def scaled_texts(inputs: _Inputs, name: str, of: Sequence[Record]) -> torch.Tensor:
+    assert inputs.scale_text is not None
+    return inputs.scale_text(inputs.features.of_texts([SETS[name][record.image_id] for record in of]))
 
 
 def cell(arm: str) -> FrozenCell:
     dataset = LesionDataset("toy", EVERY, classes=CLASSES, licence="-", synthetic=True)
     return FrozenCell(
-        "toy", arm, 0, dataset, SPLIT, {"val": SPLIT.val, "home": SPLIT.test}, SETS, CLASSES, PICTURES, GRID
+        "toy", arm, 0, dataset, SPLIT, {"val": SPLIT.val, "home": SPLIT.test}, SETS, CLASSES, IMAGE_HASHES, GRID
     )
 
 
 @pytest.mark.parametrize("arm", ["G", "random", "shuffled"])
-def test_an_arm_is_chosen_by_notes_paired_as_it_is_trained(arm: str, features: Features) -> None:
-    """A control that chose its epoch by true pairs would have learnt from them; it is tested with them all the same."""
-    found = frozen._chooser(cell(arm), features=features, scales=PLAIN, table=None)
-    order = partners(ARMS[arm], SPLIT.val, seed=0)
+def test_selection_pairs_notes_as_in_training(arm: str, features: Features) -> None:
+    """A control that selected its epoch by true pairs would have learned from them; it is still tested with them."""
+    inputs = inputs_of(arm, features)
+    found = inputs.selection_data()
+    order = note_owners(ARMS[arm], SPLIT.val, seed=0)
     assert (order == list(range(len(order)))) == (arm == "G")
     assert found.note is not None
-    assert torch.equal(found.note, texts(features, ARMS[arm].read, [SPLIT.val[row] for row in order]))
-    tested = frozen._held_out(SPLIT.test, SPLIT.test, cell=cell(arm), features=features, scales=PLAIN, table=None)
+    assert torch.equal(found.note, scaled_texts(inputs, ARMS[arm].test_notes, [SPLIT.val[row] for row in order]))
+    tested = inputs.evaluation_data(SPLIT.test)
     assert tested.note is not None
-    assert torch.equal(tested.note, texts(features, ARMS[arm].read, SPLIT.test))
+    assert torch.equal(tested.note, scaled_texts(inputs, ARMS[arm].test_notes, SPLIT.test))
 
 
-def test_what_is_answered_depends_on_what_the_arm_learns(features: Features) -> None:
-    given = {arm: set(make_cell(cell(arm), features=features).pools["home"].logits) for arm in ("image", "G", "table")}
+def test_the_outputs_depend_on_the_arm(features: Features) -> None:
+    given = {
+        arm: set(compute_frozen_cell(cell(arm), features=features).pools["home"].logits)
+        for arm in ("image", "G", "table")
+    }
     assert given == {
         "image": {"image"},
         "G": {"image", "note", "both", "prompts"},
         "table": {"image", "note", "both"},
     }
-    assert set(make_cell(cell("class-name"), features=features).pools["home"].logits) == {"image", "prompts"}
+    assert set(compute_frozen_cell(cell("class-name"), features=features).pools["home"].logits) == {"image", "prompts"}
 
 
 def other(cell_: FrozenCell, **changes: object) -> FrozenCell:
@@ -94,8 +99,8 @@ CHANGES = {
     "seed": {"seed": 1},
     "settings": {"grid": GRID.model_copy(update={"wording": "facts"})},
     "classes": {"classes": ("MEL", "NEV")},
-    "pictures": {"pictures": PICTURES | {"train-0": "another"}},
-    "test pictures": {"pictures": PICTURES | {"test-0": "another"}},
+    "pictures": {"image_hashes": IMAGE_HASHES | {"train-0": "another"}},
+    "test pictures": {"image_hashes": IMAGE_HASHES | {"test-0": "another"}},
     "labels": {"split": replace(SPLIT, train=(RELABELLED, *SPLIT.train[1:]))},
     "groups": {"split": replace(SPLIT, train=(replace(SPLIT.train[0], group="g"), *SPLIT.train[1:]))},
     "pools": {"pools": {"val": SPLIT.val}},
@@ -104,32 +109,33 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_digest_is_of_everything_that_the_outputs_depend_on(what: str) -> None:
+def test_a_digest_covers_every_input_of_the_outputs(what: str) -> None:
     assert other(cell("G"), **CHANGES[what]).digest("k") != cell("G").digest("k")
 
 
-def test_a_digest_is_of_nothing_else() -> None:
+def test_a_digest_covers_nothing_else() -> None:
     unread = SETS | {"P1": SETS["P1"] | {"train-0": "another"}}
     assert other(cell("G"), sets=unread).digest("k") == cell("G").digest("k")
     assert cell("G").digest("other features") != cell("G").digest("k")
 
 
-def test_a_control_is_chosen_by_prompts_and_labels_as_wrong_as_it_learns(features: Features) -> None:
-    """What is chosen by true prompts, or by true labels, is the best of many looks at the truth."""
-    honest, random, shuffled = (
-        frozen._chooser(cell(arm), features=features, scales=PLAIN, table=None)
-        for arm in ("G", "random", "shuffled-labels")
-    )
-    assert honest.prompts is not None
-    assert random.prompts is not None
-    assert torch.equal(random.prompts[0], honest.prompts[1])
-    assert torch.equal(random.labels, honest.labels)
-    assert sorted(shuffled.labels.tolist()) == sorted(honest.labels.tolist())
-    assert not torch.equal(shuffled.labels, honest.labels)
+def test_controls_are_selected_on_corrupted_prompts_and_labels(features: Features) -> None:
+    """Selecting on true prompts or labels would pick the best of many epochs by the truth."""
+    random, shuffled = inputs_of("random", features), inputs_of("shuffled-labels", features)
+    true_prompts = random.evaluation_data(SPLIT.val).prompts
+    selection = random.selection_data()
+    assert true_prompts is not None
+    assert selection.prompts is not None
+    assert torch.equal(selection.prompts[0], true_prompts[1])
+    true_labels = shuffled.evaluation_data(SPLIT.val).labels
+    assert torch.equal(selection.labels, true_labels)
+    shuffled_labels = shuffled.selection_data().labels
+    assert sorted(shuffled_labels.tolist()) == sorted(true_labels.tolist())
+    assert not torch.equal(shuffled_labels, true_labels)
 
 
-def test_a_trial_lies_apart_from_the_grid() -> None:
+def test_an_ablation_has_its_own_folder() -> None:
     one = cell("G")
     assert one.path == "frozen/toy/G/seed0.safetensors"
-    tried = other(one, trial="larger")
-    assert tried.path == "trials/larger/toy/G/seed0.safetensors"
+    ablation = other(one, ablation="larger")
+    assert ablation.path == "trials/larger/toy/G/seed0.safetensors"

@@ -1,4 +1,4 @@
-"""A study's note sets: what each asks the service for, who shares a note, and what stands in where nothing is known."""
+"""A study's note sets: the requests of each, shared notes, and the replacement for images without facts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from dermnote_contracts.metadata import Findings, LesionMetadata
 from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.errors import UserError
 from dermnote_train.remote.notegen import NoteService
-from dermnote_train.study.note_sets import NOTHING_RECORDED, Noted, note_sets
+from dermnote_train.study.note_sets import NOTHING_RECORDED, NoteSetTexts, write_note_sets
 from tests.train.servers import ManualNoteService, manual_note_service, valkey
 
 
@@ -37,13 +37,13 @@ def dataset(count: int, *, known: bool = True) -> LesionDataset:
     return LesionDataset("drawn", records, ("NEV",), synthetic=True, licence="CC0-1.0")
 
 
-def noted(notegen: ManualNoteService, out: Path, name: str, data: LesionDataset) -> Noted:
+def write(notegen: ManualNoteService, out: Path, name: str, data: LesionDataset) -> NoteSetTexts:
     with NoteService(notegen.url, patience_s=0.2) as service:
-        return note_sets(service, data, names=[name], seed=0, out=out, progress=lambda _: notegen.work())[name]
+        return write_note_sets(service, data, names=[name], seed=0, out=out, progress=lambda _: notegen.work())[name]
 
 
-def test_every_picture_has_a_verified_note_of_its_own(notegen: ManualNoteService, tmp_path: Path) -> None:
-    found = noted(notegen, tmp_path, "G", dataset(6))
+def test_every_image_has_its_own_verified_note(notegen: ManualNoteService, tmp_path: Path) -> None:
+    found = write(notegen, tmp_path, "G", dataset(6))
     assert len(found.rows) == len(notegen.requests) == len(set(found.texts.values())) == 6
     assert all(request.options.on_unfaithful == "retry" for request in notegen.requests)
     assert all(not request.metadata.findings.given() for request in notegen.requests), (
@@ -51,15 +51,15 @@ def test_every_picture_has_a_verified_note_of_its_own(notegen: ManualNoteService
     )
 
 
-def test_findings_are_asked_for_where_the_set_states_them(notegen: ManualNoteService, tmp_path: Path) -> None:
-    noted(notegen, tmp_path, "G-findings", dataset(4))
+def test_findings_are_requested_for_sets_that_state_them(notegen: ManualNoteService, tmp_path: Path) -> None:
+    write(notegen, tmp_path, "G-findings", dataset(4))
     assert all(request.metadata.findings.border == "sharp" for request in notegen.requests)
 
 
-def test_the_paper_s_p2_is_told_the_class_alone_and_24_texts_of_each_are_shared(
+def test_p2_is_written_from_the_class_alone_and_shared_by_24_texts_per_class(
     notegen: ManualNoteService, tmp_path: Path
 ) -> None:
-    found = noted(notegen, tmp_path, "P2", dataset(80))
+    found = write(notegen, tmp_path, "P2", dataset(80))
     assert len(notegen.requests) == len(found.rows) == 48
     assert {tuple(request.metadata.given()) for request in notegen.requests} == {("diagnosis",)}
     assert all(request.options.on_unfaithful == "keep" for request in notegen.requests)
@@ -68,33 +68,33 @@ def test_the_paper_s_p2_is_told_the_class_alone_and_24_texts_of_each_are_shared(
     assert all(("nevus" in found.texts[f"i{n}"]) == (n % 2 == 0) for n in range(80)), "of the same class"
 
 
-def test_p3_is_shared_by_equal_facts_whatever_the_diagnosis(notegen: ManualNoteService, tmp_path: Path) -> None:
+def test_p3_is_shared_by_equal_facts_regardless_of_the_diagnosis(notegen: ManualNoteService, tmp_path: Path) -> None:
     records = tuple(
         Record(f"i{n}", Path("x.jpg"), "g", "NEV", LesionMetadata(age=50, diagnosis=name))
         for n, name in enumerate(("nevus", "melanoma"))
     )
-    found = noted(notegen, tmp_path, "P3", LesionDataset("drawn", records, ("NEV",), synthetic=True, licence="CC0-1.0"))
+    found = write(notegen, tmp_path, "P3", LesionDataset("drawn", records, ("NEV",), synthetic=True, licence="CC0-1.0"))
     assert len(notegen.requests) == 1
     assert found.texts["i0"] == found.texts["i1"]
 
 
-def test_where_nothing_is_known_a_sentence_says_so(notegen: ManualNoteService, tmp_path: Path) -> None:
-    found = noted(notegen, tmp_path, "P3", dataset(3, known=False))
+def test_without_known_facts_a_fixed_sentence_replaces_the_note(notegen: ManualNoteService, tmp_path: Path) -> None:
+    found = write(notegen, tmp_path, "P3", dataset(3, known=False))
     assert set(found.texts.values()) == {NOTHING_RECORDED}
     assert found.without_facts == 3
     assert notegen.requests == []
 
 
-def test_a_blinded_set_whose_notes_name_a_diagnosis_is_refused(notegen: ManualNoteService, tmp_path: Path) -> None:
-    """The notes that are written by hand here name it."""
+def test_a_blinded_set_whose_notes_name_a_diagnosis_is_rejected(notegen: ManualNoteService, tmp_path: Path) -> None:
+    """The handwritten notes of this test name it."""
     with pytest.raises(UserError, match="name a diagnosis"):
-        noted(notegen, tmp_path, "G-blinded", dataset(2))
+        write(notegen, tmp_path, "G-blinded", dataset(2))
 
 
-def test_failed_notes_end_the_study_with_a_count_and_a_reason(notegen: ManualNoteService, tmp_path: Path) -> None:
+def test_failed_notes_stop_the_study_with_a_count_and_a_reason(notegen: ManualNoteService, tmp_path: Path) -> None:
     notegen.failing = {21}
     with pytest.raises(UserError, match=r"drawn: 1 notes of G failed \(first i1: the ink is dry\)"):
-        noted(notegen, tmp_path, "G", dataset(3))
+        write(notegen, tmp_path, "G", dataset(3))
     notegen.failing = set()
-    assert len(noted(notegen, tmp_path, "G", dataset(3)).texts) == 3
+    assert len(write(notegen, tmp_path, "G", dataset(3)).texts) == 3
     assert len(notegen.requests) == 4, "the other two were kept"

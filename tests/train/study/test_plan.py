@@ -1,4 +1,4 @@
-"""A study's plan: read from TOML, refused with the names that it could have meant, cut down to what is asked."""
+"""A study's plan: reading TOML, and rejecting invalid plans with the known names."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_a_plan_finds_its_folders_from_where_it_lies(tmp_path: Path) -> None:
+def test_folders_are_relative_to_the_plan(tmp_path: Path) -> None:
     plan = read_plan(written(tmp_path, PLAN))
     assert plan.domains["north"] == Domain(folder=tmp_path / "ham", where={"dataset": ("rosendahl",)})
     assert plan.routes == (Route(train="south", away=("north",)),)
@@ -38,38 +38,41 @@ def test_a_plan_finds_its_folders_from_where_it_lies(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (PLAN.replace('away = ["north"]', 'away = ["west"]'), "no domain 'west'; there are south, north"),
-        (PLAN + '[frozen]\narms = ["image", "P9"]', "no arm 'P9'"),
-        (PLAN + '[tuned]\narms = ["table"]', "table is an arm of the frozen grid only"),
+        (PLAN.replace('away = ["north"]', 'away = ["west"]'), "unknown domain 'west'; known: south, north"),
+        (PLAN + '[frozen]\narms = ["image", "P9"]', "unknown arm 'P9'"),
+        (PLAN + '[tuned]\narms = ["table"]', "table is supported in the frozen grid only"),
         (PLAN + '[tuned]\nroutes = ["north"]', "no route trains on 'north'"),
         (PLAN + '[[routes]]\ntrain = "south"', "two routes train on the same domain"),
         (PLAN + "[frozen]\nseeds = 0", "frozen.seeds"),
         (PLAN + "sedes = 3", "away.sedes|routes.0.sedes|sedes"),
-        (PLAN.replace("domains.south", "domains.val").replace('"south"', '"val"'), "no domain can be named 'val'"),
-        (PLAN.replace("domains.north", 'domains."a/b"').replace('"north"', '"a/b"'), "'a/b' names a folder too"),
-        ("[domains", "no study plan that can be read"),
+        (PLAN.replace("domains.south", "domains.val").replace('"south"', '"val"'), "a domain cannot be named 'val'"),
+        (
+            PLAN.replace("domains.north", 'domains."a/b"').replace('"north"', '"a/b"'),
+            "'a/b' is also used as a folder name",
+        ),
+        ("[domains", "unreadable study plan"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_plan_is_rejected(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         read_plan(written(tmp_path, text))
 
 
-def test_a_plan_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no study plan"):
+def test_a_missing_plan_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unreadable study plan"):
         read_plan(tmp_path / "none.toml")
 
 
-def test_folders_alone_are_a_plan_of_every_direction() -> None:
+def test_folders_alone_give_a_plan_in_every_direction() -> None:
     plan = plan_of(Path("a"), (Path("b"),), names={Path("a"): "ham", Path("b"): "pad"})
     assert plan.routes == (Route(train="ham", away=("pad",)), Route(train="pad", away=("ham",)))
-    with pytest.raises(UserError, match="no domain can be named 'val'"):
+    with pytest.raises(UserError, match="a domain cannot be named 'val'"):
         plan_of(Path("a"), (), names={Path("a"): "val"})
-    with pytest.raises(UserError, match="two data sets of one name"):
+    with pytest.raises(UserError, match="two data sets have the same name"):
         plan_of(Path("a"), (Path("b"),), names={Path("a"): "ham", Path("b"): "ham"})
 
 
-def test_the_tuned_grid_may_be_of_some_routes_only() -> None:
+def test_the_tuned_grid_may_have_only_some_routes() -> None:
     plan = StudyPlan.model_validate(
         {
             "domains": {"a": {"folder": "a"}, "b": {"folder": "b"}},
@@ -81,14 +84,14 @@ def test_the_tuned_grid_may_be_of_some_routes_only() -> None:
     assert [route.train for route in plan.routes_of(plan.frozen)] == ["a", "b"]
 
 
-def test_the_plan_that_the_docs_show_is_one() -> None:
-    plan = read_plan(Path(__file__).parents[2] / "docs" / "study" / "plan.toml")
+def test_the_plan_in_the_docs_is_valid() -> None:
+    plan = read_plan(Path(__file__).parents[3] / "docs" / "study" / "plan.toml")
     assert [route.train for route in plan.routes] == ["ham10000", "pad_ufes_20", "vienna"]
     assert plan.tuned is not None
     assert plan.tuned.config.image_size == 112
 
 
-TRIALS = (
+ABLATIONS = (
     PLAN
     + """
 [frozen]
@@ -102,27 +105,27 @@ image_size = 64
 )
 
 
-def test_a_trial_is_the_frozen_grid_with_a_change(tmp_path: Path) -> None:
-    plan = read_plan(written(tmp_path, TRIALS))
+def test_an_ablation_is_the_frozen_grid_with_a_change(tmp_path: Path) -> None:
+    plan = read_plan(written(tmp_path, ABLATIONS))
     assert plan.frozen is not None
-    assert plan.tried() == {
+    assert plan.ablation_grids() == {
         "smaller": plan.frozen.model_copy(update={"arms": ("image",), "seeds": 2, "image_size": 64})
     }
-    assert read_plan(written(tmp_path, PLAN)).tried() == {}
+    assert read_plan(written(tmp_path, PLAN)).ablation_grids() == {}
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (TRIALS.replace("image_size = 64", "image_size = 8"), "image_size"),
-        (TRIALS.replace("image_size = 64", "imagesize = 64"), "imagesize"),
-        (TRIALS.replace("image_size = 64", "seeds = 1"), "trials.changes.smaller: seeds can't be changed"),
-        (TRIALS.replace("seeds = 2", "seeds = 6"), "the frozen grid has 5 only"),
-        (TRIALS.replace("seeds = 2", 'routes = ["north"]'), "trials.routes: no route trains on 'north'"),
-        (TRIALS.replace('arms = ["image"]', 'arms = ["M"]'), "M is no arm of the frozen grid"),
-        (TRIALS.replace('arms = ["image"]', 'arms = ["P9"]'), "no arm 'P9'"),
+        (ABLATIONS.replace("image_size = 64", "image_size = 8"), "image_size"),
+        (ABLATIONS.replace("image_size = 64", "imagesize = 64"), "imagesize"),
+        (ABLATIONS.replace("image_size = 64", "seeds = 1"), "trials.changes.smaller: seeds cannot be changed"),
+        (ABLATIONS.replace("seeds = 2", "seeds = 6"), "at most 5, as in the frozen grid"),
+        (ABLATIONS.replace("seeds = 2", 'routes = ["north"]'), "trials.routes: no route trains on 'north'"),
+        (ABLATIONS.replace('arms = ["image"]', 'arms = ["M"]'), "M is not in the frozen grid"),
+        (ABLATIONS.replace('arms = ["image"]', 'arms = ["P9"]'), "unknown arm 'P9'"),
     ],
 )
-def test_a_trial_that_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_ablation_is_rejected(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         read_plan(written(tmp_path, text))

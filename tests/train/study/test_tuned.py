@@ -1,4 +1,4 @@
-"""Cells of the tuned grid: what a finished run is good for, and when it is not. Training: tests/e2e/test_study.py."""
+"""Cells of the tuned grid: when a finished run is reused. Training: tests/e2e/test_study.py."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +11,9 @@ from dermnote_train.errors import UserError
 from dermnote_train.models.checkpoint import CHECKPOINT_NAME
 from dermnote_train.study.arms import NOTE_SETS
 from dermnote_train.study.cells import tuned
-from dermnote_train.study.cells.tuned import TRAINED_NAME, TrainedRun, TunedCell
+from dermnote_train.study.cells.tuned import RUN_RECORD_NAME, RunRecord, TunedCell
 from dermnote_train.study.plan import Domain, Route, StudyPlan, TunedGrid
-from dermnote_train.study.runner import refuse_other_study
+from dermnote_train.study.runner import check_same_study
 
 CLASSES = ("NEV", "MEL")
 
@@ -37,7 +37,7 @@ CELL = TunedCell(
     pools={"val": SPLIT.val, "home": SPLIT.test},
     sets=SETS,
     classes=CLASSES,
-    pictures={record.image_id: f"sha of {record.image_id}" for record in EVERY},
+    image_hashes={record.image_id: f"sha of {record.image_id}" for record in EVERY},
     grid=TunedGrid(),
 )
 
@@ -51,10 +51,10 @@ def with_text(name: str, image_id: str) -> TunedCell:
     [
         with_text("G-blinded", "test-0"),
         replace(CELL, pools={"home": SPLIT.test}),
-        replace(CELL, pictures={**CELL.pictures, "test-0": "another"}),
+        replace(CELL, image_hashes={**CELL.image_hashes, "test-0": "another"}),
     ],
 )
-def test_what_is_only_asked_about_does_not_train_it_again(other: TunedCell) -> None:
+def test_changed_test_inputs_do_not_retrain(other: TunedCell) -> None:
     assert other.digest() != CELL.digest()
     assert other.training_digest() == CELL.training_digest()
 
@@ -65,34 +65,35 @@ def test_what_is_only_asked_about_does_not_train_it_again(other: TunedCell) -> N
         with_text("G", "train-0"),
         replace(CELL, seed=1),
         replace(CELL, arm="M"),
-        replace(CELL, pictures={**CELL.pictures, "train-0": "another"}),
+        replace(CELL, image_hashes={**CELL.image_hashes, "train-0": "another"}),
         replace(CELL, split=replace(SPLIT, train=(replace(SPLIT.train[0], label="MEL"), *SPLIT.train[1:]))),
         replace(CELL, split=replace(SPLIT, val=(replace(SPLIT.val[0], label="MEL"), *SPLIT.val[1:]))),
         replace(CELL, grid=TunedGrid(config=CELL.grid.config.model_copy(update={"epochs": 99}))),
     ],
 )
-def test_what_it_learns_from_trains_it_again(other: TunedCell) -> None:
+def test_changed_training_inputs_retrain(other: TunedCell) -> None:
     assert other.training_digest() != CELL.training_digest()
     assert other.digest() != CELL.digest()
 
 
-def test_a_finished_run_counts_while_its_weights_are_there(tmp_path: Path) -> None:
-    found = TrainedRun(digest=CELL.training_digest(), epoch=3, loss=0.5, seconds=1.0)
-    assert tuned._finished(tmp_path, CELL) is None
-    (tmp_path / TRAINED_NAME).write_text(found.model_dump_json())
-    assert tuned._finished(tmp_path, CELL) is None, "no weights"
+def test_a_finished_run_is_reused_while_its_weights_exist(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = RunRecord(digest=CELL.training_digest(), epoch=3, loss=0.5, seconds=1.0)
+    assert tuned._read_finished_run(tmp_path, CELL) is None
+    (tmp_path / RUN_RECORD_NAME).write_text(found.model_dump_json())
+    assert tuned._read_finished_run(tmp_path, CELL) is None, "no weights"
     (tmp_path / CHECKPOINT_NAME).write_bytes(b"weights")
-    assert tuned._finished(tmp_path, CELL) == found
-    assert tuned._finished(tmp_path, replace(CELL, seed=1)) is None
-    (tmp_path / TRAINED_NAME).write_text(found.model_dump_json()[:20])
-    assert tuned._finished(tmp_path, CELL) is None, "torn"
+    assert tuned._read_finished_run(tmp_path, CELL) == found
+    assert tuned._read_finished_run(tmp_path, replace(CELL, seed=1)) is None
+    (tmp_path / RUN_RECORD_NAME).write_text(found.model_dump_json()[:20])
+    assert tuned._read_finished_run(tmp_path, CELL) is None, "damaged"
+    assert f"{tmp_path / RUN_RECORD_NAME} is damaged (" in caplog.text
 
 
 def test_a_folder_holds_one_study(tmp_path: Path) -> None:
-    """Findings, runs and cells have no mode or limit in their names."""
+    """File names of findings, runs and cells include neither mode nor limit."""
     plan = StudyPlan(domains={"a": Domain(folder=Path("a"))}, routes=(Route(train="a"),))
-    refuse_other_study(tmp_path / "study", plan)
-    refuse_other_study(tmp_path / "study", plan)
+    check_same_study(tmp_path / "study", plan)
+    check_same_study(tmp_path / "study", plan)
     for change in ({"mode": "paper"}, {"limit": 50}):
         with pytest.raises(UserError, match="use another --out"):
-            refuse_other_study(tmp_path / "study", plan.model_copy(update=change))
+            check_same_study(tmp_path / "study", plan.model_copy(update=change))

@@ -1,4 +1,4 @@
-"""Features of views: those of the untouched tower, kept in files that are used again and made anew when damaged."""
+"""Features of views: equal to the pretrained tower's, cached in files, and recomputed if a file is damaged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,32 +21,30 @@ def small() -> towers.Towers:
 
 @pytest.fixture
 def records(toy_records: ToyRecords, monkeypatch: pytest.MonkeyPatch) -> tuple[Record, ...]:
-    """Nine pictures, four a file."""
+    """Nine images, four per file."""
     monkeypatch.setattr(views, "CHUNK", 4)
     return toy_records(3)
 
 
-def test_the_first_view_is_the_picture_as_it_is(
-    small: towers.Towers, records: tuple[Record, ...], tmp_path: Path
-) -> None:
+def test_the_first_view_is_not_augmented(small: towers.Towers, records: tuple[Record, ...], tmp_path: Path) -> None:
     found = view_features(records, towers=small, views=2, cache_dir=tmp_path / "views")
     assert found.shape == (9, 3, small.image_features)
     with torch.inference_mode():
-        plain = small.image_features_of(images.decode(records, preprocessing=small.preprocessing))
+        plain = small.encode_images(images.decode(records, preprocessing=small.preprocessing))
     assert torch.allclose(found[:, 0].float(), plain, atol=1e-2)
     assert not torch.equal(found[:, 1], found[:, 0])
 
 
-def test_what_is_kept_is_not_computed_again(
+def test_cached_features_are_not_recomputed(
     small: towers.Towers, records: tuple[Record, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = view_features(records, towers=small, views=1, cache_dir=tmp_path / "views")
     assert len(list((tmp_path / "views").iterdir())) == 3
-    monkeypatch.setattr(images, "decode", lambda *_, **__: pytest.fail("it was computed again"))
+    monkeypatch.setattr(images, "decode", lambda *_, **__: pytest.fail("it was recomputed"))
     assert torch.equal(view_features(records, towers=small, views=1, cache_dir=tmp_path / "views"), first)
 
 
-def test_a_damaged_file_is_made_anew_and_the_same(
+def test_a_damaged_file_is_recomputed_with_the_same_result(
     small: towers.Towers, records: tuple[Record, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = view_features(records, towers=small, views=1, cache_dir=tmp_path / "views")
@@ -56,7 +54,7 @@ def test_a_damaged_file_is_made_anew_and_the_same(
     assert "damaged" in caplog.text
 
 
-def test_another_picture_or_number_of_views_is_not_taken_for_the_kept_one(
+def test_another_image_or_number_of_views_is_not_read_from_the_cache(
     small: towers.Towers, records: tuple[Record, ...], tmp_path: Path
 ) -> None:
     first = view_features(records[:1], towers=small, views=1, cache_dir=tmp_path / "views")
@@ -65,7 +63,7 @@ def test_another_picture_or_number_of_views_is_not_taken_for_the_kept_one(
     assert view_features(records[:1], towers=small, views=2, cache_dir=tmp_path / "views").shape[1] == 3
 
 
-def test_strong_views_are_others_and_none_is_the_picture_alone(
+def test_strong_views_differ_and_zero_views_are_the_image_alone(
     small: towers.Towers, records: tuple[Record, ...], tmp_path: Path
 ) -> None:
     kept = tmp_path / "views"

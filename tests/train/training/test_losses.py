@@ -1,4 +1,4 @@
-"""Every loss term against numbers worked out by hand or by a slow loop."""
+"""Every loss term against values computed by hand or by a slow loop."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dermnote_train.config import LossWeights
-from dermnote_train.models.model import Branch
+from dermnote_train.models.model import BranchOutput
 from dermnote_train.training import losses
 
 LABELS = torch.tensor([0, 1, 0, 2, 1])
@@ -48,19 +48,19 @@ def _slow_info_nce(image: Tensor, text: Tensor, labels: Tensor, temperature: flo
     return (one_way(image, text) + one_way(text, image)) / 2
 
 
-def test_nt_xent_is_the_slow_loop(pairs: tuple[Tensor, Tensor]) -> None:
+def test_nt_xent_equals_the_slow_loop(pairs: tuple[Tensor, Tensor]) -> None:
     found = losses.supervised_nt_xent(*pairs, LABELS, temperature=0.5)
     assert found.item() == pytest.approx(_slow_nt_xent(*pairs, LABELS, 0.5), rel=1e-5)
 
 
 def test_nt_xent_by_hand() -> None:
-    # Pairs point the same way (cos 1), the two classes at right angles (cos 0): softplus(-1/t) + softplus(0).
+    # Pairs are parallel (cos 1), the two classes orthogonal (cos 0): softplus(-1/t) + softplus(0).
     vectors = torch.eye(2)
     found = losses.supervised_nt_xent(vectors, vectors, torch.tensor([0, 1]), temperature=0.5)
     assert found.item() == pytest.approx(math.log1p(math.exp(-2)) + math.log(2), rel=1e-6)
 
 
-def test_nt_xent_of_one_class_has_no_negatives_and_no_nan(pairs: tuple[Tensor, Tensor]) -> None:
+def test_nt_xent_of_one_class_has_no_negatives_and_is_finite(pairs: tuple[Tensor, Tensor]) -> None:
     image, text = (part.clone().requires_grad_() for part in pairs)
     found = losses.supervised_nt_xent(image, text, torch.zeros(5, dtype=torch.int64), temperature=0.07)
     found.backward()
@@ -70,7 +70,7 @@ def test_nt_xent_of_one_class_has_no_negatives_and_no_nan(pairs: tuple[Tensor, T
 
 
 def test_pairs_of_one_class_do_not_repel(pairs: tuple[Tensor, Tensor]) -> None:
-    # The texts of samples 0 and 2 (one class) swap nothing into each other's gradient.
+    # The texts of samples 0 and 2 (same class) do not contribute to each other's gradient.
     image, text = pairs
     text = text.clone().requires_grad_()
     row = losses.supervised_nt_xent(image[[0, 2]], text[[0, 2]], torch.tensor([0, 0]), temperature=0.07)
@@ -79,7 +79,7 @@ def test_pairs_of_one_class_do_not_repel(pairs: tuple[Tensor, Tensor]) -> None:
     torch.testing.assert_close(together[0] * 2, single[0])
 
 
-def test_info_nce_is_the_slow_loop(pairs: tuple[Tensor, Tensor]) -> None:
+def test_info_nce_equals_the_slow_loop(pairs: tuple[Tensor, Tensor]) -> None:
     found = losses.supervised_info_nce(*pairs, LABELS, temperature=0.5)
     assert found.item() == pytest.approx(_slow_info_nce(*pairs, LABELS, 0.5), rel=1e-5)
 
@@ -90,12 +90,12 @@ def test_cosine_distance_by_hand() -> None:
     assert losses.cosine_distance(image, text).item() == pytest.approx((0 + 1) / 2)
 
 
-def _branches(pairs: tuple[Tensor, Tensor]) -> tuple[Branch, Branch]:
+def _branches(pairs: tuple[Tensor, Tensor]) -> tuple[BranchOutput, BranchOutput]:
     image, text = pairs
-    return Branch(embedding=image, logits=image[:, :3]), Branch(embedding=text, logits=text[:, :3])
+    return BranchOutput(embedding=image, logits=image[:, :3]), BranchOutput(embedding=text, logits=text[:, :3])
 
 
-def test_the_total_is_the_papers_weighted_sum(pairs: tuple[Tensor, Tensor]) -> None:
+def test_the_total_is_the_weighted_sum_of_the_paper(pairs: tuple[Tensor, Tensor]) -> None:
     terms = losses.image_text_loss(*_branches(pairs), LABELS, weights=LossWeights())
     expected = terms.image_ce + terms.text_ce + terms.cosine + terms.l1 + 0.5 * terms.nt_xent
     assert terms.total.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -104,14 +104,14 @@ def test_the_total_is_the_papers_weighted_sum(pairs: tuple[Tensor, Tensor]) -> N
     assert terms.l1.item() == pytest.approx((pairs[0] - pairs[1]).abs().mean().item(), rel=1e-6)
 
 
-def test_info_nce_takes_the_place_of_nt_xent(pairs: tuple[Tensor, Tensor]) -> None:
+def test_info_nce_replaces_nt_xent(pairs: tuple[Tensor, Tensor]) -> None:
     terms = losses.image_text_loss(*_branches(pairs), LABELS, weights=LossWeights(nt_xent=0, info_nce=0.25))
     expected = terms.image_ce + terms.text_ce + terms.cosine + terms.l1 + 0.25 * terms.info_nce
     assert terms.nt_xent.item() == 0
     assert terms.total.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_images_alone_count_their_cross_entropy_only(pairs: tuple[Tensor, Tensor]) -> None:
+def test_images_alone_use_only_their_cross_entropy(pairs: tuple[Tensor, Tensor]) -> None:
     image, _ = _branches(pairs)
     terms = losses.image_loss(image, LABELS)
     by_hand = -torch.log_softmax(image.logits, dim=1)[torch.arange(5), LABELS].mean()

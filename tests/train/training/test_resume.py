@@ -1,4 +1,4 @@
-"""Training killed at any step goes on as if nothing had been; many processes train as one does."""
+"""Training resumes exactly after a kill at any step, and several processes train like one."""
 
 import json
 import pickle
@@ -18,7 +18,7 @@ from dermnote_train.data.records import Split
 from dermnote_train.training.resume import RESUME_NAME, run_key
 from dermnote_train.training.train import train
 
-SCRIPT = Path(__file__).with_name("training.py")
+SCRIPT = Path(__file__).with_name("train_process.py")
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class Task:
 
 @pytest.fixture
 def task(toy_config: TrainConfig, toy_split: Split, toy_notes: dict[str, str], tmp_path: Path) -> Task:
-    """The image tower's last stages learn too; 3 batches an epoch, the state kept after each."""
+    """Also trains the image tower's last stages; 3 batches per epoch, with the state saved after each."""
     config = toy_config.model_copy(update={"tuned": "last", "epochs": 2, "save_every": 1})
     return Task(config, toy_split, ("red", "green", "blue"), toy_notes, tmp_path / "run")
 
 
 def run(task: Task, *, processes: int = 1) -> int:
-    """The exit status of training in a process, or several, of its own."""
+    """The exit status of training in one or several subprocesses."""
     task.run_dir.mkdir(parents=True, exist_ok=True)
     path = task.run_dir / "task.pickle"
     path.write_bytes(pickle.dumps(vars(task)))
-    spread = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(spread if processes > 1 else []), str(SCRIPT), str(path)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(torchrun if processes > 1 else []), str(SCRIPT), str(path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     print(done.stderr)
     return done.returncode
@@ -60,33 +60,33 @@ def measured(run_dir: Path) -> dict[str, list[float]]:
     return json.loads((run_dir / "losses.json").read_text())
 
 
-def test_a_run_that_is_killed_again_and_again_ends_with_the_very_same_weights(task: Task, tmp_path: Path) -> None:
-    """Six batches in two epochs; each process is killed after its second, once between an epoch's end and its state."""
+def test_a_run_that_is_killed_repeatedly_ends_with_identical_weights(task: Task, tmp_path: Path) -> None:
+    """Six batches in two epochs; each process is killed after its second batch, once between epoch end and save."""
     whole = replace(task, run_dir=tmp_path / "whole")
     assert run(whole) == 0
     kills = 0
     while run(replace(task, killed_at=2)) == -signal.SIGKILL:
         kills += 1
-        assert kills < 6, "it never comes to its end"
+        assert kills < 6, "the run does not finish"
     assert kills == 3
     ours, theirs = weights(task.run_dir), weights(whole.run_dir)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert measured(task.run_dir)["losses"] == measured(whole.run_dir)["losses"]
-    assert measured(task.run_dir)["batches"] == 1, "it went on, it did not begin anew"
+    assert measured(task.run_dir)["batches"] == 1, "it resumed instead of starting from scratch"
     assert not (task.run_dir / RESUME_NAME).exists()
 
 
-def test_a_state_of_other_settings_is_not_gone_on_with(task: Task, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_state_of_other_settings_is_not_resumed(task: Task, caplog: pytest.LogCaptureFixture) -> None:
     assert run(replace(task, killed_at=4)) == -signal.SIGKILL
     other = task.config.model_copy(update={"head_lr": 1e-4})
     result = train(other, split=task.split, classes=task.classes, notes=task.notes, run_dir=task.run_dir)
-    assert "begins anew" in caplog.text
+    assert "starting from scratch" in caplog.text
     assert len(result.history) == 2
 
 
-def test_a_state_of_other_labels_is_not_gone_on_with(task: Task) -> None:
-    """The same pictures in the same parts, one of which was labelled anew."""
+def test_a_state_of_other_labels_is_not_resumed(task: Task) -> None:
+    """The same images in the same parts, one of them with another label."""
     first, *others = task.split.train
     relabelled = replace(task.split, train=(replace(first, label="blue"), *others))
     keys = {
@@ -97,15 +97,15 @@ def test_a_state_of_other_labels_is_not_gone_on_with(task: Task) -> None:
     assert len(keys) == 2
 
 
-def test_a_damaged_state_is_not_gone_on_with(task: Task, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_state_is_not_resumed(task: Task, caplog: pytest.LogCaptureFixture) -> None:
     task.run_dir.mkdir()
     (task.run_dir / RESUME_NAME).write_bytes(b"torn")
     train(task.config, split=task.split, classes=task.classes, notes=task.notes, run_dir=task.run_dir)
     assert "damaged" in caplog.text
 
 
-def test_two_processes_have_the_losses_of_one(task: Task, tmp_path: Path) -> None:
-    """The same global batch, an odd one at the end of each epoch; NT-Xent's negatives come from both processes."""
+def test_two_processes_have_the_same_losses_as_one(task: Task, tmp_path: Path) -> None:
+    """The same global batch, with an odd one at the end of each epoch; NT-Xent uses negatives of both processes."""
     config = task.config.model_copy(update={"batch_size": 7})
     one, two = (replace(task, config=config, run_dir=tmp_path / name) for name in ("one", "two"))
     assert run(one) == 0
@@ -113,8 +113,8 @@ def test_two_processes_have_the_losses_of_one(task: Task, tmp_path: Path) -> Non
     assert measured(two.run_dir)["losses"] == pytest.approx(measured(one.run_dir)["losses"], abs=1e-4)
 
 
-def test_gradients_of_several_batches_make_one_step(task: Task) -> None:
-    """Without NT-Xent the loss is a mean over images: two batches of 4 step as one of 8 does."""
+def test_gradients_accumulate_over_batches(task: Task) -> None:
+    """Without NT-Xent the loss is a mean over images: two batches of 4 give the step of one batch of 8."""
     losses = task.config.losses.model_copy(update={"nt_xent": 0.0})
     common = {"losses": losses, "epochs": 1, "tuned": "none"}
     whole = task.config.model_copy(update=common | {"batch_size": 8})

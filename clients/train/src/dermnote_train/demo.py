@@ -21,7 +21,7 @@ from dermnote_train.evaluation.evaluate import evaluate
 from dermnote_train.evaluation.results import Evaluation
 from dermnote_train.index import IndexRun, item_id, push, search_similar
 from dermnote_train.models.export import export_model
-from dermnote_train.models.run_folder import keep_run_data
+from dermnote_train.models.run_folder import write_run_data
 from dermnote_train.notes.request import NotesPlan, NotesRun, write_dataset_notes
 from dermnote_train.progress import Report, Step
 from dermnote_train.remote.notegen import NoteService
@@ -119,7 +119,7 @@ def run_demo(
         _check_failures("notes failed", notes.failed)
     with _timed(seconds, "training"):
         model = _arm("image + notes", dataset, split, notes.texts, plan=plan, run_dir=out / "model", progress=progress)
-        keep_run_data(out / "model", dataset, split=split, class_set=plan.class_set, strategy=plan.strategy)
+        write_run_data(out / "model", dataset, split=split, class_set=plan.class_set, strategy=plan.strategy)
     arms = [model]
     if plan.compare:
         with _timed(seconds, "training on images alone"):

@@ -1,5 +1,6 @@
 """Atomic writes of files and folders."""
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         (folder / path.name).replace(path)
     finally:
         shutil.rmtree(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_write(path) as partial:
+        partial.write_text(text, "utf-8")
 
 
 @contextmanager
@@ -37,3 +44,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         new.replace(path)
     finally:
         shutil.rmtree(holder)
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

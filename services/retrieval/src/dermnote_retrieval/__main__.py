@@ -2,8 +2,8 @@
 
 import os
 
-# Power of two of the cycles that OpenBLAS's threads spin after each product: 2^20 is a third of a millisecond. By default
-# they spin for about 20 milliseconds, on cores that encoders need.
+# OpenBLAS's threads spin for 2^20 cycles after each product, a third of a millisecond. By default they spin for about
+# 20 milliseconds, on cores that encoders need.
 OPENBLAS_THREAD_TIMEOUT = "20"
 
 

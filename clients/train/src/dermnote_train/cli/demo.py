@@ -12,7 +12,7 @@ from dermnote_train.cli.notes import print_notes
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.demo import DemoPlan, DemoResult, run_demo
-from dermnote_train.report import write_report
+from dermnote_train.report.demo import write_report
 from dermnote_train.settings import Settings
 
 SHOWN_QUERIES = 2

@@ -12,7 +12,7 @@ from dermnote_train.evaluation.evaluate import evaluate as evaluate_model
 from dermnote_train.evaluation.tables import subgroup_rows
 from dermnote_train.files import atomic_write
 from dermnote_train.models.checkpoint import load_checkpoint
-from dermnote_train.models.run_folder import read_run_data, run_split
+from dermnote_train.models.run_folder import read_run_data, read_run_split
 from dermnote_train.notes.table import read_notes
 
 
@@ -33,7 +33,7 @@ def evaluate(
     with output.progress_bars() as progress:
         dataset = options.read_dataset(folder, classes=data.class_set, labels=labels, seed=seed, progress=progress)
         own = dataset.name == data.dataset
-        split = run_split(run, dataset) if own else None
+        split = read_run_split(run, dataset) if own else None
         records = split.test if split else tuple(r for r in dataset.records if r.label in data.classes)
         if not records:
             raise UserError(
@@ -60,7 +60,7 @@ def evaluate(
             [
                 (
                     *(row.field, row.value, row.images, row.groups, row.classes),
-                    *(row.figure.value, row.figure.interval, row.figure.chance),
+                    *(row.accuracy.value, row.accuracy.interval, row.accuracy.chance),
                 )
                 for row in subgroup_rows(result)
             ],

@@ -12,7 +12,7 @@ from dermnote_train.data.images import check_decodable
 from dermnote_train.data.labels import ClassSet
 from dermnote_train.data.records import LesionDataset
 from dermnote_train.evaluation.results import Evaluation
-from dermnote_train.evaluation.tables import headline
+from dermnote_train.evaluation.tables import metric_rows
 from dermnote_train.progress import Report
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
@@ -78,5 +78,5 @@ def print_metrics(title: str, evaluation: Evaluation) -> None:
     output.print_table(
         title,
         ("metric", "value", "95 % interval", "chance"),
-        [(row.name, row.value, row.interval, row.chance) for row in headline(evaluation)],
+        [(row.name, row.value, row.interval, row.chance) for row in metric_rows(evaluation)],
     )

@@ -11,9 +11,9 @@ from dermnote_train.data.adapters import read_folder
 from dermnote_train.report.study.page import write_study_report
 from dermnote_train.report.study.results import answers
 from dermnote_train.settings import Settings
-from dermnote_train.study.analysis.export import write_sheets
-from dermnote_train.study.analysis.figures import study_figures
-from dermnote_train.study.analysis.results import StudyFigures
+from dermnote_train.study.analysis.export import write_results
+from dermnote_train.study.analysis.figures import compute_results
+from dermnote_train.study.analysis.results import StudyResults
 from dermnote_train.study.cells.cell import cell_paths
 from dermnote_train.study.cells.outputs import read_cell
 from dermnote_train.study.model_cards import write_cards
@@ -58,30 +58,30 @@ def study(
             service=service,
             out=folder,
             progress=progress,
-            make=PARTS if grid == "all" else (grid,),
-            enough=lambda: minutes is not None and time.monotonic() - started > 60 * minutes,
+            parts=PARTS if grid == "all" else (grid,),
+            should_stop=lambda: minutes is not None and time.monotonic() - started > 60 * minutes,
         )
         samples = drawn_samples(
             service, state, folder=folder / "drawn", out=folder / "notes" / "drawn", progress=progress
         )
         model = service.model()
-    cells = [read_cell(folder / CELLS / path) for path in cell_paths(state.done)]
-    tried = [read_cell(folder / CELLS / path) for path in cell_paths(state.tried)]
-    figures = study_figures(
+    cells = [read_cell(folder / CELLS / path) for path in cell_paths(state.cells)]
+    ablations = [read_cell(folder / CELLS / path) for path in cell_paths(state.ablations)]
+    results = compute_results(
         cells,
         pools={name: domain.records for name, domain in state.data.domains.items()},
         resamples=plan.resamples,
-        tried=tried,
+        ablations=ablations,
     )
-    write_sheets(folder, figures)
-    write_cards(folder, state, figures)
+    write_results(folder, results)
+    write_cards(folder, state, results)
     report = write_study_report(
-        folder / "report.html", state, figures, cells=cells, samples=samples, model=model, public=public
+        folder / "report.html", state, results, cells=cells, samples=samples, model=model, public=public
     )
-    print_study(state, figures)
+    print_study(state, results)
     output.print_line(f"report: {report}")
-    if state.left:
-        output.print_line(f"{state.left} cells are left; run the same command again to continue")
+    if state.remaining:
+        output.print_line(f"{state.remaining} cells are left; run the same command again to continue")
 
 
 def _plan(data: Path, away: tuple[Path, ...]) -> StudyPlan:
@@ -93,7 +93,7 @@ def _plan(data: Path, away: tuple[Path, ...]) -> StudyPlan:
 
 
 def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | None, limit: int | None) -> StudyPlan:
-    parts = {"frozen": plan.frozen, "tuned": plan.tuned, "trials": plan.trials}
+    parts = {"frozen": plan.frozen, "tuned": plan.tuned, "trials": plan.ablations}
     if grid != "all" and parts[grid] is None:
         raise typer.BadParameter(f"the plan has no {grid} grid; choose another --grid")
     changes: dict[str, object] = {
@@ -102,25 +102,25 @@ def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | Non
     for name, one in parts.items():
         if one is not None and seeds is not None:
             most = one.seeds if name == "trials" else seeds  # at most the seeds of the frozen grid
-            changes[name] = one.model_copy(update={"seeds": min(seeds, most)})
+            changes["ablations" if name == "trials" else name] = one.model_copy(update={"seeds": min(seeds, most)})
     return plan.model_copy(update=changes)
 
 
-def print_study(state: StudyState, figures: StudyFigures) -> None:
+def print_study(state: StudyState, results: StudyResults) -> None:
     """Print the best arm for each question and setting."""
     output.print_table(
-        f"The best arm of each question ({len(state.done)} cells, {figures.opened} configurations opened)",
+        f"The best arm of each question ({len(state.cells)} cells, {results.opened} configurations opened)",
         ("trained on", "tested on", "question", "arm", "gain", "95 % interval", "p (Holm)"),
         [
             (
-                f"{one.place.route} ({one.place.grid})",
-                one.place.pool,
+                f"{one.setting.route} ({one.setting.grid})",
+                one.setting.pool,
                 one.question,
                 one.arm,
                 one.value,
                 one.interval,
                 one.p_value,
             )
-            for one in answers(figures)
+            for one in answers(results)
         ],
     )

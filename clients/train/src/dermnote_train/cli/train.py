@@ -10,11 +10,11 @@ from dermnote_train.cli import options, output
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.splits import split_dataset
 from dermnote_train.errors import UserError
-from dermnote_train.models.run_folder import keep_run_data
+from dermnote_train.models.run_folder import write_run_data
 from dermnote_train.notes.table import read_notes, texts_for
 from dermnote_train.progress import silent
 from dermnote_train.settings import Settings
-from dermnote_train.training.distributed import joined
+from dermnote_train.training.distributed import process_group
 from dermnote_train.training.train import TrainResult
 from dermnote_train.training.train import train as train_model
 
@@ -70,7 +70,7 @@ def train(
         )
     except ValidationError as error:
         raise UserError("; ".join(f"--{one['loc'][0]}: {one['msg']}" for one in error.errors())) from error
-    with joined() as workers, output.progress_bars() as progress:
+    with process_group() as group, output.progress_bars() as progress:
         dataset = options.read_dataset(
             folder, classes=classes, labels=labels, limit=limit, seed=seed, progress=progress
         )
@@ -85,13 +85,13 @@ def train(
             classes=dataset.classes,
             notes=texts,
             run_dir=run_dir,
-            workers=workers,
+            group=group,
             tensorboard=tensorboard,
-            progress=progress if workers.first else silent,
+            progress=progress if group.is_main else silent,
         )
-    if not workers.first:
+    if not group.is_main:
         return
-    keep_run_data(run_dir, dataset, split=split, class_set=classes, strategy=rows[0].strategy if rows else None)
+    write_run_data(run_dir, dataset, split=split, class_set=classes, strategy=rows[0].strategy if rows else None)
     print_training(result)
     output.print_line(f"run: {run_dir}")
 

@@ -1,10 +1,6 @@
-"""Is one arm better than another? Paired over the same images and seeds, and corrected for the number of questions.
+"""Bootstrap over groups: intervals of any metric, paired differences between arms, and Holm's correction."""
 
-A figure here is a mean of one value an image: within each stratum, then over the strata, then over seeds. Right or
-wrong by class is balanced accuracy; average precision without strata is mAP.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,12 +9,14 @@ import numpy as np
 from dermnote_train.evaluation.metrics import Floats, Ints
 from dermnote_train.evaluation.results import Interval
 
+NAN = float("nan")
+
 
 @dataclass(frozen=True)
 class Difference:
     """How much better the first arm is: the mean over seeds with its 95 % interval, and a two-sided p-value.
 
-    `p_value`: twice the share of resamples on the other side of no difference, never 0.
+    `p_value`: twice the share of resamples on the other side of zero, never 0.
     """
 
     interval: Interval
@@ -26,10 +24,15 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """Whole groups and seeds drawn with replacement, the same draws for all that is compared.
+class GroupBootstrap:
+    """Resampling of whole groups (patients or lesions) with replacement, always the same for the same seed.
 
-    groups [n]: the group of each image; strata [n]: its class, or None for one stratum. `resamples` draws by `seed`.
+    groups [n]: the group of each image; strata [n]: its class, or None for a single stratum.
+
+    `statistic` and `mean` resample one list of rows. `interval`, `point` and `difference` take one value per seed and
+    image [seeds, n], NaN where a seed did not test an image, and also resample the seeds. Their metric is the mean
+    within each stratum, then over strata, then over seeds: correctness by class gives balanced accuracy, average
+    precision without strata gives mAP.
     """
 
     groups: Sequence[str]
@@ -37,38 +40,59 @@ class Resampling:
     resamples: int = 2000
     seed: int = 0
 
-    def interval(self, values: Floats) -> Interval:
-        """The figure of values [seeds, n] with its 95 % interval; NaN: an image that a seed did not test."""
-        drawn = self._over_seeds(self._figures(values, self._weights()), len(values))
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        return Interval(self.figure(values), float(low), float(high))
+    def subset(self, rows: Ints) -> "GroupBootstrap":
+        """The bootstrap of some rows."""
+        strata = None if self.strata is None else self.strata[rows]
+        return GroupBootstrap([self.groups[row] for row in rows], strata, self.resamples, self.seed)
 
-    def figure(self, values: Floats) -> float:
-        """The figure of values [seeds, n] as they are."""
-        every = np.ones((1, len(self.groups)))
-        return float(self._figures(values, every).mean())
+    def statistic(self, statistic: Callable[[Ints], float]) -> Interval:
+        """A statistic (row numbers, possibly repeated -> value) with its 95 % interval; NaN resamples are ignored."""
+        _, group_of_row = np.unique(np.asarray(self.groups), return_inverse=True)
+        rows_of = [np.flatnonzero(group_of_row == group) for group in range(int(group_of_row.max()) + 1)]
+        rng = np.random.default_rng(self.seed)
+        samples = (rng.integers(0, len(rows_of), len(rows_of)) for _ in range(self.resamples))
+        values = np.array([statistic(np.concatenate([rows_of[group] for group in sample])) for sample in samples])
+        values = values[~np.isnan(values)]
+        low, high = np.percentile(values, [2.5, 97.5]) if len(values) else (NAN, NAN)
+        return Interval(statistic(np.arange(len(self.groups))), float(low), float(high))
+
+    def mean(self, values: Floats) -> Interval:
+        """The mean of the values [n] that are not NaN; NaN if there are none."""
+        known = np.flatnonzero(~np.isnan(values))
+        if not len(known):
+            return Interval(NAN, NAN, NAN)
+        return self.subset(known).statistic(lambda rows: float(values[known][rows].mean()))
+
+    def interval(self, values: Floats) -> Interval:
+        """The metric of values [seeds, n] with its 95 % interval."""
+        resampled = self._resample_seeds(self._metric(values, self._weights()))
+        low, high = np.nanpercentile(resampled, [2.5, 97.5])
+        return Interval(self.point(values), float(low), float(high))
+
+    def point(self, values: Floats) -> float:
+        """The metric of values [seeds, n] without resampling."""
+        return float(self._metric(values, np.ones((1, len(self.groups)))).mean())
 
     def difference(self, first: Floats, second: Floats) -> Difference:
-        """figure(first) - figure(second). Row s of both: the same split, seed and images.
+        """point(first) - point(second), paired: row s of both has the same split, seed and images.
 
-        What is common to the arms cancels out, since both are drawn alike. Raises ValueError if they don't pair up.
+        Both arms share the resamples, so common variation cancels out. Raises ValueError if the arms are not paired.
         """
         if first.shape != second.shape or first.shape[1:] != (len(self.groups),):
-            raise ValueError(f"values {first.shape} and {second.shape} do not pair up for {len(self.groups)} images")
+            raise ValueError(f"values {first.shape} and {second.shape} are not paired for {len(self.groups)} images")
         if not np.array_equal(np.isnan(first), np.isnan(second)):
-            raise ValueError("the two do not pair up: they were tested on different images")
+            raise ValueError("values are not paired: the arms were tested on different images")
         weights = self._weights()
-        gained = self._figures(first, weights) - self._figures(second, weights)
-        drawn = self._over_seeds(gained, len(first))
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        value = self.figure(first) - self.figure(second)
-        return Difference(Interval(value, float(low), float(high)), _p_value(drawn))
+        resampled = self._resample_seeds(self._metric(first, weights) - self._metric(second, weights))
+        low, high = np.nanpercentile(resampled, [2.5, 97.5])
+        value = self.point(first) - self.point(second)
+        return Difference(Interval(value, float(low), float(high)), _p_value(resampled))
 
     def _weights(self) -> Floats:
-        return _drawn(tuple(self.groups), self.resamples, self.seed)
+        return _resample_weights(tuple(self.groups), self.resamples, self.seed)
 
-    def _figures(self, values: Floats, weights: Floats) -> Floats:
-        """[resamples, seeds]: each seed's figure with each row of weights; NaN where none of its images is drawn."""
+    def _metric(self, values: Floats, weights: Floats) -> Floats:
+        """[resamples, seeds]: each seed's metric with each row of weights; NaN if no image of the seed was sampled."""
         strata = np.zeros(len(self.groups), dtype=np.int64) if self.strata is None else self.strata
         tested = ~np.isnan(values)
         means = []
@@ -76,46 +100,45 @@ class Resampling:
             own = tested * (strata == stratum)
             with np.errstate(invalid="ignore"):
                 means.append((weights @ (np.nan_to_num(values) * own).T) / (weights @ own.T.astype(np.float64)))
-        stacked = np.stack(means)
-        known = ~np.isnan(stacked)
-        counts = known.sum(axis=0)
-        sums = np.where(known, stacked, 0.0).sum(axis=0)
-        figures: Floats = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-        return figures
+        return _mean_of_known(np.stack(means), axis=0)
 
-    def _over_seeds(self, figures: Floats, seeds: int) -> Floats:
-        """[resamples]: the mean over seeds drawn with replacement."""
+    def _resample_seeds(self, metric: Floats) -> Floats:
+        """[resamples]: the mean over seeds, sampled with replacement."""
         rng = np.random.default_rng([self.seed, 1])
-        drawn = rng.integers(0, seeds, (len(figures), seeds))
-        picked = np.take_along_axis(figures, drawn, axis=1)
-        known = ~np.isnan(picked)
-        counts = known.sum(axis=1)
-        sums = np.where(known, picked, 0.0).sum(axis=1)
-        means: Floats = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
-        return means
+        sampled = rng.integers(0, metric.shape[1], metric.shape)
+        return _mean_of_known(np.take_along_axis(metric, sampled, axis=1), axis=1)
+
+
+def _mean_of_known(values: Floats, *, axis: int) -> Floats:
+    """The mean of what is not NaN along an axis; NaN where nothing is known."""
+    known = ~np.isnan(values)
+    counts = known.sum(axis=axis)
+    sums = np.where(known, values, 0.0).sum(axis=axis)
+    means: Floats = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means
 
 
 @lru_cache(maxsize=4)
-def _drawn(groups: tuple[str, ...], resamples: int, seed: int) -> Floats:
-    """How often each image is drawn, [resamples, n]. Many figures of a study share these draws."""
+def _resample_weights(groups: tuple[str, ...], resamples: int, seed: int) -> Floats:
+    """How often each resample contains each image, [resamples, n]. Many metrics of a study share these weights."""
     _, group_of = np.unique(np.asarray(groups), return_inverse=True)
     count = int(group_of.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    weights: Floats = drawn[:, group_of].astype(np.float64)
+    counts = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    weights: Floats = counts[:, group_of].astype(np.float64)
     return weights
 
 
-def _p_value(figures: Floats) -> float:
-    figures = figures[~np.isnan(figures)]
-    below, above = int((figures <= 0).sum()), int((figures >= 0).sum())
-    return min(1.0, 2 * (min(below, above) + 1) / (len(figures) + 1))
+def _p_value(differences: Floats) -> float:
+    differences = differences[~np.isnan(differences)]
+    below, above = int((differences <= 0).sum()), int((differences >= 0).sum())
+    return min(1.0, 2 * (min(below, above) + 1) / (len(differences) + 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values, in the given order (Holm 1979): the family's error stays under what each is held against."""
+    """p-values adjusted for the family-wise error rate (Holm 1979), in the given order."""
     order = np.argsort(p_values, kind="stable")
     steps = [(len(p_values) - place) * p_values[index] for place, index in enumerate(order)]
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if steps else []
-    found: list[float] = adjusted.tolist()
-    return found
+    values: list[float] = adjusted.tolist()
+    return values

@@ -1,16 +1,17 @@
-"""Figures of classification and retrieval: arrays in, numbers out. Class-level and instance-level are never mixed."""
+"""Classification and retrieval metrics: arrays in, numbers out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from sklearn.metrics import cohen_kappa_score
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-SCORE_DECIMALS = 6  # cosines nearer than this are ties: equal texts must not be ranked by rounding
+SCORE_DECIMALS = 6  # cosines closer than this are ties, so that rounding does not rank equal texts
 
 
 def confusion_matrix(labels: Ints, predicted: Ints, *, classes: int) -> Ints:
@@ -25,18 +26,24 @@ def balanced_accuracy(labels: Ints, predicted: Ints) -> float:
 
 def f1_macro(labels: Ints, predicted: Ints) -> float:
     """Mean F1 over the classes present in `labels`."""
-    true, guessed = (
-        np.bincount(part, minlength=int(max(labels.max(), predicted.max())) + 1) for part in (labels, predicted)
-    )
-    right = np.bincount(labels[labels == predicted], minlength=len(true))
-    present = true > 0
-    return float(np.mean(2 * right[present] / (true + guessed)[present]))
+    classes = int(max(labels.max(), predicted.max())) + 1
+    actual, guessed = (np.bincount(part, minlength=classes) for part in (labels, predicted))
+    correct = np.bincount(labels[labels == predicted], minlength=classes)
+    present = actual > 0
+    return float(np.mean(2 * correct[present] / (actual + guessed)[present]))
+
+
+def kappa_linear(labels: Ints, predicted: Ints) -> float:
+    """Cohen's kappa with linear weights; NaN if only one class occurs, since agreement then means nothing."""
+    if len(np.union1d(labels, predicted)) < 2:
+        return float("nan")
+    return float(cohen_kappa_score(labels, predicted, weights="linear"))
 
 
 def auroc_macro(labels: Ints, probabilities: Floats) -> float:
-    """Mean area under the ROC curve, one class against the rest, over the classes that some records have and some not.
+    """Mean one-vs-rest area under the ROC curve over the classes that some but not all records have.
 
-    probabilities: [n, classes]. NaN where there is no such class.
+    probabilities: [n, classes]. NaN if there is no such class.
     """
     ranks = rankdata(probabilities, axis=0)
     areas = []
@@ -52,41 +59,22 @@ def auroc_macro(labels: Ints, probabilities: Floats) -> float:
 def calibration_error(labels: Ints, probabilities: Floats, *, bins: int = 15) -> float:
     """Expected calibration error of the predicted class (Guo et al. 2017): `bins` of equal width by confidence.
 
-    probabilities: [n, classes]. The mean distance between a bin's accuracy and its mean confidence, weighted by size.
+    probabilities: [n, classes]. The mean gap between a bin's accuracy and its mean confidence, weighted by bin size.
     """
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
+    correct = probabilities.argmax(axis=1) == labels
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
-
-
-def bootstrap(
-    statistic: Callable[[Ints], float], groups: Sequence[str], *, resamples: int, seed: int
-) -> tuple[float, float]:
-    """The 95 % percentile interval of `statistic` when whole groups are drawn with replacement.
-
-    statistic: row numbers (with repeats) -> a figure; NaN figures are left out. groups: the group of each row.
-    """
-    _, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
-    rows_of = [np.flatnonzero(group_of_row == group) for group in range(int(group_of_row.max()) + 1)]
-    rng = np.random.default_rng(seed)
-    drawn = (rng.integers(0, len(rows_of), len(rows_of)) for _ in range(resamples))
-    figures = np.array([statistic(np.concatenate([rows_of[group] for group in groups])) for groups in drawn])
-    figures = figures[~np.isnan(figures)]
-    if not len(figures):
-        return float("nan"), float("nan")
-    low, high = np.percentile(figures, [2.5, 97.5])
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)
 class ClassHits:
-    """Per query (NaN where the pool held nothing relevant): P@k by k, average precision, and chance for both.
+    """Class-level retrieval per query (NaN if the pool has nothing relevant): P@k, average precision and their chance.
 
-    `chance_*`: of a pool in random order. `classless_average_precision`: of the very same ranking, were the class that
-    is asked for drawn at random from all queries': what rankings that know no class come to. That is more than chance
-    wherever items of a class lie together in the ranking, as alike notes do.
+    `chance_*`: a pool in random order. `classless_average_precision`: the same ranking for a query class drawn from all
+    queries at random, which is what rankings without class knowledge reach. It exceeds chance where items of a class
+    are ranked next to each other, as similar notes are.
     """
 
     precision_at: dict[int, Floats]
@@ -105,29 +93,29 @@ def class_level(
     ks: Sequence[int],
     seed: int = 0,
 ) -> ClassHits:
-    """Rank each query's pool by score; relevant = same label.
+    """Rank each query's pool by score; items with the query's label are relevant.
 
-    scores, excluded: [queries, pool]; what is excluded isn't ranked at all. Where fewer than k are left, P@k is over
-    those. Ties are ordered at random (seeded), so that the order of the rows has no say.
+    scores, excluded: [queries, pool]; excluded items are not ranked. If fewer than k items are left, P@k is over these.
+    Ties are ordered at random (seeded), so that the order of the rows has no influence.
     """
     labels = _ranked_labels(scores, pool_labels, excluded=excluded, seed=seed)
-    found, sizes = np.cumsum(labels == query_labels[:, None], axis=1), (~excluded).sum(axis=1)
-    total = found[:, -1]
-    nothing = np.where(total > 0, 1.0, np.nan)
+    hits, sizes = np.cumsum(labels == query_labels[:, None], axis=1), (~excluded).sum(axis=1)
+    total = hits[:, -1]
+    known = np.where(total > 0, 1.0, np.nan)
     classes, own, counts = np.unique(query_labels, return_inverse=True, return_counts=True)
     average = np.stack([_average_precision(labels == one) for one in classes])
     return ClassHits(
-        precision_at={k: _precision(found, sizes, k=k) * nothing for k in ks},
+        precision_at={k: _precision(hits, sizes, k=k) * known for k in ks},
         average_precision=average[own, np.arange(len(own))],
-        chance_precision=total / np.maximum(sizes, 1) * nothing,
+        chance_precision=total / np.maximum(sizes, 1) * known,
         chance_average_precision=np.array([chance_ap(int(r), int(n)) for r, n in zip(total, sizes, strict=True)]),
-        classless_average_precision=_weighted(average, counts) * nothing,
+        classless_average_precision=_weighted(average, counts) * known,
     )
 
 
 def _ranked_labels(scores: Floats, labels: Ints, *, excluded: Bools, seed: int) -> Ints:
-    """Each query's pool as labels, best first; what is excluded is last and has a label that nobody has."""
-    # Less than half of the last decimal, so that it only decides between ties.
+    """Each query's pool as labels, best first; excluded items come last with a label that no query has."""
+    # Below half of the last decimal, so that it only breaks ties.
     shuffle = np.random.default_rng(seed).random(scores.shape) * (0.4 * 10.0**-SCORE_DECIMALS)
     order = np.argsort(-np.where(excluded, -np.inf, scores.round(SCORE_DECIMALS) + shuffle), axis=1)
     ranked: Ints = np.where(np.take_along_axis(excluded, order, axis=1), labels.min() - 1, labels[order])
@@ -135,25 +123,25 @@ def _ranked_labels(scores: Floats, labels: Ints, *, excluded: Bools, seed: int) 
 
 
 def _average_precision(hits: Bools) -> Floats:
-    """[queries], NaN where nothing is relevant."""
-    places = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+    """[queries]; NaN if nothing is relevant."""
+    precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
     with np.errstate(invalid="ignore"):
-        average: Floats = (hits * places).sum(axis=1) / hits.sum(axis=1)
+        average: Floats = (hits * precision).sum(axis=1) / hits.sum(axis=1)
     return average
 
 
 def _weighted(values: Floats, weights: Ints) -> Floats:
-    """The mean over the first axis of what is a number."""
+    """The weighted mean over the first axis of the values that are not NaN."""
     known = np.where(np.isnan(values), 0.0, weights[:, None])
     with np.errstate(invalid="ignore"):
         mean: Floats = (np.nan_to_num(values) * known).sum(axis=0) / known.sum(axis=0)
     return mean
 
 
-def _precision(found: Ints, sizes: Ints, *, k: int) -> Floats:
+def _precision(hits: Ints, sizes: Ints, *, k: int) -> Floats:
     depth = np.clip(np.minimum(k, sizes), 1, None)
-    right: Floats = np.take_along_axis(found, depth[:, None] - 1, axis=1)[:, 0] / depth
-    return right
+    precision: Floats = np.take_along_axis(hits, depth[:, None] - 1, axis=1)[:, 0] / depth
+    return precision
 
 
 def chance_ap(relevant: int, pool: int) -> float:
@@ -167,9 +155,9 @@ def chance_ap(relevant: int, pool: int) -> float:
 
 @dataclass(frozen=True)
 class InstanceHits:
-    """Per query: the chance that its own partner is among the first k, by k, and its rank counted from 1.
+    """Instance-level retrieval per query: recall of its own partner among the first k, and the partner's rank from 1.
 
-    With t items tied with the partner (itself too), recall is shared over them and the rank is the middle one.
+    If t items tie (the partner included), they share the recall and the rank is the middle one.
     """
 
     recall_at: dict[int, Floats]
@@ -177,7 +165,7 @@ class InstanceHits:
 
 
 def instance_level(scores: Floats, *, ks: Sequence[int]) -> InstanceHits:
-    """scores: [n, n], the own partner of query i being item i."""
+    """scores: [n, n]; item i is the partner of query i."""
     rounded = scores.round(SCORE_DECIMALS)
     own = np.diagonal(rounded)[:, None]
     better, tied = (rounded > own).sum(axis=1), (rounded == own).sum(axis=1)

@@ -1,6 +1,7 @@
-"""The figures of one evaluation, and their JSON form. Values only."""
+"""The metrics of one evaluation, and their JSON form. Values only."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,10 +17,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Classification:
-    """Classification by the picture alone. `confusion[true][predicted]` counts images, in the order of `classes`.
+    """Classification from one kind of input. `confusion[true][predicted]` counts images, in the order of `classes`.
 
     `chance`: the balanced accuracy of guessing, 1 / (classes present among the records). Macro means are over the
-    classes present. `auroc_macro`: one class against the rest; `calibration_error`: of the predicted class, 15 bins.
+    classes present. `auroc_macro`: one-vs-rest; `calibration_error`: of the predicted class, 15 bins.
     """
 
     balanced_accuracy: Interval
@@ -35,9 +36,9 @@ class Classification:
 
 @dataclass(frozen=True)
 class Subgroup:
-    """Classification of the records that have one value of one fact: `field` "age", `value` "50 to 69".
+    """Classification of the records with one value of one field, such as `field` "age", `value` "50 to 69".
 
-    `classes`: that are present among them; `chance` is 1 / their number.
+    `classes`: number of classes among them; `chance` is 1 / `classes`.
     """
 
     field: str
@@ -51,10 +52,9 @@ class Subgroup:
 
 @dataclass(frozen=True)
 class ClassRetrieval:
-    """Class-level retrieval: a hit is relevant if it has the query's class. Own note and own group are left out.
+    """Class-level retrieval: hits of the query's class are relevant; the query's own group is excluded.
 
-    precision_at: k -> P@k. `chance_*`: what a random ranking of the same pools gives. `queries`: those that had
-    anything relevant to find.
+    precision_at: k -> P@k. `chance_*`: a random ranking of the same pools. `queries`: those with relevant items.
     """
 
     precision_at: dict[int, Interval]
@@ -66,10 +66,9 @@ class ClassRetrieval:
 
 @dataclass(frozen=True)
 class InstanceRetrieval:
-    """Instance-level retrieval: only the query's own partner counts, among all held-out ones (`pool`).
+    """Instance-level retrieval: only the query's own partner is relevant, among all held-out items (`pool`).
 
-    Where notes are equal, each may be the own one, so recall is shared among them; `distinct_notes` says how many
-    really differ.
+    Equal notes share the recall, since each may be the partner; `distinct_notes` counts the different ones.
     """
 
     recall_at: dict[int, Interval]
@@ -81,7 +80,7 @@ class InstanceRetrieval:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """One direction of cross-modal retrieval, at both levels, never mixed."""
+    """One direction of cross-modal retrieval, at both levels."""
 
     class_level: ClassRetrieval
     instance_level: InstanceRetrieval
@@ -89,10 +88,10 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures of one model on one set of records. The retrieval parts are None where there are no notes.
+    """All metrics of one model on one set of records. The retrieval parts are None without notes.
 
-    `blinded_note`, `image_and_blinded_note`: classification by a note that was made without the diagnosis, and by the
-    mean of its logits and the picture's; None where there are no such notes.
+    `blinded_note`, `image_and_blinded_note`: classification from a note written without the diagnosis, and from the
+    mean of its logits and the image's; None without such notes.
     """
 
     n: int
@@ -108,15 +107,16 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values: NaN becomes null, number keys become text, tuples become lists."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = plain_json(asdict(self))
         return plain
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+def plain_json(value: Any, *, digits: int | None = None) -> Any:
+    """JSON-safe form of dicts, lists and numbers: NaN becomes null, keys become text; floats rounded to `digits`."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(inner, digits=digits) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and math.isnan(value):
-        return None
+        return [plain_json(inner, digits=digits) for inner in value]
+    if isinstance(value, float):
+        return None if math.isnan(value) else value if digits is None else round(value, digits)
     return value

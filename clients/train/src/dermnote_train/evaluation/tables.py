@@ -1,58 +1,90 @@
-"""The figures that the command line and the report show, named, rounded and set beside chance. Values in, text out."""
+"""Table rows for the command line and the report: metrics with interval and chance, formatted. Values in, text out."""
 
 import math
 from dataclasses import dataclass, replace
 
 from dermnote_train.evaluation.results import Classification, Evaluation, Interval, Retrieval
 
+DIRECTIONS = (("image → note", "image_to_note"), ("note → image", "note_to_image"))
+
 
 @dataclass(frozen=True)
-class Figure:
-    """One row of a table of figures. `interval`: 95 %, "" where none was made."""
+class MetricRow:
+    """One row of a metrics table as text, and its numbers for a chart. `interval`: 95 %, "" if there is none."""
 
     name: str
     value: str
-    interval: str
-    chance: str
+    interval: str = ""
+    chance: str = ""
+    estimate: Interval | None = None
+    chance_value: float | None = None
 
 
-def headline(found: Evaluation) -> list[Figure]:
-    """Classification, then cross-modal retrieval at both levels where there is any."""
-    rows = classification(found.classification)
-    inputs = (("blinded note", found.blinded_note), ("picture + blinded note", found.image_and_blinded_note))
+def metric_rows(evaluation: Evaluation) -> list[MetricRow]:
+    """Classification from each input, then cross-modal retrieval at both levels, as far as they were measured."""
+    rows = classification_rows(evaluation.classification)
+    inputs = (("blinded note", evaluation.blinded_note), ("image + blinded note", evaluation.image_and_blinded_note))
     for name, scores in inputs:
         if scores is not None:
-            rows += [replace(row, name=f"{name}: {row.name}") for row in classification(scores)]
-    return rows + retrieval(found)
+            rows += _prefixed(f"{name}: ", classification_rows(scores))
+    for name, direction in retrieval_directions(evaluation):
+        own = direction.instance_level
+        rows += _prefixed(f"{name}: class ", class_level_rows(direction))
+        rows += _prefixed(f"{name}: own partner ", instance_level_rows(direction))
+        median, chance = f"{own.median_rank:g}", f"{(own.pool + 1) / 2:g}"
+        rows.append(MetricRow(f"{name}: own partner's median rank (of {own.pool})", median, chance=chance))
+    return rows
 
 
-def classification(scores: Classification) -> list[Figure]:
+def _prefixed(prefix: str, rows: list[MetricRow]) -> list[MetricRow]:
+    return [replace(row, name=prefix + row.name) for row in rows]
+
+
+def retrieval_directions(evaluation: Evaluation) -> list[tuple[str, Retrieval]]:
+    """The directions that were measured, with their names."""
+    return [(name, found) for name, field in DIRECTIONS if (found := getattr(evaluation, field)) is not None]
+
+
+def classification_rows(scores: Classification) -> list[MetricRow]:
     """Classification from one kind of input."""
     return [
-        _interval("balanced accuracy", scores.balanced_accuracy, chance=scores.chance),
-        _interval("F1 macro", scores.f1_macro),
-        Figure("F1 micro", number(scores.f1_micro), "", ""),
-        Figure("F1 weighted", number(scores.f1_weighted), "", ""),
-        Figure("kappa (linear weights)", number(scores.kappa_linear), "", number(0.0)),
-        _interval("AUROC macro (one against the rest)", scores.auroc_macro, chance=0.5),
-        _interval("calibration error (ECE, 15 bins)", scores.calibration_error),
+        _row("balanced accuracy", scores.balanced_accuracy, chance=scores.chance),
+        _row("F1 macro", scores.f1_macro),
+        _row("F1 micro", scores.f1_micro),
+        _row("F1 weighted", scores.f1_weighted),
+        _row("kappa (linear weights)", scores.kappa_linear, chance=0.0),
+        _row("AUROC macro (one-vs-rest)", scores.auroc_macro, chance=0.5),
+        _row("calibration error (ECE, 15 bins)", scores.calibration_error),
     ]
+
+
+def class_level_rows(retrieval: Retrieval) -> list[MetricRow]:
+    """P@k and mAP of one direction."""
+    level = retrieval.class_level
+    precision = [_row(f"P@{k}", value, chance=level.chance_precision) for k, value in level.precision_at.items()]
+    return [*precision, _row("mAP", level.mean_average_precision, chance=level.chance_map)]
+
+
+def instance_level_rows(retrieval: Retrieval) -> list[MetricRow]:
+    """R@k of one direction."""
+    level = retrieval.instance_level
+    return [_row(f"R@{k}", value, chance=level.chance_recall_at[k]) for k, value in level.recall_at.items()]
 
 
 @dataclass(frozen=True)
 class SubgroupRow:
-    """A subgroup beside its size; `figure` is its balanced accuracy."""
+    """One subgroup with its size and its balanced accuracy."""
 
     field: str
     value: str
     images: int
     groups: int
     classes: int
-    figure: Figure
+    accuracy: MetricRow
 
 
-def subgroup_rows(found: Evaluation) -> list[SubgroupRow]:
-    """Balanced accuracy by sex, age, skin type and site, where there are enough records."""
+def subgroup_rows(evaluation: Evaluation) -> list[SubgroupRow]:
+    """Balanced accuracy by sex, age, skin type and site, for subgroups with enough records."""
     return [
         SubgroupRow(
             one.field.replace("_", " "),
@@ -60,46 +92,25 @@ def subgroup_rows(found: Evaluation) -> list[SubgroupRow]:
             one.n,
             one.groups,
             one.classes,
-            _interval("balanced accuracy", one.balanced_accuracy, chance=one.chance),
+            _row("balanced accuracy", one.balanced_accuracy, chance=one.chance),
         )
-        for one in found.subgroups
+        for one in evaluation.subgroups
     ]
 
 
-def retrieval(found: Evaluation) -> list[Figure]:
-    """Cross-modal retrieval, class level and instance level."""
-    rows = []
-    for name, direction in (("picture → note", found.image_to_note), ("note → picture", found.note_to_image)):
-        if direction is not None:
-            rows += _direction(name, direction)
-    return rows
+def _row(name: str, value: Interval | float, *, chance: float | None = None) -> MetricRow:
+    estimate = value if isinstance(value, Interval) else Interval(value, math.nan, math.nan)
+    chance_text = "" if chance is None else format_number(chance)
+    return MetricRow(name, format_number(estimate.value), format_interval(estimate), chance_text, estimate, chance)
 
 
-def _direction(name: str, found: Retrieval) -> list[Figure]:
-    by_class, own = found.class_level, found.instance_level
-    return [
-        *(
-            _interval(f"{name}: class P@{k}", value, chance=by_class.chance_precision)
-            for k, value in by_class.precision_at.items()
-        ),
-        _interval(f"{name}: class mAP", by_class.mean_average_precision, chance=by_class.chance_map),
-        *(
-            _interval(f"{name}: own partner R@{k}", value, chance=own.chance_recall_at[k])
-            for k, value in own.recall_at.items()
-        ),
-        Figure(
-            f"{name}: own partner's median rank (of {own.pool})", f"{own.median_rank:g}", "", f"{(own.pool + 1) / 2:g}"
-        ),
-    ]
+def format_interval(interval: Interval) -> str:
+    """The interval as "low to high", numbers as in `format_number`; "" if there is no interval."""
+    return "" if math.isnan(interval.low) else f"{format_number(interval.low)} to {format_number(interval.high)}"
 
 
-def _interval(name: str, value: Interval, *, chance: float | None = None) -> Figure:
-    interval = "" if math.isnan(value.low) else f"{number(value.low)} to {number(value.high)}"
-    return Figure(name, number(value.value), interval, "" if chance is None else number(chance))
-
-
-def number(value: float) -> str:
-    """Three decimals, without the zero before the point; a dash for NaN."""
+def format_number(value: float) -> str:
+    """Three decimals without a leading zero; a dash for NaN."""
     if math.isnan(value):
         return "–"
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"

@@ -1,6 +1,6 @@
-"""A model's weights and description in one safetensors file, so that the two can't disagree. No pickle.
+"""A model's weights and description in one safetensors file, so that the two cannot disagree. No pickle.
 
-The frozen text tower is not stored: its id is, and must match on loading.
+The frozen text tower is not stored: the file holds its id, which must match on loading.
 """
 
 import hashlib
@@ -20,12 +20,13 @@ from dermnote_train.models import towers
 from dermnote_train.models.model import LesionModel
 
 CHECKPOINT_NAME = "model.safetensors"
+FROZEN_PREFIXES = ("towers.clip.text.", "towers.clip.logit_")
 
 
 class CheckpointInfo(BaseModel):
-    """What a checkpoint says of itself. `epoch`: the one whose weights it holds, counted from 1.
+    """Metadata of a checkpoint. `epoch`: the epoch of its weights, counted from 1.
 
-    `split_id` names the split that it was trained on, so that no other one's test part is taken for held-out.
+    `split_id` identifies the training split, so that the test part of another split is never taken for held-out data.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,19 +41,19 @@ class CheckpointInfo(BaseModel):
 
 
 def split_id(split: Split) -> str:
-    """sha256 over which image is in which part."""
+    """sha256 over the image ids of each part."""
     parts = {"train": split.train, "val": split.val, "test": split.test}
     ids = {name: sorted(record.image_id for record in records) for name, records in parts.items()}
     return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
 
 def build_model(config: TrainConfig, *, classes: tuple[str, ...], with_notes: bool) -> LesionModel:
-    """A model with pretrained towers and a fresh head, on the CPU."""
+    """A model with pretrained towers and a randomly initialised head, on the CPU."""
     return LesionModel(towers.load(config.preset, image_size=config.image_size), classes=classes, with_notes=with_notes)
 
 
 def save_checkpoint(model: LesionModel, *, config: TrainConfig, split: Split, epoch: int, run_dir: Path) -> Path:
-    """Write run_dir/model.safetensors whole, in the place of any older one; returns its path."""
+    """Write run_dir/model.safetensors atomically; returns its path."""
     info = CheckpointInfo(
         config=config,
         classes=model.classes,
@@ -68,23 +69,23 @@ def save_checkpoint(model: LesionModel, *, config: TrainConfig, split: Split, ep
 
 
 def load_checkpoint(run_dir: Path, *, split: Split | None = None) -> LesionModel:
-    """The model that `save_checkpoint` wrote, on the CPU, in evaluation mode.
+    """Load the model that `save_checkpoint` wrote, on the CPU, in evaluation mode.
 
-    split: the one that is believed to be the model's own, to be checked. Raises UserError if the file can't be used or
-    was trained on another split.
+    split: verified against the split that the model was trained on. Raises UserError if the file is unusable or the
+    splits differ.
     """
     info, state = _read(run_dir / CHECKPOINT_NAME)
     if split is not None and split_id(split) != info.split_id:
-        raise UserError(f"{run_dir}: the model was trained on another split than the one beside it; train again")
+        raise UserError(f"{run_dir}: the model was not trained on the split in this folder; train again")
     model = build_model(info.config, classes=info.classes, with_notes=info.with_notes)
     if model.towers.text_id != info.text_id:
-        raise UserError(f"{run_dir}: trained with another text tower than the one installed; train again")
+        raise UserError(f"{run_dir}: the model was trained with another text tower than the installed one; train again")
     restore(model, state)
     return model.eval()
 
 
 def restore(model: LesionModel, state: dict[str, Tensor]) -> None:
-    """Put learned weights into a model of the same shape."""
+    """Load learned weights into a model of the same shape."""
     model.load_state_dict(model.state_dict() | state)
 
 
@@ -98,16 +99,16 @@ def _read(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
         with safe_open(path, framework="pt") as stored:
             info = CheckpointInfo.model_validate_json((stored.metadata() or {}).get("dermnote", ""))
             return info, {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
-    except FileNotFoundError as wrong:
-        raise UserError(f"{path}: there is no trained model; run `dermnote train` first") from wrong
-    except (SafetensorError, ValidationError, json.JSONDecodeError, OSError) as wrong:
-        raise UserError(f"{path}: not a whole checkpoint of this version; train again") from wrong
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no trained model found; run `dermnote train` first") from error
+    except (SafetensorError, ValidationError, json.JSONDecodeError, OSError) as error:
+        raise UserError(f"{path}: damaged checkpoint, or one of another version; train again") from error
 
 
 def learned_state(model: LesionModel) -> dict[str, Tensor]:
-    frozen = ("towers.clip.text.", "towers.clip.logit_")
+    """All weights except the frozen text tower's, as contiguous copies on the CPU."""
     return {
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in model.state_dict().items()
-        if not name.startswith(frozen)
+        if not name.startswith(FROZEN_PREFIXES)
     }

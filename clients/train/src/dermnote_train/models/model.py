@@ -11,15 +11,15 @@ EMBEDDING = 128
 
 
 @dataclass(frozen=True)
-class Branch:
-    """What one branch gives for n inputs: `embedding` [n, 128] (not normalised) and `logits` [n, classes]."""
+class BranchOutput:
+    """Outputs of one branch for n inputs: `embedding` [n, 128] (not normalised) and `logits` [n, classes]."""
 
     embedding: Tensor
     logits: Tensor
 
 
 class SharedHead(nn.Module):
-    """Linear per branch, shared Linear 128 -> 128 (the embedding), shared classifier; no activation between."""
+    """A linear layer per branch, shared Linear 128 -> 128 (the embedding), shared classifier; no activations."""
 
     def __init__(self, *, image_features: int, text_features: int, classes: int) -> None:
         super().__init__()
@@ -28,21 +28,21 @@ class SharedHead(nn.Module):
         self.shared = nn.Linear(EMBEDDING, EMBEDDING)
         self.classifier = nn.Linear(EMBEDDING, classes)
 
-    def of_image(self, features: Tensor) -> Branch:
-        """features [n, image_features]."""
-        return self._branch(self.image(features))
+    def image_branch(self, features: Tensor) -> BranchOutput:
+        """features: [n, image_features]."""
+        return self._output(self.image(features))
 
-    def of_text(self, features: Tensor) -> Branch:
-        """features [n, text_features]."""
-        return self._branch(self.text(features))
+    def text_branch(self, features: Tensor) -> BranchOutput:
+        """features: [n, text_features]."""
+        return self._output(self.text(features))
 
-    def _branch(self, projected: Tensor) -> Branch:
+    def _output(self, projected: Tensor) -> BranchOutput:
         embedding = self.shared(projected)
-        return Branch(embedding=embedding, logits=self.classifier(embedding))
+        return BranchOutput(embedding=embedding, logits=self.classifier(embedding))
 
 
 class LesionModel(nn.Module):
-    """Towers and head with the class names. `with_notes`: the text branch was trained, so both share one space."""
+    """Towers, head and class names. `with_notes`: the text branch was trained, so both branches share one space."""
 
     def __init__(self, towers: Towers, *, classes: tuple[str, ...], with_notes: bool) -> None:
         super().__init__()
@@ -55,17 +55,17 @@ class LesionModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.head.shared.weight.device
 
-    def forward(self, pixels: Tensor, text: Tensor | None) -> tuple[Branch, Branch | None]:
-        """Both branches of n pairs, or the image branch alone. pixels: uint8 [n, 3, s, s]; text: [n, text_features]."""
-        return self.of_pixels(pixels), None if text is None else self.of_text_features(text)
+    def forward(self, pixels: Tensor, text: Tensor | None) -> tuple[BranchOutput, BranchOutput | None]:
+        """Both branches for n pairs, or only the images'. pixels: uint8 [n, 3, s, s]; text: [n, text_features]."""
+        return self.image_branch(pixels), None if text is None else self.text_branch(text)
 
-    def of_pixels(self, pixels: Tensor) -> Branch:
-        """pixels: uint8 [n, 3, size, size], as images.py gives them."""
-        return self.head.of_image(self.towers.image_features_of(pixels))
+    def image_branch(self, pixels: Tensor) -> BranchOutput:
+        """pixels: uint8 [n, 3, size, size], as decoded by images.py."""
+        return self.head.image_branch(self.towers.encode_images(pixels))
 
-    def of_text_features(self, features: Tensor) -> Branch:
-        """features [n, text_features], as features.py gives them."""
-        return self.head.of_text(features)
+    def text_branch(self, features: Tensor) -> BranchOutput:
+        """features: [n, text_features], as computed by features.py."""
+        return self.head.text_branch(features)

@@ -1,4 +1,4 @@
-"""The towers with their heads as ONNX graphs, for serving without torch. The only module that writes ONNX."""
+"""Exports towers with their heads as ONNX graphs, for serving without torch. The only module that writes ONNX."""
 
 import warnings
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ OPSET = 20
 
 
 class _Branch(nn.Module):
-    """A tower and its head as one function."""
+    """A tower followed by its head."""
 
     def __init__(self, tower: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -29,9 +29,9 @@ class _Branch(nn.Module):
 
 
 def write_graphs(folder: Path, source: Towers, *, heads: Mapping[str, nn.Module]) -> None:
-    """Write image.onnx (float32 [n, 3, size, size] in) and text.onnx (int64 [n, tokens] in), any n, to `folder`.
+    """Write image.onnx (input float32 [n, 3, size, size]) and text.onnx (input int64 [n, tokens]) to `folder`, any n.
 
-    Both give float32 [n, dim], not normalised. A branch without a head gives its tower's own features.
+    Both return float32 [n, dim], not normalised; without a head, the tower's own features.
     """
     size = source.preprocessing.image_size
     _write(
@@ -62,7 +62,7 @@ def _write(
 ) -> None:
     device = next(branch.parameters()).device
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the exporter's own, about code that isn't ours
+        warnings.simplefilter("ignore")  # the exporter warns about its own code
         program = torch.onnx.export(
             branch.eval(),
             (example.to(device),),
@@ -74,6 +74,6 @@ def _write(
             verbose=False,
         )
     if program is None:
-        raise RuntimeError(f"torch wrote no graph for {path.name}")
+        raise RuntimeError(f"torch exported no graph for {path.name}")
     program.model.metadata_props.update(metadata or {})
     program.save(path, external_data=False)

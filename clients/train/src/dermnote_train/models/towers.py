@@ -1,12 +1,13 @@
 """The pretrained towers behind one type. The only module that imports open_clip.
 
-`lite` never touches the network; `paper` and models of a hub are fetched by open_clip, timm and transformers.
+`lite` never uses the network; `paper` and hub models are downloaded by open_clip, timm and transformers.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from dermnote_contracts.manifest import Preprocessing
 from dermnote_train.errors import UserError
 
 CONTEXT_TOKENS = 256
-LITE, PAPER, LOCAL, HERE = "lite", "paper", "local-dir:", "."
+LITE, PAPER, LOCAL_PREFIX = "lite", "paper", "local-dir:"
+OWN_FOLDER = "."
+"""In a stored configuration: the folder that holds it."""
 PUBMED_BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
 PAPER_CONTEXT_TOKENS = 512
 PAPER_VISION = {
@@ -44,22 +47,24 @@ PAPER_CFG: dict[str, Any] = {
     },
 }
 TOKENIZER_FILES = ("config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-_MEAN, _STD = 127 / 255, 128 / 255  # the constants that EfficientNet-Lite was trained with (mean 127, std 128 of 255)
+_MEAN, _STD = 127 / 255, 128 / 255  # EfficientNet-Lite was trained with mean 127 and std 128 (of 255)
 
 
 @dataclass(frozen=True)
 class Description:
-    """How a model is written down: the folder of its tokenizer's files, and open_clip's config of it with "." for the
-    folder that it will be written to."""
+    """What an export needs: the folder of the tokenizer files, and open_clip's model configuration.
+
+    In `model_cfg`, "." stands for the folder that the model is exported to.
+    """
 
     tokenizer: Path
     model_cfg: Mapping[str, Any]
 
 
 class Towers(nn.Module):
-    """An open_clip two-tower model with all that is needed to feed it and to write it down.
+    """An open_clip two-tower model with its tokenizer, preprocessing and export description.
 
-    `clip`: open_clip's CustomTextCLIP, `visual` and `text` inside; the text tower is frozen. `text_id` names the text
+    `clip`: open_clip's CustomTextCLIP with `visual` and `text`; the text tower is frozen. `text_id` identifies the text
     tower and its settings.
     """
 
@@ -90,14 +95,14 @@ class Towers(nn.Module):
 
     @property
     def description(self) -> Description:
-        """How it is written down. Raises UserError for a model of the hub, which is not known here."""
+        """What an export needs. Raises UserError for a hub model, whose files are not at hand."""
         if self._description is None:
-            raise UserError("a model of the hub can't be exported; copy it to a folder and train with local-dir:FOLDER")
+            raise UserError("a hub model can't be exported; copy it to a folder and train with local-dir:FOLDER")
         return self._description
 
     @property
     def pad_token_id(self) -> int:
-        """The token that pads; the text tower pays no attention to it."""
+        """The padding token, which the text tower masks."""
         config: Any = self.clip.get_submodule("text").config
         return int(config.pad_token_id)
 
@@ -111,59 +116,59 @@ class Towers(nn.Module):
         """The text tower: token ids [n, tokens] -> [n, text_features]."""
         return self.clip.get_submodule("text")
 
-    def image_features_of(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """uint8 [n, 3, size, size] -> [n, image_features]."""
         scaled = (pixels.float() / 255 - self.mean) / self.std
         features: Tensor = self.visual(scaled.contiguous(memory_format=torch.channels_last))
         return features
 
     @torch.inference_mode()
-    def text_features_of(self, texts: Sequence[str]) -> Tensor:
-        """n texts -> [n, text_features]; what is beyond CONTEXT_TOKENS tokens is not read."""
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """n texts -> [n, text_features]; texts are truncated to the context length (CONTEXT_TOKENS for lite)."""
         tokens: Tensor = self.tokenizer(list(texts))
-        longest = int((tokens != 0).sum(dim=1).max())  # 0 pads; the rest would be work for nothing
+        longest = int((tokens != 0).sum(dim=1).max())  # 0 is padding, which costs time and changes nothing
         features: Tensor = self.text(tokens[:, :longest].to(self.mean.device))
         return features
 
 
 def load(preset: str, *, image_size: int) -> Towers:
-    """The towers of a preset: "lite", "paper", or open_clip's name of a model ("hf-hub:owner/name", "local-dir:path").
+    """The towers of a preset: "lite", "paper", or an open_clip model name ("hf-hub:owner/name", "local-dir:path").
 
-    Raises UserError where the weights can't be had.
+    Raises UserError if the weights are unavailable.
     """
     if preset == LITE:
         return lite(image_size=image_size)
     try:
         return _paper(image_size=image_size) if preset == PAPER else _open_clip(preset, image_size=image_size)
-    except (OSError, RuntimeError, ValueError, HfHubHTTPError) as wrong:
-        reason = str(wrong).splitlines()[0] if str(wrong) else type(wrong).__name__
+    except (OSError, RuntimeError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"preset {preset}: its weights can't be had ({reason}); it needs the hub, or a copy in its cache"
-        ) from wrong
+            f"preset {preset}: weights unavailable ({reason}); connect to the Hugging Face hub, or fill its local cache"
+        ) from error
 
 
 def _paper(*, image_size: int) -> Towers:
-    """The paper's: DenseNet121 (ImageNet) and PubMedBERT's pooled output, both from the Hugging Face hub."""
+    """The paper's towers: DenseNet121 (ImageNet) and PubMedBERT's pooled output, both from the Hugging Face hub."""
     clip = open_clip.CustomTextCLIP(**PAPER_CFG, vision_cfg=PAPER_VISION | {"image_size": image_size})
     tokenizer = open_clip.tokenizer.HFTokenizer(PUBMED_BERT, context_length=PAPER_CONTEXT_TOKENS)
     preprocessing = Preprocessing(
         image_size=image_size, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, interpolation="bicubic"
     )
-    return _of_clip(clip, tokenizer=tokenizer, preprocessing=preprocessing, description=None)
+    return _from_clip(clip, tokenizer=tokenizer, preprocessing=preprocessing, description=None)
 
 
 def _open_clip(name: str, *, image_size: int) -> Towers:
-    """Any two-tower model that open_clip can load; its own means and deviations, at `image_size`."""
-    description = _described(Path(name.removeprefix(LOCAL))) if name.startswith(LOCAL) else None
-    text = {} if description is None else _text_from(description)
+    """Any two-tower model that open_clip can load, with its own mean and std, at `image_size`."""
+    description = _read_description(Path(name.removeprefix(LOCAL_PREFIX))) if name.startswith(LOCAL_PREFIX) else None
+    text = {} if description is None else _local_text_cfg(description)
     clip = open_clip.create_model(
         name, force_custom_text=True, force_image_size=image_size, require_pretrained=True, **text
     )
-    given = open_clip.get_model_preprocess_cfg(clip)
-    if given.get("resize_mode", "shortest") != "shortest":
-        raise ValueError(f"its pictures are resized by {given['resize_mode']}, ours by the shorter side")
+    cfg = open_clip.get_model_preprocess_cfg(clip)
+    if cfg.get("resize_mode", "shortest") != "shortest":
+        raise ValueError(f"resize_mode {cfg['resize_mode']} is unsupported; only shortest is")
     preprocessing = Preprocessing(
-        image_size=image_size, mean=given["mean"], std=given["std"], interpolation=given["interpolation"]
+        image_size=image_size, mean=cfg["mean"], std=cfg["std"], interpolation=cfg["interpolation"]
     )
     tokenizer = (
         open_clip.tokenizer.HFTokenizer(
@@ -172,24 +177,24 @@ def _open_clip(name: str, *, image_size: int) -> Towers:
         if description is not None and text
         else open_clip.get_tokenizer(name)
     )
-    return _of_clip(clip, tokenizer=tokenizer, preprocessing=preprocessing, description=description)
+    return _from_clip(clip, tokenizer=tokenizer, preprocessing=preprocessing, description=description)
 
 
-def _described(folder: Path) -> Description:
-    """Of a folder in open_clip's layout."""
+def _read_description(folder: Path) -> Description:
+    """The description of a folder in open_clip's layout."""
     return Description(folder, json.loads((folder / "open_clip_config.json").read_text("utf-8"))["model_cfg"])
 
 
-def _text_from(description: Description) -> dict[str, Any]:
-    """Of a folder that holds its text tower's files itself, as `dermnote export` writes it: where they are found."""
+def _local_text_cfg(description: Description) -> dict[str, Any]:
+    """Overrides for a folder that holds its own text tower, as `dermnote export` writes it; none for any other."""
     text = description.model_cfg["text_cfg"]
-    if text.get("hf_model_name") != HERE:
+    if text.get("hf_model_name") != OWN_FOLDER:
         return {}
-    here = str(description.tokenizer)
-    return {"text_cfg": text | {"hf_model_name": here, "hf_tokenizer_name": here, "hf_model_pretrained": False}}
+    folder = str(description.tokenizer)
+    return {"text_cfg": text | {"hf_model_name": folder, "hf_tokenizer_name": folder, "hf_model_pretrained": False}}
 
 
-def _of_clip(
+def _from_clip(
     clip: nn.Module,
     *,
     tokenizer: Any,
@@ -209,11 +214,12 @@ def _of_clip(
         description=description,
         image_features=image.shape[-1],
         text_features=text.shape[-1],
-        text_id=_state_id(clip.get_submodule("text")),
+        text_id=weights_hash(clip.get_submodule("text")),
     )
 
 
-def _state_id(module: nn.Module) -> str:
+def weights_hash(module: nn.Module) -> str:
+    """sha256 of a module's weights and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -228,22 +234,21 @@ def lite(*, image_size: int) -> Towers:
     clip.visual.trunk.load_state_dict(_trunk_weights(clip.visual.trunk))
     clip.text.transformer.load_state_dict(_minilm_weights(text_folder))
     clip.text.requires_grad_(requires_grad=False)
-    size = Preprocessing(image_size=image_size, mean=(_MEAN,) * 3, std=(_STD,) * 3, interpolation="bicubic")
     return Towers(
         clip.eval(),
         tokenizer=open_clip.tokenizer.HFTokenizer(
             str(text_folder), context_length=CONTEXT_TOKENS, local_files_only=True
         ),
-        preprocessing=size,
-        description=Description(text_folder, _lite_cfg(image_size=image_size, text_model=".")),
+        preprocessing=Preprocessing(image_size=image_size, mean=(_MEAN,) * 3, std=(_STD,) * 3, interpolation="bicubic"),
+        description=Description(text_folder, _lite_cfg(image_size=image_size, text_model=OWN_FOLDER)),
         image_features=1280,
         text_features=384,
-        text_id=_text_id(text_folder),
+        text_id=_lite_text_id(text_folder / "model.safetensors"),
     )
 
 
 def lite_imagenet_classifier() -> nn.Linear:
-    """The ImageNet classifier (1000 classes) that the lite image tower was trained with."""
+    """The ImageNet classifier (1000 classes) of the lite image tower."""
     *_, weight, bias = _lite0_state().values()
     classifier = nn.Linear(1280, 1000)
     classifier.load_state_dict({"weight": weight, "bias": bias})
@@ -278,22 +283,28 @@ def _lite0_state() -> dict[str, Tensor]:
 
 
 def _trunk_weights(trunk: nn.Module) -> dict[str, Tensor]:
-    """The file names its tensors by another code base's names, but in timm's order; its last two are the classifier."""
-    ours, theirs = trunk.state_dict(), list(_lite0_state().items())[:-2]
-    pairs = list(zip(ours.items(), theirs, strict=True))
-    for (name, tensor), (their_name, weight) in pairs:
-        if tensor.shape != weight.shape or name.rpartition(".")[2] != their_name.rpartition(".")[2]:
-            raise ValueError(f"lite0 weights do not fit timm's model: {their_name} is not {name}")
+    """The lite0 weights under timm's names: the file has other names but the same order, and the classifier last."""
+    pairs = list(zip(trunk.state_dict().items(), list(_lite0_state().items())[:-2], strict=True))
+    for (name, tensor), (file_name, weight) in pairs:
+        if tensor.shape != weight.shape or name.rpartition(".")[2] != file_name.rpartition(".")[2]:
+            raise ValueError(f"lite0 weights do not fit timm's model: {file_name} does not match {name}")
     return {name: weight for (name, _), (_, weight) in pairs}
 
 
 def _minilm_weights(folder: Path) -> dict[str, Tensor]:
-    """All but BERT's pooler, which mean pooling has no use for, and the position numbers, which BERT makes itself."""
+    """All weights except BERT's pooler (mean pooling does not use it) and the position ids (BERT creates them)."""
     unused = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")
     return {name: weight for name, weight in load_file(folder / "model.safetensors").items() if name not in unused}
 
 
-def _text_id(folder: Path) -> str:
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes())
+def _lite_text_id(weights: Path) -> str:
+    """sha256 of the text tower's weights and settings; a file of 90 MB is hashed once per process."""
+    stat = weights.stat()
+    return _hash_lite_text(weights, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _hash_lite_text(weights: Path, _size: int, _mtime_ns: int) -> str:
+    digest = hashlib.sha256(weights.read_bytes())
     digest.update(f"mean_pooler {CONTEXT_TOKENS}".encode())
     return digest.hexdigest()

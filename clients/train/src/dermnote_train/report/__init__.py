@@ -1,5 +1,1 @@
-"""The HTML report of a run: one self-contained file."""
-
-from dermnote_train.report.demo.page import write_report
-
-__all__ = ["write_report"]
+"""The HTML reports of the demo and of the study, each one self-contained file."""

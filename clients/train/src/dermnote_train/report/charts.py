@@ -1,4 +1,4 @@
-"""The report's curves, drawn by matplotlib as SVG data URIs. The one door to matplotlib."""
+"""The reports' charts as SVG data URIs. The only module that imports matplotlib."""
 
 import io
 from collections.abc import Sequence
@@ -29,55 +29,43 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart: its name, a value an epoch, and the epoch whose weights were kept (from 1)."""
+    """One line of a chart: its name, a value per epoch, and the epoch whose weights were kept (from 1)."""
 
     name: str
     values: Sequence[float]
-    kept: int
+    best_epoch: int
 
 
 @dataclass(frozen=True)
-class Gain:
-    """One row of a forest plot: a difference with its interval; `sure`: it holds after correction."""
+class ForestRow:
+    """One row of a forest plot: a difference with its interval; `significant`: after correction."""
 
     name: str
     value: float
     low: float
     high: float
-    sure: bool
+    significant: bool
 
 
-def forest(title: str, gains: Sequence[Gain], *, unit: str) -> str:
-    """Differences around zero, one a row, from the top, as an SVG data URI; what is sure is filled."""
+def forest(title: str, rows: Sequence[ForestRow], *, unit: str) -> str:
+    """Differences around zero, one per row from the top, as an SVG data URI; significant ones are filled."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 0.9 + 0.24 * len(gains)), layout="constrained")
+        figure = Figure(figsize=(5.6, 0.9 + 0.24 * len(rows)), layout="constrained")
         axes = figure.subplots()
-        for row, gain in enumerate(gains):
-            hue = HUES[0] if gain.value >= 0 else HUES[1]
-            axes.plot([gain.low, gain.high], [row, row], color=hue, linewidth=1.6, solid_capstyle="butt")
-            face = hue if gain.sure else "white"
-            axes.plot([gain.value], [row], "o", color=hue, markersize=5.5, markerfacecolor=face)
+        for y, row in enumerate(rows):
+            hue = HUES[0] if row.value >= 0 else HUES[1]
+            axes.plot([row.low, row.high], [y, y], color=hue, linewidth=1.6, solid_capstyle="butt")
+            face = hue if row.significant else "white"
+            axes.plot([row.value], [y], "o", color=hue, markersize=5.5, markerfacecolor=face)
         axes.axvline(0, color="#8a9499", linewidth=0.9)
-        axes.set_yticks(range(len(gains)), [gain.name for gain in gains])
-        axes.set_ylim(len(gains) - 0.4, -0.6)
-        axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
-        axes.set_xlabel(unit)
-        axes.grid(axis="x", color=FAINT, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
+        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        _style(axes, title, xlabel=unit, grid_axis="x")
         return _as_svg(figure)
 
 
-def _as_svg(figure: Figure) -> str:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None})
-    return data_uri(stream.getvalue(), "image/svg+xml")
-
-
 def chart(title: str, curves: Sequence[Curve], *, floor: float | None = None, unit_range: bool = False) -> str:
-    """Curves over epochs as an SVG data URI. `floor`: a dashed line for chance; `unit_range`: the axis shows 0 to 1."""
+    """Curves over epochs as an SVG data URI. `floor`: a dashed line for chance; `unit_range`: y from 0 to 1."""
     with rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.5), layout="constrained")
         axes = figure.subplots()
@@ -86,26 +74,32 @@ def chart(title: str, curves: Sequence[Curve], *, floor: float | None = None, un
         if floor is not None:
             axes.axhline(floor, color="#8a9499", linewidth=0.9, linestyle=(0, (4, 3)))
             axes.annotate("chance", (1, floor), xytext=(0, 3), textcoords="offset points", fontsize=8, color="#6a757a")
-        _tidy(axes, title, unit_range=unit_range, named=len(curves) > 1)
+        _style(axes, title, xlabel="epoch", grid_axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if unit_range:
+            axes.set_ylim(0, 1)
+        if len(curves) > 1:
+            axes.legend(frameon=False, fontsize=8, loc="best")
         return _as_svg(figure)
 
 
 def _draw(axes: Axes, curve: Curve, hue: str) -> None:
-    epochs = range(1, len(curve.values) + 1)
+    epochs, best = range(1, len(curve.values) + 1), curve.best_epoch
     axes.plot(epochs, curve.values, color=hue, linewidth=1.8, label=curve.name, marker="o", markersize=2.6)
-    axes.plot([curve.kept], [curve.values[curve.kept - 1]], "o", color=hue, markersize=7, markeredgecolor="white")
+    axes.plot([best], [curve.values[best - 1]], "o", color=hue, markersize=7, markeredgecolor="white")
 
 
-def _tidy(axes: Axes, title: str, *, unit_range: bool, named: bool) -> None:
+def _style(axes: Axes, title: str, *, xlabel: str, grid_axis: Any) -> None:
     axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_xlabel(xlabel)
+    axes.grid(axis=grid_axis, color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    if unit_range:
-        axes.set_ylim(0, 1)
-    if named:
-        axes.legend(frameon=False, fontsize=8, loc="best")
+
+
+def _as_svg(figure: Figure) -> str:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None})
+    return data_uri(stream.getvalue(), "image/svg+xml")

@@ -1,4 +1,4 @@
-"""Pictures as data URIs, so that a report is one file."""
+"""Images as data URIs, so that a report is one file."""
 
 import base64
 import io
@@ -12,18 +12,18 @@ THUMBNAIL_PX = 176
 
 
 def thumbnail(path: Path, *, side: int = THUMBNAIL_PX) -> str:
-    """The middle square of a picture, `side` pixels, without its metadata, as a JPEG data URI."""
+    """The central square of an image, `side` pixels, without its metadata, as a JPEG data URI."""
     with Image.open(path, formats=FORMATS) as image:
-        picture = image.convert("RGB")
-    width, height = picture.size
+        rgb = image.convert("RGB")
+    width, height = rgb.size
     edge = min(width, height)
     left, top = (width - edge) // 2, (height - edge) // 2
-    square = picture.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + edge, top + edge))
+    square = rgb.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + edge, top + edge))
     stream = io.BytesIO()
     square.save(stream, format="JPEG", quality=82)
     return data_uri(stream.getvalue(), "image/jpeg")
 
 
-def data_uri(content: bytes, kind: str) -> str:
-    """Bytes of a media type as a data URI."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def data_uri(content: bytes, media_type: str) -> str:
+    """Content as a data URI."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,5 @@
-"""Every note set of a study from the note service, kept in files, so that only what is missing is asked for."""
+"""Gets every note set of a study from the note service, and keeps the notes in files so that only missing ones are
+written."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,45 +16,51 @@ from dermnote_train.notes.table import NoteRow
 from dermnote_train.progress import Report, Step
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.study.arms import NOTE_SETS, NoteSet
-from dermnote_train.study.facts import known_facts
+from dermnote_train.study.facts import DIAGNOSIS_FIELDS, has_facts
 
 CLASS_ONLY: frozenset[Topic] = frozenset(("diagnosis",))
 NOTHING_RECORDED = "A skin lesion. Nothing else is recorded."
-"""Stands for the note of a picture of which no fact is known; no note can be written of nothing."""
+"""Replaces the note of an image without known facts, from which no note can be written."""
 
 
 @dataclass(frozen=True)
-class Noted:
-    """One note set of one data set. `texts`: image_id -> text, for every record; `rows`: what the service wrote."""
+class NoteSetTexts:
+    """One note set of one data set. `texts`: image_id -> text, for every record; `rows`: notes of the service.
+
+    `without_facts`: number of records without any fact to state.
+    """
 
     rows: tuple[NoteRow, ...]
     texts: Mapping[str, str]
     without_facts: int
 
 
-def note_sets(
+def write_note_sets(
     service: NoteService, dataset: LesionDataset, *, names: Sequence[str], seed: int, out: Path, progress: Report
-) -> dict[str, Noted]:
-    """The note sets `names` of a data set, below `out`; a second run asks for what is missing only.
+) -> dict[str, NoteSetTexts]:
+    """The note sets `names` of a data set, stored below `out`; a second run requests only missing notes.
 
     dataset: with findings, if any of the sets states them. Raises UserError if any note failed.
     """
-    return {name: _noted(service, dataset, name=name, seed=seed, out=out / name, progress=progress) for name in names}
+    return {
+        name: _write_set(service, dataset, name=name, seed=seed, out=out / name, progress=progress) for name in names
+    }
 
 
-def _noted(service: NoteService, dataset: LesionDataset, *, name: str, seed: int, out: Path, progress: Report) -> Noted:
-    asked = NOTE_SETS[name]
-    stated = _asked(dataset, asked)
-    writer_of = _writers(stated.records, asked)
-    stated = replace(stated, records=tuple(one for one in stated.records if writer_of[one.image_id] == one.image_id))
+def _write_set(
+    service: NoteService, dataset: LesionDataset, *, name: str, seed: int, out: Path, progress: Report
+) -> NoteSetTexts:
+    note_set = NOTE_SETS[name]
+    records = _statable_records(dataset.records, note_set)
+    source_of = _note_sources(records, note_set)
     run = write_dataset_notes(
         service,
-        stated,
+        replace(dataset, records=tuple(one for one in records if source_of[one.image_id] == one.image_id)),
         plan=NotesPlan(
-            strategy=asked.strategy,
-            include=CLASS_ONLY if asked.class_only else BLINDED if asked.blinded else ALL_TOPICS,
+            strategy=note_set.strategy,
+            include=CLASS_ONLY if note_set.class_only else BLINDED if note_set.blinded else ALL_TOPICS,
             seed=seed,
-            on_unfaithful=asked.on_unfaithful,
+            on_unfaithful=note_set.on_unfaithful,
         ),
         out=out,
         progress=lambda step: progress(replace(step, stage=f"{dataset.name}: {name} {step.stage}")),
@@ -62,48 +69,38 @@ def _noted(service: NoteService, dataset: LesionDataset, *, name: str, seed: int
         first, reason = next(iter(run.failed.items()))
         raise UserError(
             f"{dataset.name}: {len(run.failed)} notes of {name} failed (first {first}: {reason}); run the same command "
-            "again to go on"
+            "again to resume"
         )
-    texts = {image_id: run.texts[writer] for image_id, writer in writer_of.items()}
-    bare = [record.image_id for record in dataset.records if record.image_id not in texts]
-    if asked.blinded:
+    texts = {image_id: run.texts[source] for image_id, source in source_of.items()}
+    without_facts = [record.image_id for record in dataset.records if record.image_id not in texts]
+    if note_set.blinded:
         check_blinded(texts, source=f"{dataset.name}, {name}")
     progress(Step(f"{dataset.name}: {name} notes", len(texts), len(texts)))
-    return Noted(run.rows, texts | dict.fromkeys(bare, NOTHING_RECORDED), len(bare))
+    return NoteSetTexts(run.rows, texts | dict.fromkeys(without_facts, NOTHING_RECORDED), len(without_facts))
 
 
-def _writers(records: Sequence[Record], asked: NoteSet) -> dict[str, str]:
-    """image_id -> the image whose note it has: its own, or one of the first `copies` of equal facts, in turn."""
-    first: defaultdict[str, list[str]] = defaultdict(list)
-    counts: Counter[str] = Counter()
-    writer_of = {}
+def _note_sources(records: Sequence[Record], note_set: NoteSet) -> dict[str, str]:
+    """image_id -> the image whose note it uses: its own, or in turn one of the first `copies` with equal facts."""
+    sources: defaultdict[str, list[str]] = defaultdict(list)
+    shared: Counter[str] = Counter()
+    source_of = {}
+    # P3 hides the diagnosis from the language model, so facts are equal whatever the diagnosis.
+    hidden = set(DIAGNOSIS_FIELDS) if note_set.hides_diagnosis else set()
     for record in records:
-        facts = _facts(record, asked)
-        if asked.copies is None or len(first[facts]) < asked.copies:
-            first[facts].append(record.image_id)
-            writer_of[record.image_id] = record.image_id
+        facts = record.metadata.model_dump_json(exclude=hidden, exclude_none=True)
+        if note_set.copies is None or len(sources[facts]) < note_set.copies:
+            sources[facts].append(record.image_id)
+            source_of[record.image_id] = record.image_id
         else:
-            writer_of[record.image_id] = first[facts][counts[facts] % asked.copies]
-            counts[facts] += 1
-    return writer_of
+            source_of[record.image_id] = sources[facts][shared[facts] % note_set.copies]
+            shared[facts] += 1
+    return source_of
 
 
-def _facts(record: Record, asked: NoteSet) -> str:
-    """All that a note of it may state; P3 hides the diagnosis from the model."""
-    hidden = {"diagnosis", "benign_malignant"} if asked.hides_diagnosis else set()
-    return record.metadata.model_dump_json(exclude=hidden, exclude_none=True)
-
-
-def _asked(dataset: LesionDataset, asked: NoteSet) -> LesionDataset:
-    """The records of which there is something to say, with findings where the set states them."""
-    records = dataset.records
-    if asked.class_only:
-        records = tuple(replace(one, metadata=LesionMetadata(diagnosis=one.metadata.diagnosis)) for one in records)
-    elif not asked.findings:
-        records = tuple(
-            replace(record, metadata=record.metadata.model_copy(update={"findings": Findings()})) for record in records
-        )
-    kept = tuple(
-        record for record in records if known_facts(record, blinded=asked.hides_diagnosis, findings=asked.findings)
-    )
-    return replace(dataset, records=kept)
+def _statable_records(records: Sequence[Record], note_set: NoteSet) -> tuple[Record, ...]:
+    """The records that have facts to state, reduced to the fields that the note set uses."""
+    if note_set.class_only:
+        records = [replace(one, metadata=LesionMetadata(diagnosis=one.metadata.diagnosis)) for one in records]
+    elif not note_set.findings:
+        records = [replace(one, metadata=one.metadata.model_copy(update={"findings": Findings()})) for one in records]
+    return tuple(one for one in records if has_facts(one, blinded=note_set.hides_diagnosis, findings=note_set.findings))

@@ -1,4 +1,4 @@
-"""What a study asks: domains, routes between them, arms and seeds. Values only, and their TOML form."""
+"""The plan of a study: domains, routes between them, arms and seeds. Values only, and their TOML form."""
 
 import re
 import tomllib
@@ -15,34 +15,34 @@ from dermnote_train.training.augment import Augmentation
 
 NAME = re.compile(r"[^./\\][^/\\]*")
 POOLS = ("val", "train", "home")
-"""Names of parts of a route's own domain."""
+"""The parts of a route's own domain."""
 Mode = Literal["strict", "paper"]
 Wording = Literal["notes", "facts"]
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Domain(_Part):
-    """Where pictures come from: a data folder, or the rows of it whose cells are as `where` says (column -> cells)."""
+class Domain(_Section):
+    """A data folder, or only its rows whose cells match `where` (column -> accepted cells)."""
 
     folder: Path
     where: Mapping[str, tuple[str, ...]] = {}
 
 
-class Route(_Part):
-    """Trained on one domain, tested on its own held-out part ("home") and on the whole of each domain of `away`."""
+class Route(_Section):
+    """Training on one domain, testing on its held-out part ("home") and on all of each domain in `away`."""
 
     train: str
     away: tuple[str, ...] = ()
 
 
-class FrozenGrid(_Part):
-    """The image tower as it came; heads trained on its features of `views` augmented views of every picture.
+class FrozenGrid(_Section):
+    """Heads trained on features of the pretrained image tower, with `views` augmented views of every image.
 
-    `patience`: epochs without a better validation loss, after which a candidate's training ends. `wording`: of what is
-    read: notes as the service wrote them, or a list of the facts that they state.
+    `patience`: epochs without a better validation loss before a candidate stops. `wording`: the text branch gets the
+    notes as the service wrote them, or a list of the facts that they state.
     """
 
     arms: tuple[str, ...] = tuple(ARMS)
@@ -56,8 +56,8 @@ class FrozenGrid(_Part):
     batch_size: int = Field(default=128, ge=2, le=4096)
 
 
-class TunedGrid(_Part):
-    """The image tower trained with the heads, once for each cell, as `dermnote train` does."""
+class TunedGrid(_Section):
+    """Image tower and heads trained together, once per cell, as `dermnote train` does."""
 
     arms: tuple[str, ...] = ("image", "M", "G", "G-findings", "random")
     routes: tuple[str, ...] = ()
@@ -65,11 +65,11 @@ class TunedGrid(_Part):
     config: TrainConfig = TrainConfig()
 
 
-class Trials(_Part):
-    """Changes of the frozen grid, each compared with it on home validation data. A report, from which no setting may be
-    taken for the same study: one seed's validation pictures are test pictures of another.
+class Ablations(_Section):
+    """Changes to the frozen grid ([trials] in TOML), each compared with it on home validation data.
 
-    routes: by what they train on; none for all. changes: name -> the settings of [frozen] that are otherwise.
+    For reporting only: no setting of the study may be chosen from them, since validation images of one seed are test
+    images of another. routes: named by their training domain; empty for all. changes: name -> changed settings.
     """
 
     arms: tuple[str, ...] = ("image", "G-findings", "G-findings-blinded")
@@ -78,110 +78,114 @@ class Trials(_Part):
     changes: Mapping[str, Mapping[str, Any]] = {}
 
 
-class StudyPlan(_Part):
-    """A whole study. `mode`: "paper" splits by image and searches pools that hold the query's own note and the training
-    notes, as the authors' code does; "strict" does neither. `resamples`: for the intervals.
+class StudyPlan(_Section):
+    """A complete study. `mode`: "paper" splits by image and searches pools that include the query's own note and the
+    training notes, as the authors' code does; "strict" does neither. `resamples`: for the intervals.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     domains: Mapping[str, Domain]
     routes: tuple[Route, ...] = Field(min_length=1)
     mode: Mode = "strict"
     frozen: FrozenGrid | None = FrozenGrid()
     tuned: TunedGrid | None = None
-    trials: Trials | None = None
+    ablations: Ablations | None = Field(default=None, alias="trials")
     notes_seed: int = Field(default=0, ge=0, lt=2**31)
     limit: int | None = Field(default=None, ge=1)
     resamples: int = Field(default=2000, ge=100, le=100_000)
 
     @model_validator(mode="after")
-    def _names_can_be_folders(self) -> Self:
-        for name in (*self.domains, *(self.trials.changes if self.trials else ())):
+    def _check_folder_names(self) -> Self:
+        for name in (*self.domains, *(self.ablations.changes if self.ablations else ())):
             if not NAME.fullmatch(name):
-                raise ValueError(f"{name!r} names a folder too; it can hold no slash and begin with no dot")
+                raise ValueError(
+                    f"{name!r} is also used as a folder name; it must not contain a slash or start with a dot"
+                )
         for name in set(self.domains) & set(POOLS):
-            raise ValueError(f"no domain can be named {name!r}; that is the name of a part of every route")
+            raise ValueError(f"a domain cannot be named {name!r}, which is a part of every route; rename it")
         return self
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> Self:
+    def _check_references(self) -> Self:
         trained = [route.train for route in self.routes]
         for name in {*trained, *(away for route in self.routes for away in route.away)} - set(self.domains):
-            raise ValueError(f"no domain {name!r}; there are {', '.join(self.domains)}")
+            raise ValueError(f"unknown domain {name!r}; known: {', '.join(self.domains)}")
         if len(set(trained)) < len(trained):
-            raise ValueError("two routes train on the same domain; give one of them both in `away`")
-        for grid in (self.frozen, self.tuned, self.trials):
+            raise ValueError("two routes train on the same domain; merge them into one route")
+        for grid in (self.frozen, self.tuned, self.ablations):
             for name in () if grid is None else grid.arms:
                 if name not in ARMS:
-                    raise ValueError(f"no arm {name!r}; there are {', '.join(ARMS)}")
+                    raise ValueError(f"unknown arm {name!r}; known: {', '.join(ARMS)}")
         for name in self.tuned.arms if self.tuned else ():
             if ARMS[name].table or ARMS[name].shuffled_labels or len(ARMS[name].notes) > 1:
-                raise ValueError(f"tuned.arms: {name} is an arm of the frozen grid only")
-        for part, grid in (("tuned", self.tuned), ("trials", self.trials)):
+                raise ValueError(f"tuned.arms: {name} is supported in the frozen grid only")
+        for section, grid in (("tuned", self.tuned), ("trials", self.ablations)):
             for name in set(grid.routes if grid else ()) - set(trained):
-                raise ValueError(f"{part}.routes: no route trains on {name!r}; there are {', '.join(trained)}")
-        if self.trials and self.trials.changes:
-            self._are_of_the_frozen_grid(self.trials)
+                raise ValueError(f"{section}.routes: no route trains on {name!r}; known: {', '.join(trained)}")
+        if self.ablations and self.ablations.changes:
+            self._check_ablations(self.ablations)
         return self
 
-    def _are_of_the_frozen_grid(self, trials: Trials) -> None:
+    def _check_ablations(self, ablations: Ablations) -> None:
         if self.frozen is None:
-            raise ValueError("trials: they are changes of the frozen grid; the plan has none")
-        if trials.seeds > self.frozen.seeds:
-            raise ValueError(f"trials.seeds: the frozen grid has {self.frozen.seeds} only")
-        for arm in set(trials.arms) - set(self.frozen.arms):
-            raise ValueError(f"trials.arms: {arm} is no arm of the frozen grid, so there is nothing to compare it with")
-        for name, change in trials.changes.items():
+            raise ValueError("trials: the plan has no frozen grid to change")
+        if ablations.seeds > self.frozen.seeds:
+            raise ValueError(f"trials.seeds: at most {self.frozen.seeds}, as in the frozen grid")
+        for arm in set(ablations.arms) - set(self.frozen.arms):
+            raise ValueError(f"trials.arms: {arm} is not in the frozen grid, so it cannot be compared")
+        for name, change in ablations.changes.items():
             for setting in set(change) & {"arms", "seeds"}:
-                raise ValueError(f"trials.changes.{name}: {setting} can't be changed")
-        self.tried()
+                raise ValueError(f"trials.changes.{name}: {setting} cannot be changed")
+        self.ablation_grids()
 
-    def tried(self) -> dict[str, FrozenGrid]:
-        """The frozen grid with each change of the trials, by the change's name."""
-        if self.trials is None or self.frozen is None:
+    def ablation_grids(self) -> dict[str, FrozenGrid]:
+        """The changed frozen grids, by the name of the change."""
+        if self.ablations is None or self.frozen is None:
             return {}
-        own = self.frozen.model_dump() | {"arms": self.trials.arms, "seeds": self.trials.seeds}
-        return {name: FrozenGrid.model_validate(own | dict(change)) for name, change in self.trials.changes.items()}
+        base = self.frozen.model_dump() | {"arms": self.ablations.arms, "seeds": self.ablations.seeds}
+        return {name: FrozenGrid.model_validate(base | dict(change)) for name, change in self.ablations.changes.items()}
 
     def routes_of(self, grid: FrozenGrid | TunedGrid) -> tuple[Route, ...]:
-        """The routes of one grid: the tuned one may be of some only."""
+        """The routes of a grid; the tuned grid may have only some."""
         if isinstance(grid, TunedGrid) and grid.routes:
             return tuple(route for route in self.routes if route.train in grid.routes)
         return self.routes
 
     def arms(self) -> tuple[str, ...]:
-        """Every arm of either grid, in ARMS' order."""
-        wanted = {name for grid in (self.frozen, self.tuned) if grid is not None for name in grid.arms}
-        return tuple(name for name in ARMS if name in wanted)
+        """The arms of both grids, in the order of ARMS."""
+        used = {name for grid in (self.frozen, self.tuned) if grid is not None for name in grid.arms}
+        return tuple(name for name in ARMS if name in used)
 
 
 def read_plan(path: Path) -> StudyPlan:
-    """A plan from its TOML file; folders in it are found from where the file is. Raises UserError."""
+    """Read a plan from TOML; its folders are relative to the file. Raises UserError."""
     try:
-        given = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as wrong:
-        raise UserError(f"{path}: no study plan that can be read: {wrong}") from wrong
-    plan = _valid(given, source=str(path))
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: unreadable study plan: {error}") from error
+    plan = _validate(values, source=str(path))
     domains = {
         name: domain.model_copy(update={"folder": path.parent / domain.folder}) for name, domain in plan.domains.items()
     }
     return plan.model_copy(update={"domains": domains})
 
 
-def _valid(given: Mapping[str, Any], *, source: str) -> StudyPlan:
+def _validate(values: Mapping[str, Any], *, source: str) -> StudyPlan:
     try:
-        return StudyPlan.model_validate(given)
-    except ValidationError as wrong:
-        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}".lstrip(": ") for one in wrong.errors())
-        raise UserError(f"{source}: {faults}") from wrong
+        return StudyPlan.model_validate(values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}".lstrip(": ") for one in error.errors())
+        raise UserError(f"{source}: {faults}") from error
 
 
 def plan_of(home: Path, away: tuple[Path, ...], *, names: Mapping[Path, str]) -> StudyPlan:
-    """The plan of a command line without a file: train on `home` and test on each of `away`, and the reverse."""
+    """A plan without a file: each of the folders is the training domain once, and is tested on all others."""
     folders = (home, *away)
     domains = {names[folder]: Domain(folder=folder) for folder in folders}
     if len(domains) < len(folders):
         raise UserError(
-            f"two data sets of one name ({', '.join(names[folder] for folder in folders)}); use a plan file"
+            f"two data sets have the same name ({', '.join(names[folder] for folder in folders)}); use a plan file"
         )
     routes = tuple(Route(train=name, away=tuple(other for other in domains if other != name)) for name in domains)
-    return _valid({"domains": domains, "routes": routes}, source=", ".join(map(str, folders)))
+    return _validate({"domains": domains, "routes": routes}, source=", ".join(map(str, folders)))

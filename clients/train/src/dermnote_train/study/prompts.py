@@ -1,6 +1,6 @@
-"""Classification by class prompts: a picture's class is the one whose prompts lie nearest, as CLIP does it zero-shot.
+"""Classification by class prompts as in CLIP: an image gets the class whose prompts are nearest.
 
-The classifier of the head takes no part, so the space that pictures and notes share is what is tested.
+The head's classifier is not used, so this tests the embedding space that images and notes share.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ TEMPERATURE = LossWeights().temperature
 
 
 def class_prompts(classes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The prompts of each class."""
+    """The prompts of each class, as sentences."""
     return tuple(
         tuple(_sentence(template.format(DIAGNOSIS_OF.get(name, name))) for template in TEMPLATES) for name in classes
     )
@@ -27,9 +27,9 @@ def _sentence(text: str) -> str:
 
 
 def prompt_logits(image: Tensor, prompts: Tensor) -> Tensor:
-    """Logits [n, classes]: cosine of the pictures' embeddings [n, e] and the classes' mean prompt, over TEMPERATURE.
+    """Logits [n, classes]: cosine between image embeddings [n, e] and each class's mean prompt, over TEMPERATURE.
 
-    prompts: embeddings [classes, prompts, e]; as in CLIP each is brought to length 1 before the mean is.
+    prompts: embeddings [classes, prompts, e]; as in CLIP, each is normalised before and after averaging.
     """
     means = normalize(normalize(prompts, dim=-1).mean(dim=1), dim=-1)
     return normalize(image, dim=-1) @ means.T / TEMPERATURE

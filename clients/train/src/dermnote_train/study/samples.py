@@ -1,20 +1,20 @@
-"""Notes of drawn lesions: what a report may show of notes when the data is not ours to show."""
+"""Notes of drawn lesions: examples for a report when the images of the study must not be shown."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dermnote_train.data.adapters import load_dataset
 from dermnote_train.data.draw import draw_dataset
-from dermnote_train.data.records import LesionDataset, Record
+from dermnote_train.data.records import Record
 from dermnote_train.data.splits import balanced_part
 from dermnote_train.findings.table import measure_dataset, with_findings, write_findings
 from dermnote_train.notes.table import NoteRow
 from dermnote_train.progress import Report
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.study.arms import NOTE_SETS
-from dermnote_train.study.cells.cell import needed_sets
-from dermnote_train.study.facts import with_only
-from dermnote_train.study.note_sets import note_sets
+from dermnote_train.study.cells.cell import required_sets
+from dermnote_train.study.facts import keep_facts
+from dermnote_train.study.note_sets import write_note_sets
 from dermnote_train.study.runner import StudyState
 
 DRAWN, SHOWN = 40, 3
@@ -31,22 +31,16 @@ class Sample:
 def drawn_samples(
     service: NoteService, state: StudyState, *, folder: Path, out: Path, progress: Report
 ) -> tuple[Sample, ...]:
-    """SHOWN drawn lesions with a note of every set that the study uses, from the facts that it uses."""
-    names = needed_sets(state.plan)
+    """SHOWN drawn lesions with a note of every note set of the study, written from the study's facts."""
+    names = required_sets(state.plan)
     drawn = load_dataset(draw_dataset(folder, count=DRAWN, seed=0, progress=progress))
-    few = balanced_part(drawn.records, limit=SHOWN, seed=1)
-    dataset = with_only(replace(drawn, records=few), state.data.facts)
+    dataset = keep_facts(replace(drawn, records=balanced_part(drawn.records, limit=SHOWN, seed=1)), state.data.facts)
     if any(NOTE_SETS[name].findings for name in names):
-        dataset = _with_findings(dataset, path=out / "findings.csv")
-    noted = note_sets(service, dataset, names=names, seed=0, out=out, progress=progress)
-    rows = {name: {row.image_id: row for row in one.rows} for name, one in noted.items()}
-    return tuple(_sample(record, rows) for record in dataset.records)
-
-
-def _with_findings(dataset: LesionDataset, *, path: Path) -> LesionDataset:
-    write_findings(path, measure_dataset(dataset.records))
-    return replace(dataset, records=with_findings(dataset.records, path))
-
-
-def _sample(record: Record, rows: dict[str, dict[str, NoteRow]]) -> Sample:
-    return Sample(record, {name: by_id[record.image_id] for name, by_id in rows.items() if record.image_id in by_id})
+        write_findings(out / "findings.csv", measure_dataset(dataset.records))
+        dataset = replace(dataset, records=with_findings(dataset.records, out / "findings.csv"))
+    notes = write_note_sets(service, dataset, names=names, seed=0, out=out, progress=progress)
+    rows = {name: {row.image_id: row for row in one.rows} for name, one in notes.items()}
+    return tuple(
+        Sample(record, {name: by_id[record.image_id] for name, by_id in rows.items() if record.image_id in by_id})
+        for record in dataset.records
+    )

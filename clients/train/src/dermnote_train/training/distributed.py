@@ -1,4 +1,4 @@
-"""One training run on many processes (torchrun): each looks at its part of every batch, all see every embedding."""
+"""Data-parallel training (torchrun): each rank processes a shard of every batch, and all ranks see all embeddings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,58 +9,58 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dermnote_train.models.model import Branch
+from dermnote_train.models.model import BranchOutput
 
 
 @dataclass(frozen=True)
-class Workers:
-    """This process among all: `rank` of `count`. One process alone is rank 0 of 1 and talks to nobody."""
+class ProcessGroup:
+    """This process's `rank` among `world_size`. A single process is rank 0 of 1 and does not communicate."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this one writes files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this rank writes files and reports progress."""
         return self.rank == 0
 
-    def part(self, batch: Tensor) -> Tensor:
-        """This process's rows of a batch; every process has as many, so the last rows may be there twice."""
-        size = -(-len(batch) // self.count)
+    def shard(self, batch: Tensor) -> Tensor:
+        """This rank's rows of a batch; all shards have the same size, so the last row may be repeated."""
+        size = -(-len(batch) // self.world_size)
         rows = torch.arange(self.rank * size, (self.rank + 1) * size).clamp(max=len(batch) - 1)
         return batch[rows]
 
-    def whole(self, branch: Branch, *, size: int) -> Branch:
-        """The branch of the whole batch of `size` rows, gradients included; what `part` doubled is cut off."""
-        if self.count == 1:
+    def gather(self, branch: BranchOutput, *, size: int) -> BranchOutput:
+        """The outputs of the whole batch of `size` rows, with gradients, without the rows that `shard` repeated."""
+        if self.world_size == 1:
             return branch
         embedding, logits = (
-            _Gathered.apply(rows.contiguous()) for rows in (branch.embedding.float(), branch.logits.float())
+            _GatherRows.apply(rows.contiguous()) for rows in (branch.embedding.float(), branch.logits.float())
         )
-        return Branch(embedding[:size], logits[:size])
+        return BranchOutput(embedding[:size], logits[:size])
 
-    def agreed(self, value: float) -> float:
-        """The first process's value, on all: what decides must not differ by rounding."""
-        if self.count == 1:
+    def broadcast(self, value: float) -> float:
+        """Rank 0's value on all ranks, so that decisions do not differ by rounding."""
+        if self.world_size == 1:
             return value
-        told = torch.tensor([value], dtype=torch.float64)
-        dist.broadcast(told, src=0)
-        return float(told)
+        shared = torch.tensor([value], dtype=torch.float64)
+        dist.broadcast(shared, src=0)
+        return float(shared)
 
     def device(self, kind: str) -> torch.device:
-        """Each process of a machine has a GPU of its own."""
-        if kind == "cuda" and self.count > 1:
+        """The device of this rank: every process of a machine uses its own GPU."""
+        if kind == "cuda" and self.world_size > 1:
             return torch.device("cuda", dist.get_node_local_rank())
         return torch.device(kind)
 
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Block until all ranks have arrived."""
+        if self.world_size > 1:
             dist.barrier()
 
 
-class _Gathered(torch.autograd.Function):
-    """The rows of all processes in the order of their ranks, [n, d] -> [count * n, d], with gradients."""
+class _GatherRows(torch.autograd.Function):
+    """The rows of all ranks in rank order, [n, d] -> [world_size * n, d], with gradients."""
 
     @staticmethod
     def forward(_: Any, rows: Tensor) -> Tensor:
@@ -76,13 +76,13 @@ class _Gathered(torch.autograd.Function):
 
 
 @contextmanager
-def joined() -> Iterator[Workers]:
-    """The processes that torchrun started together; alone where it did not."""
+def process_group() -> Iterator[ProcessGroup]:
+    """The process group that torchrun started, or a single process without torchrun."""
     if not dist.is_available() or not dist.is_torchelastic_launched():
-        yield Workers()
+        yield ProcessGroup()
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield Workers(dist.get_rank(), dist.get_world_size())
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()

@@ -7,12 +7,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from dermnote_train.config import LossWeights
-from dermnote_train.models.model import Branch
+from dermnote_train.models.model import BranchOutput
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Every term before weighting, and their weighted sum. Each a scalar tensor; terms that don't apply are 0."""
+    """The unweighted terms and their weighted sum, as scalar tensors; terms that are not used are 0."""
 
     image_ce: Tensor
     text_ce: Tensor
@@ -24,8 +24,8 @@ class LossTerms:
     total: Tensor
 
 
-def image_text_loss(image: Branch, text: Branch, labels: Tensor, *, weights: LossWeights) -> LossTerms:
-    """All terms for n pairs. labels: int64 [n]. A term of weight 0 is not computed."""
+def image_text_loss(image: BranchOutput, text: BranchOutput, labels: Tensor, *, weights: LossWeights) -> LossTerms:
+    """All terms for n image-text pairs. labels: int64 [n]. The contrastive and fused terms are skipped at weight 0."""
     pairs = (image.embedding, text.embedding)
     terms = {
         "image_ce": functional.cross_entropy(image.logits, labels),
@@ -36,25 +36,25 @@ def image_text_loss(image: Branch, text: Branch, labels: Tensor, *, weights: Los
         "nt_xent": supervised_nt_xent(*pairs, labels, temperature=weights.temperature) if weights.nt_xent else None,
         "info_nce": supervised_info_nce(*pairs, labels, temperature=weights.temperature) if weights.info_nce else None,
     }
-    return _summed(terms, weights=weights, zero=labels.new_zeros((), dtype=torch.float32))
+    return _weighted_sum(terms, weights=weights, zero=labels.new_zeros((), dtype=torch.float32))
 
 
-def image_loss(image: Branch, labels: Tensor) -> LossTerms:
-    """Cross-entropy of the image branch alone (training without notes); its weight is 1."""
+def image_loss(image: BranchOutput, labels: Tensor) -> LossTerms:
+    """Cross-entropy of the image branch alone (training without notes), with weight 1."""
     image_ce = functional.cross_entropy(image.logits, labels)
-    return _summed({"image_ce": image_ce}, weights=LossWeights(), zero=torch.zeros_like(image_ce))
+    return _weighted_sum({"image_ce": image_ce}, weights=LossWeights(), zero=torch.zeros_like(image_ce))
 
 
 def cosine_distance(image: Tensor, text: Tensor) -> Tensor:
-    """Mean of 1 - cos over the pairs: PyTorch's CosineEmbeddingLoss with every pair a match. Both [n, d]."""
+    """Mean of 1 - cosine over the pairs (PyTorch's CosineEmbeddingLoss, all pairs positive). Both [n, d]."""
     return functional.cosine_embedding_loss(image, text, image.new_ones(len(image)))
 
 
 def supervised_nt_xent(image: Tensor, text: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
-    """Binary cross-entropy on cosine / temperature over all image-text pairs of the batch.
+    """Binary cross-entropy on cosine / temperature over all image-text pairs of the batch. [n, d] and [n].
 
-    Positives: each image with its own text. Negatives: image and text of different classes; pairs of one class that
-    aren't each other's own count as neither. Positives and negatives are averaged apart, then added. [n, d] and [n].
+    Positives: each image with its own text. Negatives: image and text of different classes. Other pairs of the same
+    class are ignored. The means over positives and negatives are added; without negatives theirs is 0.
     """
     logits = _cosines(image, text) / temperature
     own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
@@ -65,11 +65,11 @@ def supervised_nt_xent(image: Tensor, text: Tensor, labels: Tensor, *, temperatu
 
 
 def supervised_info_nce(image: Tensor, text: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
-    """InfoNCE both ways, where the own partner competes with partners of other classes only. [n, d] and [n]."""
+    """InfoNCE in both directions; the own text competes only with texts of other classes. [n, d] and [n]."""
     logits = _cosines(image, text) / temperature
     own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    same_class_but_not_own = (labels[:, None] == labels[None, :]) & ~own
-    logits = logits.masked_fill(same_class_but_not_own, -torch.inf)
+    other_same_class = (labels[:, None] == labels[None, :]) & ~own
+    logits = logits.masked_fill(other_same_class, -torch.inf)
     targets = torch.arange(len(labels), device=labels.device)
     return (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
 
@@ -78,8 +78,8 @@ def _cosines(image: Tensor, text: Tensor) -> Tensor:
     return functional.normalize(image, dim=1) @ functional.normalize(text, dim=1).T
 
 
-def _summed(terms: dict[str, Tensor | None], *, weights: LossWeights, zero: Tensor) -> LossTerms:
-    known = {name: term for name, term in terms.items() if term is not None}
-    total = sum((getattr(weights, name) * term for name, term in known.items()), start=zero)
+def _weighted_sum(terms: dict[str, Tensor | None], *, weights: LossWeights, zero: Tensor) -> LossTerms:
+    used = {name: term for name, term in terms.items() if term is not None}
+    total = sum((getattr(weights, name) * term for name, term in used.items()), start=zero)
     names = ("image_ce", "text_ce", "cosine", "l1", "nt_xent", "info_nce", "fused_ce")
-    return LossTerms(**{name: known.get(name, zero) for name in names}, total=total)
+    return LossTerms(**{name: used.get(name, zero) for name in names}, total=total)

@@ -1,6 +1,6 @@
-"""The whole state of an unfinished training run in one file, so that a killed run goes on as if nothing had been.
+"""The complete state of an unfinished training run in one file, so that an interrupted run resumes exactly.
 
-Weights, the optimiser's moments, torch's generator, the place in the epoch and what was measured so far. No pickle.
+Weights, optimiser moments, torch's generator, the position in the epoch and the losses so far. No pickle.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ MODEL, OPTIMISER, GENERATOR = "model/", "optimiser/", "generator"
 
 
 @dataclass
-class Place:
-    """Where a run stands: in `epoch` (from 1), `terms` of its batches so far; `history`: the finished epochs' rows."""
+class RunState:
+    """Position of a run: `epoch` (from 1), loss `terms` of its batches so far, `history` rows of finished epochs."""
 
     epoch: int = 1
     terms: list[dict[str, float]] = field(default_factory=list)
@@ -40,55 +40,55 @@ class Place:
 def run_key(
     config: TrainConfig, *, split: Split, classes: Sequence[str], notes: Mapping[str, str] | None, processes: int
 ) -> str:
-    """sha256 of all that a run depends on: a state of another run is not gone on with."""
-    told = None if notes is None else [notes[record.image_id] for record in split.train]
+    """sha256 of all inputs of a run; a state with another key is not resumed."""
+    texts = None if notes is None else [notes[record.image_id] for record in split.train]
     labels = [record.label for record in (*split.train, *split.val)]
-    known = [checkpoint.split_id(split), list(classes), labels, told]
-    facts = [config.model_dump_json(), known, processes, torch.__version__]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    data = [checkpoint.split_id(split), list(classes), labels, texts]
+    inputs = [config.model_dump_json(), data, processes, torch.__version__]
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
-def save_state(run_dir: Path, *, key: str, place: Place, model: LesionModel, optimiser: Optimizer) -> None:
-    """Keep the state, whole or not at all."""
+def save_state(run_dir: Path, *, key: str, state: RunState, model: LesionModel, optimiser: Optimizer) -> None:
+    """Write the state atomically."""
     tensors = {f"{MODEL}{name}": tensor for name, tensor in checkpoint.learned_state(model).items()}
     for number, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"{OPTIMISER}{number}/{name}": tensor.cpu().contiguous() for name, tensor in moments.items()}
     tensors[GENERATOR] = torch.get_rng_state()
     with atomic_write(run_dir / RESUME_NAME) as partial:
-        save_file(tensors, partial, metadata={"key": key, "place": json.dumps(asdict(place))})
+        save_file(tensors, partial, metadata={"key": key, "place": json.dumps(asdict(state))})
 
 
-def load_state(run_dir: Path, *, key: str, model: LesionModel, optimiser: Optimizer) -> Place:
-    """Put a kept state into model, optimiser and generator; a fresh place where there is none of this very run."""
+def load_state(run_dir: Path, *, key: str, model: LesionModel, optimiser: Optimizer) -> RunState:
+    """Restore model, optimiser and generator from the saved state; an initial state if none of this run exists."""
     path = run_dir / RESUME_NAME
     if not path.exists():
-        return Place()
+        return RunState()
     try:
         with safe_open(path, framework="pt") as stored:
-            facts = stored.metadata() or {}
-            if facts.get("key") != key:
-                log.warning("%s is of a run with other settings, data or notes: this one begins anew", path)
-                return Place()
+            metadata = stored.metadata() or {}
+            if metadata.get("key") != key:
+                log.warning("%s belongs to a run with other settings, data or notes; starting from scratch", path)
+                return RunState()
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError):
-        log.warning("%s is damaged: the run begins anew", path)
-        return Place()
-    checkpoint.restore(model, _below(tensors, MODEL))
-    _fill(optimiser, _below(tensors, OPTIMISER))
+    except (SafetensorError, OSError) as error:
+        log.warning("%s is damaged (%s); starting from scratch", path, error)
+        return RunState()
+    checkpoint.restore(model, _with_prefix(tensors, MODEL))
+    _restore_optimiser(optimiser, _with_prefix(tensors, OPTIMISER))
     torch.set_rng_state(tensors[GENERATOR])
-    return Place(**json.loads(facts["place"]))
+    return RunState(**json.loads(metadata["place"]))
 
 
-def forget_state(run_dir: Path) -> None:
-    """A finished run has nothing to go on with."""
+def delete_state(run_dir: Path) -> None:
+    """Delete the state of a finished run."""
     (run_dir / RESUME_NAME).unlink(missing_ok=True)
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _fill(optimiser: Optimizer, moments: Mapping[str, Tensor]) -> None:
+def _restore_optimiser(optimiser: Optimizer, moments: Mapping[str, Tensor]) -> None:
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in moments.items():
         number, _, moment = name.partition("/")

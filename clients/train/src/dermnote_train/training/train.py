@@ -1,4 +1,4 @@
-"""The training loop: images and, where there are notes, their text, into one run folder."""
+"""The training loop: images and optional notes in, one run folder out."""
 
 import csv
 import json
@@ -18,25 +18,29 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms import v2
 
 from dermnote_train.config import TrainConfig
-from dermnote_train.data.records import Record, Split
+from dermnote_train.data.records import Split
 from dermnote_train.errors import UserError
 from dermnote_train.evaluation.metrics import balanced_accuracy
-from dermnote_train.files import atomic_write
-from dermnote_train.models import checkpoint, images
-from dermnote_train.models.features import text_features
-from dermnote_train.models.inference import classify
+from dermnote_train.files import atomic_write, write_text
+from dermnote_train.models import checkpoint
+from dermnote_train.models.inference import predict_images
 from dermnote_train.models.model import LesionModel
 from dermnote_train.models.towers import LITE
 from dermnote_train.progress import Report, Step, silent
-from dermnote_train.training.augment import augmentation, augmented
-from dermnote_train.training.distributed import Workers
+from dermnote_train.training.augment import augment, augmentation
+from dermnote_train.training.distributed import ProcessGroup
 from dermnote_train.training.losses import LossTerms, image_loss, image_text_loss
-from dermnote_train.training.preflight import refuse_untrainable
-from dermnote_train.training.resume import Place, forget_state, load_state, run_key, save_state
-from dermnote_train.training.sampling import augmentation_seeds, balanced_order
+from dermnote_train.training.resume import RunState, delete_state, load_state, run_key, save_state
+from dermnote_train.training.sampling import (
+    TensorData,
+    augmentation_seeds,
+    balanced_sample,
+    check_trainable,
+    load_tensors,
+)
 
-ALONE = Workers()
-LAST_STAGES = ("blocks.5", "blocks.6", "conv_head", "bn2")  # of timm's EfficientNet: what `tuned: last` lets learn
+SINGLE_PROCESS = ProcessGroup()
+LAST_STAGES = ("blocks.5", "blocks.6", "conv_head", "bn2")  # of timm's EfficientNet: trained with `tuned: last`
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: the model holds the best epoch's weights, as does `run_dir`/model.safetensors.
+    """A finished run; the model holds the best epoch's weights, as does `run_dir`/model.safetensors.
 
     `run_dir` also holds run.json and history.csv. `best_epoch` counts from 1; `images_per_s` is the epochs' median.
     """
@@ -78,70 +82,70 @@ def train(
     classes: Sequence[str],
     notes: Mapping[str, str] | None,
     run_dir: Path,
-    workers: Workers = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     tensorboard: bool = False,
     progress: Report = silent,
 ) -> TrainResult:
-    """Train on split.train, stop early by split.val (the image branch's cross-entropy), never look at split.test.
+    """Train on split.train with early stopping on split.val (image branch cross-entropy); split.test is never used.
 
     notes: image_id -> note for every record of split.train; None trains the image branch alone (image CE only).
-    run_dir: made if absent; text features are cached in it, and the state of an unfinished run, which the same call
-    goes on with: killed at any moment, it ends with the same weights on the same machine. workers: the processes that
-    train together (spread.py), all with the same arguments. tensorboard: events go to run_dir/tensorboard. progress:
-    told of every batch.
-    Raises UserError for parts too small to train on, a class without training images, a record without its note, an
-    image that can't be read, a loss that is no number any more.
+    run_dir: created if missing; it caches text features and the state of an unfinished run. The same call resumes that
+    run: killed at any point, it ends with the same weights on the same machine. group: the processes that train
+    together, all with the same arguments. tensorboard: write events to run_dir/tensorboard. progress: called after
+    every batch.
+    Raises UserError for parts that are too small, a class without training images, a record without a note, an
+    unreadable image, or a loss that is NaN or infinite.
     """
-    refuse_untrainable(split, classes=classes, notes=notes)
+    check_trainable(split, classes=classes, notes=notes)
     torch.manual_seed(config.seed)
-    device = workers.device(_device(config))
+    device = group.device(_device(config))
 
     model = checkpoint.build_model(config, classes=tuple(classes), with_notes=notes is not None).to(device)
-    seen = _load(split.train, model=model, notes=notes, run_dir=run_dir, workers=workers, progress=progress)
-    held_out = _load(split.val, model=model, notes=None, run_dir=run_dir, workers=workers, progress=progress)
-    model.towers.visual.to(memory_format=torch.channels_last)  # half again as fast on CPUs
-    tuned = _thaw(model, config=config)
+    data = load_tensors(split.train, model=model, notes=notes, cache_dir=run_dir, group=group, progress=progress)
+    val_data = load_tensors(split.val, model=model, notes=None, cache_dir=run_dir, group=group, progress=progress)
+    model.towers.visual.to(memory_format=torch.channels_last)  # 1.5 times as fast on CPUs
+    trained_parts = _unfreeze(model, config=config)
     optimiser = _optimiser(model, config=config)
-    key = run_key(config, split=split, classes=classes, notes=notes, processes=workers.count)
-    place = load_state(run_dir, key=key, model=model, optimiser=optimiser)
-    learner = _Learner(_spread(model, workers), optimiser, augmentation(image_size=config.image_size), config, workers)
-    board = _board(run_dir, wanted=tensorboard and workers.first)
+    key = run_key(config, split=split, classes=classes, notes=notes, processes=group.world_size)
+    state = load_state(run_dir, key=key, model=model, optimiser=optimiser)
+    parallel = model if group.world_size == 1 else DistributedDataParallel(model)
+    trainer = _BatchTrainer(parallel, optimiser, augmentation(image_size=config.image_size), config, group)
+    writer = SummaryWriter(run_dir / "tensorboard") if tensorboard and group.is_main else None
 
-    history = [EpochRow(**row) for row in place.history]  # type: ignore[arg-type]
+    history = [EpochRow(**row) for row in state.history]  # type: ignore[arg-type]
     best = min(history, key=lambda row: row.val_ce, default=None)
-    for epoch in range(place.epoch, config.epochs + 1):
+    for epoch in range(state.epoch, config.epochs + 1):
         if best is not None and epoch - 1 - best.epoch >= config.patience:
             break
-        _learning(model, tuned=tuned, frozen_norm=config.frozen_norm)
-        order = balanced_order(seen.labels, classes=len(classes), seed=config.seed, epoch=epoch)
+        _set_train_mode(model, trained_parts=trained_parts, frozen_norm=config.frozen_norm)
+        order = balanced_sample(data.labels, classes=len(classes), seed=config.seed, epoch=epoch)
         batches = torch.split(torch.arange(len(order)), config.batch_size)
-        terms, before, started = place.terms, len(place.terms), time.perf_counter()
-        for number in range(before, len(batches)):
+        terms, resumed_at, started = state.terms, len(state.terms), time.perf_counter()
+        for number in range(resumed_at, len(batches)):
             last = number + 1 == len(batches)
             steps = last or (number + 1) % config.accumulate == 0
-            terms.append(_learn(learner, seen, _Batch(order, places=batches[number], epoch=epoch, steps=steps)))
-            if steps and not last and (number + 1) % config.save_every < config.accumulate and workers.first:
-                save_state(run_dir, key=key, place=place, model=model, optimiser=optimiser)
-            shown = f"loss {terms[-1]['total']:.2f}"
-            progress(Step(f"epoch {epoch}/{config.epochs}", int(batches[number][-1]) + 1, len(order), shown))
-        rate = (len(order) - before * config.batch_size) / (time.perf_counter() - started)
+            terms.append(trainer.train_batch(data, order, positions=batches[number], epoch=epoch, step=steps))
+            if steps and not last and (number + 1) % config.save_every < config.accumulate and group.is_main:
+                save_state(run_dir, key=key, state=state, model=model, optimiser=optimiser)
+            detail = f"loss {terms[-1]['total']:.2f}"
+            progress(Step(f"epoch {epoch}/{config.epochs}", int(batches[number][-1]) + 1, len(order), detail))
+        rate = (len(order) - resumed_at * config.batch_size) / (time.perf_counter() - started)
 
-        row = _epoch_row(epoch, terms, rate=rate, model=model, held_out=held_out)
-        _refuse_divergence(row)
-        row = replace(row, val_ce=workers.agreed(row.val_ce))
+        row = _epoch_row(epoch, terms, rate=rate, model=model, val_data=val_data)
+        row = replace(row, val_ce=group.broadcast(row.val_ce))
         history.append(row)
         if best is None or row.val_ce < best.val_ce:
             best = row
-            if workers.first:
+            if group.is_main:
                 checkpoint.save_checkpoint(model, config=config, split=split, epoch=epoch, run_dir=run_dir)
-        place = Place(epoch + 1, history=[asdict(one) for one in history])
-        if workers.first:
+        state = RunState(epoch + 1, history=[asdict(one) for one in history])
+        if group.is_main:
             _write_history(history, run_dir=run_dir)
-            save_state(run_dir, key=key, place=place, model=model, optimiser=optimiser)
-            _tell(board, row)
+            save_state(run_dir, key=key, state=state, model=model, optimiser=optimiser)
+            _log_to_tensorboard(writer, row)
 
     assert best is not None  # noqa: S101 (config.epochs is at least 1)
-    workers.wait()
+    group.barrier()
     checkpoint.restore(model, checkpoint.read_state(run_dir / checkpoint.CHECKPOINT_NAME))
     result = TrainResult(
         run_dir=run_dir,
@@ -150,41 +154,10 @@ def train(
         images_per_s=median(row.images_per_s for row in history),
         model=model.eval(),
     )
-    if workers.first:
+    if group.is_main:
         _write_run(result, config=config, split=split)
-        forget_state(run_dir)
+        delete_state(run_dir)
     return result
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One part of a split in memory. pixels: uint8 [n, 3, s, s]; text: [n, text_features] or None; labels: [n]."""
-
-    pixels: Tensor
-    text: Tensor | None
-    labels: Tensor
-
-
-def _load(
-    records: Sequence[Record],
-    *,
-    model: LesionModel,
-    notes: Mapping[str, str] | None,
-    run_dir: Path,
-    workers: Workers,
-    progress: Report,
-) -> _Part:
-    pixels = images.decode(records, preprocessing=model.towers.preprocessing, progress=progress)
-    labels = torch.tensor([model.classes.index(record.label) for record in records], device=model.device)
-    if notes is None:
-        return _Part(pixels=pixels, text=None, labels=labels)
-    texts = [notes[record.image_id] for record in records]
-    if not workers.first:
-        workers.wait()  # until the first has written them
-    text = text_features(texts, towers=model.towers, cache_dir=run_dir, progress=progress)
-    if workers.first:
-        workers.wait()
-    return _Part(pixels=pixels, text=text.to(model.device), labels=labels)
 
 
 def _device(config: TrainConfig) -> str:
@@ -193,8 +166,8 @@ def _device(config: TrainConfig) -> str:
     return config.device
 
 
-def _thaw(model: LesionModel, *, config: TrainConfig) -> list[nn.Module]:
-    """Let the head and the tuned part of the image tower learn, nothing else; returns the modules that learn."""
+def _unfreeze(model: LesionModel, *, config: TrainConfig) -> list[nn.Module]:
+    """Enable gradients for the head and the tuned part of the image tower only; returns these modules."""
     model.towers.requires_grad_(requires_grad=False)
     model.head.text.requires_grad_(requires_grad=model.with_notes)
     parts = _tuned_parts(model, config=config)
@@ -209,15 +182,15 @@ def _tuned_parts(model: LesionModel, *, config: TrainConfig) -> list[nn.Module]:
     if config.tuned == "all":
         return [model.towers.visual]
     if config.preset != LITE:
-        raise UserError(f"tuned: last is known of preset lite only, not of {config.preset}; use all or none")
+        raise UserError(f"tuned: last is supported for preset lite only, not for {config.preset}; use all or none")
     trunk = model.towers.visual.get_submodule("trunk")
     return [trunk.get_submodule(name) for name in LAST_STAGES]
 
 
-def _learning(model: LesionModel, *, tuned: Sequence[nn.Module], frozen_norm: bool) -> None:
-    """Training mode for what learns; the rest (the frozen text tower with its dropout) stays in evaluation mode."""
+def _set_train_mode(model: LesionModel, *, trained_parts: Sequence[nn.Module], frozen_norm: bool) -> None:
+    """Training mode for the trained parts; the rest (the frozen text tower with its dropout) stays in eval mode."""
     model.eval()
-    for part in tuned:
+    for part in trained_parts:
         part.train()
         for module in part.modules():
             if frozen_norm and isinstance(module, nn.BatchNorm2d):
@@ -234,87 +207,72 @@ def _optimiser(model: LesionModel, *, config: TrainConfig) -> Optimizer:
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """The places of one batch in an epoch's order. `steps`: the optimiser steps after it."""
-
-    order: Tensor
-    places: Tensor
-    epoch: int
-    steps: bool
-
-
-@dataclass(frozen=True)
-class _Learner:
-    """What every batch needs. `model`: on its own, or in the hands of many processes."""
+class _BatchTrainer:
+    """Everything that stays the same from batch to batch. `model`: possibly wrapped in DistributedDataParallel."""
 
     model: nn.Module
     optimiser: Optimizer
     transform: v2.Transform
     config: TrainConfig
-    workers: Workers
+    group: ProcessGroup
+
+    def train_batch(
+        self, data: TensorData, order: Tensor, *, positions: Tensor, epoch: int, step: bool
+    ) -> dict[str, float]:
+        """Accumulate the gradients of one batch and, with `step`, update the weights; returns the batch's loss terms.
+
+        positions: of the batch within `order`, the epoch's sample of rows.
+        """
+        config, group, device = self.config, self.group, data.labels.device
+        shard = group.shard(positions)
+        rows = order[shard]
+        seeds = augmentation_seeds(shard, seed=config.seed, epoch=epoch)
+        pixels = augment(data.pixels[rows], self.transform, seeds=seeds).to(device)
+        features = None if data.text is None else data.text[rows.to(device)]
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_use_bf16(config, device)):
+            image, text = self.model(pixels, features)
+        labels = data.labels[order[positions].to(device)]
+        image = group.gather(image, size=len(labels))
+        terms = (
+            image_loss(image, labels)
+            if text is None
+            else image_text_loss(image, group.gather(text, size=len(labels)), labels, weights=config.losses)
+        )
+        (terms.total / config.accumulate).backward()  # type: ignore[no-untyped-call]
+        if step:
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+        return {field.name: getattr(terms, field.name).item() for field in fields(LossTerms)}
 
 
-def _spread(model: LesionModel, workers: Workers) -> nn.Module:
-    return model if workers.count == 1 else DistributedDataParallel(model)
-
-
-def _learn(learner: _Learner, seen: _Part, batch: _Batch) -> dict[str, float]:
-    """Take the gradients of one batch, and step where it is time to; returns every loss term of the whole batch."""
-    config, workers, device = learner.config, learner.workers, seen.labels.device
-    places = workers.part(batch.places)
-    rows = batch.order[places]
-    seeds = augmentation_seeds(places, seed=config.seed, epoch=batch.epoch)
-    pixels = augmented(seen.pixels[rows], learner.transform, seeds=seeds).to(device)
-    told = None if seen.text is None else seen.text[rows.to(device)]
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_half(config, device)):
-        image, text = learner.model(pixels, told)
-    labels = seen.labels[batch.order[batch.places].to(device)]
-    image = workers.whole(image, size=len(labels))
-    terms = (
-        image_loss(image, labels)
-        if text is None
-        else image_text_loss(image, workers.whole(text, size=len(labels)), labels, weights=config.losses)
-    )
-    (terms.total / config.accumulate).backward()  # type: ignore[no-untyped-call]
-    if batch.steps:
-        learner.optimiser.step()
-        learner.optimiser.zero_grad()
-    return {field.name: getattr(terms, field.name).item() for field in fields(LossTerms)}
-
-
-def _half(config: TrainConfig, device: torch.device) -> bool:
+def _use_bf16(config: TrainConfig, device: torch.device) -> bool:
     return config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
 
 
 def _epoch_row(
-    epoch: int, terms: Sequence[Mapping[str, float]], *, rate: float, model: LesionModel, held_out: _Part
+    epoch: int, terms: Sequence[Mapping[str, float]], *, rate: float, model: LesionModel, val_data: TensorData
 ) -> EpochRow:
+    """The epoch's metrics. Raises UserError if training diverged."""
     means = {name: sum(term[name] for term in terms) / len(terms) for name in terms[0]}
-    logits, labels = classify(model, held_out.pixels).logits, held_out.labels.cpu()
+    logits, labels = predict_images(model, val_data.pixels).logits, val_data.labels.cpu()
+    val_ce = functional.cross_entropy(logits, labels).item()
+    if not (math.isfinite(means["total"]) and math.isfinite(val_ce)):
+        raise UserError(f"training diverged in epoch {epoch} (loss is NaN or infinite); lower lr and head_lr")
     return EpochRow(
         epoch=epoch,
         loss=means.pop("total"),
-        val_ce=functional.cross_entropy(logits, labels).item(),
+        val_ce=val_ce,
         val_balanced_accuracy=balanced_accuracy(labels.numpy(), logits.argmax(dim=1).numpy()),
         images_per_s=rate,
         **means,
     )
 
 
-def _refuse_divergence(row: EpochRow) -> None:
-    if not (math.isfinite(row.loss) and math.isfinite(row.val_ce)):
-        raise UserError(f"training went astray in epoch {row.epoch} (the loss is no number); lower lr and head_lr")
-
-
-def _board(run_dir: Path, *, wanted: bool) -> SummaryWriter | None:
-    return SummaryWriter(run_dir / "tensorboard") if wanted else None
-
-
-def _tell(board: SummaryWriter | None, row: EpochRow) -> None:
-    if board is not None:
+def _log_to_tensorboard(writer: SummaryWriter | None, row: EpochRow) -> None:
+    if writer is not None:
         for name, value in asdict(row).items():
-            board.add_scalar(name, value, row.epoch)
-        board.flush()
+            writer.add_scalar(name, value, row.epoch)
+        writer.flush()
 
 
 def _write_history(history: Sequence[EpochRow], *, run_dir: Path) -> None:
@@ -325,7 +283,7 @@ def _write_history(history: Sequence[EpochRow], *, run_dir: Path) -> None:
 
 
 def _write_run(result: TrainResult, *, config: TrainConfig, split: Split) -> None:
-    facts = {
+    summary = {
         "config": config.model_dump(mode="json"),
         "classes": result.model.classes,
         "with_notes": result.model.with_notes,
@@ -334,5 +292,4 @@ def _write_run(result: TrainResult, *, config: TrainConfig, split: Split) -> Non
         "best_epoch": result.best_epoch,
         "images_per_s": round(result.images_per_s, 1),
     }
-    with atomic_write(result.run_dir / "run.json") as partial:
-        partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    write_text(result.run_dir / "run.json", json.dumps(summary, indent=2) + "\n")

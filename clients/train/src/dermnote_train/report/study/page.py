@@ -1,57 +1,195 @@
-"""The study's page: the template filled, written whole or not at all."""
+"""The study's report: its page, and the sections on notes, data, selection and settings."""
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from jinja2 import DictLoader, Environment, StrictUndefined
+import numpy as np
 
 from dermnote_contracts.notes import ModelInfo
-from dermnote_train.files import atomic_write
-from dermnote_train.report.study import background, results
-from dermnote_train.study.analysis.results import StudyFigures
-from dermnote_train.study.arms import ARMS
-from dermnote_train.study.cells.outputs import CellOutputs
+from dermnote_train.evaluation.tables import format_number
+from dermnote_train.files import write_text
+from dermnote_train.report.demo import short_facts
+from dermnote_train.report.images import thumbnail
+from dermnote_train.report.page import render_page
+from dermnote_train.report.study.results import ablation_table, answers, settings_sections
+from dermnote_train.study.analysis.results import StudyResults
+from dermnote_train.study.arms import ARMS, NOTE_SETS
+from dermnote_train.study.cells.heads import IMAGE_CANDIDATES, TEXT_CANDIDATES, Candidate
+from dermnote_train.study.cells.outputs import HOME, CellOutputs, PoolOutputs, versions
 from dermnote_train.study.runner import StudyState
 from dermnote_train.study.samples import Sample
 
-TEMPLATES = ("study.html.j2", "style.css", "parts.html.j2")
+QUERIES, HITS = 6, 4
 
 
 def write_study_report(
     path: Path,
     state: StudyState,
-    figures: StudyFigures,
+    results: StudyResults,
     *,
     cells: Sequence[CellOutputs],
     samples: Sequence[Sample],
     model: ModelInfo,
     public: bool,
 ) -> Path:
-    """Write the report as one self-contained HTML file; returns its path. `public`: with nothing of the data itself."""
-    here = files("dermnote_train.report")
-    sources = {name: (here / name).read_text("utf-8") for name in TEMPLATES}
-    environment = Environment(
-        loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    html = environment.get_template("study.html.j2").render(
+    """Write the report as one self-contained HTML file; returns its path. `public`: without anything of the data."""
+    html = render_page(
+        "study.html.j2",
         state=state,
-        figures=figures,
-        made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        arms={name: ARMS[name].says for name in state.plan.arms()},
-        answers=results.answers(figures),
-        places=results.places(figures),
-        fidelity=background.fidelity(state),
-        data=background.data_rows(state),
-        leakage=background.leakage(state),
-        samples=background.samples(samples),
-        found=[] if public else background.found_notes(state, cells),
-        settings=background.settings(state, figures, model),
-        choices=background.choices(cells),
-        trials=results.trials(state, figures),
+        created_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        arms={name: ARMS[name].description for name in state.plan.arms()},
+        answers=answers(results),
+        sections=settings_sections(results),
+        fidelity=_fidelity(state),
+        data=_data_rows(state),
+        leakage=_leakage(state),
+        samples=[
+            {
+                "image": thumbnail(one.record.image_path),
+                "record": one.record,
+                "facts": short_facts(one.record),
+                "notes": list(one.notes.items()),
+            }
+            for one in samples
+        ],
+        queries=[] if public else _queries(state, cells),
+        run_settings=_run_settings(state, results, model),
+        choices=_choices(cells),
+        ablations=ablation_table(state, results),
         public=public,
     )
-    with atomic_write(path) as partial:
-        partial.write_text(html, "utf-8")
+    write_text(path, html)
     return path
+
+
+def _fidelity(state: StudyState) -> list[tuple[object, ...]]:
+    """The verifier's results for every note set of every data set."""
+    return [
+        (
+            dataset,
+            name,
+            len(one.rows),
+            _share(sum(row.faithful_at_first for row in one.rows), len(one.rows)),
+            _share(sum(row.faithful for row in one.rows), len(one.rows)),
+            _share(sum(row.source == "template" for row in one.rows), len(one.rows)),
+            format_number(float(np.mean([row.coverage for row in one.rows]))) if one.rows else "–",
+            len({row.text for row in one.rows}),
+            one.without_facts,
+            NOTE_SETS[name].on_unfaithful,
+        )
+        for dataset, sets in state.notes.items()
+        for name, one in sets.items()
+    ]
+
+
+def _share(part: int, total: int) -> str:
+    return f"{part / total:.1%}" if total else "–"
+
+
+def _data_rows(state: StudyState) -> dict[str, Any]:
+    """Images per class, and groups, of every domain."""
+    rows = []
+    for name, domain in state.data.domains.items():
+        counts = Counter(record.label for record in domain.records)
+        groups = len({record.group for record in domain.records})
+        by_class = [counts[label] for label in state.data.classes]
+        rows.append((name, state.data.dataset_of[name], by_class, len(domain.records), groups))
+    return {"classes": state.data.classes, "rows": rows}
+
+
+def _leakage(state: StudyState) -> list[tuple[object, ...]]:
+    """Facts whose presence reveals the class, and the facts that notes leave out."""
+    return [
+        (
+            name,
+            ", ".join(f"{one.path} (V {one.cramers_v:.2f})" for one in presences if one.tells) or "none",
+            ", ".join(state.data.left_out[name]) or "nothing",
+        )
+        for name, presences in state.data.presences.items()
+    ]
+
+
+def _queries(state: StudyState, cells: Sequence[CellOutputs]) -> list[dict[str, Any]]:
+    """Held-out images with the nearest notes of other lesions, by the first cell that is tested with blinded notes."""
+    for cell in cells:
+        pool = cell.pools.get(HOME)
+        if pool is not None and pool.note is not None and cell.facts.arm in ("G-findings-blinded", "G-blinded"):
+            return _nearest_notes(state, cell, pool)
+    return []
+
+
+def _nearest_notes(state: StudyState, cell: CellOutputs, pool: PoolOutputs) -> list[dict[str, Any]]:
+    assert pool.note is not None  # noqa: S101 (checked by the caller)
+    by_id = {one.image_id: one for one in state.data.domains[cell.facts.route].records}
+    records = [by_id[image_id] for image_id in pool.image_ids]
+    texts = state.notes[state.data.dataset_of[cell.facts.route]][ARMS[cell.facts.arm].test_notes].texts
+    image, note = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (pool.image, pool.note))
+    queries = []
+    for row in range(0, len(records), max(1, len(records) // QUERIES))[:QUERIES]:
+        query = records[row]
+        ranked = [records[item] for item in np.argsort(-(note @ image[row])) if records[item].group != query.group]
+        hits = [
+            (hit, thumbnail(hit.image_path), texts[hit.image_id], hit.label == query.label) for hit in ranked[:HITS]
+        ]
+        queries.append({"record": query, "image": thumbnail(query.image_path), "hits": hits})
+    return queries
+
+
+def _choices(cells: Sequence[CellOutputs]) -> list[tuple[object, ...]]:
+    """How often validation data selected each candidate, by grid, arm and criterion, and the median epoch."""
+    selected: defaultdict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
+    for cell in cells:
+        for by, choice in cell.facts.choices.items():
+            selected[cell.facts.grid, cell.facts.arm, by].append((choice.candidate, choice.epoch))
+    return [
+        (
+            *key,
+            ", ".join(f"{index}: {count}" for index, count in sorted(Counter(one for one, _ in pairs).items())),
+            f"{np.median([epoch for _, epoch in pairs]):g}",
+        )
+        for key, pairs in selected.items()
+    ]
+
+
+def _run_settings(state: StudyState, results: StudyResults, model: ModelInfo) -> list[tuple[str, str]]:
+    """Everything that the results depend on."""
+    plan = state.plan
+    sha = f", sha256 {model.sha256[:12]}" if model.sha256 else ""
+    prompts = sorted({row.prompt_version for sets in state.notes.values() for one in sets.values() for row in one.rows})
+    opened = f"{results.opened} configurations (arm, input, grid, route, pool) in this study; {len(state.cells)} cells"
+    rows = [
+        ("Mode", plan.mode),
+        ("Facts in notes", f"{', '.join(state.data.facts)}, and findings in the arms that have them"),
+        (
+            "Language model",
+            f"{model.name}{sha}, {model.engine}; prompts {', '.join(prompts)}; seed {plan.notes_seed}",
+        ),
+        (
+            "Intervals",
+            f"95 %, {plan.resamples} resamples of groups and seeds; Holm's correction per question and setting",
+        ),
+        ("Evaluated", opened),
+        ("Versions", ", ".join(f"{name} {value}" for name, value in versions().items())),
+    ]
+    if plan.frozen is not None:
+        rows += [
+            ("Frozen grid", plan.frozen.model_dump_json(exclude={"arms"})),
+            ("Candidates, images alone", _candidates(IMAGE_CANDIDATES)),
+            ("Candidates, with text", _candidates(TEXT_CANDIDATES)),
+        ]
+    if plan.ablations is not None:
+        rows.append(("Ablations", plan.ablations.model_dump_json()))
+    if plan.tuned is not None:
+        rows.append(("Tuned grid", f"{plan.tuned.seeds} seeds, {plan.tuned.config.model_dump_json()}"))
+    return rows
+
+
+def _candidates(candidates: Sequence[Candidate]) -> str:
+    return "; ".join(
+        f"{index}: rate {one.head_lr:g}, decay {one.weight_decay:g}"
+        + (f", alignment {one.losses.cosine:g}, fused {one.losses.fused_ce:g}" if candidates is TEXT_CANDIDATES else "")
+        for index, one in enumerate(candidates)
+    )

@@ -1,28 +1,30 @@
-"""What the study's page shows, worked out from its figures: values in, values and words out."""
+"""The results sections of the study's report: values in, tables and charts out."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dermnote_train.evaluation.results import Interval
-from dermnote_train.evaluation.tables import number
-from dermnote_train.report.charts import Gain, forest
+from dermnote_train.evaluation.tables import format_interval, format_number
+from dermnote_train.report.charts import ForestRow, forest
+from dermnote_train.report.demo import with_shares
 from dermnote_train.study.analysis.results import (
-    TESTED_WITH,
-    Classified,
-    Compared,
-    InSubgroup,
-    Place,
-    Retrieved,
-    StudyFigures,
+    INPUT_LABELS,
+    ClassificationResult,
+    Comparison,
+    RetrievalResult,
+    Setting,
+    StudyResults,
+    SubgroupResult,
 )
 from dermnote_train.study.arms import ARMS
+from dermnote_train.study.cells.outputs import HOME
 from dermnote_train.study.runner import StudyState
 
-SURE = 0.05
+SIGNIFICANCE = 0.05
 CONTROLS = ("random", "random-findings", "shuffled", "shuffled-labels")
-FIRST_ASKED = (
+FIRST_QUESTIONS = (
     "pictures against pictures alone",
     "picture and blinded note against pictures alone",
     "note against the same facts as a table",
@@ -32,123 +34,122 @@ UNITS = {"balanced accuracy": "difference in balanced accuracy", "mAP": "differe
 
 @dataclass(frozen=True)
 class Answer:
-    """One question at one place: the arm that gained most, and what of it is sure."""
+    """One question in one setting: the arm with the largest gain, and which gains and losses are significant."""
 
-    place: Place
+    setting: Setting
     question: str
     arm: str
     value: str
     interval: str
     p_value: str
-    sure: bool
+    significant: bool
     others: str
 
 
-def answers(figures: StudyFigures) -> list[Answer]:
-    """Of each question at each place: the best arm of notes, and which others gain or lose for sure."""
-    asked: defaultdict[tuple[Place, str], list[Compared]] = defaultdict(list)
-    for one in figures.compared:
-        if one.arm != "shuffled-labels":  # a check of the method, no answer
-            asked[one.place, one.family].append(one)
-    return [_answer(place, question, rows) for (place, question), rows in sorted(asked.items(), key=_by_question)]
+def answers(results: StudyResults) -> list[Answer]:
+    """For each question in each setting: the best arm of notes, and which others gain or lose significantly."""
+    by_question: defaultdict[tuple[Setting, str], list[Comparison]] = defaultdict(list)
+    for one in results.comparisons:
+        if one.arm != "shuffled-labels":  # a check of the method, not an answer
+            by_question[one.setting, one.family].append(one)
+    return [_answer(setting, question, rows) for (setting, question), rows in sorted(by_question.items(), key=_order)]
 
 
-def _by_question(item: tuple[tuple[Place, str], Any]) -> tuple[str, int, str, str, str]:
+def _order(item: tuple[tuple[Setting, str], Any]) -> tuple[str, int, str, str, str]:
     """The paper's question first, then what helps at test time, then the rest."""
-    place, question = item[0]
-    order = next((row for row, known in enumerate(FIRST_ASKED) if question == known), len(FIRST_ASKED))
-    return (place.grid, order, question, place.route, place.pool)
+    setting, question = item[0]
+    order = FIRST_QUESTIONS.index(question) if question in FIRST_QUESTIONS else len(FIRST_QUESTIONS)
+    return (setting.grid, order, question, setting.route, setting.pool)
 
 
-def _answer(place: Place, question: str, rows: Sequence[Compared]) -> Answer:
+def _answer(setting: Setting, question: str, rows: Sequence[Comparison]) -> Answer:
     with_notes = [one for one in rows if ARMS[one.arm].notes and one.arm not in CONTROLS]
-    best = max(with_notes or rows, key=lambda one: one.difference.interval.value)
-    gains = [one.arm for one in rows if _sure(one) and one.difference.interval.value > 0 and one is not best]
-    losses = [one.arm for one in rows if _sure(one) and one.difference.interval.value < 0]
-    said = [f"{what} for sure: {', '.join(names)}" for what, names in (("also gain", gains), ("lose", losses)) if names]
+    best = max(with_notes or rows, key=_gain)
+    gains = [one.arm for one in rows if _significant(one) and _gain(one) > 0 and one is not best]
+    losses = [one.arm for one in rows if _significant(one) and _gain(one) < 0]
+    groups = (("also significant gains", gains), ("significant losses", losses))
     return Answer(
-        place=place,
+        setting=setting,
         question=question,
         arm=best.arm,
-        value=_signed(best.difference.interval.value),
-        interval=_spanned(best.difference.interval),
-        p_value=number(best.adjusted),
-        sure=_sure(best) and best.difference.interval.value > 0,
-        others="; ".join(said),
+        value=f"{_gain(best):+.3f}",
+        interval=_signed_interval(best.difference.interval),
+        p_value=format_number(best.adjusted),
+        significant=_significant(best) and _gain(best) > 0,
+        others="; ".join(f"{label}: {', '.join(names)}" for label, names in groups if names),
     )
 
 
-def _sure(one: Compared) -> bool:
-    return one.adjusted < SURE
+def _gain(one: Comparison) -> float:
+    return one.difference.interval.value
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}"
+def _significant(one: Comparison) -> bool:
+    return one.adjusted < SIGNIFICANCE
 
 
-def _spanned(interval: Interval) -> str:
+def _signed_interval(interval: Interval) -> str:
     return f"{interval.low:+.3f} to {interval.high:+.3f}"
 
 
-def places(figures: StudyFigures) -> list[dict[str, Any]]:
-    """One section a place: tables, forest plots, confusion matrices, retrieval and subgroups."""
-    return [
-        {
-            "place": place,
-            "title": f"Trained on {place.route}, tested {_tested(place)}",
-            "classified": _classified_table([one for one in figures.classified if one.place == place]),
-            "forests": _forests([one for one in figures.compared if one.place == place]),
-            "confusions": _confusions([one for one in figures.classified if one.place == place]),
-            "retrieved": _retrieved_table([one for one in figures.retrieved if one.place == place]),
-            "subgroups": _subgroup_table([one for one in figures.in_subgroups if one.place == place]),
-        }
-        for place in dict.fromkeys(one.place for one in figures.classified)
-    ]
+def settings_sections(results: StudyResults) -> list[dict[str, Any]]:
+    """One section per setting: tables, forest plots, confusion matrices, retrieval and subgroups."""
+
+    def of_setting(rows: Iterable[Any], setting: Setting) -> list[Any]:
+        return [one for one in rows if one.setting == setting]
+
+    sections = []
+    for setting in dict.fromkeys(one.setting for one in results.classification):
+        classification = of_setting(results.classification, setting)
+        tested = "at home, on its own held-out part" if setting.pool == HOME else f"on {setting.pool}"
+        sections.append(
+            {
+                "setting": setting,
+                "title": f"Trained on {setting.route}, tested {tested}",
+                "classification": _classification_table(classification),
+                "forests": _forests(of_setting(results.comparisons, setting)),
+                "confusions": _confusions(classification),
+                "retrieval": _retrieval_table(of_setting(results.retrieval, setting)),
+                "subgroups": _subgroup_table(of_setting(results.subgroups, setting)),
+            }
+        )
+    return sections
 
 
-def _tested(place: Place) -> str:
-    return "at home, on its own held-out part" if place.pool == "home" else f"on {place.pool}"
+def _accuracy(one: ClassificationResult) -> float:
+    return one.balanced_accuracy.value
 
 
-def _classified_table(rows: Sequence[Classified]) -> list[dict[str, Any]]:
-    best = {by: max(one.balanced_accuracy.value for one in rows if one.input == by) for by in {o.input for o in rows}}
+def _classification_table(rows: Sequence[ClassificationResult]) -> list[dict[str, Any]]:
+    best = {by: max(_accuracy(one) for one in rows if one.input == by) for by in {one.input for one in rows}}
+    others = ("f1_macro", "f1_micro", "f1_weighted", "kappa_linear", "auroc_macro", "calibration_error")
     return [
         {
             "arm": one.arm,
-            "input": TESTED_WITH[one.input],
-            "balanced": number(one.balanced_accuracy.value),
-            "interval": f"{number(one.balanced_accuracy.low)} – {number(one.balanced_accuracy.high)}",
-            "best": one.balanced_accuracy.value == best[one.input],
-            "others": [
-                number(value)
-                for value in (
-                    one.f1_macro,
-                    one.f1_micro,
-                    one.f1_weighted,
-                    one.kappa_linear,
-                    one.auroc_macro,
-                    one.calibration_error,
-                )
-            ],
+            "input": INPUT_LABELS[one.input],
+            "balanced": format_number(_accuracy(one)),
+            "interval": format_interval(one.balanced_accuracy),
+            "best": _accuracy(one) == best[one.input],
+            "others": [format_number(getattr(one, name)) for name in others],
         }
-        for one in sorted(rows, key=lambda one: list(TESTED_WITH).index(one.input))
+        for one in sorted(rows, key=lambda one: list(INPUT_LABELS).index(one.input))
     ]
 
 
-def _forests(rows: Sequence[Compared]) -> list[str]:
-    families: defaultdict[str, list[Compared]] = defaultdict(list)
+def _forests(rows: Sequence[Comparison]) -> list[str]:
+    families: defaultdict[str, list[Comparison]] = defaultdict(list)
     for one in rows:
         families[one.family].append(one)
     return [
         forest(
             family[0].upper() + family[1:],
             [
-                Gain(
+                ForestRow(
                     f"{one.arm} − {one.against}",
-                    one.difference.interval.value,
+                    _gain(one),
                     one.difference.interval.low,
                     one.difference.interval.high,
-                    _sure(one),
+                    _significant(one),
                 )
                 for one in members
             ],
@@ -158,76 +159,73 @@ def _forests(rows: Sequence[Compared]) -> list[str]:
     ]
 
 
-def _confusions(rows: Sequence[Classified]) -> list[dict[str, Any]]:
-    """Of pictures alone, and of the best arm by pictures and by picture and note."""
-    named = [one for one in rows if one.arm == "image"]
+def _confusions(rows: Sequence[ClassificationResult]) -> list[dict[str, Any]]:
+    """Of images alone, and of the best arm by images and by image and note."""
+    shown = [one for one in rows if one.arm == "image"]
     for by in ("image", "both"):
         own = [one for one in rows if one.input == by and one.arm != "image"]
-        named += [max(own, key=lambda one: one.balanced_accuracy.value)] if own else []
+        shown += [max(own, key=_accuracy)] if own else []
     return [
-        {
-            "title": f"{one.arm}, {TESTED_WITH[one.input]}",
-            "rows": [[(count, count / max(sum(row), 1)) for count in row] for row in one.confusion],
-        }
-        for one in named
+        {"title": f"{one.arm}, {INPUT_LABELS[one.input]}", "rows": [with_shares(row) for row in one.confusion]}
+        for one in shown
     ]
 
 
-def _retrieved_table(rows: Sequence[Retrieved]) -> list[dict[str, Any]]:
+def _retrieval_table(rows: Sequence[RetrievalResult]) -> list[dict[str, Any]]:
     return [
         {
             "arm": one.arm,
             "direction": one.direction,
-            "notes": "own, which name the class" if one.reads_class else one.notes,
+            "notes": "own, naming the class" if one.reads_class else one.notes,
             "reads_class": one.reads_class,
-            "map": number(one.mean_average_precision.value),
-            "interval": f"{number(one.mean_average_precision.low)} – {number(one.mean_average_precision.high)}",
-            "chance": number(one.chance_map),
-            "classless": number(one.classless_map),
-            "p10": number(one.precision_at[10]),
-            "r10": number(one.recall_at[10]),
-            "r10_chance": number(one.chance_recall_at[10]),
+            "map": format_number(one.mean_average_precision.value),
+            "interval": format_interval(one.mean_average_precision),
+            "chance": format_number(one.chance_map),
+            "classless": format_number(one.classless_map),
+            "p10": format_number(one.precision_at[10]),
+            "r10": format_number(one.recall_at[10]),
+            "r10_chance": format_number(one.chance_recall_at[10]),
             "rank": f"{one.median_rank:g} of {one.pool_size}",
         }
         for one in sorted(rows, key=lambda one: (one.notes, one.direction))
     ]
 
 
-def _subgroup_table(rows: Sequence[InSubgroup]) -> dict[str, Any]:
-    """Balanced accuracy on pictures alone, a row a subgroup and a column an arm."""
+def _subgroup_table(rows: Sequence[SubgroupResult]) -> dict[str, Any]:
+    """Balanced accuracy on images alone, one row per subgroup and one column per arm."""
     arms = list(dict.fromkeys(one.arm for one in rows))
-    found: dict[tuple[str, str], dict[str, InSubgroup]] = defaultdict(dict)
+    by_subgroup: defaultdict[tuple[str, str], dict[str, SubgroupResult]] = defaultdict(dict)
     for one in rows:
-        found[one.field, one.value][one.arm] = one
+        by_subgroup[one.field, one.value][one.arm] = one
     return {
         "arms": arms,
         "rows": [
             (
                 field,
                 value,
-                next(iter(by.values())),
-                [number(by[arm].balanced_accuracy) if arm in by else "" for arm in arms],
+                next(iter(own.values())),
+                [format_number(own[arm].balanced_accuracy) if arm in own else "" for arm in arms],
             )
-            for (field, value), by in found.items()
+            for (field, value), own in by_subgroup.items()
         ],
     }
 
 
-def trials(state: StudyState, figures: StudyFigures) -> list[dict[str, Any]]:
-    """What was tried on home validation data: what was changed, and each arm with it beside the same arm without."""
-    changes = state.plan.trials.changes if state.plan.trials else {}
+def ablation_table(state: StudyState, results: StudyResults) -> list[dict[str, Any]]:
+    """Each ablation with its changed settings, and each arm's difference from the unchanged grid."""
+    changes = state.plan.ablations.changes if state.plan.ablations else {}
     return [
         {
-            "trial": one.trial,
-            "change": ", ".join(f"{setting}: {value}" for setting, value in changes[one.trial].items()),
+            "ablation": one.ablation,
+            "change": ", ".join(f"{setting}: {value}" for setting, value in changes[one.ablation].items()),
             "route": one.route,
             "arm": one.arm,
-            "input": TESTED_WITH[one.input],
+            "input": INPUT_LABELS[one.input],
             "seeds": one.seeds,
-            "balanced": number(one.balanced_accuracy),
-            "difference": _signed(one.difference.interval.value),
-            "interval": _spanned(one.difference.interval),
-            "apart": one.difference.interval.low > 0 or one.difference.interval.high < 0,
+            "balanced": format_number(one.balanced_accuracy),
+            "difference": f"{one.difference.interval.value:+.3f}",
+            "interval": _signed_interval(one.difference.interval),
+            "excludes_zero": one.difference.interval.low > 0 or one.difference.interval.high < 0,
         }
-        for one in figures.tried
+        for one in results.ablations
     ]

@@ -1,31 +1,48 @@
-"""The figures of a study as files: one JSON of everything, and a CSV for each kind."""
+"""Writes the results of a study: one JSON file with everything, and one CSV file per kind."""
 
 import csv
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dermnote_train.files import atomic_write
-from dermnote_train.study.analysis.results import StudyFigures
+from dermnote_train.evaluation.results import plain_json
+from dermnote_train.files import atomic_write, write_text
+from dermnote_train.study.analysis.results import StudyResults
 
-PARTS = {
+CSV_FIELDS = {
+    "classification": "classification",
+    "retrieval": "retrieval",
+    "differences": "comparisons",
+    "subgroups": "subgroups",
+    "trials": "ablations",
+}
+"""CSV file -> field of StudyResults."""
+FILE_KEYS = {
     "classification": "classified",
     "retrieval": "retrieved",
-    "differences": "compared",
+    "comparisons": "compared",
     "subgroups": "in_subgroups",
-    "trials": "tried",
+    "ablations": "tried",
+    "setting": "place",
+    "ablation": "trial",
 }
+"""Field -> key in the files, where they differ: readers of version 0.1 depend on these keys."""
 
 
-def write_sheets(folder: Path, figures: StudyFigures) -> None:
-    """figures.json, classification.csv, retrieval.csv, differences.csv, subgroups.csv and trials.csv in `folder`."""
-    with atomic_write(folder / "figures.json") as partial:
-        partial.write_text(json.dumps(_plain(asdict(figures)), indent=1) + "\n", "utf-8")
-    for name, part in PARTS.items():
-        _write_csv(folder / f"{name}.csv", [_flat(asdict(one)) for one in getattr(figures, part)])
+def write_results(folder: Path, results: StudyResults) -> None:
+    """Write figures.json, classification.csv, retrieval.csv, differences.csv, subgroups.csv and trials.csv."""
+    content = _with_file_keys(plain_json(asdict(results), digits=6))
+    write_text(folder / "figures.json", json.dumps(content, indent=1) + "\n")
+    for name, field in CSV_FIELDS.items():
+        _write_csv(folder / f"{name}.csv", [_flat(asdict(row)) for row in getattr(results, field)])
+
+
+def _with_file_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {FILE_KEYS.get(name, name): _with_file_keys(inner) for name, inner in value.items()}
+    return [_with_file_keys(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -35,30 +52,15 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """One row: what lies in a part of a row gets its name in front; counts of a confusion matrix stay JSON."""
-    found: dict[str, Any] = {}
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """One CSV row: nested fields are prefixed, except the setting's; confusion matrices stay JSON."""
+    row: dict[str, Any] = {}
     for name, inner in value.items():
         if isinstance(inner, Mapping):
-            found |= _flat(inner, f"{before}{name}." if name != "place" else before)
+            row |= _flat(inner, prefix if name == "setting" else f"{prefix}{name}.")
         elif isinstance(inner, list | tuple):
-            found[f"{before}{name}"] = json.dumps(inner)
+            row[f"{prefix}{name}"] = json.dumps(inner)
         else:
-            found[f"{before}{name}"] = _number(inner)
-    return found
-
-
-def _number(value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    return "" if math.isnan(value) else round(value, 5)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 6)
-    return value
+            number = plain_json(inner, digits=5)
+            row[f"{prefix}{FILE_KEYS.get(name, name)}"] = "" if number is None else number
+    return row

@@ -1,32 +1,23 @@
-"""One arm's outputs at one place over its seeds, on pictures in one order. Values in, values out."""
+"""The outputs of one arm in one setting over its seeds, aligned to the same images. Values in, values out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
 from dermnote_train.data.records import Record
-from dermnote_train.evaluation.bootstrap import Resampling
+from dermnote_train.evaluation.bootstrap import GroupBootstrap
 from dermnote_train.evaluation.metrics import Floats, Ints
-from dermnote_train.study.cells.heads import Input
+from dermnote_train.study.cells.heads import INPUTS, Input
 from dermnote_train.study.cells.outputs import PoolOutputs
 
-
-class Draws(NamedTuple):
-    """How every interval is drawn."""
-
-    resamples: int
-    seed: int
-
-    def of(self, groups: Sequence[str], strata: Ints | None = None) -> Resampling:
-        """For images of these groups and classes."""
-        return Resampling(groups, strata, self.resamples, self.seed)
+Bootstrap = Callable[..., GroupBootstrap]
+"""GroupBootstrap with the study's seed and number of resamples: (groups, strata) -> GroupBootstrap."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The images of a place in one order, the same for all seeds. labels [n] by `classes`; groups [n]."""
+    """The images of a setting in one order, the same for all seeds. labels: [n], indices of `classes`; groups: [n]."""
 
     records: tuple[Record, ...]
     labels: Ints
@@ -35,54 +26,56 @@ class Pool:
 
     @classmethod
     def of(cls, records: Sequence[Record], classes: tuple[str, ...]) -> "Pool":
+        """The pool of these records, in their order."""
         labels = np.array([classes.index(record.label) for record in records])
         return cls(tuple(records), labels, tuple(record.group for record in records), classes)
 
     def rows(self, image_ids: Sequence[str]) -> Ints:
-        """Where images are in this order."""
-        place = {record.image_id: row for row, record in enumerate(self.records)}
-        return np.array([place[image_id] for image_id in image_ids])
+        """The rows of images in this order."""
+        row_of = {record.image_id: row for row, record in enumerate(self.records)}
+        return np.array([row_of[image_id] for image_id in image_ids])
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Mode "paper": the training part is searched beside the pool, by seed, and nothing is left out of either."""
+class TrainingPool:
+    """Mode "paper": the training part by seed, which retrieval searches as well, without excluding anything."""
 
     pool: Pool
     outputs: Mapping[int, PoolOutputs]
 
-    @classmethod
-    def of(cls, outputs: Mapping[int, PoolOutputs] | None, pool: Pool) -> "Beside | None":
-        return None if outputs is None else cls(pool, outputs)
-
 
 @dataclass(frozen=True)
-class Seeds:
-    """One arm at one place: its pool's outputs by seed."""
+class SeedOutputs:
+    """One arm in one setting: the outputs on its pool by seed."""
 
     pool: Pool
     outputs: Mapping[int, PoolOutputs]
-    beside: Beside | None = None
+    training: TrainingPool | None = None
 
-    def right(self, by: Input) -> Floats:
-        """[seeds, n]: 1 where the picture was classified rightly, 0 where not, NaN where it was not tested."""
-        return self.spread({seed: self._is_right(one, by) for seed, one in self.outputs.items()})
+    @property
+    def inputs(self) -> list[Input]:
+        """The inputs that every seed was tested with."""
+        return [by for by in INPUTS if all(by in one.logits for one in self.outputs.values())]
 
-    def _is_right(self, one: PoolOutputs, by: Input) -> Floats:
+    def correct(self, by: Input) -> Floats:
+        """[seeds, n]: 1 where the image was classified correctly, 0 where not, NaN where it was not tested."""
+        return self.align({seed: self._is_correct(one, by) for seed, one in self.outputs.items()})
+
+    def _is_correct(self, one: PoolOutputs, by: Input) -> Floats:
         predicted = one.logits[by].argmax(axis=1)
-        right: Floats = (predicted == self.pool.labels[self.pool.rows(one.image_ids)]).astype(np.float64)
-        return right
+        correct: Floats = (predicted == self.pool.labels[self.pool.rows(one.image_ids)]).astype(np.float64)
+        return correct
 
-    def spread(self, values: Mapping[int, Floats]) -> Floats:
-        """[seeds, n] from one value an image that a seed tested; NaN where it tested none."""
-        spread = np.full((len(values), len(self.pool.records)), np.nan)
-        for place, (seed, found) in enumerate(sorted(values.items())):
-            spread[place, self.pool.rows(self.outputs[seed].image_ids)] = found
-        return spread
+    def align(self, values: Mapping[int, Floats]) -> Floats:
+        """[seeds, n] from one value per image that a seed tested; NaN for other images."""
+        aligned = np.full((len(values), len(self.pool.records)), np.nan)
+        for row, (seed, own) in enumerate(sorted(values.items())):
+            aligned[row, self.pool.rows(self.outputs[seed].image_ids)] = own
+        return aligned
 
 
-def shared(first: Seeds, second: Seeds) -> tuple[Seeds, Seeds]:
-    """Both with the seeds that both have."""
+def common_seeds(first: SeedOutputs, second: SeedOutputs) -> tuple[SeedOutputs, SeedOutputs]:
+    """Both arms reduced to the seeds that both have."""
     both = sorted(set(first.outputs) & set(second.outputs))
-    ours, theirs = (replace(one, outputs={number: one.outputs[number] for number in both}) for one in (first, second))
+    ours, theirs = (replace(one, outputs={seed: one.outputs[seed] for seed in both}) for one in (first, second))
     return ours, theirs

@@ -1,4 +1,4 @@
-"""The figures of a study: each arm by itself, and paired. Values only; figures.py makes them."""
+"""The results of a study: each arm alone, and paired comparisons. Values only; figures.py computes them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,19 +11,18 @@ from dermnote_train.study.cells.heads import Input
 Direction = Literal["image to note", "note to image"]
 Notes = Literal["blinded", "own"]
 
-
-TESTED_WITH: Mapping[Input, str] = {
-    "image": "picture",
-    "both": "picture + blinded note",
-    "prompts": "picture, by class prompts",
+INPUT_LABELS: Mapping[Input, str] = {
+    "image": "image",
+    "both": "image + blinded note",
+    "prompts": "image, by class prompts",
     "note": "blinded note",
 }
-"""How tables word an input, in their order."""
+"""The inputs as named in tables, in their order."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a figure holds: grid, route (what was trained on) and pool (what was tested on)."""
+class Setting:
+    """Where a result holds: grid, route (the training domain) and pool (the test data)."""
 
     grid: str
     route: str
@@ -31,13 +30,13 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Classified:
+class ClassificationResult:
     """Classification by one arm from one input: means over seeds, balanced accuracy with its interval.
 
-    `n`: images tested, all seeds together. `confusion[true][predicted]`: counts of all seeds.
+    `n`: images tested, summed over seeds. `confusion[true][predicted]`: counts summed over seeds.
     """
 
-    place: Place
+    setting: Setting
     arm: str
     input: Input
     seeds: int
@@ -54,14 +53,14 @@ class Classified:
 
 
 @dataclass(frozen=True)
-class Retrieved:
-    """Retrieval by one arm. notes "own" of an arm that was trained with named notes name the class: `reads_class`.
+class RetrievalResult:
+    """Retrieval by one arm. `reads_class`: the notes are the arm's own training notes and name the class.
 
-    Class-level: mAP and P@k; instance-level: R@k and the median rank, the mean of the seeds' medians. `chance_map`: of
-    notes in random order; `classless_map`: of the same rankings, were the classes asked for random.
+    Class-level: mAP and P@k; instance-level: R@k and the median rank, averaged over seeds. `chance_map`: notes in
+    random order; `classless_map`: the same rankings for random query classes.
     """
 
-    place: Place
+    setting: Setting
     arm: str
     direction: Direction
     notes: Notes
@@ -78,10 +77,10 @@ class Retrieved:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """`arm` from `input` against `against`: a paired difference; `adjusted`: its p-value by Holm within its family."""
+class Comparison:
+    """The paired difference between `arm` with `input` and `against`; `adjusted`: its p-value by Holm per family."""
 
-    place: Place
+    setting: Setting
     measure: Literal["balanced accuracy", "mAP"]
     arm: str
     input: str
@@ -92,10 +91,10 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class InSubgroup:
-    """Balanced accuracy of one arm on pictures alone, within one subgroup; the mean over seeds."""
+class SubgroupResult:
+    """Balanced accuracy of one arm on images alone within one subgroup, averaged over seeds."""
 
-    place: Place
+    setting: Setting
     arm: str
     field: str
     value: str
@@ -105,11 +104,11 @@ class InSubgroup:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A change of the frozen grid on home validation data: an arm's balanced accuracy with it, and the paired
-    difference from the same arm without. Epoch and candidate were chosen on the same pictures."""
+class AblationResult:
+    """An arm's balanced accuracy in an ablation, on home validation data, and the paired difference from the unchanged
+    grid. Epoch and candidate were selected on the same images."""
 
-    trial: str
+    ablation: str
     route: str
     arm: str
     input: Input
@@ -119,13 +118,12 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class StudyFigures:
-    """All of them. `opened`: how many (arm, input, route, grid) x test pools were looked at; `tried`: what was tried
-    without looking at any."""
+class StudyResults:
+    """All results. `opened`: number of (arm, input, route, grid) x test pool evaluated; `ablations` evaluate none."""
 
-    classified: tuple[Classified, ...]
-    retrieved: tuple[Retrieved, ...]
-    compared: tuple[Compared, ...]
-    in_subgroups: tuple[InSubgroup, ...]
+    classification: tuple[ClassificationResult, ...]
+    retrieval: tuple[RetrievalResult, ...]
+    comparisons: tuple[Comparison, ...]
+    subgroups: tuple[SubgroupResult, ...]
     opened: int
-    tried: tuple[Tried, ...] = ()
+    ablations: tuple[AblationResult, ...] = ()

