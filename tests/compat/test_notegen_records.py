@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from redis import Redis
 
-from dermnote_contracts.keys import add_key
+from dermnote_http.keys import add_key
 from dermnote_notegen.api.app import create_app
 from dermnote_notegen.settings import Settings
 from tests.notegen.processes import NoteService, wait_until
