@@ -1,3 +1,1 @@
 """Image decoding for the retrieval service and the training client: one file, the same pixels everywhere."""
-
-__version__ = "0.1.0"
