@@ -12,10 +12,12 @@ package = importlib.import_module(sys.argv[1])
 if package.__name__ == "dermnote_train":
     import torch
 
+# Set by FAISS and PyTorch (OpenMP), by PyTorch, and by open_clip when they are imported.
+THIRD_PARTY = ("KMP_", "TORCHINDUCTOR_", "TOKENIZERS_PARALLELISM")
+
 def state():
     return {
-        # PyTorch and FAISS set KMP_* for OpenMP.
-        "environment": {name: value for name, value in os.environ.items() if not name.startswith("KMP_")},
+        "environment": {name: value for name, value in os.environ.items() if not name.startswith(THIRD_PARTY)},
         "directory": os.getcwd(),
         "signals": [str(signal.getsignal(signal.SIGINT)), str(signal.getsignal(signal.SIGTERM))],
         "log level": logging.getLogger().level,

@@ -348,4 +348,4 @@ def test_an_engine_that_cannot_start_ends_the_program_with_the_reason(short_fold
         service.worker.start()
 
     assert service.worker.running is not None
-    assert service.worker.running.returncode == 1
+    assert service.worker.running.returncode == 2
