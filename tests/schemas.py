@@ -34,7 +34,7 @@ def as_it_is(_: Any, body: Any) -> bytes:
 
 
 def document(name: str) -> Any:
-    """A service's committed document, which another test holds against the service."""
+    """A service's committed OpenAPI document; another test compares it with the service."""
     return schemathesis.openapi.from_path(DOCUMENTS / f"{name}.json")
 
 

@@ -122,15 +122,15 @@ UNFAITHFUL: list[tuple[Facts, str, str]] = [
     # typical, but wrongly
     (MELANOMA, f"{FIRST} The lesion shows a typical blue-white veil.", "unexplained"),
     (MELANOMA, f"{FIRST} Melanoma typically shows milia-like cysts.", "typical finding not in the prior"),
-    (MELANOMA, f"{FIRST} Melanoma typically itches.", "never said as typical: symptoms.itch"),
-    (MELANOMA, f"{FIRST} Melanoma is commonly found on the leg.", "never said as typical: site leg"),
+    (MELANOMA, f"{FIRST} Melanoma typically itches.", "never worded as typical: symptoms.itch"),
+    (MELANOMA, f"{FIRST} Melanoma is commonly found on the leg.", "never worded as typical: site leg"),
     (MELANOMA, f"{FIRST} Nevus typically shows a sharp border.", "contradicted: diagnosis nevus"),
     (MELANOMA, f"{FIRST} Melanoma typically shows no blue-white veil.", "unexplained"),
     (MELANOMA, f"{FIRST} Melanoma typically shows a blue-white veil and a bluish-white veil.", "repetition"),
     (MELANOMA, f"{FIRST} Melanoma is often related to sun exposure.", "exposure"),
     (MELANOMA, f"{FIRST} A blue-white veil is seen and typical of melanoma.", "unexplained"),
     (MELANOMA, f"{FIRST} A blue-white veil is present, as is typical of melanoma.", "unexplained"),
-    (MELANOMA, f"{FIRST} Melanoma with a typical blue-white veil.", "said of the lesion"),
+    (MELANOMA, f"{FIRST} Melanoma with a typical blue-white veil.", "asserted of the lesion"),
     (NEVUS, "The patient aged 30 had a nevus.", "history of a diagnosis nevus"),
     (SYMPTOMS, "The patient has marked itching.", "unexplained words: marked"),
     (SYMPTOMS, "The patient reports symptoms.", "unexplained words: symptoms"),
@@ -148,7 +148,7 @@ UNFAITHFUL: list[tuple[Facts, str, str]] = [
     (MELANOMA, f"{FIRST} **Facts**: age 64.", "unexplained"),
     (MELANOMA, FIRST.replace("Diagnosis: melanoma", "Possible melanoma"), "unexplained hedge: possible"),
     (SYMPTOMS, "The patient does not deny itching.", "double negation"),
-    (SYMPTOMS, "The patient has no symptoms.", "denial of nothing known"),
+    (SYMPTOMS, "The patient has no symptoms.", "denial without a recognised claim"),
 ]
 
 

@@ -145,7 +145,7 @@ def test_every_image_format_is_accepted_whatever_the_suffix(
     assert push(service, dataset, records=dataset.records, notes={}).created == 2
 
 
-def test_a_multi_picture_jpeg_is_accepted(service: RetrievalService, draw: Draw) -> None:
+def test_an_mpo_image_is_accepted(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(1)
     red = Image.new("RGB", (8, 8), "red")
     red.save(dataset.records[0].image_path, "MPO", save_all=True, append_images=[red])

@@ -269,7 +269,7 @@ def test_other_hosts_and_origins_are_rejected(client: TestClient) -> None:
     assert client.get("/strategies", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
-def test_listening_beyond_loopback_without_keys_is_refused() -> None:
+def test_listening_beyond_loopback_without_keys_is_a_start_error() -> None:
     with pytest.raises(StartRefused, match="ALLOW_UNAUTHENTICATED"):
         create_app(Settings(host="0.0.0.0"))  # noqa: S104
 

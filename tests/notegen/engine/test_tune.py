@@ -60,7 +60,7 @@ def test_the_fastest_layout_is_chosen() -> None:
 
 
 @pytest.mark.parametrize(("loss", "layout"), [(1.9, Q4), (2.1, Q8)])
-def test_a_perplexity_more_than_two_percent_higher_is_refused(loss: float, layout: Layout) -> None:
+def test_a_perplexity_more_than_two_percent_higher_is_rejected(loss: float, layout: Layout) -> None:
     assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190}, {Q4: 10.0 + loss / 10}) == layout
 
 
@@ -68,7 +68,7 @@ def test_a_lower_perplexity_is_accepted() -> None:
     assert chosen({ORIGINAL: 100, Q8: 150}, {Q8: 9.0}) == Q8
 
 
-def test_the_original_is_kept_if_all_faster_layouts_are_refused() -> None:
+def test_the_original_is_kept_if_all_faster_layouts_are_rejected() -> None:
     assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190, Q8_BF16: 104}, {Q8: 11.0, Q4: 12.0}) == ORIGINAL
 
 

@@ -1,4 +1,4 @@
-"""What each strategy must state, and which requests it refuses."""
+"""The facts that each strategy must state, and the requests that it rejects."""
 
 from typing import Any
 

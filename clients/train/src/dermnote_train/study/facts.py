@@ -75,9 +75,9 @@ def has_facts(record: Record, *, blinded: bool, findings: bool) -> bool:
 
 
 class FactTable:
-    """Facts without the diagnosis as numbers: one column per value in the training records, 1 where a record has it.
+    """Facts without the diagnosis as numbers: one-hot columns for the values in the training records.
 
-    Ages are one column per decade, and a number (years / 100). Values that no training record has are ignored.
+    An age has a column per decade, and one with years / 100. Values that no training record has are ignored.
     """
 
     def __init__(self, records: Sequence[Record], *, findings: bool) -> None:

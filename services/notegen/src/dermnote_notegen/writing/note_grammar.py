@@ -50,8 +50,8 @@ def write_template(facts: Mapping[str, Any]) -> str:
     rules: Rules = dict(prompt_file("M").wordings)
     rules |= {
         "a_superclass": [article(diagnosis.superclass)],
-        "klass": [written(diagnosis.klass)],
-        "subclass": _optional(None if diagnosis.name == diagnosis.klass else written(diagnosis.name)),
+        "class_name": [written(diagnosis.class_name)],
+        "subclass": _optional(None if diagnosis.name == diagnosis.class_name else written(diagnosis.name)),
     }
     return next(resolve(rules).texts())
 

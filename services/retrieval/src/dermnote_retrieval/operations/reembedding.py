@@ -37,7 +37,7 @@ class Reembedder:
         self.stop = threading.Event()
 
     def run(self) -> bool:
-        """Pass over the store until no vector is missing; False if stopped before."""
+        """Scan the store until no vector is missing; returns False if stopped before."""
         while self._vectors.count_missing(self._model_id):
             start = 0
             while todo := self._vectors.missing(self._model_id, start=start, limit=BATCH):
