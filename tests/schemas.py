@@ -40,6 +40,6 @@ def document(name: str) -> Any:
 
 def check(case: Any, client: TestClient) -> None:
     """Ask, and hold the answer against the document."""
-    asked: Any = requests.Request(**case.as_transport_kwargs(base_url=str(client.base_url))).prepare()
-    answer = client.request(asked.method, asked.url, content=asked.body, headers=dict(asked.headers))
+    prepared: Any = requests.Request(**case.as_transport_kwargs(base_url=str(client.base_url))).prepare()
+    answer = client.request(prepared.method, prepared.url, content=prepared.body, headers=dict(prepared.headers))
     case.validate_response(answer, checks=CHECKS)

@@ -104,14 +104,14 @@ def _service_overhead(server: ServerProcess, requests: Sequence[bytes], *, secon
     """
     before = _search_seconds(server)
     load = drive(server.url, requests, clients=1, seconds=seconds)
-    spent = {name: value - before.get(name, 0.0) for name, value in _search_seconds(server).items()}
+    during = {name: value - before.get(name, 0.0) for name, value in _search_seconds(server).items()}
     timings = [json.loads(body)["timings_ms"] for body in load.bodies]
     own = [
         seconds_taken * 1000 - steps.get("encode", 0.0) - steps["search"]
         for seconds_taken, steps in zip(load.seconds[-len(timings) :], timings, strict=True)
     ]
-    inside = spent["requests"] - spent.get("encode", 0.0) - spent["search"]
-    return {"own_ms": float(statistics.median(own)), "own_inside_ms": inside / spent["count"] * 1000}
+    inside = during["requests"] - during.get("encode", 0.0) - during["search"]
+    return {"own_ms": float(statistics.median(own)), "own_inside_ms": inside / during["count"] * 1000}
 
 
 def _search_seconds(server: ServerProcess) -> dict[str, float]:

@@ -98,9 +98,8 @@ def _is_broader(path: str, value: object, allowed: Mapping[str, Any]) -> bool:
         return value <= _IMAGES[given][1]
     if path == "findings.colours":
         return value == "brown" and any(colour.endswith("brown") for colour in given)
-    if path == "site":
-        return value in _regions(given)
-    return path == "diagnosis" and value == diagnoses()[given].class_name
+    broader = _regions(given) if path == "site" else {diagnoses()[given].class_name} if path == "diagnosis" else set()
+    return value in broader
 
 
 @cache

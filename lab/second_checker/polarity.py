@@ -1,4 +1,4 @@
-"""Determines which claims of a part are affirmed and which denied, in a single pass over claims and cues."""
+"""Determines which claims of a part are affirmed and which denied, by reading claims and cues in order."""
 
 import re
 from dataclasses import dataclass, field

@@ -83,9 +83,9 @@ def complete_with_ours(
     socket: Path, batch: Sequence[BenchRequest], *, concurrency: int
 ) -> tuple[list[CompletionResponse | None], float]:
     """(answers, None for failed requests; wall seconds)."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     answers = asyncio.run(_complete_all(socket, batch, concurrency=concurrency))
-    return answers, time.perf_counter() - begun
+    return answers, time.perf_counter() - started
 
 
 async def _complete_all(
@@ -95,15 +95,15 @@ async def _complete_all(
     transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=600) as client:
 
-        async def one(ask: BenchRequest) -> CompletionResponse | None:
+        async def one(request: BenchRequest) -> CompletionResponse | None:
             async with turns:
-                body = ask.completion.model_dump(mode="json", exclude_defaults=True)
+                body = request.completion.model_dump(mode="json", exclude_defaults=True)
                 answer = await client.post("/v1/completions", json=body)
             if answer.status_code != httpx.codes.OK:
                 return None
             return CompletionResponse.model_validate_json(answer.content)
 
-        return list(await asyncio.gather(*(one(ask) for ask in batch)))
+        return list(await asyncio.gather(*(one(request) for request in batch)))
 
 
 def queued(slots: int) -> int:
@@ -131,13 +131,13 @@ def decoded(socket: Path) -> int:
     """Tokens that the engine has decoded so far, according to its metrics."""
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://engine") as client:
         lines = client.get("/metrics").text.splitlines()
-    wanted = 'dermnote_engine_tokens_total{kind="decoded"} '
-    return int(float(next((line.removeprefix(wanted) for line in lines if line.startswith(wanted)), "0")))
+    prefix = 'dermnote_engine_tokens_total{kind="decoded"} '
+    return int(float(next((line.removeprefix(prefix) for line in lines if line.startswith(prefix)), "0")))
 
 
 def run_server(arm: str, batch: Sequence[BenchRequest], *, settings: ServerSettings, verifier: Verifier) -> Run:
     """llama.cpp's server, cold. Raises ServerFailed."""
-    requests = [peer_request(ask.completion) for ask in batch]
+    requests = [peer_request(request.completion) for request in batch]
     with llama_server(settings) as server:
         answered = measure(server, requests, concurrency=queued(settings.slots))
     return _peers_run(arm, batch, answered, verifier=verifier)
@@ -164,7 +164,7 @@ def server_text(answer: PeerAnswer) -> Text | None:
 
 def run_plain(arm: str, batch: Sequence[BenchRequest], *, settings: PlainSettings, verifier: Verifier) -> Run:
     """Plain llama_cpp.Llama, one request after another; it reuses the last prompt's prefix."""
-    answered = plain_llama([peer_request(ask.completion) for ask in batch], settings)
+    answered = plain_llama([peer_request(request.completion) for request in batch], settings)
     texts = [Text(one.text, one.finished, one.sampled_tokens) for one in answered.answers]
     processed = sum(one.prefilled_tokens + one.sampled_tokens for one in answered.answers)
     return verified_run(
@@ -189,16 +189,16 @@ def verified_run(
         seconds,
         sum(text.sampled for text in texts if text is not None),
         processed,
-        sum(is_faithful(ask, text, verifier=verifier) for ask, text in zip(batch, texts, strict=True)),
+        sum(is_faithful(request, text, verifier=verifier) for request, text in zip(batch, texts, strict=True)),
         sum(text is None for text in texts),
         peak / 2**20,
     )
 
 
-def is_faithful(ask: BenchRequest, text: Text | None, *, verifier: Verifier) -> bool:
+def is_faithful(request: BenchRequest, text: Text | None, *, verifier: Verifier) -> bool:
     """Whether a text, tidied as in the service, passes the verifier."""
     if text is None:
         return False
-    facts = note_facts(ask.request)
+    facts = note_facts(request.request)
     written = writer.tidy(text.text, finished=text.finished)
     return verifier.verify(written, facts=facts.stated, allowed=facts.allowed).verification.faithful

@@ -218,9 +218,7 @@ def test_the_index_reports_its_contents(retrieval: RetrievalService, paint: Pain
     assert {name: route.vectors for name, route in info.routes.items()} == {"notes": 5, "images": 4}
 
 
-def test_another_model_is_listed_and_activated_and_the_client_waits_for_it(
-    retrieval: RetrievalService, paint: Paint
-) -> None:
+def test_another_model_is_listed_and_becomes_active(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
     models = {model.name: model for model in retrieval.models()}
     assert {name: (model.active, model.aligned) for name, model in models.items()} == {

@@ -66,9 +66,9 @@ def test_ratios_compare_equal_sizes_and_numbers_of_clients(tmp_path: Path) -> No
         arm("lite, openclip", 64, queries=1, p99=9, kind="image", encode_p50_ms=80.0),
     ]
 
-    found = ratios(arms)
+    comparison = ratios(arms)
 
-    assert found == {
+    assert comparison == {
         "queries/s over clip-retrieval's, 100000 vectors, 32 clients": 6,
         "p99 over clip-retrieval's, 100000 vectors, 32 clients": pytest.approx(0.4),
         "p99 with 1,000,000 vectors over that with 100,000, 1 clients": 2.5,

@@ -164,8 +164,8 @@ def test_a_faithful_note_has_no_problems(metadata: Facts, text: str) -> None:
 
 @pytest.mark.parametrize(("metadata", "text", "problem"), UNFAITHFUL)
 def test_an_unfaithful_note_has_the_problem_named(metadata: Facts, text: str, problem: str) -> None:
-    found = _problems(metadata, text)
-    assert any(problem in each for each in found), found
+    problems = _problems(metadata, text)
+    assert any(problem in each for each in problems), problems
 
 
 def test_allowed_facts_may_be_stated_but_need_not_be() -> None:
@@ -183,8 +183,8 @@ def test_without_a_prior_no_finding_is_typical() -> None:
 
 def test_a_blinded_note_may_not_name_the_diagnosis_or_its_nature() -> None:
     blinded = {"age": 64, "sex": "female", "site": "back"}
-    found = check(f"{FIRST} It is malignant.", facts=blinded)
-    assert found == ["unsupported: diagnosis melanoma", "unsupported: benign_malignant malignant"]
+    problems = check(f"{FIRST} It is malignant.", facts=blinded)
+    assert problems == ["unsupported: diagnosis melanoma", "unsupported: benign_malignant malignant"]
 
 
 def test_every_fact_is_missing_from_an_empty_note() -> None:

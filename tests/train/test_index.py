@@ -256,7 +256,7 @@ def test_a_search_returns_items_of_its_own_run_but_never_of_its_own_patient(
     old = [replace(record, image_id=f"old-{record.image_id}", group="drawn:else") for record in dataset.records]
     push(service, dataset, records=old, notes={}, run="old")
 
-    found = search_similar(service, dataset.records[0], dataset=dataset, k=100, via="images", run="new")
+    response = search_similar(service, dataset.records[0], dataset=dataset, k=100, via="images", run="new")
 
-    assert {hit.id for hit in found.hits} == {f"drawn-img-{number}" for number in range(2, 8)}
-    assert {hit.metadata["run"] for hit in found.hits} == {"new"}
+    assert {hit.id for hit in response.hits} == {f"drawn-img-{number}" for number in range(2, 8)}
+    assert {hit.metadata["run"] for hit in response.hits} == {"new"}

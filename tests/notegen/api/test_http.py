@@ -116,8 +116,8 @@ def test_a_batch_keeps_its_order_and_counts(running: NoteService) -> None:
     assert batch["total"] == 12
 
     def counts() -> dict[str, int]:
-        found: dict[str, int] = httpx.get(f"{running.url}/batches/{batch['id']}").json()["counts"]
-        return found
+        counts: dict[str, int] = httpx.get(f"{running.url}/batches/{batch['id']}").json()["counts"]
+        return counts
 
     wait_until(lambda: counts()["finished"] == 12, timeout_s=60, what="the batch has ended")
     answer = httpx.get(f"{running.url}/batches/{batch['id']}/notes")

@@ -93,7 +93,7 @@ def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool 
     reader = _row_reader(layout, table, folder, name=name, labels=given, leaky_fields=leaky_fields)
     records, faults, skipped = reader.read_all(table)
     found = presences(records)
-    revealing = () if leaky_fields else tuple(one.path for one in found if one.tells)
+    revealing = () if leaky_fields else tuple(one.path for one in found if one.reveals_class)
     known = () if leaky_fields else layout.leaky_paths(table.columns)
     synthetic = _is_synthetic(table)
     used = {*layout.facts.values(), *layout.image, *layout.group, *layout.diagnoses, *layout.passes_over, "synthetic"}

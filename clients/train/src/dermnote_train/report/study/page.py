@@ -105,7 +105,7 @@ def _leakage(state: StudyState) -> list[tuple[object, ...]]:
     return [
         (
             name,
-            ", ".join(f"{one.path} (V {one.cramers_v:.2f})" for one in presences if one.tells) or "none",
+            ", ".join(f"{one.path} (V {one.cramers_v:.2f})" for one in presences if one.reveals_class) or "none",
             ", ".join(state.data.left_out[name]) or "nothing",
         )
         for name, presences in state.data.presences.items()
