@@ -1,4 +1,4 @@
-"""One round of an arm (our engine, the server, plain Llama): a cold start, a batch of requests, verified texts."""
+"""Runs one round of an arm (our engine, llama.cpp's server, plain Llama): cold start, requests, verification."""
 
 import asyncio
 import sys
@@ -26,7 +26,7 @@ ENGINE_READY_S = 300  # the first start converts the weights
 
 @dataclass(frozen=True)
 class Text:
-    """One text. `sampled`: tokens sampled from logits, not forced by a grammar."""
+    """A generated text. `sampled`: tokens sampled from logits, not forced by a grammar."""
 
     text: str
     finished: bool
@@ -35,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Run:
-    """One round. `processed`: decoded tokens with the prompts; `faithful`: texts that pass the verifier."""
+    """The result of a round. `processed`: decoded tokens with prompts; `faithful`: texts that pass the verifier."""
 
     arm: str
     notes: int
@@ -64,7 +64,7 @@ class Run:
 
 @contextmanager
 def our_engine(slots: int, *, folder: Path) -> Iterator[tuple[ServerProcess, Path]]:
-    """The engine process as shipped, and its socket; its weights are converted before anything is timed."""
+    """Run the engine with its default settings; yields process and socket. Weights are converted before it is ready."""
     socket = folder / f"engine-{slots}.sock"
     environment = {"NOTEGEN_ENGINE_SOCKET": str(socket), "NOTEGEN_SLOTS": str(slots)}
     command = [sys.executable, "-c", "from dermnote_notegen.engine.server import main; main()"]
@@ -82,7 +82,7 @@ def our_engine(slots: int, *, folder: Path) -> Iterator[tuple[ServerProcess, Pat
 def complete_with_ours(
     socket: Path, batch: Sequence[BenchRequest], *, concurrency: int
 ) -> tuple[list[CompletionResponse | None], float]:
-    """(answers, None for failed requests; wall seconds)."""
+    """Send the batch to our engine; returns (answers, None for a failed request; wall seconds)."""
     started = time.perf_counter()
     answers = asyncio.run(_complete_all(socket, batch, concurrency=concurrency))
     return answers, time.perf_counter() - started
@@ -107,12 +107,12 @@ async def _complete_all(
 
 
 def queued(slots: int) -> int:
-    """Concurrent requests of every arm: a few more than slots, so that no slot waits for the client."""
+    """Concurrent requests of an arm: a quarter more than slots, so that no slot waits for the client."""
     return slots + max(1, slots // 4)
 
 
 def run_ours(arm: str, batch: Sequence[BenchRequest], *, slots: int, folder: Path, verifier: Verifier) -> Run:
-    """Our engine, cold."""
+    """Run a batch on our engine after a cold start."""
     with our_engine(slots, folder=folder) as (process, socket):
         before = decoded(socket)
         answers, seconds = complete_with_ours(socket, batch, concurrency=queued(slots))
@@ -136,7 +136,7 @@ def decoded(socket: Path) -> int:
 
 
 def run_server(arm: str, batch: Sequence[BenchRequest], *, settings: ServerSettings, verifier: Verifier) -> Run:
-    """llama.cpp's server, cold. Raises ServerFailed."""
+    """Run a batch on llama.cpp's server after a cold start. Raises ServerFailed."""
     requests = [peer_request(request.completion) for request in batch]
     with llama_server(settings) as server:
         answered = measure(server, requests, concurrency=queued(settings.slots))
@@ -156,14 +156,14 @@ def _peers_run(arm: str, batch: Sequence[BenchRequest], answered: PeerBatch, *, 
 
 
 def server_text(answer: PeerAnswer) -> Text | None:
-    """The server's answer as a Text, None if it failed."""
+    """The text of a server's answer; None for a failed request."""
     if answer.error is not None:
         return None
     return Text(answer.text, answer.finish_reason == "stop", answer.sampled_tokens)
 
 
 def run_plain(arm: str, batch: Sequence[BenchRequest], *, settings: PlainSettings, verifier: Verifier) -> Run:
-    """Plain llama_cpp.Llama, one request after another; it reuses the last prompt's prefix."""
+    """Run a batch on plain llama_cpp.Llama, one request at a time; it reuses the prefix shared with the last prompt."""
     answered = plain_llama([peer_request(request.completion) for request in batch], settings)
     texts = [Text(one.text, one.finished, one.sampled_tokens) for one in answered.answers]
     processed = sum(one.prefilled_tokens + one.sampled_tokens for one in answered.answers)
@@ -182,7 +182,7 @@ def verified_run(
     peak: int,
     verifier: Verifier,
 ) -> Run:
-    """Verify the texts and summarise the round. `texts`: None for failed requests; `peak`: bytes."""
+    """Verify the texts; returns the round's result. `texts`: None for failed requests; `peak`: bytes."""
     return Run(
         arm,
         len(batch),

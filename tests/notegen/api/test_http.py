@@ -241,7 +241,7 @@ def test_without_redis_the_answers_are_503_and_quick() -> None:
     assert ready.json()["checks"]["redis"] != "ok"
 
 
-def test_readiness_says_what_is_missing(client: TestClient, running: NoteService) -> None:
+def test_readiness_reports_each_missing_part(client: TestClient, running: NoteService) -> None:
     assert client.get("/health/ready").json()["checks"] == {
         "redis": "ok",
         "worker": "none is alive",

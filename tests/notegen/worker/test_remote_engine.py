@@ -1,4 +1,4 @@
-"""A remote server instead of the engine: what the probe finds, what is sent, and the provenance."""
+"""A remote server instead of the engine: the results of the probe, the requests sent, and the provenance."""
 
 import json
 import os
@@ -146,7 +146,7 @@ def write(client: EngineClient, *, strategy: str = "G", seed: int = 3, **options
     return note
 
 
-# How a server is made, by what it follows and whether it takes any field.
+# Servers by the grammar field that they honour; "strict" ones reject unknown fields.
 FOLLOWERS: dict[str, dict[str, Any]] = {
     "grammar": {"honours": "grammar"},
     "guided_grammar": {"honours": "guided_grammar"},

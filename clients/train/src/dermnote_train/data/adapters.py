@@ -41,7 +41,7 @@ class Reading:
     labels: Path | None
     unused_columns: tuple[str, ...]
     presences: tuple[Presence, ...] = ()
-    """How often each partly filled fact is present, before any was dropped."""
+    """Presence of each partly filled fact, before any was dropped."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Number of skipped rows by reason, where a data set does not only contain lesions with a diagnosis."""
     left_out: tuple[str, ...] = ()

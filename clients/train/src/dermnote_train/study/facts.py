@@ -55,7 +55,7 @@ class FactScope:
 
 
 def list_facts(record: Record, *, scope: FactScope) -> str:
-    """What a note of a record may state, as a list: "age: 45; anatomical site: back"."""
+    """The facts that a note of a record may state, as text: "age: 45; anatomical site: back"."""
     facts = {name: value for name, value in record.metadata.given().items() if scope.includes(name)}
     return "; ".join(f"{_label(path)}: {_text(value)}" for path, value in walk(facts)) or "nothing recorded"
 

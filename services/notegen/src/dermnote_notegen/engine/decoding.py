@@ -1,4 +1,4 @@
-"""What a sequence generates: from logits to the next tokens, until it ends. Independent of batching and llama.cpp."""
+"""Decoding of a sequence: from logits to the next tokens, until it ends. Independent of batching and llama.cpp."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -139,7 +139,7 @@ def _nearest_notes(state: StudyState, cell: CellOutputs, pool: PoolOutputs) -> l
 
 
 def _choices(cells: Sequence[CellOutputs]) -> list[tuple[object, ...]]:
-    """How often validation data selected each candidate, by grid, arm and criterion, and the median epoch."""
+    """Counts of how often validation selected each candidate, by grid, arm and criterion, and the median epoch."""
     selected: defaultdict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
     for cell in cells:
         for by, choice in cell.facts.choices.items():

@@ -22,7 +22,7 @@ INPUT_LABELS: Mapping[Input, str] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a result holds: grid, route (the training domain) and pool (the test data)."""
+    """The setting of a result: grid, route (the training domain) and pool (the test data)."""
 
     grid: str
     route: str

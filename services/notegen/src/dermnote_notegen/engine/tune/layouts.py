@@ -210,5 +210,5 @@ def _read_choice(path: Path) -> Layout | None:
 
 
 def _machine(threads: int) -> str:
-    """What a measurement depends on: CPU, threads and llama.cpp."""
+    """The conditions of a measurement: CPU, threads and llama.cpp version."""
     return f"{cpu_info('model name') or platform.machine()}, {threads} threads, {NAME}"
