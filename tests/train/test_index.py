@@ -247,9 +247,7 @@ def test_a_lost_service_ends_the_push_with_the_number_of_stored_items(draw: Draw
     assert (stopped.value.run.created, dict(stopped.value.run.failed)) == (SHARD, {})
 
 
-def test_a_search_returns_items_of_its_own_run_but_never_of_its_own_patient(
-    service: RetrievalService, draw: Draw
-) -> None:
+def test_a_search_returns_items_of_its_run_but_never_of_the_same_patient(service: RetrievalService, draw: Draw) -> None:
     dataset, other = draw(8), draw(8, name="other")
     push(service, dataset, records=dataset.records, notes=notes_of(dataset), run="new")
     push(service, other, records=other.records, notes=notes_of(other), run="new")

@@ -1,4 +1,4 @@
-"""The arms of the study: what each is trained with besides the images. Values in, values out."""
+"""The arms of the study: the texts that each is trained with, in addition to the images. Pure functions."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

@@ -129,7 +129,7 @@ class NoteStore:
         return bool(self._end_once(keys=keys, args=[status, _now(), notes, error, self._note_ttl_s, *sources]))
 
     def memory(self) -> Memory:
-        """Read Redis' own memory figures."""
+        """Read Redis' memory usage and limit."""
         info = self._redis.info("memory")
         return Memory(used=int(info["used_memory"]), limit=int(info["maxmemory"]))
 

@@ -1,4 +1,4 @@
-"""Negation: what a sentence denies, before and after the denied words. Pure; independent of the facts."""
+"""Negation: what a sentence denies, before and after the denied words. Pure functions, independent of the facts."""
 
 import re
 

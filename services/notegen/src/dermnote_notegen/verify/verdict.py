@@ -1,4 +1,4 @@
-"""The verdict: checks every claim of a text against the facts, and that every fact is stated. Pure."""
+"""The verdict: checks every claim of a text against the facts, and that every fact is stated. Pure functions."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

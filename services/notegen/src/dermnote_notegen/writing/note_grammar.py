@@ -1,4 +1,4 @@
-"""The note grammar (strategy G): a request's facts and its diagnosis's priors as one phrase grammar. Pure.
+"""The note grammar (strategy G): a request's facts and its diagnosis's priors as one phrase grammar. Pure functions.
 
 Every text of the grammar states each fact once and nothing else, except findings typical of the diagnosis, worded as
 typical. Sampled without those, it is the fallback of every strategy. Strategy M's template is here too.

@@ -1,4 +1,4 @@
-"""Builds the prompt: a request's facts as text, grammar and sampling settings for the model. Pure."""
+"""Builds the prompt: a request's facts as text, grammar and sampling settings for the model. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Duplicate hits: those with an equal note or a near-duplicate image are marked, or folded for distinct hits.
 
-Pure: values in, values out.
+Pure functions.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Computes a study's results (results.py) from its cells' outputs. Values in, values out."""
+"""Computes a study's results (results.py) from its cells' outputs. Pure functions."""
 
 import os
 from collections import defaultdict
