@@ -1,6 +1,6 @@
 """Note records in Redis: the request, state and result of each note, and the notes of each batch.
 
-The record is the truth about a note; RQ only schedules the work. A note ends in one atomic step that only the first
+The record is authoritative for a note; RQ only schedules the work. A note ends in one atomic step that only the first
 caller wins, so it ends exactly once, however often its job runs.
 """
 

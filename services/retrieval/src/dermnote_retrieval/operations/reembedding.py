@@ -57,7 +57,7 @@ class Reembedder:
         self._add(images, self._encoder.encode_images([open_stored(data) for _, _, data in images]), route="images")
 
     def _add(self, sources: Sequence[tuple[int, int, object]], rows: Vectors, *, route: Route) -> None:
-        # An item in which this model finds no content gets a zero vector: found last, but not lost.
+        # An item in which this model finds no content gets a zero vector, which ranks last.
         usable = np.where(np.isfinite(rows).all(axis=1, keepdims=True), rows, np.float32(0))
         new = [NewVector(n, version, route, row) for (n, version, _), row in zip(sources, usable, strict=True)]
         self._vectors.add(new, model_id=self._model_id)

@@ -53,12 +53,12 @@ class _IndexCollector(Collector):
             yield _gauge("store_bytes", "Bytes of the store's files", info.store.bytes)
             yield _gauge("disk_free_bytes", "Bytes that are free on the store's disk", info.store.free_bytes)
         if info.snapshots:
-            yield _gauge("snapshots", "Snapshots that are kept", info.snapshots.count)
+            yield _gauge("snapshots", "Number of snapshots", info.snapshots.count)
             yield _gauge("snapshots_bytes", "Bytes of all snapshots", info.snapshots.bytes)
             if newest := info.snapshots.newest_at:
-                yield _gauge("snapshot_newest_seconds", "When the newest was taken, in Unix time", newest.timestamp())
+                yield _gauge("snapshot_newest_seconds", "Unix time of the newest snapshot", newest.timestamp())
         if info.waiting:
-            yield _gauges("waiting", "What waits for its turn", "what", info.waiting.model_dump().items())
+            yield _gauges("waiting", "Length of each queue", "what", info.waiting.model_dump().items())
         for name, meaning, value_of in _ROUTE_GAUGES:
             values = ((route, value_of(one)) for route, one in info.routes.items())
             yield _gauges(name, meaning, "route", ((route, value) for route, value in values if value is not None))
@@ -69,7 +69,7 @@ _ROUTE_GAUGES: tuple[tuple[str, str, Callable[[RouteInfo], float | None]], ...] 
     ("index_memory_bytes", "Memory of a route's index", lambda one: one.memory_mib << 20),
     (
         "index_recall",
-        "Recall of a route's lists; none where it is exact",
+        "Recall of a route's inverted lists; absent while its search is exact",
         lambda one: None if one.recall is None else one.recall.value,
     ),
     ("index_building", "1 while a route's lists are built", lambda one: one.building),

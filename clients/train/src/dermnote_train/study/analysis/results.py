@@ -1,4 +1,4 @@
-"""The results of a study: each arm alone, and paired comparisons. Values only; figures.py computes them."""
+"""The results of a study: each arm alone, and paired comparisons. Computed by figures.py."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
