@@ -178,7 +178,7 @@ def test_an_empty_index_has_no_hits(retrieval: RetrievalService, paint: Paint) -
 def test_unaligned_towers_cannot_search_notes_by_image(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
 
-    with pytest.raises(EncoderNotAligned, match="train a model"):
+    with pytest.raises(EncoderNotAligned, match="train and activate a model"):
         retrieval.search_image(paint("red"), via="notes")
     assert retrieval.search_image(paint("red"), via="fused").routes == ["images"]
 
@@ -239,9 +239,9 @@ def test_another_model_is_listed_and_becomes_active(retrieval: RetrievalService,
 def test_a_missing_model_is_unknown(retrieval: RetrievalService) -> None:
     with pytest.raises(UnknownModel, match="available: dummy, dummy-aligned"):
         retrieval.activate_model("missing")
-    with pytest.raises(UserError, match="does not see the model nobody"):
+    with pytest.raises(UserError, match="does not list the model missing"):
         retrieval.wait_active("missing", model_id="missing-1")
-    with pytest.raises(UserError, match="gave up on the model dummy"):
+    with pytest.raises(UserError, match="could not activate the model dummy"):
         retrieval.wait_active("dummy", model_id="dummy-of-other-weights")
 
 
