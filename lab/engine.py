@@ -1,7 +1,7 @@
-"""Compare the engine with its peers: same weights, prompts, sampling and limits, cold caches, distinct requests.
+"""Benchmarks the engine against its peers with the same weights, prompts, sampling and limits, and cold caches.
 
-A short pass finds the best settings of each peer on this machine. Then our engine at several slot counts, llama.cpp's
-server (PyPI xllamacpp) and plain llama_cpp.Llama run in turns; both arms of a ratio get identical requests.
+Short trials first select the best settings of each peer on this machine. Then our engine at several slot counts,
+llama.cpp's server (PyPI xllamacpp) and plain llama_cpp.Llama run in turns; both arms of a ratio get the same requests.
 """
 
 import argparse
@@ -62,8 +62,8 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def choose(bench: Bench, arguments: argparse.Namespace) -> dict[str, Selection]:
-    """The best settings of each peer, by the prefix of its arms' names."""
-    found: dict[str, Selection] = {}
+    """Select the best settings of each peer; keys are prefixes of its arms' names."""
+    selections: dict[str, Selection] = {}
     few = max(1, arguments.tries // 2)
 
     def server(strategy: Strategy, candidate: Candidate, notes: int) -> Run:
@@ -81,11 +81,11 @@ def choose(bench: Bench, arguments: argparse.Namespace) -> dict[str, Selection]:
             slots=arguments.server_slots,
         )
         layout = free.best["notes/s"].layout
-        found["server P2"] = free
-        found["server G"] = choose_guided(lambda candidate: server("G", candidate, few), layout=layout)
+        selections["server P2"] = free
+        selections["server G"] = choose_guided(lambda candidate: server("G", candidate, few), layout=layout)
     if "plain" in arguments.sides:
-        found["plain Llama P2"] = choose_plain(plain, layouts=arguments.plain_layouts)
-    return found
+        selections["plain Llama P2"] = choose_plain(plain, layouts=arguments.plain_layouts)
+    return selections
 
 
 def our_arms(bench: Bench, arguments: argparse.Namespace) -> dict[str, Arm]:
@@ -124,17 +124,17 @@ def peer_arms(bench: Bench, arguments: argparse.Namespace, chosen: Mapping[str, 
     def plain(name: str, candidate: Candidate) -> Arm:
         return lambda turn: bench.plain(name, candidate, salt=turn, notes=arguments.few)
 
-    found: dict[str, Arm] = {}
+    arms: dict[str, Arm] = {}
     kept = [(begins, candidate) for begins, selection in chosen.items() for candidate in selection.kept]
     for begins, candidate in kept:
         name = f"{begins} {candidate}"
         if begins == "server P2":
-            found[name] = server(name, "P2", candidate, arguments.notes)
+            arms[name] = server(name, "P2", candidate, arguments.notes)
         elif begins == "server G":
-            found[name] = server(name, "G", candidate, arguments.few)
+            arms[name] = server(name, "G", candidate, arguments.few)
         else:
-            found[f"{begins} {candidate.layout}"] = plain(f"{begins} {candidate.layout}", candidate)
-    return found
+            arms[f"{begins} {candidate.layout}"] = plain(f"{begins} {candidate.layout}", candidate)
+    return arms
 
 
 def printed(when: str, run: Run) -> Run:
@@ -148,7 +148,7 @@ def printed(when: str, run: Run) -> Run:
 
 
 def limits() -> dict[str, float]:
-    """llama.cpp's own tokens per second in the layout that the engine runs: our upper bound."""
+    """llama.cpp's own tokens per second in the engine's layout: an upper bound for us."""
     code = "import json; from lab.peers.limits import measured; print(json.dumps(measured()))"
     done = subprocess.run(  # noqa: S603 - the command is the benchmark's own
         [sys.executable, "-c", code],
@@ -156,12 +156,12 @@ def limits() -> dict[str, float]:
         check=True,
         env=os.environ | {"GOMP_SPINCOUNT": OPENMP_SPINS},
     )
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    bounds: dict[str, float] = json.loads(done.stdout)
+    return bounds
 
 
 def measure(arguments: argparse.Namespace, *, folder: Path) -> tuple[dict[str, Selection], list[Run]]:
-    """(the peers' selected settings, all rounds of all arms in turns)."""
+    """Run the benchmark; returns (the peers' selected settings, the rounds of all arms)."""
     names = [*arguments.server_layouts, *arguments.plain_layouts] if set(arguments.sides) != {"ours"} else []
     priors = load_priors()
     bench = Bench(
@@ -179,7 +179,7 @@ def measure(arguments: argparse.Namespace, *, folder: Path) -> tuple[dict[str, S
 
 
 def request_record(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Describes the requests, for the record."""
+    """A description of the requests for the JSON file."""
     given = {name: getattr(arguments, name) for name in ("notes", "few", "tries", "diagnoses", "facts")}
     drawn = (
         CHOICE
@@ -190,11 +190,11 @@ def request_record(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def cpu() -> dict[str, Any]:
-    """The processor's name, and its vector units for which llama.cpp has kernels."""
+    """The processor's name, and those of its vector extensions for which llama.cpp has kernels."""
     lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    found = {name.strip(): value.strip() for name, value in lines.items()}
-    units = [flag for flag in found.get("flags", "").split() if flag.startswith(("avx", "amx", "f16c"))]
-    return {"model": found.get("model name", ""), "vector_units": sorted(units)}
+    fields = {name.strip(): value.strip() for name, value in lines.items()}
+    units = [flag for flag in fields.get("flags", "").split() if flag.startswith(("avx", "amx", "f16c"))]
+    return {"model": fields.get("model name", ""), "vector_units": sorted(units)}
 
 
 def main() -> None:
@@ -204,12 +204,15 @@ def main() -> None:
         bounds = limits()
         chosen, runs = measure(arguments, folder=Path(folder))
     rows = summary(runs)
-    found = ratios(rows)
+    comparison = ratios(rows)
     print(table(rows))
-    print("llama.cpp's own limits here:", ", ".join(f"{what} {rate:.0f} tokens/s" for what, rate in bounds.items()))
+    print(
+        "llama.cpp's own limits on this machine:",
+        ", ".join(f"{what} {rate:.0f} tokens/s" for what, rate in bounds.items()),
+    )
     for begins, selection in chosen.items():
         print(f"{begins}, best by", ", ".join(f"{what}: {best}" for what, best in selection.best.items()))
-    for what, ratio in found.items():
+    for what, ratio in comparison.items():
         print(f"{what}: {ratio:.1f}")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     record = {
@@ -219,7 +222,7 @@ def main() -> None:
         "limits": bounds,
         "selection": {begins: selection.record() for begins, selection in chosen.items()},
         "arms": rows,
-        "ratios": found,
+        "ratios": comparison,
         "runs": [asdict(run) for run in runs],
     }
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -1,6 +1,6 @@
-"""Measures how faithful and how varied notes are, on random rows of metadata tables.
+"""Measures the faithfulness and variety of notes for random rows of metadata tables.
 
-Needs the local stack (`make up`). `--table` names a metadata CSV (HAM10000, PAD-UFES-20, plain); default: drawn rows.
+Needs the local stack (`make up`). `--table`: a metadata CSV (HAM10000, PAD-UFES-20, plain); default: drawn lesions.
 M and G use the default policy (`retry`), P1 to P3 `fallback`: `source: llm` then means faithful at first attempt.
 """
 
@@ -60,7 +60,7 @@ class WrittenNote:
 
 @dataclass(frozen=True)
 class Results:
-    """Results of one strategy on one table. Shares and coverage 0 to 1; `second_checker`: share that it accepts."""
+    """Results of one strategy on one table. Shares are 0 to 1; `second_checker`: share of notes that it accepts."""
 
     strategy: str
     notes: int

@@ -1,4 +1,4 @@
-"""Benchmarks `dermnote_train.training.train` against a plain loop for the same model, like that of the paper's authors.
+"""Benchmarks `dermnote_train.training.train` against a plain training loop like that of the paper's authors.
 
 The plain loop decodes and resizes every image, and runs the frozen text tower on padded notes, at every step. Images,
 notes, model, losses, batch size, epochs and validation are the same; each arm runs in its own process, in turns.
@@ -98,7 +98,7 @@ def plain(config: TrainConfig, split: Split, classes: tuple[str, ...], notes: di
 
 
 def ours(config: TrainConfig, split: Split, classes: tuple[str, ...], notes: dict[str, str]) -> float:
-    """Seconds of `train` from its first decoded image: text features, epochs, validation and files."""
+    """Seconds of `train` from its first decoded image on: text features, epochs, validation, and writing files."""
     started: list[float] = []
 
     def report(_: Step) -> None:

@@ -27,7 +27,7 @@ POLL_S = 0.3
 
 
 class StackFailed(Exception):
-    """What failed, where its log is, and what to do, in one line."""
+    """One line: the failed process, the path of its log, and the next step."""
 
 
 def up(layout: Layout) -> None:

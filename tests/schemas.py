@@ -34,12 +34,12 @@ def as_it_is(_: Any, body: Any) -> bytes:
 
 
 def document(name: str) -> Any:
-    """A service's committed document, which another test holds against the service."""
+    """A service's committed OpenAPI document; another test compares it with the service."""
     return schemathesis.openapi.from_path(DOCUMENTS / f"{name}.json")
 
 
 def check(case: Any, client: TestClient) -> None:
     """Ask, and hold the answer against the document."""
-    asked: Any = requests.Request(**case.as_transport_kwargs(base_url=str(client.base_url))).prepare()
-    answer = client.request(asked.method, asked.url, content=asked.body, headers=dict(asked.headers))
+    prepared: Any = requests.Request(**case.as_transport_kwargs(base_url=str(client.base_url))).prepare()
+    answer = client.request(prepared.method, prepared.url, content=prepared.body, headers=dict(prepared.headers))
     case.validate_response(answer, checks=CHECKS)

@@ -108,9 +108,9 @@ def measure(
     server: ServerProcess, requests: Sequence[PeerRequest], *, concurrency: int, timeout_s: float = TIMEOUT_S
 ) -> PeerBatch:
     """Send all requests to a running server, `concurrency` at a time. Raises ServerFailed if it dies."""
-    before, everyone, client, begun = server.usage(), machine_cpu_s(), time.process_time(), time.perf_counter()
+    before, everyone, client, started = server.usage(), machine_cpu_s(), time.process_time(), time.perf_counter()
     answers = asyncio.run(complete_all(server.url, requests, concurrency=concurrency, timeout_s=timeout_s))
-    wall_s, after = time.perf_counter() - begun, server.usage()
+    wall_s, after = time.perf_counter() - started, server.usage()
     cpu_s = after.cpu_s - before.cpu_s
     others_s = machine_cpu_s() - everyone - cpu_s - (time.process_time() - client)
     return PeerBatch(answers, wall_s=wall_s, cpu_s=cpu_s, others_cpu_s=max(others_s, 0.0), peak_bytes=after.peak_bytes)
@@ -134,12 +134,12 @@ async def complete_all(
 
 async def complete(client: httpx.AsyncClient, request: PeerRequest) -> PeerAnswer:
     """One completion; a transport or server error becomes the answer's error."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     try:
         response = await client.post("/completion", json=request.body())
     except httpx.TransportError as error:
-        return PeerAnswer(error=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - begun)
-    seconds = time.perf_counter() - begun
+        return PeerAnswer(error=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
     if response.is_error:
         return PeerAnswer(error=f"HTTP {response.status_code}: {_error_message(response)}", seconds=seconds)
     try:
@@ -183,7 +183,7 @@ class _Error(BaseModel):
     message: str
 
 
-class _Refusal(BaseModel):
+class _ErrorBody(BaseModel):
     """llama.cpp's error body."""
 
     model_config = ConfigDict(extra="ignore")
@@ -193,6 +193,6 @@ class _Refusal(BaseModel):
 
 def _error_message(response: httpx.Response) -> str:
     try:
-        return _Refusal.model_validate_json(response.content).error.message
+        return _ErrorBody.model_validate_json(response.content).error.message
     except ValidationError:
         return response.text[:200]

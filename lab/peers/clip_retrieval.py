@@ -25,7 +25,7 @@ FOLDER = Path(".dermnote/peers/clip-retrieval")
 
 
 def python_of(folder: Path = FOLDER) -> Path:
-    """The interpreter of its environment, which the first call creates. Raises CalledProcessError."""
+    """The interpreter of its virtual environment, which the first call creates. Raises CalledProcessError."""
     python = folder / "bin" / "python"
     if not (folder / "made").is_file():
         venv.create(folder, with_pip=True, clear=True)

@@ -25,7 +25,7 @@ WARNINGS = 2
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How llama.cpp's server runs. Prompt cache, continuous batching and flash attention (auto) are always on.
+    """Settings of llama.cpp's server. Prompt cache, continuous batching and flash attention (auto) are always on.
 
     `context_tokens`: KV cells of all slots together; `kv_unified`: one pool of cells, not an equal share per slot;
     `host_cache_mib`: most memory for prompts evicted from slots, 0 for none (8192 is the server's default);

@@ -109,9 +109,9 @@ def main() -> None:
         n_threads_batch=settings.threads,
         verbose=False,
     )
-    begun = time.perf_counter()
+    started = time.perf_counter()
     answers = [complete(llama, request) for request in requests]
-    wall_s = time.perf_counter() - begun
+    wall_s = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     sys.stdout.write(json.dumps(asdict(PlainBatch(answers, wall_s, peak))))
 

@@ -1,1 +1,1 @@
-"""The parts of lab/retrieval.py: vectors, load over HTTP, the arms, the report."""
+"""Modules of lab/retrieval.py: vectors, HTTP load generator, arms, report."""

@@ -1,4 +1,4 @@
-"""The servers and what is asked of them: ours, clip-retrieval's, and FAISS by itself without any service."""
+"""The arms of the search benchmark: our service, clip-retrieval's service, and FAISS without a service."""
 
 import json
 import os
@@ -27,18 +27,18 @@ K = 10
 READY_S = 900
 NDJSON = {"Content-Type": "application/x-ndjson"}
 FILTERS = {"vector": None, "50 %": keeping(0.5), "1 %": keeping(0.01), "0.01 %": keeping(0.0001)}
-# Queries are of the same clusters as what is searched, and none of it.
+# Queries come from the same clusters as the stored vectors, but are not among them.
 QUERY_SEED = 99
 
 
 @dataclass
 class Arm:
-    """One server over so many vectors. `rows`: by kind of query, one a number of clients."""
+    """The measurements of one server with this many vectors. `rows`: kind of query -> one row per number of clients."""
 
     name: str
     vectors: int
     rows: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
+    measurements: dict[str, Any] = field(default_factory=dict)
 
 
 def queries(count: int = 500) -> Vectors:
@@ -48,13 +48,13 @@ def queries(count: int = 500) -> Vectors:
 
 @contextmanager
 def our_server(folder: Path, **settings: str) -> Iterator[ServerProcess]:
-    """The service as it is shipped; settings without their prefix."""
+    """The retrieval service with its default settings. `settings`: names without the RETRIEVAL_ prefix."""
     port = free_port()
-    given = {"DATA_DIR": str(folder), "PORT": str(port), "ENCODER": "dummy", "MODEL": MODEL} | settings
+    values = {"DATA_DIR": str(folder), "PORT": str(port), "ENCODER": "dummy", "MODEL": MODEL} | settings
     with server_process(
         [sys.executable, "-m", "dermnote_retrieval"],
         url=f"http://{HOST}:{port}",
-        environment={f"RETRIEVAL_{name}": value for name, value in given.items()},
+        environment={f"RETRIEVAL_{name}": value for name, value in values.items()},
         healthy="/health/ready",
         ready_s=READY_S,
     ) as process:
@@ -62,101 +62,101 @@ def our_server(folder: Path, **settings: str) -> Iterator[ServerProcess]:
 
 
 def run_ours(count: int, *, folder: Path, clients: Sequence[int], seconds: float) -> Arm:
-    """Load, restart, search: by vector, without and with filters."""
+    """Load the vectors, restart the service, and search by vector, without and with filters."""
     arm = Arm("dermnote", count)
     with our_server(folder) as server:
-        arm.figures["items_loaded_per_s"] = count / load_ours(server, count)
-        arm.figures["lists_built_s"] = wait_for_lists(server)
-        arm.figures["loading_peak_mib"] = server.usage().peak_bytes / 2**20
-    begun = time.perf_counter()
+        arm.measurements["items_loaded_per_s"] = count / load_ours(server, count)
+        arm.measurements["lists_built_s"] = wait_for_lists(server)
+        arm.measurements["loading_peak_mib"] = server.usage().peak_bytes / 2**20
+    started = time.perf_counter()
     with our_server(folder) as server:
-        arm.figures["start_s"] = time.perf_counter() - begun
-        arm.figures["index"] = httpx.get(f"{server.url}/index").json()["routes"]["images"]
+        arm.measurements["start_s"] = time.perf_counter() - started
+        arm.measurements["index"] = httpx.get(f"{server.url}/index").json()["routes"]["images"]
         for kind, spec in FILTERS.items():
-            requests = [_body(row, spec, server.url) for row in queries()]
+            requests = [_search_request(row, spec, server.url) for row in queries()]
             if kind == "vector":
-                arm.figures |= _own_shares(server, requests, seconds=seconds)
+                arm.measurements |= _service_overhead(server, requests, seconds=seconds)
             loads = [drive(server.url, requests, clients=number, seconds=seconds) for number in clients]
             arm.rows[kind] = [load.row() | _hits(load, count, spec) for load in loads]
-        arm.figures["peak_mib"] = server.usage().peak_bytes / 2**20
+        arm.measurements["peak_mib"] = server.usage().peak_bytes / 2**20
     return arm
 
 
-def _body(vector: Vectors, spec: Mapping[str, Any] | None, url: str) -> bytes:
+def _search_request(vector: Vectors, spec: Mapping[str, Any] | None, url: str) -> bytes:
     body = {"vector": [round(value, 6) for value in vector.tolist()], "via": "images", "k": K}
-    asked = body if spec is None else body | {"filter": spec}
-    return post("/search", json.dumps(asked).encode(), host=url.removeprefix("http://"))
+    content = body if spec is None else body | {"filter": spec}
+    return post("/search", json.dumps(content).encode(), host=url.removeprefix("http://"))
 
 
 def _hits(load: Load, count: int, spec: Mapping[str, Any] | None) -> dict[str, float]:
-    """How many hits came at least, of those that there were to find."""
-    most = spec["share"]["lte"] if spec else None
-    there = count if most is None else sum(metadata(number)["share"] <= most for number in range(count))
+    """The fewest hits of any response, and the number that a complete response has."""
+    limit = spec["share"]["lte"] if spec else None
+    matching = count if limit is None else sum(metadata(number)["share"] <= limit for number in range(count))
     fewest = min(len(json.loads(body)["hits"]) for body in load.bodies)
-    return {"fewest_hits": fewest, "hits_to_find": min(K, there)}
+    return {"fewest_hits": fewest, "hits_to_find": min(K, matching)}
 
 
-def _own_shares(server: ServerProcess, requests: Sequence[bytes], *, seconds: float) -> dict[str, float]:
-    """What one query at a time takes beside encoding and search, in milliseconds.
+def _service_overhead(server: ServerProcess, requests: Sequence[bytes], *, seconds: float) -> dict[str, float]:
+    """Milliseconds per query, sent one at a time, that are neither encoding nor index search.
 
-    `own_ms`: a client's time, median of the last answers. `own_inside_ms`: from the first line of the service's app to
-    its last, as /metrics tells; a mean, which is what sums and counts give.
+    `own_ms`: measured by the client, median of the last responses. `own_inside_ms`: measured in the app, the mean
+    according to the sums and counts at /metrics.
     """
-    before = _sums(server)
+    before = _search_seconds(server)
     load = drive(server.url, requests, clients=1, seconds=seconds)
-    spent = {name: value - before.get(name, 0.0) for name, value in _sums(server).items()}
+    during = {name: value - before.get(name, 0.0) for name, value in _search_seconds(server).items()}
     timings = [json.loads(body)["timings_ms"] for body in load.bodies]
     own = [
-        taken * 1000 - told.get("encode", 0.0) - told["search"]
-        for taken, told in zip(load.seconds[-len(timings) :], timings, strict=True)
+        seconds_taken * 1000 - steps.get("encode", 0.0) - steps["search"]
+        for seconds_taken, steps in zip(load.seconds[-len(timings) :], timings, strict=True)
     ]
-    inside = spent["requests"] - spent.get("encode", 0.0) - spent["search"]
-    return {"own_ms": float(statistics.median(own)), "own_inside_ms": inside / spent["count"] * 1000}
+    inside = during["requests"] - during.get("encode", 0.0) - during["search"]
+    return {"own_ms": float(statistics.median(own)), "own_inside_ms": inside / during["count"] * 1000}
 
 
-def _sums(server: ServerProcess) -> dict[str, float]:
-    """Seconds of all searches so far: of the whole `requests`, of each step by its name; and their `count`."""
-    found: dict[str, float] = {}
+def _search_seconds(server: ServerProcess) -> dict[str, float]:
+    """Total seconds of all searches so far, as `requests` and by step, and their `count`."""
+    totals: dict[str, float] = {}
     for family in text_string_to_metric_families(httpx.get(f"{server.url}/metrics").text):
         for sample in family.samples:
             if sample.name == "dermnote_retrieval_search_step_seconds_sum":
-                found[sample.labels["step"]] = sample.value
+                totals[sample.labels["step"]] = sample.value
             elif sample.labels.get("handler") == "/search":
                 part = {"_sum": "requests", "_count": "count"}.get(sample.name[sample.name.rfind("_") :])
                 if part and "duration_seconds" in sample.name:
-                    found[part] = sample.value
-    return found
+                    totals[part] = sample.value
+    return totals
 
 
 def load_ours(server: ServerProcess, count: int) -> float:
-    """Seconds that a bulk load of all vectors takes. Raises SystemExit where one is not taken."""
-    begun, first = time.perf_counter(), 0
+    """Bulk-load all vectors; returns the seconds taken. Raises SystemExit if a vector is rejected."""
+    started, first = time.perf_counter(), 0
     with httpx.Client(base_url=server.url, timeout=600) as client:
         for rows in clustered(count):
             content = lines(rows, first=first, model=f"{MODEL}-1")
-            answer = client.post("/items/bulk", content=content, headers=NDJSON)
-            if answer.text.count('"created"') != len(rows):
-                raise SystemExit(f"a bulk load was not taken: {answer.text[:500]}")
+            response = client.post("/items/bulk", content=content, headers=NDJSON)
+            if response.text.count('"created"') != len(rows):
+                raise SystemExit(f"a bulk load was not stored completely: {response.text[:500]}")
             first += len(rows)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
-def wait_for_lists(server: ServerProcess, *, patience_s: float = 900) -> float | None:
-    """Seconds until lists serve; None where the index stays flat."""
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < patience_s:
+def wait_for_lists(server: ServerProcess, *, timeout_s: float = 900) -> float | None:
+    """Wait until searches use inverted lists; returns the seconds, or None if the index stays flat."""
+    started = time.perf_counter()
+    while time.perf_counter() - started < timeout_s:
         with httpx.Client(base_url=server.url, timeout=60) as client:
             route = client.get("/index").json()["routes"]["images"]
         if route["vectors"] <= 200_000:
             return None
         if route["kind"] != "flat":
-            return time.perf_counter() - begun
+            return time.perf_counter() - started
         time.sleep(0.5)
-    raise SystemExit("no lists were built")
+    raise SystemExit(f"the inverted lists were not built within {timeout_s:g} s")
 
 
 def run_clip_retrieval(count: int, *, folder: Path, clients: Sequence[int], seconds: float) -> Arm:
-    """The same vectors behind clip-retrieval's handler, each with the metadata of one row."""
+    """clip-retrieval's handler over the same vectors, with one row of metadata per vector."""
     arm = Arm("clip-retrieval", count)
     python = python_of()
     np.save(folder / "vectors.npy", np.concatenate(list(clustered(count))))
@@ -168,27 +168,27 @@ def run_clip_retrieval(count: int, *, folder: Path, clients: Sequence[int], seco
     )
     subprocess.run([str(python), "-c", write, str(count), str(folder / "metadata" / "0.parquet")], check=True)  # noqa: S603
     port = free_port()
-    told = [str(folder / "vectors.npy"), str(folder / "metadata"), str(port)]
-    command = [str(python), "-m", "lab.peers.clip_retrieval", *told]
+    arguments = [str(folder / "vectors.npy"), str(folder / "metadata"), str(port)]
+    command = [str(python), "-m", "lab.peers.clip_retrieval", *arguments]
     with server_process(command, url=f"http://{HOST}:{port}", ready_s=READY_S) as server:
-        asked = {"modality": "image", "num_images": K, "indice_name": "all"}
+        options = {"modality": "image", "num_images": K, "indice_name": "all"}
         requests = [
             post(
                 "/knn-service",
-                json.dumps(asked | {"embedding_input": [round(value, 6) for value in row.tolist()]}).encode(),
+                json.dumps(options | {"embedding_input": [round(value, 6) for value in row.tolist()]}).encode(),
                 host=f"{HOST}:{port}",
             )
             for row in queries()
         ]
         loads = [drive(server.url, requests, clients=number, seconds=seconds) for number in clients]
         arm.rows["vector"] = [load.row() for load in loads]
-        arm.figures["peak_mib"] = server.usage().peak_bytes / 2**20
+        arm.measurements["peak_mib"] = server.usage().peak_bytes / 2**20
     (folder / "vectors.npy").unlink()
     return arm
 
 
 def run_faiss(count: int, *, seconds: float) -> Arm:
-    """FAISS's flat index in this process, without any service: one query at a time, and 32 in a call."""
+    """FAISS's flat index in this process: one query per call, and 32 per call."""
     import faiss  # noqa: PLC0415 - only this arm needs it
 
     arm = Arm("faiss alone", count)
@@ -196,42 +196,42 @@ def run_faiss(count: int, *, seconds: float) -> Arm:
     for rows in clustered(count):
         index.add(rows)
     faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
-    asked = queries()
+    query_vectors = queries()
     arm.rows["vector"] = []
-    for together in (1, 32):
-        taken: list[float] = []
-        while sum(taken) < seconds:
-            start = (len(taken) * together) % (len(asked) - together)
-            begun = time.perf_counter()
-            index.search(asked[start : start + together], K)
-            taken.append(time.perf_counter() - begun)
-        load = Load(together, wall_s=sum(taken), seconds=taken)
+    for batch_size in (1, 32):
+        call_seconds: list[float] = []
+        while sum(call_seconds) < seconds:
+            start = (len(call_seconds) * batch_size) % (len(query_vectors) - batch_size)
+            started = time.perf_counter()
+            index.search(query_vectors[start : start + batch_size], K)
+            call_seconds.append(time.perf_counter() - started)
+        load = Load(batch_size, wall_s=sum(call_seconds), seconds=call_seconds)
         row = load.row()
-        arm.rows["vector"].append(row | {"queries_per_s": row["queries_per_s"] * together})
+        arm.rows["vector"].append(row | {"queries_per_s": row["queries_per_s"] * batch_size})
     return arm
 
 
 def run_images(
-    pictures: Sequence[bytes], *, runtime: str, folder: Path, models: Path, clients: Sequence[int], seconds: float
+    images: Sequence[bytes], *, runtime: str, folder: Path, models: Path, clients: Sequence[int], seconds: float
 ) -> Arm:
-    """Image queries through the `lite` towers, over these JPEG files' contents: what encoding together gives."""
-    arm = Arm(f"lite, {runtime}", len(pictures))
+    """Search by image through the `lite` towers; shows what batching encoder calls gains. `images`: JPEG files."""
+    arm = Arm(f"lite, {runtime}", len(images))
     with our_server(folder, ENCODER=runtime, MODEL="lite", MODELS_DIR=str(models)) as server:
         with httpx.Client(base_url=server.url, timeout=120) as client:
-            for number, picture in enumerate(pictures):
-                client.put(f"/items/i{number}", files={"image": picture}).raise_for_status()
-        requests = [_form(picture, server.url) for picture in pictures]
+            for number, image in enumerate(images):
+                client.put(f"/items/i{number}", files={"image": image}).raise_for_status()
+        requests = [_image_request(image, server.url) for image in images]
         loads = [drive(server.url, requests, clients=number, seconds=seconds) for number in clients]
         arm.rows["image"] = [load.row() for load in loads]
-        alone = [json.loads(body)["timings_ms"]["encode"] for body in loads[0].bodies]
-        arm.figures["encode_p50_ms"] = float(statistics.median(alone))
-        arm.figures["peak_mib"] = server.usage().peak_bytes / 2**20
+        encode_ms = [json.loads(body)["timings_ms"]["encode"] for body in loads[0].bodies]
+        arm.measurements["encode_p50_ms"] = float(statistics.median(encode_ms))
+        arm.measurements["peak_mib"] = server.usage().peak_bytes / 2**20
     return arm
 
 
-def _form(picture: bytes, url: str) -> bytes:
-    edge = "dermnote-benchmark"
-    head = f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="x.jpg"\r\n\r\n'
-    via = f'\r\n--{edge}\r\nContent-Disposition: form-data; name="via"\r\n\r\nimages\r\n--{edge}--\r\n'
-    body = head.encode() + picture + via.encode()
-    return post("/search", body, kind=f"multipart/form-data; boundary={edge}", host=url.removeprefix("http://"))
+def _image_request(image: bytes, url: str) -> bytes:
+    boundary = "dermnote-benchmark"
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="x.jpg"\r\n\r\n'
+    via = f'\r\n--{boundary}\r\nContent-Disposition: form-data; name="via"\r\n\r\nimages\r\n--{boundary}--\r\n'
+    body = head.encode() + image + via.encode()
+    return post("/search", body, kind=f"multipart/form-data; boundary={boundary}", host=url.removeprefix("http://"))

@@ -1,4 +1,4 @@
-"""From arms to ratios, a table and plots of cost over size. Values in, values out, but for the plot's file."""
+"""Ratios, a table and plots of cost by size from the arms' measurements. Only `plot` writes a file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ ONNX, OPEN_CLIP = "lite, onnx", "lite, openclip"
 
 
 def table(arms: Sequence[Arm]) -> str:
-    """One line for each kind of query and number of clients."""
+    """One line per arm, kind of query and number of clients."""
     lines = [
         f"{'arm':<16} {'vectors':>9} {'query':>8} {'clients':>7} {'queries/s':>9} {'p50 ms':>8} {'p99 ms':>8}  hits"
     ]
@@ -29,7 +29,7 @@ def table(arms: Sequence[Arm]) -> str:
 
 
 def ratios(arms: Sequence[Arm]) -> dict[str, float]:
-    """What is promised: beside the peer at the most clients, over size, and image queries together over alone."""
+    """Ours over clip-retrieval at the most clients, large over small index, and image queries batched over single."""
     found: dict[str, float] = {}
     sizes = sorted({arm.vectors for arm in arms if arm.name == OURS})
     for size in sizes:
@@ -40,9 +40,9 @@ def ratios(arms: Sequence[Arm]) -> dict[str, float]:
             found[f"p99 over clip-retrieval's, {clients}"] = ours["p99_ms"] / peer["p99_ms"]
     if 100_000 in sizes and 1_000_000 in sizes:
         small, large = (_rows(arms, OURS, size, "vector") for size in (100_000, 1_000_000))
-        for one, other in zip(small, large, strict=True):
-            name = f"p99 with 1,000,000 vectors over that with 100,000, {one['clients']:.0f} clients"
-            found[name] = other["p99_ms"] / one["p99_ms"]
+        for small_row, large_row in zip(small, large, strict=True):
+            name = f"p99 with 1,000,000 vectors over that with 100,000, {small_row['clients']:.0f} clients"
+            found[name] = large_row["p99_ms"] / small_row["p99_ms"]
     return found | _image_ratios({arm.name: arm for arm in arms if arm.name in (ONNX, OPEN_CLIP)})
 
 
@@ -54,8 +54,8 @@ def _image_ratios(arms: Mapping[str, Arm]) -> dict[str, float]:
             last["queries_per_s"] / first["queries_per_s"]
         )
     if len(arms) == 2:
-        alone, beside = (arms[name].figures["encode_p50_ms"] for name in (ONNX, OPEN_CLIP))
-        found["p50 of encoding an image, ONNX over open_clip"] = alone / beside
+        onnx, open_clip = (arms[name].measurements["encode_p50_ms"] for name in (ONNX, OPEN_CLIP))
+        found["p50 of encoding an image, ONNX over open_clip"] = onnx / open_clip
     return found
 
 
@@ -69,23 +69,23 @@ def _last(arms: Sequence[Arm], name: str, vectors: int, kind: str) -> dict[str, 
 
 
 def plot(arms: Sequence[Arm], path: Path) -> None:
-    """Queries a second and p99 at the most clients, and memory, over the number of vectors; nothing without sizes."""
+    """Plot queries per second and p99 at the most clients, and memory, by size. Image queries are not plotted."""
     if not any(arm.name in (OURS, PEER, FAISS) for arm in arms):
         return
     figure = Figure(figsize=(12, 4), layout="constrained")
     speed, tail, memory = figure.subplots(1, 3)
     kinds = {(arm.name, kind) for arm in arms if arm.name not in (ONNX, OPEN_CLIP) for kind in arm.rows}
     for name, kind in sorted(kinds):
-        mine = sorted((arm for arm in arms if arm.name == name and kind in arm.rows), key=lambda arm: arm.vectors)
-        sizes = [arm.vectors for arm in mine]
-        last = [arm.rows[kind][-1] for arm in mine]
+        own = sorted((arm for arm in arms if arm.name == name and kind in arm.rows), key=lambda arm: arm.vectors)
+        sizes = [arm.vectors for arm in own]
+        last = [arm.rows[kind][-1] for arm in own]
         label = f"{name}, {kind}, {last[0]['clients']:.0f} at a time"
         speed.plot(sizes, [row["queries_per_s"] for row in last], marker="o", label=label)
         tail.plot(sizes, [row["p99_ms"] for row in last], marker="o", label=label)
     for name in (OURS, PEER):
-        mine = sorted((arm for arm in arms if arm.name == name), key=lambda arm: arm.vectors)
-        peaks: list[Any] = [arm.figures["peak_mib"] for arm in mine]
-        memory.plot([arm.vectors for arm in mine], peaks, marker="o", label=name)
+        own = sorted((arm for arm in arms if arm.name == name), key=lambda arm: arm.vectors)
+        peaks: list[Any] = [arm.measurements["peak_mib"] for arm in own]
+        memory.plot([arm.vectors for arm in own], peaks, marker="o", label=name)
     for axes, title in ((speed, "queries per second"), (tail, "p99, ms"), (memory, "peak memory, MiB")):
         axes.set(xscale="log", yscale="log", xlabel="vectors", title=title)
     speed.legend(fontsize=7)

@@ -1,4 +1,4 @@
-"""Clustered unit vectors, made here: as towers give them, dense in some places and empty in others."""
+"""Random clustered unit vectors: like the embeddings of a tower, dense in some regions and empty in others."""
 
 import base64
 import json
@@ -14,15 +14,15 @@ CLUSTERS = 2000
 # Length of the noise around a centre of length 1: cosines within a cluster are about 0.6.
 SPREAD = 0.8
 CHUNK = 2000
-# `share` of the metadata is 0 to 9999, evenly: a filter on it keeps what one wants.
+# The metadata's `share` is uniform over 0 to 9999, so that a filter on it can keep any share of the items.
 SHARES = 10_000
 
 
 def clustered(count: int, *, seed: int = 0) -> Iterator[Vectors]:
-    """`count` unit vectors in chunks [n, DIM]; the same seed gives the same ones."""
+    """`count` unit vectors in chunks [n, DIM]; equal seeds give equal vectors."""
     centres = _unit(np.random.default_rng(7).normal(size=(CLUSTERS, DIM)))
     draw = np.random.default_rng(seed)
-    # Some clusters hold a hundred times what others do.
+    # Some clusters have a hundred times as many vectors as others.
     weights = draw.pareto(1.2, CLUSTERS) + 0.05
     weights /= weights.sum()
     for start in range(0, count, CHUNK):
@@ -32,12 +32,12 @@ def clustered(count: int, *, seed: int = 0) -> Iterator[Vectors]:
 
 
 def _unit(rows: npt.NDArray[np.floating]) -> Vectors:
-    found: Vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    return found
+    unit: Vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def metadata(number: int) -> dict[str, Any]:
-    """Of one item: evenly spread, so that a filter keeps a known share."""
+    """The metadata of an item; its values are uniform, so that a filter keeps a known share of the items."""
     share = (number * 7919) % SHARES
     return {"sex": ("female", "male")[number % 2], "age": 20 + number % 70, "share": share}
 

@@ -1,7 +1,7 @@
-"""A second, independent checker of notes, written from the design alone, without knowledge of the shipped verifier.
+"""A second checker of notes, written from the design alone and independent of the shipped verifier.
 
-It removes from the text whatever the facts explain; every remaining word must be in a short list of connecting words.
-Anything unforeseen is therefore a problem.
+It removes from the text all words that the facts explain; every remaining word must be in a short list of connecting
+words. Anything unforeseen is therefore a problem.
 """
 
 import re
@@ -25,15 +25,15 @@ def check(
     `facts` must be stated, `allowed` may be (default: the facts); both in the shape of LesionMetadata.given().
     `prior`: the findings that may be worded as typical of the diagnosis.
     """
-    may_say = facts if allowed is None else allowed
+    permitted = facts if allowed is None else allowed
     problems = [f"name: {word}" for word in stray_capitals(text, prior)]
     stated: set[tuple[str, str]] = set()
-    read = parts(text, prior)
-    for part in read:
-        found, says = _check_part(part, may_say, prior)
+    note_parts = parts(text, prior)
+    for part in note_parts:
+        found, part_stated = _check_part(part, permitted, prior)
         problems += found
-        stated |= says
-    problems += _repetitions(read)
+        stated |= part_stated
+    problems += _repeated_texts(note_parts)
     problems += missing(facts, stated)
     return list(dict.fromkeys(problems))
 
@@ -49,20 +49,20 @@ def _check_part(part: Part, allowed: Mapping[str, Any], prior: Prior | None) -> 
         problems += read_polarity(strip)
         problems += joined_findings(strip)
     for claim in strip.claims:
-        problem, says = verdict(claim, allowed, typical=part.typical)
+        problem, claim_stated = verdict(claim, allowed, typical=part.typical)
         problems += [problem] if problem else []
-        stated |= set() if part.typical else says
-    problems += _twice(strip)
+        stated |= set() if part.typical else claim_stated
+    problems += _repeated_claims(strip)
     return problems + leftovers(strip, typical=part.typical), stated
 
 
-def _twice(strip: Strip) -> list[str]:
+def _repeated_claims(strip: Strip) -> list[str]:
     listed = [(claim.path, claim.value) for claim in strip.claims if claim.path.startswith(("symptoms", "findings"))]
     return [f"repetition: {value or path}" for path, value in dict.fromkeys(listed) if listed.count((path, value)) > 1]
 
 
-def _repetitions(read: list[Part]) -> list[str]:
-    texts = [part.text for part in read]
+def _repeated_texts(note_parts: list[Part]) -> list[str]:
+    texts = [part.text for part in note_parts]
     doubled = [f"repetition: {text}" for text in dict.fromkeys(texts) if texts.count(text) > 1]
-    stutters = [f"repetition: {found[0]}" for text in texts for found in re.finditer(r"\b([a-z]+) \1\b", text)]
-    return doubled + stutters
+    doubled_words = [f"repetition: {found[0]}" for text in texts for found in re.finditer(r"\b([a-z]+) \1\b", text)]
+    return doubled + doubled_words

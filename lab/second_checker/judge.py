@@ -1,4 +1,4 @@
-"""Judges whether a claim is true of the metadata and which facts it states. A true broader term states none."""
+"""Checks each claim against the metadata, and which facts it states. A true but broader term states no fact."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -12,7 +12,7 @@ Stated = set[tuple[str, str]]
 _ADULT_YEARS = 18
 _TRUNK = {"anterior torso", "posterior torso", "lateral torso"}
 _FACE = {"forehead", "cheek", "nose", "lip", "eyelid"}
-# Words that name an image type (any one set is enough), and all words that they may include.
+# Image type -> sets of words of which one must occur, and all words that may occur.
 _IMAGES: dict[str, tuple[tuple[set[str], ...], set[str]]] = {
     "dermoscopic": (({"dermoscopic"},), {"dermoscopic"}),
     "clinical: overview": (({"overview"},), {"clinical", "overview"}),
@@ -29,22 +29,24 @@ def verdict(claim: Claim, allowed: Mapping[str, Any], *, typical: bool) -> tuple
     """The problem with a claim, if any, and the facts that it states."""
     given = dict(walk(allowed)).get(claim.path)
     value = _value(claim)
-    spoken = f"{claim.path} {_spoken(value)}"
+    description = f"{claim.path} {_text(value)}"
     if typical and not claim.path.startswith(("findings.", "diagnosis")):
-        return f"never said as typical: {spoken}", set()
+        return f"never worded as typical: {description}", set()
     if not claim.positive and claim.path not in _TWO_SIDED and not _is_flag(claim.path):
-        return f"unsupported denial: {spoken}", set()
+        return f"unsupported denial: {description}", set()
     if _is_same(claim.path, value, given):
-        return None, {(claim.path, _spoken(given if claim.path == "image_type" else value))}
+        return None, {(claim.path, _text(given if claim.path == "image_type" else value))}
     if _is_broader(claim.path, value, allowed):
         return None, set()
-    return (f"unsupported: {spoken}" if given is None else f"contradicted: {spoken}"), set()
+    return (f"unsupported: {description}" if given is None else f"contradicted: {description}"), set()
 
 
 def missing(facts: Mapping[str, Any], stated: Stated) -> list[str]:
     """The facts that no claim states."""
-    listed = [(path, one) for path, value in walk(facts) for one in (value if isinstance(value, list) else [value])]
-    return [f"missing: {path} {_spoken(one)}" for path, one in listed if (path, _spoken(one)) not in stated]
+    facts_listed = [
+        (path, one) for path, value in walk(facts) for one in (value if isinstance(value, list) else [value])
+    ]
+    return [f"missing: {path} {_text(one)}" for path, one in facts_listed if (path, _text(one)) not in stated]
 
 
 _TWO_SIDED = {"findings.asymmetry": {"symmetric": "asymmetric", "asymmetric": "symmetric"}}
@@ -64,7 +66,7 @@ def _value(claim: Claim) -> object:
     return claim.value
 
 
-def _spoken(value: object) -> str:
+def _text(value: object) -> str:
     if isinstance(value, frozenset):
         return " ".join(sorted(value))
     return f"{float(value):g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
@@ -74,8 +76,8 @@ def _is_same(path: str, value: object, given: Any) -> bool:
     if given is None:
         return False
     if path == "image_type" and isinstance(value, frozenset):
-        enough, most = _IMAGES[given]
-        return value <= most and any(keys <= value for keys in enough)
+        required, allowed = _IMAGES[given]
+        return value <= allowed and any(keys <= value for keys in required)
     if isinstance(given, list):
         return value in given
     return bool(value == given)
@@ -96,7 +98,8 @@ def _is_broader(path: str, value: object, allowed: Mapping[str, Any]) -> bool:
         return value <= _IMAGES[given][1]
     if path == "findings.colours":
         return value == "brown" and any(colour.endswith("brown") for colour in given)
-    return (path == "site" and value in _regions(given)) or (path == "diagnosis" and value == diagnoses()[given].klass)
+    broader = _regions(given) if path == "site" else {diagnoses()[given].class_name} if path == "diagnosis" else set()
+    return value in broader
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Finds which claims of a part are affirmed and which are denied, in one pass over claims and cues."""
+"""Determines which claims of a part are affirmed and which denied, by reading claims and cues in order."""
 
 import re
 from dataclasses import dataclass, field
@@ -27,14 +27,14 @@ class _Reading:
     denied: bool = False
     verb_seen: bool = False
     reporting: bool = False
-    denial_here: bool = False
+    denial_in_segment: bool = False
     open_denial: bool = False
     segment: list[Claim] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 def read_polarity(strip: Strip) -> list[str]:
-    """Set `positive` of every claim; returns problems: denials of nothing recognised, and double negations."""
+    """Set `positive` of every claim. Returns problems: double negations, and denials without a recognised claim."""
     reading = _Reading()
     items: list[tuple[int, Kind | Claim]] = [(claim.start, claim) for claim in strip.claims]
     items += _cues(strip)
@@ -70,11 +70,11 @@ def _read_cue(kind: Kind, reading: _Reading) -> None:
     elif kind in ("no", "deny"):
         if reading.open_denial:
             reading.problems.append("double negation")
-        reading.denied = reading.denial_here = reading.open_denial = True
+        reading.denied = reading.denial_in_segment = reading.open_denial = True
         reading.verb_seen |= kind == "deny"
     elif kind == "break":
         if reading.verb_seen:
-            reading.segment, reading.denial_here, reading.reporting = [], False, False
+            reading.segment, reading.denial_in_segment, reading.reporting = [], False, False
     else:
         _close_denial(reading)
         reading.denied = False
@@ -85,15 +85,15 @@ def _read_cue(kind: Kind, reading: _Reading) -> None:
 def _read_postfix(reading: _Reading, *, denies: bool) -> None:
     targets = reading.segment[-1:] if reading.reporting else reading.segment
     if denies and not targets:
-        reading.problems.append("denial of nothing known")
-    if denies or not reading.denial_here:
+        reading.problems.append("denial without a recognised claim")
+    if denies or not reading.denial_in_segment:
         for claim in targets:
             claim.positive = not denies
     _close_denial(reading)
-    reading.segment, reading.denied, reading.denial_here, reading.verb_seen = [], False, False, True
+    reading.segment, reading.denied, reading.denial_in_segment, reading.verb_seen = [], False, False, True
 
 
 def _close_denial(reading: _Reading) -> None:
     if reading.open_denial:
-        reading.problems.append("denial of nothing known")
+        reading.problems.append("denial without a recognised claim")
     reading.open_denial = False

@@ -1,6 +1,6 @@
-"""Removes what a fact, a typical finding or a cue explains from a part; the rest must be connecting words.
+"""Removes the words of a part that a fact, a typical finding or a cue explains; the rest must be connecting words.
 
-Finds claims and leftovers, independent of whether a claim is true.
+Finds claims and unexplained words, whether or not a claim is true.
 """
 
 import re
@@ -52,7 +52,7 @@ class Claim:
 
 @dataclass
 class Strip:
-    """A part of a note being read: its text, the unexplained rest, and the claims found."""
+    """A part of a note during the check: its text, the rest that is still unexplained, and the claims found."""
 
     text: str
     rest: str = ""
@@ -70,7 +70,7 @@ class Strip:
 
 
 def strike_assertion(strip: Strip, prior: Prior | None) -> None:
-    """Find and remove the claims of a part about the patient."""
+    """Find and remove the claims about the patient in a part."""
     strip.strike("|".join(PHRASES))
     _strike_histories(strip)
     _strike_diagnoses(strip, prior)
@@ -105,7 +105,7 @@ def strike_typical(strip: Strip, prior: Prior | None) -> list[str]:
         strip.strike(COLOUR_NOUN)
     twice = {finding for finding in listed if listed.count(finding) > 1}
     problems = [f"repetition: typical finding {finding + 1} of the prior" for finding in sorted(twice)]
-    return problems + (["said of the lesion, not worded as typical"] if own else [])
+    return problems + (["asserted of the lesion, not worded as typical"] if own else [])
 
 
 def _typical_wordings(prior: Prior | None) -> dict[str, int]:
@@ -156,7 +156,7 @@ def _strike_wordings(strip: Strip) -> None:
 
 
 def joined_findings(strip: Strip) -> list[str]:
-    """Findings that qualify each other ("red dots", "black border"): a claim that no metadata supports."""
+    """Problems: findings that qualify each other ("red dots", "black border"), which no metadata supports."""
     findings = [claim for claim in strip.claims if claim.path.startswith("findings")]
     problems = []
     for first, second in pairwise(findings):
@@ -172,7 +172,7 @@ def joined_findings(strip: Strip) -> list[str]:
 
 
 def leftovers(strip: Strip, *, typical: bool) -> list[str]:
-    """Unexplained words, run by run, with a guess at the kind of claim."""
+    """Problems: each run of unexplained words, with a guess at the kind of claim."""
     known = TYPICAL_CONNECTORS if typical else CONNECTORS
     problems, run = [], list[str]()
     for word in [*re.findall(rf"[\w'./%]+|[^\w\s{STRUCK}]", strip.rest), ","]:

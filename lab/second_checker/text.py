@@ -1,4 +1,4 @@
-"""From a note to parts: sentences in one normal spelling, each either asserted of the patient or worded as typical."""
+"""Splits a note into parts: normalised sentences, each either asserted of the patient or worded as typical."""
 
 import re
 import unicodedata
@@ -20,7 +20,7 @@ _TAIL = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """A sentence, or a part of one of a single kind, in normalised spelling."""
+    """A normalised sentence or clause. `typical`: worded as typical of the diagnosis, not asserted of the patient."""
 
     text: str
     typical: bool
@@ -36,17 +36,19 @@ def parts(text: str, prior: Prior | None) -> list[Part]:
     """The parts of a note in reading order. A clause such as ", which typically shows ..." is a separate part."""
     found = []
     for sentence in sentences(text):
-        spoken = normalise(sentence)
-        cut = _TAIL.search(_without_diagnoses(spoken, prior))
-        pieces = [spoken[: cut.start()], spoken[cut.end() :]] if cut else [spoken]
+        normalised = normalise(sentence)
+        cut = _TAIL.search(_without_diagnoses(normalised, prior))
+        pieces = [normalised[: cut.start()], normalised[cut.end() :]] if cut else [normalised]
         found += [Part(piece, _is_typical(piece, prior)) for piece in pieces if piece]
     return found
 
 
 def stray_capitals(text: str, prior: Prior | None) -> list[str]:
     """Capitalised words inside a sentence that no heading, diagnosis or typical finding explains: likely names."""
-    inside = re.compile(r"(?<=[a-z0-9,).] )[A-Z][a-z]+")
-    words = [word for sentence in sentences(unicodedata.normalize("NFKC", text)) for word in inside.findall(sentence)]
+    capitalised = re.compile(r"(?<=[a-z0-9,).] )[A-Z][a-z]+")
+    words = [
+        word for sentence in sentences(unicodedata.normalize("NFKC", text)) for word in capitalised.findall(sentence)
+    ]
     return [word for word in words if normalise(word) not in _capitals(prior)]
 
 

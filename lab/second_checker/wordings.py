@@ -1,6 +1,6 @@
-"""How facts are worded: regular expressions for each field of the metadata, and the connecting words.
+"""Wordings of facts: regular expressions for each field of the metadata, and the connecting words.
 
-Pure data and its compilation; spellings of terms come from the contracts' vocabularies.
+Spellings of terms come from the contracts' vocabularies.
 """
 
 import re
@@ -34,7 +34,7 @@ def normalise(text: str) -> str:
 
 
 def any_of(spellings: Iterable[str]) -> str:
-    """An alternation, longest first."""
+    """A regular expression that matches any of the spellings, longest first."""
     return "|".join(re.escape(spelling) for spelling in sorted(spellings, key=lambda s: (-len(s), s)))
 
 
@@ -58,7 +58,7 @@ def diagnosis_names(extra: tuple[tuple[str, str], ...] = ()) -> dict[str, str]:
 
 @cache
 def diagnosis_regex(extra: tuple[tuple[str, str], ...] = ()) -> re.Pattern[str]:
-    """Finds any spelling of any diagnosis, the longest first."""
+    """Matches any spelling of any diagnosis, longest first."""
     return re.compile(rf"(?<!\w)(?:{any_of(diagnosis_names(extra))})(?!\w)")
 
 
@@ -178,7 +178,7 @@ def wordings() -> tuple[Wording, ...]:
     )
 
 
-# Words that claim nothing alone but would in other company: they are struck in these phrases only.
+# Words that claim something in other contexts but nothing in these phrases, so only the phrases are removed.
 PHRASES = (
     r"\bclinical (?=examination|evaluation|assessment|review|history|note|findings?|features?|diagnosis)",
     r"\bunder (?=evaluation|examination|review|assessment|inspection)|\bmarked by\b|\bas well(?: as)?\b",

@@ -1,1 +1,1 @@
-"""Notes per second of our engine and its peers on the same requests: requests, arms, selection, report."""
+"""Modules of lab/engine.py: requests, arms, selection of the peers' settings, report."""

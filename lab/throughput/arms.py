@@ -1,4 +1,4 @@
-"""One round of an arm (our engine, the server, plain Llama): a cold start, a batch of requests, verified texts."""
+"""Runs one round of an arm (our engine, llama.cpp's server, plain Llama): cold start, requests, verification."""
 
 import asyncio
 import sys
@@ -26,7 +26,7 @@ ENGINE_READY_S = 300  # the first start converts the weights
 
 @dataclass(frozen=True)
 class Text:
-    """One text. `sampled`: tokens sampled from logits, not forced by a grammar."""
+    """A generated text. `sampled`: tokens sampled from logits, not forced by a grammar."""
 
     text: str
     finished: bool
@@ -35,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Run:
-    """One round. `processed`: decoded tokens with the prompts; `faithful`: texts that pass the verifier."""
+    """The result of a round. `processed`: decoded tokens with prompts; `faithful`: texts that pass the verifier."""
 
     arm: str
     notes: int
@@ -64,7 +64,7 @@ class Run:
 
 @contextmanager
 def our_engine(slots: int, *, folder: Path) -> Iterator[tuple[ServerProcess, Path]]:
-    """The engine process as shipped, and its socket; its weights are converted before anything is timed."""
+    """Run the engine with its default settings; yields process and socket. Weights are converted before it is ready."""
     socket = folder / f"engine-{slots}.sock"
     environment = {"NOTEGEN_ENGINE_SOCKET": str(socket), "NOTEGEN_SLOTS": str(slots)}
     command = [sys.executable, "-c", "from dermnote_notegen.engine.server import main; main()"]
@@ -82,10 +82,10 @@ def our_engine(slots: int, *, folder: Path) -> Iterator[tuple[ServerProcess, Pat
 def complete_with_ours(
     socket: Path, batch: Sequence[BenchRequest], *, concurrency: int
 ) -> tuple[list[CompletionResponse | None], float]:
-    """(answers, None for failed requests; wall seconds)."""
-    begun = time.perf_counter()
+    """Send the batch to our engine; returns (answers, None for a failed request; wall seconds)."""
+    started = time.perf_counter()
     answers = asyncio.run(_complete_all(socket, batch, concurrency=concurrency))
-    return answers, time.perf_counter() - begun
+    return answers, time.perf_counter() - started
 
 
 async def _complete_all(
@@ -95,24 +95,24 @@ async def _complete_all(
     transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=600) as client:
 
-        async def one(ask: BenchRequest) -> CompletionResponse | None:
+        async def one(request: BenchRequest) -> CompletionResponse | None:
             async with turns:
-                body = ask.completion.model_dump(mode="json", exclude_defaults=True)
+                body = request.completion.model_dump(mode="json", exclude_defaults=True)
                 answer = await client.post("/v1/completions", json=body)
             if answer.status_code != httpx.codes.OK:
                 return None
             return CompletionResponse.model_validate_json(answer.content)
 
-        return list(await asyncio.gather(*(one(ask) for ask in batch)))
+        return list(await asyncio.gather(*(one(request) for request in batch)))
 
 
 def queued(slots: int) -> int:
-    """Concurrent requests of every arm: a few more than slots, so that no slot waits for the client."""
+    """Concurrent requests of an arm: a quarter more than slots, so that no slot waits for the client."""
     return slots + max(1, slots // 4)
 
 
 def run_ours(arm: str, batch: Sequence[BenchRequest], *, slots: int, folder: Path, verifier: Verifier) -> Run:
-    """Our engine, cold."""
+    """Run a batch on our engine after a cold start."""
     with our_engine(slots, folder=folder) as (process, socket):
         before = decoded(socket)
         answers, seconds = complete_with_ours(socket, batch, concurrency=queued(slots))
@@ -131,13 +131,13 @@ def decoded(socket: Path) -> int:
     """Tokens that the engine has decoded so far, according to its metrics."""
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://engine") as client:
         lines = client.get("/metrics").text.splitlines()
-    wanted = 'dermnote_engine_tokens_total{kind="decoded"} '
-    return int(float(next((line.removeprefix(wanted) for line in lines if line.startswith(wanted)), "0")))
+    prefix = 'dermnote_engine_tokens_total{kind="decoded"} '
+    return int(float(next((line.removeprefix(prefix) for line in lines if line.startswith(prefix)), "0")))
 
 
 def run_server(arm: str, batch: Sequence[BenchRequest], *, settings: ServerSettings, verifier: Verifier) -> Run:
-    """llama.cpp's server, cold. Raises ServerFailed."""
-    requests = [peer_request(ask.completion) for ask in batch]
+    """Run a batch on llama.cpp's server after a cold start. Raises ServerFailed."""
+    requests = [peer_request(request.completion) for request in batch]
     with llama_server(settings) as server:
         answered = measure(server, requests, concurrency=queued(settings.slots))
     return _peers_run(arm, batch, answered, verifier=verifier)
@@ -156,15 +156,15 @@ def _peers_run(arm: str, batch: Sequence[BenchRequest], answered: PeerBatch, *, 
 
 
 def server_text(answer: PeerAnswer) -> Text | None:
-    """The server's answer as a Text, None if it failed."""
+    """The text of a server's answer; None for a failed request."""
     if answer.error is not None:
         return None
     return Text(answer.text, answer.finish_reason == "stop", answer.sampled_tokens)
 
 
 def run_plain(arm: str, batch: Sequence[BenchRequest], *, settings: PlainSettings, verifier: Verifier) -> Run:
-    """Plain llama_cpp.Llama, one request after another; it reuses the last prompt's prefix."""
-    answered = plain_llama([peer_request(ask.completion) for ask in batch], settings)
+    """Run a batch on plain llama_cpp.Llama, one request at a time; it reuses the prefix shared with the last prompt."""
+    answered = plain_llama([peer_request(request.completion) for request in batch], settings)
     texts = [Text(one.text, one.finished, one.sampled_tokens) for one in answered.answers]
     processed = sum(one.prefilled_tokens + one.sampled_tokens for one in answered.answers)
     return verified_run(
@@ -182,23 +182,23 @@ def verified_run(
     peak: int,
     verifier: Verifier,
 ) -> Run:
-    """Verify the texts and summarise the round. `texts`: None for failed requests; `peak`: bytes."""
+    """Verify the texts; returns the round's result. `texts`: None for failed requests; `peak`: bytes."""
     return Run(
         arm,
         len(batch),
         seconds,
         sum(text.sampled for text in texts if text is not None),
         processed,
-        sum(is_faithful(ask, text, verifier=verifier) for ask, text in zip(batch, texts, strict=True)),
+        sum(is_faithful(request, text, verifier=verifier) for request, text in zip(batch, texts, strict=True)),
         sum(text is None for text in texts),
         peak / 2**20,
     )
 
 
-def is_faithful(ask: BenchRequest, text: Text | None, *, verifier: Verifier) -> bool:
+def is_faithful(request: BenchRequest, text: Text | None, *, verifier: Verifier) -> bool:
     """Whether a text, tidied as in the service, passes the verifier."""
     if text is None:
         return False
-    facts = note_facts(ask.request)
+    facts = note_facts(request.request)
     written = writer.tidy(text.text, finished=text.finished)
     return verifier.verify(written, facts=facts.stated, allowed=facts.allowed).verification.faithful

@@ -1,4 +1,4 @@
-"""Shared by all arms of the benchmark: weights in every layout, threads, requests, verifier. One method per side."""
+"""The benchmark's set-up, shared by all arms: weights in every layout, threads, requests and verifier."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SOURCE = "source"  # the original weights
 
 @dataclass(frozen=True)
 class Bench:
-    """`files`: the weights by layout; `folder`: for sockets. `salt` selects the requests of a round."""
+    """Runs rounds of each side. `files`: weights by layout; `folder`: for sockets. `salt`: seed of the requests."""
 
     files: Mapping[str, Path]
     folder: Path
@@ -37,12 +37,12 @@ class Bench:
     def ours(
         self, arm: str, strategy: Strategy, *, slots: int, salt: int, notes: int, facts: Facts | None = None
     ) -> Run:
-        """Our engine, cold, in its own layout. `facts`: overrides the bench's."""
+        """Run our engine after a cold start, in its own layout. `facts` overrides those of `mix`."""
         batch = self.batch(strategy, salt=salt, notes=notes, facts=facts)
         return run_ours(arm, batch, slots=slots, folder=self.folder, verifier=self.verifier)
 
     def server(self, arm: str, strategy: Strategy, candidate: Candidate, *, salt: int, notes: int) -> Run:
-        """llama.cpp's server, cold. Raises ServerFailed."""
+        """Run llama.cpp's server after a cold start. Raises ServerFailed."""
         settings = ServerSettings(
             model=self.files[candidate.layout],
             slots=candidate.slots,
@@ -53,7 +53,7 @@ class Bench:
         return run_server(arm, batch, settings=settings, verifier=self.verifier)
 
     def plain(self, arm: str, candidate: Candidate, *, salt: int, notes: int) -> Run:
-        """Plain llama_cpp.Llama with P2, cold."""
+        """Run plain llama_cpp.Llama with strategy P2 after a cold start."""
         model = self.files[candidate.layout]
         settings = PlainSettings(model, context_tokens=PLAIN_CONTEXT_TOKENS, threads=self.threads)
         batch = self.batch("P2", salt=salt, notes=notes)
@@ -64,9 +64,9 @@ def layouts(names: Iterable[str], *, source: Path, folder: Path) -> dict[str, Pa
     """The weights in each layout, written into the folder. Raises OSError if llama.cpp cannot write a layout."""
     from dermnote_notegen.engine.llama import quantize  # noqa: PLC0415 - loads llama.cpp
 
-    found = {SOURCE: source}
+    files = {SOURCE: source}
     for name in dict.fromkeys(names):
         if name != SOURCE:
-            found[name] = folder / f"{name}.gguf"
-            quantize(source, found[name], name)
-    return found
+            files[name] = folder / f"{name}.gguf"
+            quantize(source, files[name], name)
+    return files

@@ -1,4 +1,4 @@
-"""From runs to rows, ratios, a table and a plot."""
+"""Summarises runs as rows, ratios, a table and a plot."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from lab.throughput.arms import Run
 
 Row = Mapping[str, Any]
-# Ratio -> prefix of our arms' names, prefix of the peer's, and the column.
+# Ratio -> (prefix of our arms' names, prefix of the peer's arms' names, column).
 PAIRS = {
     "G: faithful notes/s over the server's P2": ("ours G", "server P2", "faithful_per_s"),
     "G: notes/s over the server's P2 notes/s, faithful or not": ("ours G", "server P2", "notes_per_s"),
@@ -54,21 +54,21 @@ def ratios(rows: Sequence[Row]) -> dict[str, float]:
 
     Few of a peer's free notes are faithful, so the higher of its median and its pooled rate counts.
     """
-    found = {name: ratio(rows, ours, peer, column) for name, (ours, peer, column) in PAIRS.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: ratio(rows, ours, peer, column) for name, (ours, peer, column) in PAIRS.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def ratio(rows: Sequence[Row], ours: str, peer: str, column: str) -> float | None:
     """Our best over the peer's best with equal numbers of requests; the lowest ratio if there are several numbers."""
     columns = (column, "faithful_pooled_per_s") if column == "faithful_per_s" else (column,)
-    found = []
+    values = []
     for requests in {row["requests"] for row in rows}:
-        alike = [row for row in rows if row["requests"] == requests]
-        mine = [row[column] for row in alike if row["arm"].startswith(ours)]
-        theirs = [row[one] for row in alike if row["arm"].startswith(peer) for one in columns]
+        same_size = [row for row in rows if row["requests"] == requests]
+        mine = [row[column] for row in same_size if row["arm"].startswith(ours)]
+        theirs = [row[one] for row in same_size if row["arm"].startswith(peer) for one in columns]
         if mine and any(theirs):
-            found.append(max(mine) / max(theirs))
-    return min(found, default=None)
+            values.append(max(mine) / max(theirs))
+    return min(values, default=None)
 
 
 def table(rows: Sequence[Row]) -> str:

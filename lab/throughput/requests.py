@@ -40,7 +40,7 @@ PAD_UFES_20 = {
     "squamous cell carcinoma": 192,
     "melanoma": 52,
 }
-# Sites of both, equally likely, so that fewer texts share a beginning than in the data sets.
+# Sites of both data sets, equally likely, so that fewer prompts share a prefix than with the real frequencies.
 SITES = (
     *("back", "face", "chest", "abdomen", "foot", "hand", "neck", "scalp", "ear", "nose", "lip", "arm", "forearm"),
     *("thigh", "trunk", "genital area", "acral skin", "lower extremity", "upper extremity"),
@@ -58,7 +58,7 @@ CHOICE = (
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """A note request, and the completion request that it becomes."""
+    """A note request, and the completion request that the service makes of it."""
 
     request: NoteRequest
     completion: CompletionRequest
@@ -66,7 +66,7 @@ class BenchRequest:
 
 @dataclass(frozen=True)
 class Mix:
-    """What the records of a batch contain.
+    """Contents of the records of a batch.
 
     `diagnoses`: "common", the eight classes by frequency, or "all" diagnoses that have a prior, equally likely.
     """
@@ -97,7 +97,7 @@ def _make_request(
         NoteRequest.model_validate({"metadata": _of(record, facts), "strategy": strategy, "options": {"seed": number}})
         for record in records(random.Random(number), names=names)
     )
-    # P2 states no symptoms or findings, so age, sex, site and diagnosis must differ.
+    # P2 states no symptoms or findings, so the other facts must differ.
     request = next(one for one in requests if _shared_facts(one) not in seen)
     seen.add(_shared_facts(request))
     stated = note_facts(request)
@@ -147,7 +147,7 @@ def _weighted(draw: random.Random, weights: Mapping[str, float]) -> str:
 
 
 def peer_request(completion: CompletionRequest) -> PeerRequest:
-    """The same completion for a peer: the whole text with the whole grammar."""
+    """The same completion for a peer: one segment, with the grammar of the complete text."""
     return PeerRequest(
         prompt=completion.prompt,
         max_tokens=completion.max_tokens,

@@ -1,4 +1,4 @@
-"""Selects a peer's best settings on this machine in short trials of layouts and slots; the rounds run those."""
+"""Selects the best settings of a peer on this machine in short trials of layouts and slot counts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from lab.throughput.arms import Run
 
 FIRST_SLOTS = 4
-# The server's grammar takes longer than its decoding, so a large number of slots cannot help.
+# The server spends more time on the grammar than on decoding, so more slots do not help.
 GUIDED_SLOTS = (4, 8)
 MEASURES: Mapping[str, Callable[[Run], float]] = {
     "notes/s": lambda run: run.notes_per_s,
@@ -39,7 +39,7 @@ class Selection:
     kept: Sequence[Candidate]
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """The selection as plain JSON values."""
         return {
             "tried": [
                 asdict(candidate)

@@ -130,7 +130,7 @@ def test_a_note_is_cancelled_and_erased(client: TestClient) -> None:
     assert client.delete(f"/batches/{IDS['queued_batch']}").json()["counts"]["cancelled"] == 3
 
 
-def test_a_worker_finishes_what_was_queued_and_what_a_killed_worker_left(
+def test_a_worker_finishes_queued_notes_and_those_of_a_killed_worker(
     service: NoteService, client: TestClient, ann: TestClient
 ) -> None:
     service.worker.start()

@@ -1,4 +1,4 @@
-"""A store written by version 0.1.0, with a snapshot and an index checkpoint, gives the same answers as it did then.
+"""A store written by version 0.1.0, with a snapshot and an index checkpoint, gives the same answers as 0.1.0 did.
 
 `retrieval-0.1.0-answers.json` holds requests with the answers of 0.1.0, and the sha256 of stored images and vectors:
 for the store as it is, and after its snapshot is restored.
@@ -69,13 +69,13 @@ def test_the_store_gives_the_same_answers(client: TestClient) -> None:
     check(client, EXPECTED)
 
 
-def test_its_snapshot_can_be_restored(client: TestClient) -> None:
+def test_the_snapshot_of_the_store_can_be_restored(client: TestClient) -> None:
     restored = EXPECTED["restored"]
     assert client.post(f"/index/snapshots/{restored['snapshot']}/restore").status_code == 200
     check(client, restored)
 
 
-def test_it_can_be_written_to_and_opened_again(client: TestClient, tmp_path: Path) -> None:
+def test_the_store_can_be_written_to_and_reopened(client: TestClient, tmp_path: Path) -> None:
     answer = client.put("/items/i1", data={"note": "A blue lesion, replaced."})
     assert answer.status_code == 200, answer.text
     assert client.put("/items/new", data={"note": "A new lesion."}).status_code == 201

@@ -1,4 +1,4 @@
-"""The two services as in production: the note service with all its processes, the retrieval service behind uvicorn."""
+"""Both services as in production: the note service with all of its processes, the retrieval service in uvicorn."""
 
 import io
 import shutil
@@ -41,21 +41,21 @@ def notes(processes: Processes) -> Iterator[NoteService]:
 
 @pytest.fixture
 def retrieval(tmp_path: Path) -> Iterator[RetrievalService]:
-    """A client of an empty index with unaligned towers."""
+    """A client of an empty retrieval service with unaligned towers."""
     with retrieval_service(tmp_path / "store") as url, RetrievalService(url) as client:
         yield client
 
 
 @pytest.fixture
 def aligned(tmp_path: Path) -> Iterator[RetrievalService]:
-    """A client of an empty index with aligned towers."""
+    """A client of an empty retrieval service with aligned towers."""
     with retrieval_service(tmp_path / "store", model="dummy-aligned") as url, RetrievalService(url) as client:
         yield client
 
 
 @pytest.fixture
 def paint() -> Paint:
-    """Encode a single-colour image."""
+    """A function that returns a PNG image of one colour."""
 
     def painted(colour: str) -> bytes:
         out = io.BytesIO()

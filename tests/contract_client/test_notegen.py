@@ -43,24 +43,24 @@ def ended(notes: NoteService, batch: Batch) -> Batch:
 
 @pytest.fixture
 def idle(processes: Processes) -> Iterator[NoteService]:
-    """The same service over its own database without workers; its queue holds three notes."""
+    """A client of a note service without workers, with its own database and a queue of at most three notes."""
     url = processes.redis_url.removesuffix("/0") + "/1"
     with Redis.from_url(url) as redis:
         redis.flushdb()
         app = create_app(Settings(max_waiting=3), redis=redis)
-        with served(app) as where, NoteService(where, patience_s=0.2) as client:
+        with served(app) as address, NoteService(address, patience_s=0.2) as client:
             yield client
 
 
 @pytest.fixture
 def cut_off() -> Iterator[NoteService]:
-    """A service whose Redis is unreachable."""
-    dead = Redis(port=free_port(), retry=Retry(NoBackoff(), 0))
-    with served(create_app(Settings(), redis=dead)) as url, NoteService(url, patience_s=0.2) as client:
+    """A client of a note service whose Redis is unreachable."""
+    unreachable = Redis(port=free_port(), retry=Retry(NoBackoff(), 0))
+    with served(create_app(Settings(), redis=unreachable)) as url, NoteService(url, patience_s=0.2) as client:
         yield client
 
 
-def test_a_note_with_wait_has_its_verification_and_provenance(notes: NoteService) -> None:
+def test_waiting_for_a_note_returns_it_with_verification_and_provenance(notes: NoteService) -> None:
     job = notes.submit(request("P2", options={"seed": 7}), wait_s=60)
 
     assert (job.status, job.error, job.index) == ("finished", None, None)
@@ -73,7 +73,7 @@ def test_a_note_with_wait_has_its_verification_and_provenance(notes: NoteService
     assert notes.get(job.id) == job
 
 
-def test_a_note_without_wait_is_a_job_that_ends_later(notes: NoteService) -> None:
+def test_without_waiting_a_note_is_a_job_that_ends_later(notes: NoteService) -> None:
     job = notes.submit(request())
 
     assert job.status in ("queued", "running", "finished")
@@ -81,12 +81,12 @@ def test_a_note_without_wait_is_a_job_that_ends_later(notes: NoteService) -> Non
     assert "melanoma" in notes.get(job.id).notes[0].text.lower()
 
 
-def test_every_option_of_a_request_arrives(notes: NoteService) -> None:
+def test_all_options_of_a_request_are_applied(notes: NoteService) -> None:
     options = {"seed": 3, "temperature": 0.5, "max_words": 60, "n": 2, "on_unfaithful": "fallback"}
     options["deterministic"] = True
-    full = request("P2", include=["diagnosis", "site"], options=options)
+    with_options = request("P2", include=["diagnosis", "site"], options=options)
 
-    job = notes.submit(full, wait_s=60)
+    job = notes.submit(with_options, wait_s=60)
 
     assert len(job.notes) == 2
     for note in job.notes:
@@ -111,7 +111,7 @@ def test_equal_requests_have_the_same_body_whatever_the_order_of_topics(notes: N
     assert notes.submit(request(include=sorted(ALL_TOPICS, reverse=True)), idempotency_key="topics").id == first.id
 
 
-def test_a_batch_is_counted_and_its_notes_come_in_order(notes: NoteService) -> None:
+def test_a_batch_is_counted_and_its_notes_are_returned_in_order(notes: NoteService) -> None:
     ages = list(range(20, 32))
     batch = notes.submit_batch([request("P2", metadata={"age": age, "diagnosis": "nv"}) for age in ages])
     assert batch.total == len(ages)
@@ -150,9 +150,9 @@ def test_a_note_is_cancelled_then_erased_then_unknown(idle: NoteService) -> None
     assert (cancelled.id, cancelled.status) == (job.id, "cancelled")
     assert idle.get(job.id).status == "cancelled"
     assert idle.cancel(job.id) is None
-    for ask in (idle.get, idle.cancel):
+    for method in (idle.get, idle.cancel):
         with pytest.raises(UnknownNote):
-            ask(job.id)
+            method(job.id)
 
 
 def test_a_batch_is_cancelled(idle: NoteService) -> None:
@@ -165,10 +165,10 @@ def test_a_batch_is_cancelled(idle: NoteService) -> None:
     assert [job.status for job in idle.batch_notes(batch.id)] == ["cancelled"] * 3
 
 
-@pytest.mark.parametrize("ask", [NoteService.batch, NoteService.batch_notes, NoteService.cancel_batch])
-def test_a_missing_batch_is_unknown(idle: NoteService, ask: Any) -> None:
+@pytest.mark.parametrize("method", [NoteService.batch, NoteService.batch_notes, NoteService.cancel_batch])
+def test_a_missing_batch_is_unknown(idle: NoteService, method: Any) -> None:
     with pytest.raises(UnknownBatch):
-        ask(idle, "nobody")
+        method(idle, "missing")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_missing_batch_is_unknown(idle: NoteService, ask: Any) -> None:
         (request("M", metadata={"age": 50}), StrategyNeedsDiagnosis),
     ],
 )
-def test_a_rejected_request_raises_the_services_own_error(
+def test_an_invalid_request_raises_the_same_error_as_in_the_service(
     idle: NoteService, invalid: NoteRequest, error: type[DermnoteError]
 ) -> None:
     with pytest.raises(InvalidRequest) as raised:
@@ -204,7 +204,7 @@ def test_an_invalid_idempotency_key_is_rejected_with_a_reason(idle: NoteService)
         idle.submit(request(), idempotency_key="k" * 256)
 
 
-def test_a_full_queue_is_raised_with_a_retry_delay(idle: NoteService) -> None:
+def test_a_full_queue_is_an_error_with_a_retry_delay(idle: NoteService) -> None:
     idle.submit_batch([request()] * 3)
 
     with pytest.raises(QueueFull) as raised:
@@ -229,7 +229,7 @@ def test_without_redis_every_call_raises_queue_unavailable(cut_off: NoteService)
         assert raised.value.retry_after_s == 5
 
 
-def test_readiness_names_what_is_missing(notes: NoteService, idle: NoteService, cut_off: NoteService) -> None:
+def test_readiness_reports_each_missing_part(notes: NoteService, idle: NoteService, cut_off: NoteService) -> None:
     notes.require_ready()
     assert notes.health().checks == {"redis": "ok", "worker": "ok", "model": "ok"}
 

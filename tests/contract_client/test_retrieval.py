@@ -1,4 +1,4 @@
-"""Every method of the retrieval client against the real service: typed answers, and errors as the same class."""
+"""Every method of the retrieval client against the real service: typed results, and errors of the same class."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,12 +27,12 @@ Paint = Callable[[str], bytes]
 
 
 def item(item_id: str, **fields: Any) -> NewItem:
-    given = {"image": None, "suffix": "png", "note": None, "metadata": {}, "group": None}
-    return NewItem(item_id, **(given | fields))
+    defaults = {"image": None, "suffix": "png", "note": None, "metadata": {}, "group": None}
+    return NewItem(item_id, **(defaults | fields))
 
 
 def fill(service: RetrievalService, paint: Paint) -> None:
-    """Four lesions of two patients."""
+    """Store four lesions of two patients."""
     for number, colour in enumerate(("red", "green", "blue", "black")):
         facts = {"age": 40 + 10 * number, "diagnosis": "nv" if number % 2 else "mel"}
         note, group = f"a {colour} lesion", f"p{number // 2}"
@@ -52,20 +52,20 @@ def test_an_item_is_stored_read_replaced_and_deleted(retrieval: RetrievalService
     assert (replaced.routes, replaced.image, replaced.group, replaced.metadata) == (["notes"], None, None, {})
 
     retrieval.delete("a")
-    for ask in (retrieval.get_item, retrieval.delete):
+    for method in (retrieval.get_item, retrieval.delete):
         with pytest.raises(UnknownItem):
-            ask("a")
+            method("a")
 
 
 def test_any_part_of_an_item_may_be_missing(retrieval: RetrievalService, paint: Paint) -> None:
-    assert retrieval.put_item(item("picture", image=paint("red"))).routes == ["images"]
+    assert retrieval.put_item(item("image", image=paint("red"))).routes == ["images"]
     assert retrieval.put_item(item("facts", metadata={"age": 3})).routes == []
     assert retrieval.put_item(item("group", group="p1")).group == "p1"
     with pytest.raises(InvalidRequest, match="at least one"):
         retrieval.put_item(item("nothing"))
 
 
-def test_an_id_is_one_place_whatever_is_in_it(retrieval: RetrievalService) -> None:
+def test_an_id_with_a_dot_is_stored_and_one_with_invalid_characters_is_rejected(retrieval: RetrievalService) -> None:
     retrieval.put_item(item("a.b_c-1", note="dots are fine"))
     assert retrieval.get_item("a.b_c-1").note == "dots are fine"
 
@@ -75,7 +75,7 @@ def test_an_id_is_one_place_whatever_is_in_it(retrieval: RetrievalService) -> No
         assert [error.field for error in raised.value.errors] == ["path.item_id"]
 
 
-def test_refused_fields_are_named(retrieval: RetrievalService) -> None:
+def test_an_error_names_each_invalid_field(retrieval: RetrievalService) -> None:
     with pytest.raises(InvalidRequest) as raised:
         retrieval.put_item(item("a", metadata={"age": 999, "diagnosis": "melanomma"}))
 
@@ -84,12 +84,12 @@ def test_refused_fields_are_named(retrieval: RetrievalService) -> None:
     assert any(error.nearest and error.nearest[0] == "melanoma" for error in fields.values())
 
 
-def test_a_bulk_load_tells_one_outcome_an_item_in_their_order(retrieval: RetrievalService, paint: Paint) -> None:
+def test_a_bulk_load_reports_one_outcome_per_item_in_order(retrieval: RetrievalService, paint: Paint) -> None:
     retrieval.put_item(item("b", note="old"))
     items = [
         item("a", image=paint("red"), note="a red lesion", metadata={"age": 61}, group="p1"),
         item("b", note="new"),
-        item("c", image=b"no picture"),
+        item("c", image=b"not an image"),
         item("d", metadata={"sex": "purple"}),
         item("e" * 128, image=paint("blue")),
     ]
@@ -108,18 +108,18 @@ def test_a_bulk_load_tells_one_outcome_an_item_in_their_order(retrieval: Retriev
     assert retrieval.index_info().items == 3
 
 
-def test_a_bulk_load_of_nothing_tells_nothing(retrieval: RetrievalService) -> None:
+def test_a_bulk_load_without_items_has_no_outcomes(retrieval: RetrievalService) -> None:
     assert retrieval.bulk([]) == []
 
 
-@pytest.mark.parametrize("what", ["not an image", "", "GIF89a"])
-def test_what_is_no_picture_is_refused(retrieval: RetrievalService, what: str) -> None:
-    for ask in (retrieval.search_image, lambda data: retrieval.put_item(item("a", image=data))):
+@pytest.mark.parametrize("content", ["not an image", "", "GIF89a"])
+def test_an_unreadable_image_is_rejected(retrieval: RetrievalService, content: str) -> None:
+    for method in (retrieval.search_image, lambda data: retrieval.put_item(item("a", image=data))):
         with pytest.raises(ImageRefused):
-            ask(what.encode())
+            method(content.encode())
 
 
-def test_a_picture_that_is_too_large_is_refused(tmp_path: Path, paint: Paint) -> None:
+def test_an_image_above_the_size_limit_is_rejected(tmp_path: Path, paint: Paint) -> None:
     with retrieval_service(tmp_path / "store", max_upload_bytes=1000) as url, RetrievalService(url) as service:
         with pytest.raises(TooLarge):
             service.put_item(item("a", image=paint("red") + bytes(2000)))
@@ -127,25 +127,25 @@ def test_a_picture_that_is_too_large_is_refused(tmp_path: Path, paint: Paint) ->
             service.search_image(paint("red") + bytes(2000))
 
 
-def test_a_picture_finds_what_looks_like_it(retrieval: RetrievalService, paint: Paint) -> None:
+def test_an_image_search_returns_the_most_similar_image_first(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
 
-    found = retrieval.search_image(paint("red"), k=2, via="images")
+    response = retrieval.search_image(paint("red"), k=2, via="images")
 
-    assert (found.hits[0].id, found.hits[0].rank) == ("red", 1)
-    assert len(found.hits) == 2
-    assert found.routes == ["images"]
-    assert found.took_ms >= 0
-    assert (found.hits[0].note, found.hits[0].group) == ("a red lesion", "p0")
-    assert found.hits[0].metadata == {"age": 40, "diagnosis": "melanoma"}
-    assert found.model == retrieval.index_info().model
+    assert (response.hits[0].id, response.hits[0].rank) == ("red", 1)
+    assert len(response.hits) == 2
+    assert response.routes == ["images"]
+    assert response.took_ms >= 0
+    assert (response.hits[0].note, response.hits[0].group) == ("a red lesion", "p0")
+    assert response.hits[0].metadata == {"age": 40, "diagnosis": "melanoma"}
+    assert response.model == retrieval.index_info().model
 
 
-def test_filters_and_exclusions_arrive(retrieval: RetrievalService, paint: Paint) -> None:
+def test_filters_and_exclusions_are_applied(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
 
-    def ids(**how: Any) -> set[str]:
-        return {hit.id for hit in retrieval.search_image(paint("red"), via="images", **how).hits}
+    def ids(**options: Any) -> set[str]:
+        return {hit.id for hit in retrieval.search_image(paint("red"), via="images", **options).hits}
 
     assert ids() == {"red", "green", "blue", "black"}
     assert ids(where={"diagnosis": "MEL", "age": {"gte": 50}}) == {"blue"}
@@ -154,7 +154,7 @@ def test_filters_and_exclusions_arrive(retrieval: RetrievalService, paint: Paint
 
 
 @pytest.mark.parametrize("where", [{"age": {"near": 5}}, {"and": 3}])
-def test_a_filter_that_is_none_is_refused(retrieval: RetrievalService, paint: Paint, where: dict[str, Any]) -> None:
+def test_an_invalid_filter_is_rejected(retrieval: RetrievalService, paint: Paint, where: dict[str, Any]) -> None:
     with pytest.raises(FilterRefused) as by_image:
         retrieval.search_image(paint("red"), where=where)
     with pytest.raises(FilterRefused) as by_text:
@@ -164,7 +164,7 @@ def test_a_filter_that_is_none_is_refused(retrieval: RetrievalService, paint: Pa
 
 
 @pytest.mark.parametrize("k", [0, 1001])
-def test_too_few_and_too_many_hits_are_refused_by_name(retrieval: RetrievalService, paint: Paint, k: int) -> None:
+def test_a_k_out_of_range_is_rejected_by_name(retrieval: RetrievalService, paint: Paint, k: int) -> None:
     with pytest.raises(InvalidRequest) as raised:
         retrieval.search_image(paint("red"), k=k)
 
@@ -175,15 +175,15 @@ def test_an_empty_index_has_no_hits(retrieval: RetrievalService, paint: Paint) -
     assert retrieval.search_image(paint("red")).hits == []
 
 
-def test_before_training_pictures_do_not_reach_notes(retrieval: RetrievalService, paint: Paint) -> None:
+def test_unaligned_towers_cannot_search_notes_by_image(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
 
-    with pytest.raises(EncoderNotAligned, match="train a model"):
+    with pytest.raises(EncoderNotAligned, match="train and activate a model"):
         retrieval.search_image(paint("red"), via="notes")
     assert retrieval.search_image(paint("red"), via="fused").routes == ["images"]
 
 
-def test_with_aligned_towers_pictures_reach_notes(aligned: RetrievalService, paint: Paint) -> None:
+def test_aligned_towers_search_notes_by_image(aligned: RetrievalService, paint: Paint) -> None:
     fill(aligned, paint)
 
     assert aligned.search_image(paint("blue"), k=1, via="notes").hits[0].id == "blue"
@@ -192,25 +192,25 @@ def test_with_aligned_towers_pictures_reach_notes(aligned: RetrievalService, pai
     assert fused.hits[0].ranks == {"notes": 1, "images": 1}
 
 
-def test_texts_vectors_and_items_are_searched_with(aligned: RetrievalService, paint: Paint) -> None:
+def test_search_by_text_vector_and_item_id(aligned: RetrievalService, paint: Paint) -> None:
     fill(aligned, paint)
 
     assert aligned.search(SearchRequest(text="a green lesion", k=1)).hits[0].id == "green"
-    like = aligned.search(SearchRequest(item_id="red", via="images", exclude=Exclude(ids=["black"])))
-    assert {hit.id for hit in like.hits} == {"green", "blue"}
+    similar = aligned.search(SearchRequest(item_id="red", via="images", exclude=Exclude(ids=["black"])))
+    assert {hit.id for hit in similar.hits} == {"green", "blue"}
     dim = aligned.index_info().routes["images"].dim
     assert len(aligned.search(SearchRequest(vector=[1.0] + [0.0] * (dim - 1), k=3)).hits) == 3
     with pytest.raises(InvalidRequest, match="widths"):
         aligned.search(SearchRequest(vector=[1.0, 2.0]))
     with pytest.raises(UnknownItem):
-        aligned.search(SearchRequest(item_id="nobody"))
+        aligned.search(SearchRequest(item_id="missing"))
     with pytest.raises(InvalidRequest, match="exactly one"):
         aligned.search(SearchRequest(text="a", item_id="red"))
 
 
-def test_the_index_tells_its_figures(retrieval: RetrievalService, paint: Paint) -> None:
+def test_the_index_reports_its_contents(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
-    retrieval.put_item(item("words", note="a note alone"))
+    retrieval.put_item(item("note", note="a note alone"))
 
     info = retrieval.index_info()
 
@@ -218,7 +218,7 @@ def test_the_index_tells_its_figures(retrieval: RetrievalService, paint: Paint) 
     assert {name: route.vectors for name, route in info.routes.items()} == {"notes": 5, "images": 4}
 
 
-def test_another_model_is_listed_activated_and_waited_for(retrieval: RetrievalService, paint: Paint) -> None:
+def test_another_model_is_listed_and_becomes_active(retrieval: RetrievalService, paint: Paint) -> None:
     fill(retrieval, paint)
     models = {model.name: model for model in retrieval.models()}
     assert {name: (model.active, model.aligned) for name, model in models.items()} == {
@@ -228,31 +228,31 @@ def test_another_model_is_listed_activated_and_waited_for(retrieval: RetrievalSe
     }
 
     retrieval.activate_model("dummy-aligned")
-    served = retrieval.wait_active("dummy-aligned", model_id=models["dummy-aligned"].model_id, timeout_s=60)
+    active = retrieval.wait_active("dummy-aligned", model_id=models["dummy-aligned"].model_id, timeout_s=60)
 
-    assert (served.active, served.reembedding) == (True, None)
+    assert (active.active, active.reembedding) == (True, None)
     assert retrieval.index_info().aligned
     assert retrieval.search_image(paint("red"), k=1, via="notes").hits[0].id == "red"
-    retrieval.activate_model("dummy-aligned")  # it serves already: nothing to do
+    retrieval.activate_model("dummy-aligned")  # already active: no effect
 
 
-def test_models_that_are_not_there_are_unknown(retrieval: RetrievalService) -> None:
+def test_a_missing_model_is_unknown(retrieval: RetrievalService) -> None:
     with pytest.raises(UnknownModel, match="available: dummy, dummy-aligned"):
-        retrieval.activate_model("nobody")
-    with pytest.raises(UserError, match="does not see the model nobody"):
-        retrieval.wait_active("nobody", model_id="nobody-1")
-    with pytest.raises(UserError, match="gave up on the model dummy"):
+        retrieval.activate_model("missing")
+    with pytest.raises(UserError, match="does not list the model missing"):
+        retrieval.wait_active("missing", model_id="missing-1")
+    with pytest.raises(UserError, match="could not activate the model dummy"):
         retrieval.wait_active("dummy", model_id="dummy-of-other-weights")
 
 
-def test_readiness_is_told(retrieval: RetrievalService) -> None:
+def test_readiness_is_reported(retrieval: RetrievalService) -> None:
     retrieval.require_ready()
 
     assert retrieval.health().status == "ok"
     assert set(retrieval.health().checks.values()) == {"ok"}
 
 
-def test_texts_and_pictures_are_embedded(aligned: RetrievalService, paint: Paint) -> None:
+def test_texts_and_images_are_embedded(aligned: RetrievalService, paint: Paint) -> None:
     texts = aligned.embed_texts(["red", "a green lesion"])
     images = aligned.embed_images([paint("red"), paint("green")])
 
@@ -262,14 +262,14 @@ def test_texts_and_pictures_are_embedded(aligned: RetrievalService, paint: Paint
     with pytest.raises(InvalidRequest):
         aligned.embed_texts([" "])
     with pytest.raises(ImageRefused):
-        aligned.embed_images([b"no picture"])
+        aligned.embed_images([b"not an image"])
 
 
-def test_items_bring_their_own_vectors_one_by_one_and_in_bulk(aligned: RetrievalService) -> None:
+def test_items_with_vectors_are_stored_one_by_one_and_in_bulk(aligned: RetrievalService) -> None:
     dim, model = aligned.index_info().routes["notes"].dim, aligned.index_info().model
 
-    def unit(place: int) -> list[float]:
-        return [float(n == place) for n in range(dim)]
+    def unit(axis: int) -> list[float]:
+        return [float(n == axis) for n in range(dim)]
 
     aligned.put_item(item("one", note="text", note_vector=unit(1), image_vector=unit(2), model=model))
     outcomes = aligned.bulk(
@@ -277,20 +277,20 @@ def test_items_bring_their_own_vectors_one_by_one_and_in_bulk(aligned: Retrieval
     )
 
     assert [outcome.status for outcome in outcomes] == ["created", "failed"]
-    for place, via, found in ((1, "notes", "one"), (2, "images", "one"), (3, "notes", "two")):
-        assert aligned.search(SearchRequest(vector=unit(place), via=via, k=1)).hits[0].id == found  # type: ignore[arg-type]
+    for axis, via, expected in ((1, "notes", "one"), (2, "images", "one"), (3, "notes", "two")):
+        assert aligned.search(SearchRequest(vector=unit(axis), via=via, k=1)).hits[0].id == expected  # type: ignore[arg-type]
     with pytest.raises(ModelMismatch):
         aligned.put_item(item("three", note_vector=unit(1), model="another"))
 
 
-def test_distinct_hits_are_asked_for_by_both_searches(retrieval: RetrievalService, paint: Paint) -> None:
+def test_search_by_text_and_by_image_can_return_distinct_hits(retrieval: RetrievalService, paint: Paint) -> None:
     for name in "abc":
         retrieval.put_item(item(name, image=paint("red"), note="the same", group="p1"))
 
     by_text = retrieval.search(SearchRequest(text="the same", distinct="note"))
     by_image = retrieval.search_image(paint("red"), distinct="group")
 
-    assert [(len(found.hits), found.hits[0].folded) for found in (by_text, by_image)] == [(1, 2), (1, 2)]
+    assert [(len(response.hits), response.hits[0].folded) for response in (by_text, by_image)] == [(1, 2), (1, 2)]
     marked = retrieval.search(SearchRequest(text="the same")).hits
     assert [hit.duplicate_of for hit in marked] == [None, marked[0].id, marked[0].id]
 
@@ -305,6 +305,6 @@ def test_snapshots_are_taken_listed_restored_and_erased(retrieval: RetrievalServ
     assert retrieval.get_item("red").note == "a red lesion"
     retrieval.delete_snapshot(taken.id)
     assert retrieval.snapshots() == []
-    for ask in (retrieval.restore, retrieval.delete_snapshot):
+    for method in (retrieval.restore, retrieval.delete_snapshot):
         with pytest.raises(UnknownSnapshot):
-            ask(taken.id)
+            method(taken.id)

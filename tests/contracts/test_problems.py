@@ -22,8 +22,8 @@ from dermnote_contracts.problems import (
 
 def tree(base: type[DermnoteError]) -> list[type[DermnoteError]]:
     """Every error of the contracts package."""
-    found = [base] if base.__module__ == "dermnote_contracts.problems" else []
-    return found + [error for child in base.__subclasses__() for error in tree(child)]
+    errors = [base] if base.__module__ == "dermnote_contracts.problems" else []
+    return errors + [error for child in base.__subclasses__() for error in tree(child)]
 
 
 ERRORS = [kind for kind in dict.fromkeys(tree(DermnoteError)) if kind is not DermnoteError]
@@ -31,11 +31,11 @@ ERRORS = [kind for kind in dict.fromkeys(tree(DermnoteError)) if kind is not Der
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_the_client_raises_what_the_service_raised(kind: type[DermnoteError]) -> None:
-    refused = FieldError(field="metadata.age", message="too large", index=3, nearest=["nevus"])
-    raised = kind("what happened", errors=[refused])
-    again = error_from_problem(raised.problem().model_dump(mode="json", exclude_none=True), status=kind.status)
-    assert type(again) is kind
-    assert (again.detail, again.errors) == (raised.detail, raised.errors)
+    field_error = FieldError(field="metadata.age", message="too large", index=3, nearest=["nevus"])
+    raised = kind("what happened", errors=[field_error])
+    rebuilt = error_from_problem(raised.problem().model_dump(mode="json", exclude_none=True), status=kind.status)
+    assert type(rebuilt) is kind
+    assert (rebuilt.detail, rebuilt.errors) == (raised.detail, raised.errors)
 
 
 def test_every_error_has_a_unique_code_and_a_title() -> None:
@@ -97,7 +97,7 @@ def test_an_error_without_detail_reads_as_its_title() -> None:
     assert str(NoFacts()) == NoFacts.title
 
 
-def test_the_drawing_of_the_tree_shows_every_class_under_its_parent_with_its_status() -> None:
+def test_the_tree_in_the_docstring_shows_every_class_with_its_parent_and_status() -> None:
     assert problems.__doc__ is not None
     drawn: dict[str, str] = {}
     parent = ""
@@ -116,7 +116,7 @@ def test_the_drawing_of_the_tree_shows_every_class_under_its_parent_with_its_sta
     assert drawn == expected
 
 
-def test_every_error_with_a_code_is_in_the_contracts_so_that_a_client_can_raise_it() -> None:
+def test_every_error_with_a_code_is_defined_in_the_contracts() -> None:
     root = Path(__file__).parents[2]
     sources = [path for folder in ("services", "clients", "imaging") for path in (root / folder).rglob("src/**/*.py")]
     elsewhere = [

@@ -70,9 +70,9 @@ def test_a_spelling_shared_by_two_terms_is_an_error() -> None:
 def test_every_diagnosis_has_a_known_superclass_which_its_class_shares(name: str) -> None:
     entry = diagnoses()[name]
     assert entry.superclass in ("benign", "indeterminate", "pre-cancerous", "malignant")
-    assert entry.klass in diagnoses()
-    assert diagnoses()[entry.klass].superclass == entry.superclass
-    assert diagnoses()[entry.klass].klass == entry.klass
+    assert entry.class_name in diagnoses()
+    assert diagnoses()[entry.class_name].superclass == entry.superclass
+    assert diagnoses()[entry.class_name].class_name == entry.class_name
 
 
 def test_vocabularies_and_term_fields_correspond() -> None:

@@ -20,12 +20,12 @@ class Container:
 
     id: str
     service: str
-    told: dict[str, Any]
+    inspected: dict[str, Any]
 
     @property
     def pid(self) -> int:
         """The pid of its first process on the host."""
-        return int(self.told["State"]["Pid"])
+        return int(self.inspected["State"]["Pid"])
 
     def run(self, *command: str) -> str:
         """The output of a command in the container; raises if it fails."""

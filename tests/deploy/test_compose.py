@@ -48,12 +48,12 @@ class State:
 def stack() -> Iterator[Composed]:
     """A stack built and started as by a user; everything except the images is removed at the end."""
     composed = Composed()
-    begun = time.monotonic()
+    started = time.monotonic()
     composed("build")
     built = time.monotonic()
     try:
         composed.up()
-        print(f"\nbuild {built - begun:.0f} s, up --wait {time.monotonic() - built:.0f} s")
+        print(f"\nbuild {built - started:.0f} s, up --wait {time.monotonic() - built:.0f} s")
         yield composed
     finally:
         composed("--profile", "*", "down", "--volumes", "--remove-orphans")
@@ -108,16 +108,16 @@ def test_the_images_are_small(stack: Composed) -> None:
 
 def assert_restricted(container: Container) -> None:
     """Check that the container has minimal privileges."""
-    told = container.told["HostConfig"]
+    host_config = container.inspected["HostConfig"]
 
-    assert told["ReadonlyRootfs"] is True
-    assert told["CapDrop"] == ["ALL"]
-    assert not told["CapAdd"]
-    assert not told["Privileged"]
-    assert "no-new-privileges:true" in told["SecurityOpt"]
-    assert told["Memory"] > 0
-    assert told["PidsLimit"] > 0
-    assert told["LogConfig"]["Config"]["max-size"]
+    assert host_config["ReadonlyRootfs"] is True
+    assert host_config["CapDrop"] == ["ALL"]
+    assert not host_config["CapAdd"]
+    assert not host_config["Privileged"]
+    assert "no-new-privileges:true" in host_config["SecurityOpt"]
+    assert host_config["Memory"] > 0
+    assert host_config["PidsLimit"] > 0
+    assert host_config["LogConfig"]["Config"]["max-size"]
     assert int(container.run("id", "-u")) >= 999
     assert not container.tries("sh", "-c", "echo here > /here")
     capabilities = [line.split()[1] for line in container.run("cat", "/proc/1/status").splitlines() if "Cap" in line]
@@ -136,7 +136,7 @@ def test_only_loopback_ports_are_published_and_none_of_redis(stack: Composed) ->
     published = {
         container.service: [binding["HostIp"] for port in ports.values() for binding in port or []]
         for container in stack.containers()
-        if (ports := container.told["NetworkSettings"]["Ports"]) is not None
+        if (ports := container.inspected["NetworkSettings"]["Ports"]) is not None
     }
 
     assert published["notegen-api"] == published["retrieval"] == ["127.0.0.1"]
@@ -150,7 +150,7 @@ def test_redis_requires_the_password_which_is_not_exposed(stack: Composed) -> No
 
     assert "NOAUTH" in redis.run("redis-cli", "ping")
     for container in stack.containers():
-        assert password not in str(container.told)
+        assert password not in str(container.inspected)
         assert password not in container.run("sh", "-c", "cat /proc/*/cmdline /proc/1/environ | tr '\\0' ' '")
 
 
@@ -257,9 +257,9 @@ def test_state_survives_down_and_up(
     texts = [notes.get(one).notes[0].text for one in left.note_ids]
 
     stack("down")
-    begun = time.monotonic()
+    started = time.monotonic()
     stack.up()
-    print(f"\nup --wait again {time.monotonic() - begun:.0f} s")
+    print(f"\nup --wait again {time.monotonic() - started:.0f} s")
 
     assert [notes.get(one).notes[0].text for one in left.note_ids] == texts
     assert retrieval.index_info().items == items

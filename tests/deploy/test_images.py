@@ -50,11 +50,11 @@ def test_hadolint_passes(path: Path) -> None:
 def test_each_hadolint_exception_is_explained_on_the_line_before(path: Path) -> None:
     lines = path.read_text().splitlines()
 
-    for place, line in enumerate(lines):
+    for number, line in enumerate(lines):
         if "hadolint ignore" in line:
-            before = lines[place - 1]
-            again = line in lines[:place]  # the same rule for the same reason, explained at its first use
-            assert again or re.match(r"# \w", before), f"{path}:{place + 1}"
+            previous = lines[number - 1]
+            repeated = line in lines[:number]  # the same rule for the same reason, explained at its first use
+            assert repeated or re.match(r"# \w", previous), f"{path}:{number + 1}"
 
 
 def test_compose_lint_finds_only_explained_exceptions() -> None:

@@ -136,12 +136,12 @@ def pod_labels(found: Documents) -> list[Mapping[str, str]]:
 
 
 def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    wanted = dict(selector.get("matchLabels", {}))
+    required = dict(selector.get("matchLabels", {}))
     for one in selector.get("matchExpressions", []):
         assert one["operator"] == "In"
         if labels.get(one["key"]) not in one["values"]:
             return False
-    return wanted.items() <= labels.items()
+    return required.items() <= labels.items()
 
 
 # --- external checks
@@ -309,12 +309,12 @@ def test_a_pod_reaches_exactly_its_configured_services(overlay: Documents) -> No
     for workload in of_kind(overlay, *WORKLOADS):
         pod = template(workload)
         values = [one["value"] for container in pod["spec"]["containers"] for one in container.get("env", [])]
-        told = {(name, int(port)) for value in values for name, port in re.findall(r"//([\w-]+):(\d+)", value)}
+        declared = {(name, int(port)) for value in values for name, port in re.findall(r"//([\w-]+):(\d+)", value)}
         itself = {(pod["spec"].get("subdomain"), 29500)}
 
         reached = {one for one in every if reaches(overlay, pod["metadata"]["labels"], *one)}
 
-        assert reached - itself == told, workload["metadata"]["name"]
+        assert reached - itself == declared, workload["metadata"]["name"]
 
 
 def test_each_workload_has_one_scaler(overlay: Documents) -> None:
@@ -375,9 +375,9 @@ def test_probes_use_paths_of_the_service(overlay: Documents, service: str) -> No
     document = json.loads((ROOT / "docs" / "openapi" / f"{service.removesuffix('-api')}.json").read_text())
     (container,) = [one for name, one in containers(overlay) if name == service and one["name"] == service]
 
-    asked = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
-    assert asked == {"/health/live", "/health/ready"}
-    assert asked <= document["paths"].keys()
+    probed = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert probed == {"/health/live", "/health/ready"}
+    assert probed <= document["paths"].keys()
     assert container["readinessProbe"]["httpGet"]["path"] == "/health/ready"
     assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
 
@@ -393,14 +393,14 @@ def test_grace_periods_exceed_the_shutdown_times(overlay: Documents) -> None:
 
 
 def test_every_service_requires_keys(overlay: Documents) -> None:
-    asked = {
+    environments = {
         name: {one["name"]: one["value"] for one in container["env"]}
         for name, container in containers(overlay)
         if container["name"] in ("notegen-api", "retrieval")
     }
 
     for name, variable in (("notegen-api", "NOTEGEN_KEYS_FILE"), ("retrieval", "RETRIEVAL_KEYS_FILE")):
-        assert asked[name][variable] == "/run/secrets/dermnote-keys/keys.txt"
+        assert environments[name][variable] == "/run/secrets/dermnote-keys/keys.txt"
 
 
 @pytest.mark.parametrize("name", ["prod", "gpu"])

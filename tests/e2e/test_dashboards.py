@@ -57,8 +57,8 @@ def exported(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Exported
     pictures = draw_dataset(tmp_path_factory.mktemp("pictures") / "drawn", count=15, seed=0) / "images"
     with NoteService(notes_url) as notes, RetrievalService(retrieval_url) as retrieval:
         for strategy in ("M", "G"):  # by template, by the model
-            asked = {"metadata": {"diagnosis": "nevus", "age": 40}, "strategy": strategy}
-            job = notes.submit(NoteRequest.model_validate(asked), wait_s=60)
+            body = {"metadata": {"diagnosis": "nevus", "age": 40}, "strategy": strategy}
+            job = notes.submit(NoteRequest.model_validate(body), wait_s=60)
             assert job.status == "finished"
         picture = min(pictures.glob("*.jpg")).read_bytes()
         retrieval.put_item(NewItem("one", picture, "jpg", job.notes[0].text, {}, None))
@@ -73,16 +73,16 @@ def exported(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Exported
 
 @pytest.mark.parametrize(("title", "query"), list(expressions()))
 def test_a_panel_queries_exported_metrics(exported: Exported, title: str, query: str) -> None:
-    asked = METRIC.findall(query)
-    assert asked, f"{title}: no metric of ours"
+    metrics = METRIC.findall(query)
+    assert metrics, f"{title}: no metric of ours"
 
-    for name, selector in asked:
+    for name, selector in metrics:
         assert name in exported, f"{title}: nobody exports {name}"
         for label, values in re.findall(r'(\w+)\s*=~?"([^"]*)"', selector):
             seen = exported[name].get(label, set())
             assert set(values.split("|")) <= seen, f"{title}: {name} has no {label} {values}, but {seen}"
     grouped = {label.strip() for labels in GROUPED.findall(query) for label in labels.split(",")}
-    known = set().union(*(exported[name].keys() for name, _ in asked)) | OF_PROMETHEUS
+    known = set().union(*(exported[name].keys() for name, _ in metrics)) | OF_PROMETHEUS
     assert grouped <= known, f"{title}: no metric has {grouped - known}"
 
 

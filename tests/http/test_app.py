@@ -111,7 +111,7 @@ def test_json_lines_have_the_same_fields(capsys: pytest.CaptureFixture[str]) -> 
     assert second["request_id"] == "-"
 
 
-def test_every_app_has_metrics_of_its_own_and_documents_its_errors() -> None:
+def test_every_app_has_its_own_metrics_and_documents_its_errors() -> None:
     client, other = serve(Settings()), serve(Settings())
     assert client.get("/missing").status_code == 404
 

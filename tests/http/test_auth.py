@@ -1,4 +1,4 @@
-"""Authentication with API keys: who may call, what errors say, what is counted, and what is read."""
+"""Authentication with API keys: open and protected paths, error responses, rate limits, and unread bodies."""
 
 import time
 from collections.abc import Iterator
@@ -54,22 +54,22 @@ def app(file: Path, key: str) -> FastAPI:
 
     @app.get("/metrics")
     def metrics() -> str:
-        return "figures"
+        return "metrics"
 
     return app
 
 
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(app, raise_server_exceptions=False) as served:
-        yield served
+    with TestClient(app, raise_server_exceptions=False) as test_client:
+        yield test_client
 
 
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def refused(answer: Any) -> bool:
+def is_unauthorized(answer: Any) -> bool:
     """Whether a response is a complete 401 problem."""
     assert answer.headers["content-type"] == PROBLEM_JSON
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -84,15 +84,15 @@ def test_a_valid_key_passes_and_the_route_gets_its_name(client: TestClient, key:
 
 @pytest.mark.parametrize("form", ["", "{}", "Basic {}", "Bearer", "Bearer ", "Bearer {}x", "Bearer {} {}", "Bearer,{}"])
 def test_anything_but_one_valid_key_is_401(client: TestClient, key: str, form: str) -> None:
-    assert refused(client.post("/raw", headers={"Authorization": form.format(key, key)}))
+    assert is_unauthorized(client.post("/raw", headers={"Authorization": form.format(key, key)}))
 
 
 def test_no_header_two_headers_and_invalid_bytes_are_401(client: TestClient, key: str) -> None:
     good = (b"Authorization", f"Bearer {key}".encode())
 
-    assert refused(client.post("/raw"))
-    assert refused(client.post("/raw", headers=[good, good]))
-    assert refused(client.post("/raw", headers=[(b"Authorization", b"Bearer \xff\xfe\xe4")]))
+    assert is_unauthorized(client.post("/raw"))
+    assert is_unauthorized(client.post("/raw", headers=[good, good]))
+    assert is_unauthorized(client.post("/raw", headers=[(b"Authorization", b"Bearer \xff\xfe\xe4")]))
 
 
 def test_an_error_repeats_nothing_of_the_key(client: TestClient, key: str) -> None:
@@ -104,7 +104,7 @@ def test_a_revoked_key_is_401_at_its_next_request(client: TestClient, file: Path
     assert client.post("/raw", headers=bearer(key)).status_code == 200
     remove_key(file, "clinic")
 
-    assert refused(client.post("/raw", headers=bearer(key)))
+    assert is_unauthorized(client.post("/raw", headers=bearer(key)))
     assert client.post("/raw", headers=bearer(other)).json() == "other"
 
 
@@ -115,7 +115,7 @@ def test_liveness_and_documents_are_open(client: TestClient, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/metrics", "/redoc", "/nowhere", "/health/live/", "/health/live/x", "//health/live"])
 def test_all_other_paths_need_a_key_even_unknown_ones(client: TestClient, path: str) -> None:
-    assert refused(client.get(path))
+    assert is_unauthorized(client.get(path))
 
 
 def test_the_openapi_document_describes_the_key(client: TestClient) -> None:
@@ -138,7 +138,7 @@ def test_a_key_with_a_limit_is_429_until_its_window_moves(client: TestClient, fi
     assert client.get("/health/live", headers=limited).status_code == 200
 
 
-def test_a_request_worth_several_units_is_counted_whole_or_not_at_all(client: TestClient, file: Path) -> None:
+def test_a_request_of_several_units_is_counted_completely_or_not_at_all(client: TestClient, file: Path) -> None:
     limited = bearer(add_key(file, "limited", per_minute=10))
 
     assert client.post("/worth/7", headers=limited).status_code == 200
@@ -171,22 +171,22 @@ def test_without_keys_the_caller_is_anonymous_and_nothing_is_counted() -> None:
         assert client.get("/").json() == Caller().name == ""
 
 
-def test_units_are_free_again_after_the_window() -> None:
+def test_units_are_available_again_after_the_window() -> None:
     limiter = RateLimiter.in_memory(window_s=1)
     waits: list[int | None] = []
-    begun = time.time()
+    started = time.time()
     limiter.take("clinic", limit=5, units=5)
 
     def again() -> bool:
         try:
             limiter.take("clinic", limit=5, units=5, whole=5)
-        except TooManyRequests as spent:
-            waits.append(spent.retry_after_s)
+        except TooManyRequests as error:
+            waits.append(error.retry_after_s)
             return False
         return True
 
     wait_until(again, timeout_s=60, what="the window has moved")
-    assert time.time() - begun >= 1
+    assert time.time() - started >= 1
     assert set(waits) <= {1}
 
 
@@ -197,11 +197,11 @@ def test_a_rejected_upload_is_not_read_and_the_connection_stays_usable(app: Fast
     with served(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
         streams = set()
         answer = client.post("/raw", content=body)
-        assert refused(answer)
+        assert is_unauthorized(answer)
         streams.add(answer.extensions["network_stream"].get_extra_info("client_addr"))
-        again = client.post("/raw", content=b"small", headers=bearer(key))
-        streams.add(again.extensions["network_stream"].get_extra_info("client_addr"))
+        second = client.post("/raw", content=b"small", headers=bearer(key))
+        streams.add(second.extensions["network_stream"].get_extra_info("client_addr"))
 
-    assert again.json() == "clinic"
+    assert second.json() == "clinic"
     assert app.state.bytes_read == len(b"small")
     assert len(streams) == 1

@@ -1,4 +1,4 @@
-"""Where a service without API keys may listen, and that it answers at every address where it may."""
+"""Addresses at which a service without API keys may listen, and that it responds at each of them."""
 
 from pathlib import Path
 

@@ -52,11 +52,11 @@ def test_written_keys_are_read_with_any_comments_between_them(keys: list[Key], b
 @given(st.text())
 def test_any_text_gives_keys_or_an_error_that_does_not_repeat_it(text: str) -> None:
     try:
-        told, keys = "", parse_keys(text, source="keys")
+        message, keys = "", parse_keys(text, source="keys")
     except KeysInvalid as invalid:
-        told, keys = str(invalid), ()
+        message, keys = str(invalid), ()
 
-    assert not told or told.startswith("keys, line ")
+    assert not message or message.startswith("keys, line ")
     assert all(key.line().split() in [line.split() for line in text.split("\n")] for key in keys)
 
 

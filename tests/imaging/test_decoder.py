@@ -1,4 +1,4 @@
-"""The decoder: which uploads are rejected, what is decoded, and what the stored form keeps."""
+"""The decoder: rejected uploads, decoded pixels, and the stored form of an image."""
 
 import io
 import warnings

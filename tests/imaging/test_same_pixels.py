@@ -40,7 +40,7 @@ def test_client_and_service_see_the_same_pixels(name: str, tmp_path: Path, servi
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_the_service_rejects_is_a_fault_for_the_client(name: str, tmp_path: Path) -> None:
+def test_the_client_reports_images_that_the_service_rejects(name: str, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(HOSTILE[name])
 

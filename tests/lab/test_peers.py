@@ -296,13 +296,13 @@ needs_xllamacpp = pytest.mark.skipif(
 @pytest.mark.gguf
 def test_llama_cpps_own_server_completes_under_a_grammar() -> None:
     settings = ServerSettings(find_weights("smollm2")[1], slots=2, context_tokens=context_for(2, request_tokens=64))
-    asked = [
+    requests = [
         request("A mole is a", grammar='root ::= " benign" | " harmless"', temperature=1.0),
         request("The lesion is on the", temperature=0),
     ]
 
     with llama_server(settings) as server:
-        batch = measure(server, asked, concurrency=2)
+        batch = measure(server, requests, concurrency=2)
 
     constrained, free = batch.answers
     assert batch.errors == []

@@ -122,15 +122,15 @@ UNFAITHFUL: list[tuple[Facts, str, str]] = [
     # typical, but wrongly
     (MELANOMA, f"{FIRST} The lesion shows a typical blue-white veil.", "unexplained"),
     (MELANOMA, f"{FIRST} Melanoma typically shows milia-like cysts.", "typical finding not in the prior"),
-    (MELANOMA, f"{FIRST} Melanoma typically itches.", "never said as typical: symptoms.itch"),
-    (MELANOMA, f"{FIRST} Melanoma is commonly found on the leg.", "never said as typical: site leg"),
+    (MELANOMA, f"{FIRST} Melanoma typically itches.", "never worded as typical: symptoms.itch"),
+    (MELANOMA, f"{FIRST} Melanoma is commonly found on the leg.", "never worded as typical: site leg"),
     (MELANOMA, f"{FIRST} Nevus typically shows a sharp border.", "contradicted: diagnosis nevus"),
     (MELANOMA, f"{FIRST} Melanoma typically shows no blue-white veil.", "unexplained"),
     (MELANOMA, f"{FIRST} Melanoma typically shows a blue-white veil and a bluish-white veil.", "repetition"),
     (MELANOMA, f"{FIRST} Melanoma is often related to sun exposure.", "exposure"),
     (MELANOMA, f"{FIRST} A blue-white veil is seen and typical of melanoma.", "unexplained"),
     (MELANOMA, f"{FIRST} A blue-white veil is present, as is typical of melanoma.", "unexplained"),
-    (MELANOMA, f"{FIRST} Melanoma with a typical blue-white veil.", "said of the lesion"),
+    (MELANOMA, f"{FIRST} Melanoma with a typical blue-white veil.", "asserted of the lesion"),
     (NEVUS, "The patient aged 30 had a nevus.", "history of a diagnosis nevus"),
     (SYMPTOMS, "The patient has marked itching.", "unexplained words: marked"),
     (SYMPTOMS, "The patient reports symptoms.", "unexplained words: symptoms"),
@@ -148,7 +148,7 @@ UNFAITHFUL: list[tuple[Facts, str, str]] = [
     (MELANOMA, f"{FIRST} **Facts**: age 64.", "unexplained"),
     (MELANOMA, FIRST.replace("Diagnosis: melanoma", "Possible melanoma"), "unexplained hedge: possible"),
     (SYMPTOMS, "The patient does not deny itching.", "double negation"),
-    (SYMPTOMS, "The patient has no symptoms.", "denial of nothing known"),
+    (SYMPTOMS, "The patient has no symptoms.", "denial without a recognised claim"),
 ]
 
 
@@ -164,8 +164,8 @@ def test_a_faithful_note_has_no_problems(metadata: Facts, text: str) -> None:
 
 @pytest.mark.parametrize(("metadata", "text", "problem"), UNFAITHFUL)
 def test_an_unfaithful_note_has_the_problem_named(metadata: Facts, text: str, problem: str) -> None:
-    found = _problems(metadata, text)
-    assert any(problem in each for each in found), found
+    problems = _problems(metadata, text)
+    assert any(problem in each for each in problems), problems
 
 
 def test_allowed_facts_may_be_stated_but_need_not_be() -> None:
@@ -183,8 +183,8 @@ def test_without_a_prior_no_finding_is_typical() -> None:
 
 def test_a_blinded_note_may_not_name_the_diagnosis_or_its_nature() -> None:
     blinded = {"age": 64, "sex": "female", "site": "back"}
-    found = check(f"{FIRST} It is malignant.", facts=blinded)
-    assert found == ["unsupported: diagnosis melanoma", "unsupported: benign_malignant malignant"]
+    problems = check(f"{FIRST} It is malignant.", facts=blinded)
+    assert problems == ["unsupported: diagnosis melanoma", "unsupported: benign_malignant malignant"]
 
 
 def test_every_fact_is_missing_from_an_empty_note() -> None:

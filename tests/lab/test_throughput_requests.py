@@ -24,48 +24,48 @@ from lab.throughput.requests import (
 PRIORS = load_priors()
 
 
-def ask(count: int, *, strategy: Literal["G", "P2"] = "P2", salt: int = 1) -> list[BenchRequest]:
+def requests(count: int, *, strategy: Literal["G", "P2"] = "P2", salt: int = 1) -> list[BenchRequest]:
     return make_requests(count, strategy=strategy, salt=salt, priors=PRIORS)
 
 
-def told(batch: list[BenchRequest]) -> list[str]:
+def stated_facts(batch: list[BenchRequest]) -> list[str]:
     return [one.request.metadata.model_dump_json() for one in batch]
 
 
 def test_all_free_prompts_of_a_batch_differ() -> None:
-    assert len({one.completion.prompt for one in ask(1000)}) == 1000
+    assert len({one.completion.prompt for one in requests(1000)}) == 1000
 
 
 def test_duplicate_facts_are_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lab.throughput.requests.SITES", ("back",))
 
-    batch = ask(600)  # of 73 ages, 2 sexes, 1 site and mostly 6 diagnoses
+    batch = requests(600)  # of 73 ages, 2 sexes, 1 site and mostly 6 diagnoses
 
     assert len({one.completion.prompt for one in batch}) == 600
     assert {one.request.metadata.site for one in batch} == {"back"}
 
 
 def test_requests_differ_between_rounds_and_are_reproducible() -> None:
-    one, other = ask(48, salt=1), ask(48, salt=2)
+    one, other = requests(48, salt=1), requests(48, salt=2)
 
-    assert not set(told(one)) & set(told(other))
-    assert not {ask.completion.seed for ask in one} & {ask.completion.seed for ask in other}
-    assert ask(48, salt=1) == one
+    assert not set(stated_facts(one)) & set(stated_facts(other))
+    assert not {request.completion.seed for request in one} & {request.completion.seed for request in other}
+    assert requests(48, salt=1) == one
 
 
 def test_a_smaller_batch_is_a_prefix_and_strategies_share_the_facts() -> None:
-    assert ask(12) == ask(48)[:12]
-    assert told(ask(12, strategy="G")) == told(ask(12, strategy="P2"))
+    assert requests(12) == requests(48)[:12]
+    assert stated_facts(requests(12, strategy="G")) == stated_facts(requests(12, strategy="P2"))
 
 
 def test_facts_are_drawn_independently() -> None:
     """A regression: sex, site and diagnosis once followed from the number: 30 of 120 combinations."""
-    drawn = [one.request.metadata for one in ask(2000)]
+    drawn = [one.request.metadata for one in requests(2000)]
 
     for first, second in combinations(("sex", "site", "diagnosis"), 2):
-        found = {(getattr(one, first), getattr(one, second)) for one in drawn}
+        pairs = {(getattr(one, first), getattr(one, second)) for one in drawn}
         each = [len({getattr(one, name) for one in drawn}) for name in (first, second)]
-        assert len(found) > 0.8 * each[0] * each[1], (first, second)
+        assert len(pairs) > 0.8 * each[0] * each[1], (first, second)
 
 
 def test_records_follow_the_frequencies_of_both_data_sets() -> None:
@@ -84,7 +84,7 @@ def test_records_follow_the_frequencies_of_both_data_sets() -> None:
 
 
 def test_an_unknown_answer_is_not_a_fact() -> None:
-    symptoms = [one.request.metadata.symptoms.given() for one in ask(100)]
+    symptoms = [one.request.metadata.symptoms.given() for one in requests(100)]
 
     assert {answer for given in symptoms for answer in given.values()} == {"yes", "no"}
 
@@ -111,8 +111,8 @@ def test_shared_facts_are_those_that_both_strategies_state() -> None:
         make_requests(50, strategy="G", salt=1, priors=PRIORS, mix=Mix(facts=f)) for f in ("shared", "all")
     )  # type: ignore[arg-type]
 
-    told = [set(one.request.metadata.model_dump(exclude_none=True, exclude_defaults=True)) for one in shared]
-    assert all(names == {"age", "sex", "site", "diagnosis"} for names in told)
+    stated = [set(one.request.metadata.model_dump(exclude_none=True, exclude_defaults=True)) for one in shared]
+    assert all(names == {"age", "sex", "site", "diagnosis"} for names in stated)
     assert any(one.request.metadata.symptoms for one in whole)
     for one, other in zip(shared, whole, strict=True):
         assert one.request.metadata.model_dump(include={"age", "sex", "site"}) == other.request.metadata.model_dump(
@@ -122,11 +122,11 @@ def test_shared_facts_are_those_that_both_strategies_state() -> None:
 
 def test_too_many_requests_per_salt_are_rejected() -> None:
     with pytest.raises(ValueError, match="at most 10007"):
-        ask(SEEDS_PER_SALT + 1)
+        requests(SEEDS_PER_SALT + 1)
 
 
 def test_a_peer_gets_the_same_prompt_and_sampling() -> None:
-    (guided,), (free,) = ask(1, strategy="G"), ask(1, strategy="P2")
+    (guided,), (free,) = requests(1, strategy="G"), requests(1, strategy="P2")
 
     assert peer_request(guided.completion).grammar == guided.completion.grammar
     assert (peer_request(guided.completion).top_p, peer_request(guided.completion).top_k) == (1.0, 0)

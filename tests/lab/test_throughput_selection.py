@@ -23,11 +23,11 @@ def chosen(rates: Rates, *, layouts: tuple[str, ...] = ("Q8_0", "IQ4_NL", "Q4_0"
 
 
 def test_slots_are_tried_with_the_best_layouts_only() -> None:
-    found = chosen(
+    selection = chosen(
         {Candidate("Q4_0", 4): (2, 0.2), Candidate("IQ4_NL", 4): (1.5, 0.5), Candidate("Q8_0", 4): (1.4, 0.4)}
     )
 
-    assert list(found.tried) == [
+    assert list(selection.tried) == [
         *(Candidate(layout, 4) for layout in ("Q8_0", "IQ4_NL", "Q4_0")),
         *(Candidate("Q4_0", slots) for slots in (2, 8)),
         *(Candidate("IQ4_NL", slots) for slots in (2, 8)),
@@ -35,30 +35,42 @@ def test_slots_are_tried_with_the_best_layouts_only() -> None:
 
 
 def test_the_best_layout_by_each_measure_is_kept_with_its_best_slots() -> None:
-    found = chosen(
+    selection = chosen(
         {Candidate("Q4_0", 4): (2, 0.2), Candidate("Q4_0", 8): (2.5, 0.25), Candidate("IQ4_NL", 4): (1, 0.5)}
     )
 
-    assert found.best == {"notes/s": Candidate("Q4_0", 8), "faithful notes/s": Candidate("IQ4_NL", 4)}
-    assert found.kept == [Candidate("Q4_0", 8), Candidate("IQ4_NL", 4)]
+    assert selection.best == {"notes/s": Candidate("Q4_0", 8), "faithful notes/s": Candidate("IQ4_NL", 4)}
+    assert selection.kept == [Candidate("Q4_0", 8), Candidate("IQ4_NL", 4)]
 
 
 def test_a_layout_that_wins_by_both_measures_is_kept_with_the_next_most_faithful_one() -> None:
-    found = chosen({Candidate("Q4_0", 4): (2, 0.8), Candidate("Q8_0", 4): (1, 0.5), Candidate("IQ4_NL", 4): (1.5, 0.2)})
+    selection = chosen(
+        {
+            Candidate("Q4_0", 4): (2, 0.8),
+            Candidate("Q8_0", 4): (1, 0.5),
+            Candidate("IQ4_NL", 4): (1.5, 0.2),
+        }
+    )
 
-    assert found.kept == [Candidate("Q4_0", 4), Candidate("Q8_0", 4)]
+    assert selection.kept == [Candidate("Q4_0", 4), Candidate("Q8_0", 4)]
 
 
 def test_one_layout_with_two_slot_counts_is_kept_with_another_layout() -> None:
-    found = chosen({Candidate("Q4_0", 4): (2, 0.8), Candidate("Q4_0", 8): (2.5, 0.5), Candidate("Q8_0", 4): (1, 0.3)})
+    selection = chosen(
+        {
+            Candidate("Q4_0", 4): (2, 0.8),
+            Candidate("Q4_0", 8): (2.5, 0.5),
+            Candidate("Q8_0", 4): (1, 0.3),
+        }
+    )
 
-    assert found.kept == [Candidate("Q4_0", 8), Candidate("Q4_0", 4), Candidate("Q8_0", 4)]
+    assert selection.kept == [Candidate("Q4_0", 8), Candidate("Q4_0", 4), Candidate("Q8_0", 4)]
 
 
 def test_a_peer_without_faithful_notes_is_chosen_by_notes_per_second() -> None:
-    found = chosen({Candidate("IQ4_NL", 8): (3, 0), Candidate("IQ4_NL", 4): (2, 0)})
+    selection = chosen({Candidate("IQ4_NL", 8): (3, 0), Candidate("IQ4_NL", 4): (2, 0)})
 
-    assert set(found.best.values()) == {Candidate("IQ4_NL", 8)}
+    assert set(selection.best.values()) == {Candidate("IQ4_NL", 8)}
 
 
 def test_a_single_layout_is_kept_alone() -> None:
@@ -70,30 +82,30 @@ def test_failed_requests_are_not_counted_as_notes() -> None:
         fails = 90 if candidate.layout == "Q4_0" else 0
         return Run("", 100, 50 if fails else 100, 1000, 2000, 0, fails, 300)
 
-    found = choose_free(attempt, layouts=["Q4_0", "Q8_0"], slots=[4])
+    selection = choose_free(attempt, layouts=["Q4_0", "Q8_0"], slots=[4])
 
-    assert found.best["notes/s"] == Candidate("Q8_0", 4)
+    assert selection.best["notes/s"] == Candidate("Q8_0", 4)
 
 
 def test_under_a_grammar_the_better_of_four_and_eight_slots_is_chosen() -> None:
-    found = choose_guided(peer({Candidate("Q4_0", 8): (0.9, 0.9), Candidate("Q4_0", 4): (0.8, 0.8)}), layout="Q4_0")
+    selection = choose_guided(peer({Candidate("Q4_0", 8): (0.9, 0.9), Candidate("Q4_0", 4): (0.8, 0.8)}), layout="Q4_0")
 
-    assert list(found.tried) == [Candidate("Q4_0", 4), Candidate("Q4_0", 8)]
-    assert found.kept == [Candidate("Q4_0", 8)]
+    assert list(selection.tried) == [Candidate("Q4_0", 4), Candidate("Q4_0", 8)]
+    assert selection.kept == [Candidate("Q4_0", 8)]
 
 
 def test_plain_llama_uses_the_layout_that_samples_fastest() -> None:
     rates = {"source": (0.7, 0.4), "Q8_0": (0.9, 0.1)}
 
-    found = choose_plain(peer({Candidate(name): rate for name, rate in rates.items()}), layouts=list(rates))
+    selection = choose_plain(peer({Candidate(name): rate for name, rate in rates.items()}), layouts=list(rates))
 
-    assert found.kept == [Candidate("Q8_0")]
+    assert selection.kept == [Candidate("Q8_0")]
 
 
 def test_the_record_contains_every_trial_and_the_choice() -> None:
-    found = chosen({Candidate("Q4_0", 4): (2, 0.5)}).record()
+    selection = chosen({Candidate("Q4_0", 4): (2, 0.5)}).record()
 
-    (first,) = (one for one in found["tried"] if (one["layout"], one["slots"]) == ("Q4_0", 4))
+    (first,) = (one for one in selection["tried"] if (one["layout"], one["slots"]) == ("Q4_0", 4))
     assert (first["notes"], first["notes/s"], first["faithful notes/s"], first["sampled tokens/s"]) == (100, 2, 0.5, 20)
-    assert found["best"]["faithful notes/s"] == {"layout": "Q4_0", "slots": 4}
-    assert {"layout": "Q4_0", "slots": 4} in found["kept"]
+    assert selection["best"]["faithful notes/s"] == {"layout": "Q4_0", "slots": 4}
+    assert {"layout": "Q4_0", "slots": 4} in selection["kept"]

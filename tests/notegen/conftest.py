@@ -27,7 +27,7 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Valkey of its own."""
+    """A private Valkey server."""
     port = free_port()
     server = Valkey(tmp_path_factory.mktemp("valkey"), port=port)
     server.start()

@@ -1,4 +1,4 @@
-"""How often each note ended, from Redis' events: a note's record gets its time to live only when it ends."""
+"""Counts how often each note ended, from Redis' events: a note's record gets its time to live only when it ends."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

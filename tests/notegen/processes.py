@@ -199,12 +199,12 @@ class NoteService:
 
     @property
     def url(self) -> str:
-        """Where the API listens."""
+        """Base URL of the API."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def redis_url(self) -> str:
-        """Where Valkey listens."""
+        """URL of Valkey."""
         return f"redis://127.0.0.1:{self.redis_port}/0"
 
     @property

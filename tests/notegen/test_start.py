@@ -1,4 +1,4 @@
-"""What keeps a program of the note service from starting is one line that names the setting; never a traceback."""
+"""A program of the note service that cannot start prints one line that names the setting, never a traceback."""
 
 import subprocess
 from pathlib import Path

@@ -151,9 +151,9 @@ def test_notes_are_written_indexed_and_found(served: Dermnote, services: Service
         "items/s": "",
     }
 
-    found = succeed(served("search", images / "images" / "0.png", "-k", "2", "--dataset", "images"))
-    assert "found by images" in found
-    assert "images-0" in found
+    result = succeed(served("search", images / "images" / "0.png", "-k", "2", "--dataset", "images"))
+    assert "found by images" in result
+    assert "images-0" in result
     others = succeed(
         served("search", images / "images" / "0.png", "--dataset", "images", "--exclude-group", "images:p0")
     )

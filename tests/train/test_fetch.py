@@ -1,4 +1,4 @@
-"""dermnote datasets fetch: the arguments of isic-cli and its failures. A script takes the place of the tool."""
+"""dermnote datasets fetch: the arguments of isic-cli and its failures. A script replaces the tool."""
 
 import sys
 from pathlib import Path

@@ -145,7 +145,7 @@ def test_every_image_format_is_accepted_whatever_the_suffix(
     assert push(service, dataset, records=dataset.records, notes={}).created == 2
 
 
-def test_a_multi_picture_jpeg_is_accepted(service: RetrievalService, draw: Draw) -> None:
+def test_an_mpo_image_is_accepted(service: RetrievalService, draw: Draw) -> None:
     dataset = draw(1)
     red = Image.new("RGB", (8, 8), "red")
     red.save(dataset.records[0].image_path, "MPO", save_all=True, append_images=[red])
@@ -247,16 +247,14 @@ def test_a_lost_service_ends_the_push_with_the_number_of_stored_items(draw: Draw
     assert (stopped.value.run.created, dict(stopped.value.run.failed)) == (SHARD, {})
 
 
-def test_a_search_returns_items_of_its_own_run_but_never_of_its_own_patient(
-    service: RetrievalService, draw: Draw
-) -> None:
+def test_a_search_returns_items_of_its_run_but_never_of_the_same_patient(service: RetrievalService, draw: Draw) -> None:
     dataset, other = draw(8), draw(8, name="other")
     push(service, dataset, records=dataset.records, notes=notes_of(dataset), run="new")
     push(service, other, records=other.records, notes=notes_of(other), run="new")
     old = [replace(record, image_id=f"old-{record.image_id}", group="drawn:else") for record in dataset.records]
     push(service, dataset, records=old, notes={}, run="old")
 
-    found = search_similar(service, dataset.records[0], dataset=dataset, k=100, via="images", run="new")
+    response = search_similar(service, dataset.records[0], dataset=dataset, k=100, via="images", run="new")
 
-    assert {hit.id for hit in found.hits} == {f"drawn-img-{number}" for number in range(2, 8)}
-    assert {hit.metadata["run"] for hit in found.hits} == {"new"}
+    assert {hit.id for hit in response.hits} == {f"drawn-img-{number}" for number in range(2, 8)}
+    assert {hit.metadata["run"] for hit in response.hits} == {"new"}

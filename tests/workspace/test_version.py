@@ -24,12 +24,12 @@ def test_every_package_takes_its_version_from_the_contracts() -> None:
 
 def test_every_image_tag_is_that_version() -> None:
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    found = {
+    versions = {
         (name, tag)
         for name in names
         if name.endswith((".yml", ".yaml", ".md")) and name != "CHANGELOG.md"
         for tag in REPEATED.findall((ROOT / name).read_text())
     }
 
-    assert {"docker-compose.yml", "k8s/components/images/kustomization.yaml"} <= {name for name, _ in found}
-    assert {tag for _, tag in found} == {__version__}
+    assert {"docker-compose.yml", "k8s/components/images/kustomization.yaml"} <= {name for name, _ in versions}
+    assert {tag for _, tag in versions} == {__version__}

@@ -1,4 +1,4 @@
-"""How many CPU cores this process may use: what is bound to it, and no more than its container's CPU limit."""
+"""Number of CPU cores that this process may use: its CPU affinity, limited by its container's CPU quota."""
 
 import math
 import os

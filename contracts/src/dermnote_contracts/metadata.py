@@ -116,7 +116,7 @@ class Symptoms(_Facts):
 
 
 class Findings(_Facts):
-    """What the image shows, in the closed vocabulary of arXiv 2511.21827."""
+    """Findings visible in the image, in the closed vocabulary of arXiv 2511.21827."""
 
     asymmetry: Annotated[str | None, BeforeValidator(_term("asymmetry"))] = None
     border: Annotated[str | None, BeforeValidator(_term("border"))] = None

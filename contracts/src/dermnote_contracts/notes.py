@@ -23,7 +23,7 @@ class _Body(BaseModel):
 
 
 class NoteOptions(_Body):
-    """How the note is written. Without a seed, one is drawn and reported in the provenance.
+    """Options for writing the note. Without a seed, one is drawn and reported in the provenance.
 
     `deterministic`: the same request with the same seed gives the same note, whatever the load. Such requests run one
     at a time. A remote server in place of Dermnote's engine receives only the seed.
@@ -106,7 +106,7 @@ class Quantization(_Body):
 
 
 class Provenance(_Body):
-    """Where the text comes from. Every note is marked as synthetic.
+    """Origin of the text. Every note is marked as synthetic.
 
     `model_sha256`: the configured model file; `quantization`: the weights rewritten from it, if any.
     `grammar_enforced`: whether the strategy's grammar constrained the model while it wrote; null without a grammar. If

@@ -232,7 +232,7 @@ class DeadlineExceeded(DermnoteError):
 
 
 class ClientGone(DermnoteError):
-    """The client disconnected, so nobody reads this."""
+    """The client disconnected, so this response is never read."""
 
     code, status, title = "client-gone", 499, "The client disconnected"
 

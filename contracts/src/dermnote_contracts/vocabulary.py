@@ -85,7 +85,7 @@ class Diagnosis:
 
     name: str
     superclass: str
-    klass: str
+    class_name: str
     synonyms: tuple[str, ...]
     labels: tuple[str, ...] = ()
     isic: str = ""
@@ -137,7 +137,7 @@ def diagnoses() -> Mapping[str, Diagnosis]:
         name: Diagnosis(
             name=name,
             superclass=entry["superclass"],
-            klass=entry["class"],
+            class_name=entry["class"],
             synonyms=tuple(entry["synonyms"]),
             labels=tuple(entry.get("labels", ())),
             isic=entry.get("isic", ""),

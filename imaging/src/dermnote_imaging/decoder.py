@@ -30,7 +30,7 @@ _PLUGINS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
     (b"RIFF", WebPImageFile),
 )
-# What Pillow's plugins raise on damaged or hostile bytes.
+# Exceptions that Pillow's plugins raise on damaged or hostile bytes.
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,

@@ -116,8 +116,8 @@ def test_a_batch_keeps_its_order_and_counts(running: NoteService) -> None:
     assert batch["total"] == 12
 
     def counts() -> dict[str, int]:
-        found: dict[str, int] = httpx.get(f"{running.url}/batches/{batch['id']}").json()["counts"]
-        return found
+        counts: dict[str, int] = httpx.get(f"{running.url}/batches/{batch['id']}").json()["counts"]
+        return counts
 
     wait_until(lambda: counts()["finished"] == 12, timeout_s=60, what="the batch has ended")
     answer = httpx.get(f"{running.url}/batches/{batch['id']}/notes")
@@ -241,7 +241,7 @@ def test_without_redis_the_answers_are_503_and_quick() -> None:
     assert ready.json()["checks"]["redis"] != "ok"
 
 
-def test_readiness_says_what_is_missing(client: TestClient, running: NoteService) -> None:
+def test_readiness_reports_each_missing_part(client: TestClient, running: NoteService) -> None:
     assert client.get("/health/ready").json()["checks"] == {
         "redis": "ok",
         "worker": "none is alive",
@@ -269,7 +269,7 @@ def test_other_hosts_and_origins_are_rejected(client: TestClient) -> None:
     assert client.get("/strategies", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
-def test_listening_beyond_loopback_without_keys_is_refused() -> None:
+def test_listening_beyond_loopback_without_keys_is_a_start_error() -> None:
     with pytest.raises(StartRefused, match="ALLOW_UNAUTHENTICATED"):
         create_app(Settings(host="0.0.0.0"))  # noqa: S104
 

@@ -22,7 +22,7 @@ from tests.notegen.processes import NoteService, free_port
 BODY = {"metadata": FACTS, "strategy": "M"}
 
 
-def figures(text: str) -> dict[tuple[str, ...], float]:
+def samples(text: str) -> dict[tuple[str, ...], float]:
     """Samples by (name, label values)."""
     return {
         (sample.name, *sample.labels.values()): sample.value
@@ -31,19 +31,19 @@ def figures(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def told(client: TestClient) -> dict[tuple[str, ...], float]:
+def scrape(client: TestClient) -> dict[tuple[str, ...], float]:
     answer = client.get("/metrics")
     assert answer.status_code == 200
-    return figures(answer.text)
+    return samples(answer.text)
 
 
 def test_waiting_notes_and_cancelled_ones_are_counted(client: TestClient) -> None:
     ids = [client.post("/notes", json=BODY).json()["id"] for _ in range(3)]
-    assert told(client)["dermnote_notegen_jobs", "waiting"] == 3
+    assert scrape(client)["dermnote_notegen_jobs", "waiting"] == 3
 
     client.delete(f"/notes/{ids[0]}")
 
-    now = told(client)
+    now = scrape(client)
     assert now["dermnote_notegen_jobs", "waiting"] == 2
     assert now["dermnote_notegen_jobs", "running"] == 0
     assert now["dermnote_notegen_workers",] == 0
@@ -58,14 +58,14 @@ def test_a_note_that_is_ended_twice_counts_once(client: TestClient, redis: Redis
     assert not store.finish(note_id, [])
 
     ended = {
-        labels: value for labels, value in told(client).items() if labels[0] == "dermnote_notegen_notes_ended_total"
+        labels: value for labels, value in scrape(client).items() if labels[0] == "dermnote_notegen_notes_ended_total"
     }
     assert ended == {("dermnote_notegen_notes_ended_total", "cancelled"): 1}
 
 
 def test_finished_texts_are_counted_by_source(running: NoteService) -> None:
     def read() -> dict[tuple[str, ...], float]:
-        return figures(httpx.get(f"{running.url}/metrics", timeout=30).text)
+        return samples(httpx.get(f"{running.url}/metrics", timeout=30).text)
 
     before = read()
     answer = httpx.post(f"{running.url}/notes", json=BODY, headers={"Prefer": "wait=30"}, timeout=40)
@@ -88,7 +88,7 @@ def without_redis() -> Iterator[TestClient]:
 
 
 def test_without_redis_the_metrics_report_it(without_redis: TestClient) -> None:
-    now = told(without_redis)
+    now = scrape(without_redis)
 
     assert now["dermnote_notegen_redis_up",] == 0
     assert ("dermnote_notegen_workers",) not in now
@@ -104,7 +104,7 @@ def test_before_redis_is_full_new_notes_are_rejected_and_accepted_ones_still_end
         refused = client.post("/notes", json=BODY)
         assert (refused.status_code, refused.json()["code"]) == (503, "queue-full")
         assert "MiB" in refused.json()["detail"]
-        assert told(client)["dermnote_notegen_redis_bytes", "limit"] > 0
+        assert scrape(client)["dermnote_notegen_redis_bytes", "limit"] > 0
         assert store.start(accepted)
         assert store.finish(accepted, [])
     finally:

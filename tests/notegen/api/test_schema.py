@@ -14,7 +14,7 @@ from dermnote_notegen.settings import Settings
 from tests.schemas import check, document, few
 
 # Ready is 503 here: no worker runs.
-asked = document("notegen").exclude(path="/health/ready")
+api = document("notegen").exclude(path="/health/ready")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def served(valkey_url: str) -> Iterator[TestClient]:
             yield client
 
 
-@asked.parametrize()  # type: ignore[untyped-decorator]
+@api.parametrize()  # type: ignore[untyped-decorator]
 @few
 def test_answers_are_as_documented(case: Any, served: TestClient) -> None:
     check(case, served)

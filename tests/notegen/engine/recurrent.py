@@ -1,6 +1,6 @@
 """A tiny Mamba with random weights as a GGUF: its texts are nonsense, but its memory is recurrent.
 
-Its SentencePiece vocabulary has bytes, and a few letters and words after the marker of a space.
+Its SentencePiece vocabulary has all bytes, the letters, and a few words prefixed with the space marker.
 """
 
 from pathlib import Path
@@ -58,10 +58,10 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> int:
 
 def _weights(tokens: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
     """Tensors by llama.cpp's names, shapes [out, in]."""
-    made = {
+    tensors = {
         "token_embd.weight": draw.normal(size=(tokens, WIDTH)),
         "output_norm.weight": np.ones(WIDTH),
-        # Not tied to the embedding, or the likeliest next token is the last one. Logits have a spread of about 2.
+        # Not tied to the embedding, which would make the last token the likeliest next one. Logits spread by about 2.
         "output.weight": 2 * draw.normal(size=(tokens, WIDTH)) / WIDTH**0.5,
     }
     for layer in range(LAYERS):
@@ -77,5 +77,5 @@ def _weights(tokens: int, draw: np.random.Generator) -> dict[str, np.ndarray]:
             "ssm_d": np.ones(INNER),
             "ssm_out.weight": draw.normal(size=(WIDTH, INNER)) / INNER**0.5,
         }
-        made |= {f"blk.{layer}.{name}": values for name, values in drawn.items()}
-    return made
+        tensors |= {f"blk.{layer}.{name}": values for name, values in drawn.items()}
+    return tensors

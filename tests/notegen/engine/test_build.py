@@ -1,4 +1,4 @@
-"""What the engine logs about its model at start."""
+"""The engine's log lines about its model at start."""
 
 import logging
 from types import SimpleNamespace

@@ -80,9 +80,9 @@ def test_all_openai_fields_are_accepted_at_neutral_values(client: TestClient, mo
 def test_null_means_openais_default(client: TestClient, model: ScriptedModel) -> None:
     assert ask(client, **dict.fromkeys(NEUTRAL_FIELDS)).status_code == 200
 
-    (asked,) = model.requests
-    assert asked == CompletionRequest(prompt="A mole:", seed=asked.seed)
-    assert (asked.max_tokens, asked.temperature, asked.top_p, asked.top_k, asked.stop) == (16, 1.0, 1.0, 0, [])
+    (sent,) = model.requests
+    assert sent == CompletionRequest(prompt="A mole:", seed=sent.seed)
+    assert (sent.max_tokens, sent.temperature, sent.top_p, sent.top_k, sent.stop) == (16, 1.0, 1.0, 0, [])
 
 
 @pytest.mark.parametrize(("name", "value"), UNSUPPORTED)
@@ -108,7 +108,7 @@ def test_prompt_and_stop_may_be_a_text_or_a_list(client: TestClient, model: Scri
     assert ask(client, prompt=["One:"], stop="\n").status_code == 200
     assert ask(client, prompt="One:", stop=["\n"]).status_code == 200
 
-    assert [(asked.prompt, asked.stop) for asked in model.requests] == [("One:", ["\n"])] * 2
+    assert [(sent.prompt, sent.stop) for sent in model.requests] == [("One:", ["\n"])] * 2
 
 
 @pytest.mark.parametrize("prompts", [[], ["One:", "Two:"], [1, 2, 3], [[1, 2]]])

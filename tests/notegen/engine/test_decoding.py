@@ -40,12 +40,12 @@ class Pieces:
     def __call__(self, text: bytes | str) -> list[int]:
         rest = text.encode() if isinstance(text, str) else text
         rest = b" " + rest if self._spaced else rest
-        found = []
+        result = []
         while rest:
             fits = [token for token, piece in enumerate(self.tokens) if token and rest.startswith(piece)]
-            found.append(max(fits, key=lambda token: len(self.tokens[token])))
-            rest = rest[len(self.tokens[found[-1]]) :]
-        return found
+            result.append(max(fits, key=lambda token: len(self.tokens[token])))
+            rest = rest[len(self.tokens[result[-1]]) :]
+        return result
 
 
 def vocabulary_of(pieces: Pieces) -> Vocabulary:
@@ -78,11 +78,11 @@ def fixed(text: bytes, *, from_prompt: bool = False) -> OutputSegment:
     return OutputSegment(VOCABULARY.encode(text), from_prompt=from_prompt)
 
 
-def run(decoder: Decoder, *wanted: bytes) -> tuple[Output, bytes]:
+def run(decoder: Decoder, *pieces: bytes) -> tuple[Output, bytes]:
     """(output of a model that prefers these pieces in turn, the text that it saw last)."""
     path: list[int] = []
     continuation = decoder.begin()
-    for piece in wanted:
+    for piece in pieces:
         path = [*([] if continuation.from_prompt else path), *continuation.tokens]
         logits = np.zeros(len(PIECES.tokens), dtype=np.float32)
         logits[token(piece)] = 9.0
@@ -127,7 +127,7 @@ def test_the_stop_text_that_is_completed_first_ends_the_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "stop", "before"),
+    ("pieces", "stop", "before"),
     [
         pytest.param([b" bluish"], "ish", b" blu", id="within a token"),
         pytest.param([b" blue", b"\n"], "\n", b" blue", id="a token"),
@@ -137,7 +137,7 @@ def test_the_stop_text_that_is_completed_first_ends_the_text() -> None:
     ],
 )
 def test_the_segment_after_a_stop_text_continues_the_text_before_it(
-    wanted: list[bytes], stop: str, before: bytes
+    pieces: list[bytes], stop: str, before: bytes
 ) -> None:
     parts = [
         fixed(b"It is"),
@@ -146,12 +146,12 @@ def test_the_segment_after_a_stop_text_continues_the_text_before_it(
         OutputSegment(guided('root ::= " red" | " blue"')),
     ]
 
-    done, shown = run(SegmentedDecoder(parts, VOCABULARY), *wanted, b" red")
+    done, shown = run(SegmentedDecoder(parts, VOCABULARY), *pieces, b" red")
 
     assert shown == b"It is" + before + b" or"
     assert done.text == b"It is" + before + b" or red"
     assert VOCABULARY.decode(done.tokens) == done.text
-    assert (done.sampled, done.finished) == (len(wanted) + 1, True)
+    assert (done.sampled, done.finished) == (len(pieces) + 1, True)
 
 
 def test_after_a_stop_text_the_next_sampled_segment_sees_the_text_before_it() -> None:
@@ -200,7 +200,7 @@ def test_a_free_segment_may_end_at_its_limit_and_the_text_continues() -> None:
 
 @pytest.mark.parametrize("top_k", [0, 5])
 @pytest.mark.parametrize(
-    ("gbnf", "wanted", "decisions"),
+    ("gbnf", "pieces", "decisions"),
     [
         ('root ::= " red" | " redder"', [b" re", b"d", b"d"], 1),
         ('root ::= " red" | " redder"', [b" redder"], 0),
@@ -209,9 +209,9 @@ def test_a_free_segment_may_end_at_its_limit_and_the_text_continues() -> None:
     ],
 )
 def test_sampling_first_and_masking_first_count_the_same_decisions(
-    gbnf: str, wanted: list[bytes], decisions: int, top_k: int
+    gbnf: str, pieces: list[bytes], decisions: int, top_k: int
 ) -> None:
-    done, _ = run(guided(gbnf, top_k=top_k), *wanted)
+    done, _ = run(guided(gbnf, top_k=top_k), *pieces)
 
     assert done.decisions == decisions
 

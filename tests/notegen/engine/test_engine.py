@@ -405,16 +405,16 @@ def test_a_repeated_prompt_is_not_decoded_again(engine: LLMEngine) -> None:
 
 
 def test_a_repeated_beginning_under_a_grammar_is_not_decoded_again(engine: LLMEngine, weights: Weights) -> None:
-    prompt, begun = "Another prompt of its own:", " The lesion is firm, and its type is "
-    first = f'root ::= "{begun}" ("a" | "b")'
-    other = f'root ::= "{begun}" ("a" | "b") ", the other"'
+    prompt, beginning = "Another prompt of its own:", " The lesion is firm, and its type is "
+    first = f'root ::= "{beginning}" ("a" | "b")'
+    other = f'root ::= "{beginning}" ("a" | "b") ", the other"'
 
     def decoded(grammar: str, **more: Any) -> int:
         before = engine.stats.decoded_tokens
         complete(engine, prompt=prompt, grammar=grammar, temperature=1.0, **more)
         return engine.stats.decoded_tokens - before
 
-    whole = len(weights.encode(prompt, begin=True)) + len(weights.encode(begun, begin=False))
+    whole = len(weights.encode(prompt, begin=True)) + len(weights.encode(beginning, begin=False))
     assert decoded(first) >= whole - 2  # other requests may share its first tokens
     assert decoded(first, seed=9) == 0
     assert decoded(other, seed=9) == 0

@@ -129,13 +129,13 @@ def test_the_tolerance_distinguishes_texts(model: Loaded) -> None:
     """Ten of sixty tokens are in another order, some way before the compared ones."""
     context = model.context
     whole = text_of(model.weights, 84)
-    found = []
-    for begun in (whole[:60], [*whole[:25], *whole[25:35][::-1], *whole[35:60]]):
+    result = []
+    for cached in (whole[:60], [*whole[:25], *whole[25:35][::-1], *whole[35:60]]):
         empty(context)
-        put(context, begun, seq_id=0)
-        found.append(decoded(context, whole[60:], seq_id=0, start=60))
+        put(context, cached, seq_id=0)
+        result.append(decoded(context, whole[60:], seq_id=0, start=60))
 
-    assert apart(*found) > 5 * TOLERANCE
+    assert apart(*result) > 5 * TOLERANCE
 
 
 def test_sequences_in_one_batch_do_not_attend_to_each_other(model: Loaded) -> None:
@@ -173,12 +173,12 @@ def test_a_g_note_is_faithful_and_the_next_one_reuses_its_prompt(opened: Loaded)
     ]
     engine = LLMEngine(opened.weights, SHAPE, model_info=ModelInfo(opened.name, None), slots=4, context_tokens=1024)
     try:
-        asked = [completion_request(prompt, seed=seed) for seed, prompt in enumerate(prompts)]
-        answers = [engine.submit(request, cancelled=lambda: False).result(300) for request in asked]
+        requests = [completion_request(prompt, seed=seed) for seed, prompt in enumerate(prompts)]
+        answers = [engine.submit(request, cancelled=lambda: False).result(300) for request in requests]
     finally:
         engine.close()
 
-    assert all(isinstance(request, CompletionRequest) and request.segments for request in asked)
+    assert all(isinstance(request, CompletionRequest) and request.segments for request in requests)
     for answer in answers:
         said = answer.choices[0].text
         assert Verifier(priors).verify(said, facts=facts).verification.faithful, said

@@ -46,19 +46,19 @@ def weights(path: Path) -> Iterator[Weights]:
 @pytest.fixture(scope="module")
 def engine(weights: Weights) -> Iterator[LLMEngine]:
     shape = ContextConfig(cells=1024, max_sequences=SLOTS + 1, threads=1)
-    made = LLMEngine(weights, shape, model_info=ModelInfo("mamba", None), slots=SLOTS, context_tokens=256)
-    yield made
-    made.close()
+    engine = LLMEngine(weights, shape, model_info=ModelInfo("mamba", None), slots=SLOTS, context_tokens=256)
+    yield engine
+    engine.close()
 
 
 def answers(engine: LLMEngine, **more: Any) -> list[CompletionResponse]:
     """All requests concurrently."""
-    asked = [engine.submit(CompletionRequest(**(body | more)), cancelled=lambda: False) for body in BODIES]
-    return [answer.result(WAIT_S) for answer in asked]
+    futures = [engine.submit(CompletionRequest(**(body | more)), cancelled=lambda: False) for body in BODIES]
+    return [answer.result(WAIT_S) for answer in futures]
 
 
-def texts(found: list[CompletionResponse]) -> list[str]:
-    return [one.choices[0].text for one in found]
+def texts(results: list[CompletionResponse]) -> list[str]:
+    return [one.choices[0].text for one in results]
 
 
 def test_the_memory_of_a_state_is_measured_at_start(weights: Weights) -> None:
@@ -70,15 +70,15 @@ def test_the_memory_of_a_state_is_measured_at_start(weights: Weights) -> None:
 
 
 def test_requests_are_batched_without_sharing(engine: LLMEngine) -> None:
-    found = answers(engine)
+    results = answers(engine)
 
     assert all(
-        text for number, text in enumerate(texts(found)) if number % 3 != 1
+        text for number, text in enumerate(texts(results)) if number % 3 != 1
     )  # a text without a grammar may be empty
-    for text in texts(found)[2::3]:
+    for text in texts(results)[2::3]:
         assert text.startswith(" it is")
         assert "." in text
-    for one in found:
+    for one in results:
         assert one.usage.prompt_tokens_details is not None
         assert one.usage.prompt_tokens_details.cached_tokens == 0
     assert not engine.info()["shares_prefixes"]
@@ -139,10 +139,10 @@ def test_the_engine_starts_with_it_and_logs_why_nothing_is_shared(path: Path, ca
     with caplog.at_level(logging.WARNING):
         engine = load(Settings(model=str(path), requantize="off", slots=SLOTS, context_tokens=256))
     try:
-        (found, *_) = answers(engine)
+        (first, *_) = answers(engine)
     finally:
         engine.close()
 
-    assert found.choices[0].text
+    assert first.choices[0].text
     assert "prefixes are not shared between requests: its memory is recurrent" in caplog.text
     assert engine.info()["memory_mib"] >= (SLOTS + 2) * STATE_BYTES >> 20

@@ -400,12 +400,12 @@ def test_the_tree_does_not_grow_over_10_000_requests() -> None:
 
 
 def _nodes(scheduler: Scheduler) -> list[object]:
-    found, todo = [], [scheduler.cache.root]
+    result, todo = [], [scheduler.cache.root]
     while todo:
         node = todo.pop()
-        found.append(node)
+        result.append(node)
         todo += node.children.values()
-    return found
+    return result
 
 
 class RecordingContext(FakeContext):
@@ -424,18 +424,18 @@ def isolated_batches(seeds: Iterable[int]) -> dict[int, list[list[BatchToken]]]:
     """The batches that decode each request, in the order of `seeds`; checks the texts too."""
     cache = RecordingContext(cells=300, max_sequences=2, vocabulary=VOCABULARY)
     scheduler = Scheduler(cache, slots=8, step_tokens=32, isolated=True)
-    found: dict[int, list[list[BatchToken]]] = {}
+    result: dict[int, list[list[BatchToken]]] = {}
 
     def record(seed: int, outcome: Outcome, text: list[int]) -> None:
         assert outcome is Outcome.COMPLETED
         assert text == FakeRequest(seed).expected(cache)
         assert cache.used == 0
-        found[seed], cache.batches = cache.batches, []
+        result[seed], cache.batches = cache.batches, []
 
     for seed in seeds:
         scheduler.add(FakeRequest(seed).sequence(record))
     finish(scheduler)
-    return found
+    return result
 
 
 def test_batches_of_an_isolated_request_depend_on_that_request_alone() -> None:

@@ -60,7 +60,7 @@ def test_the_fastest_layout_is_chosen() -> None:
 
 
 @pytest.mark.parametrize(("loss", "layout"), [(1.9, Q4), (2.1, Q8)])
-def test_a_perplexity_more_than_two_percent_higher_is_refused(loss: float, layout: Layout) -> None:
+def test_a_perplexity_more_than_two_percent_higher_is_rejected(loss: float, layout: Layout) -> None:
     assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190}, {Q4: 10.0 + loss / 10}) == layout
 
 
@@ -68,7 +68,7 @@ def test_a_lower_perplexity_is_accepted() -> None:
     assert chosen({ORIGINAL: 100, Q8: 150}, {Q8: 9.0}) == Q8
 
 
-def test_the_original_is_kept_if_all_faster_layouts_are_refused() -> None:
+def test_the_original_is_kept_if_all_faster_layouts_are_rejected() -> None:
     assert chosen({ORIGINAL: 100, Q8: 150, Q4: 190, Q8_BF16: 104}, {Q8: 11.0, Q4: 12.0}) == ORIGINAL
 
 
@@ -119,9 +119,9 @@ def test_a_requested_layout_is_written_and_reported(source: WeightsFile, folder:
     assert selected.path.parent == folder
     assert selected.path.name.startswith(str(source.info.sha256))
     assert names(folder) == {"Q8_0.gguf", "Q8_0.sha256"}
-    made = selected.info.quantization
-    assert made is not None
-    assert (made.type, made.sha256) == ("Q8_0", sha256_of(selected.path))
+    reported = selected.info.quantization
+    assert reported is not None
+    assert (reported.type, reported.sha256) == ("Q8_0", sha256_of(selected.path))
     assert (selected.info.name, selected.info.sha256, selected.keys) == (source.info.name, source.info.sha256, "f16")
 
 
@@ -349,9 +349,9 @@ def test_the_layout_chosen_by_measuring_keeps_the_perplexity_and_is_used_at_the_
     selected = select(source, tmp_path)
 
     assert selected.keys == layout.keys
-    made = selected.info.quantization
-    assert (made.type if made else SOURCE) == layout.quantization
-    files = {f"{made.type}.gguf", f"{made.type}.sha256"} if made else set()
+    reported = selected.info.quantization
+    assert (reported.type if reported else SOURCE) == layout.quantization
+    files = {f"{reported.type}.gguf", f"{reported.type}.sha256"} if reported else set()
     assert names(tmp_path) == {choice_name(source.info).partition("-")[2]} | files
     limit = measure(source.path, threads=1).perplexity * (1 + layouts.MAX_PERPLEXITY_RISE)
     assert measure(selected.path, threads=1, keys=selected.keys).perplexity <= limit * 1.001

@@ -19,12 +19,12 @@ ITEMS = [{"metadata": {"age": 20 + age, "diagnosis": "nv"}, "strategy": "P2"} fo
 def service(short_folder: Path) -> Iterator[NoteService]:
     folder = short_folder / "own"
     folder.mkdir()
-    made = NoteService(folder)
+    service = NoteService(folder)
     try:
-        made.start()
-        yield made
+        service.start()
+        yield service
     finally:
-        made.stop()
+        service.stop()
         shutil.rmtree(folder)
 
 
@@ -90,8 +90,8 @@ def test_a_note_that_cannot_be_written_fails_with_a_reason(short_folder: Path) -
         job = httpx.post(f"{service.url}/notes", json=ITEMS[0]).json()
 
         def state() -> dict[str, object]:
-            found: dict[str, object] = httpx.get(f"{service.url}/notes/{job['id']}").json()
-            return found
+            record: dict[str, object] = httpx.get(f"{service.url}/notes/{job['id']}").json()
+            return record
 
         wait_until(lambda: state()["status"] == "failed", timeout_s=60, what="the note has failed")
         assert state()["error"]["code"] == "worker-gave-up"  # type: ignore[index]

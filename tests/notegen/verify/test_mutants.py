@@ -28,7 +28,7 @@ SPECIAL_WORDS = {
 
 
 def words_of(diagnosis: str) -> set[str]:
-    """All words of what is typical of a diagnosis."""
+    """All words of a diagnosis's typical findings."""
     return {word for finding in PRIORS[diagnosis].findings for wording in finding.wordings for word in phrase(wording)}
 
 
@@ -119,7 +119,7 @@ def test_an_invented_fact_is_caught(facts: dict[str, Any], seed: int, data: st.D
 
 @many
 @given(facts=lesions(), name=st.sampled_from(DESCRIBED), other=st.sampled_from(DESCRIBED), seed=SEEDS)
-def test_what_is_typical_of_another_diagnosis_is_caught(
+def test_typical_findings_of_another_diagnosis_are_rejected(
     facts: dict[str, Any], name: str, other: str, seed: int
 ) -> None:
     facts = replaced(facts | {"diagnosis": name}, "benign_malignant", None)

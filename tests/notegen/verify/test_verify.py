@@ -125,8 +125,8 @@ def test_a_text_that_states_only_the_facts_is_faithful(text: str) -> None:
 def test_a_planted_error_is_found_at_its_position(text: str, field: str, words: str, where: str) -> None:
     verdict = verify(text, facts=FACTS).verification
     assert not verdict.faithful
-    found = [(claim.field, claim.text) for claim in getattr(verdict, where)]
-    assert (field, words) in found
+    claims = [(claim.field, claim.text) for claim in getattr(verdict, where)]
+    assert (field, words) in claims
     for claim in [*verdict.contradicted, *verdict.unsupported]:
         assert text[claim.start : claim.end] == claim.text
 

@@ -83,17 +83,17 @@ def served(engine: FakeEngine) -> Iterator[None]:
 
 @pytest.fixture
 def engine(short_folder: Path) -> Iterator[FakeEngine]:
-    made = FakeEngine(short_folder / "fake.sock")
-    with served(made):
-        yield made
+    fake = FakeEngine(short_folder / "fake.sock")
+    with served(fake):
+        yield fake
 
 
 @pytest.fixture
 def client(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineClient]:
     monkeypatch.setattr(engine_client, "RESTART_PAUSE_S", 0.0)
-    made = EngineClient(socket=short_folder / "fake.sock", wait_s=20)
-    yield made
-    made.close()
+    client = EngineClient(socket=short_folder / "fake.sock", wait_s=20)
+    yield client
+    client.close()
 
 
 @pytest.mark.parametrize("problem", [DROPPED, EngineUnavailable(), InternalError()], ids=["dropped", "503", "500"])

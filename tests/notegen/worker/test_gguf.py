@@ -21,12 +21,12 @@ DIAGNOSES = ["nevus", "melanoma", "basal cell carcinoma"]
 def service(short_folder: Path) -> Iterator[NoteService]:
     folder = short_folder / "worker-gguf"
     folder.mkdir()
-    made = NoteService(folder, settings={"NOTEGEN_MODEL": "smollm2", "NOTEGEN_WORKERS": "24"})
+    service = NoteService(folder, settings={"NOTEGEN_MODEL": "smollm2", "NOTEGEN_WORKERS": "24"})
     try:
-        made.start()
-        yield made
+        service.start()
+        yield service
     finally:
-        made.stop()
+        service.stop()
         shutil.rmtree(folder)
 
 
@@ -76,11 +76,11 @@ def test_each_of_200_notes_ends_once_though_the_engine_is_killed(service: NoteSe
 
 @pytest.mark.parametrize("strategy", ["G", "P2"])
 def test_a_deterministic_note_is_identical_whatever_else_is_written(service: NoteService, strategy: str) -> None:
-    wanted = item(7, deterministic=True, seed=5, temperature=1.0, on_unfaithful="keep") | {"strategy": strategy}
-    (alone,) = notes_of(service, submit(service, [wanted]))
+    fixed = item(7, deterministic=True, seed=5, temperature=1.0, on_unfaithful="keep") | {"strategy": strategy}
+    (alone,) = notes_of(service, submit(service, [fixed]))
 
     load = [item(number, seed=number) for number in range(24)]
-    amid = notes_of(service, submit(service, [*load[:12], wanted, *load[12:]]))[12]
+    amid = notes_of(service, submit(service, [*load[:12], fixed, *load[12:]]))[12]
 
     assert amid.text == alone.text
     assert (alone.provenance.seed, alone.provenance.source) == (5, "llm")

@@ -69,8 +69,8 @@ def ended_notes(service: NoteService, batch_id: str) -> list[NoteJob]:
 
 
 def counts(service: NoteService, batch_id: str) -> dict[str, int]:
-    found: dict[str, int] = httpx.get(f"{service.url}/batches/{batch_id}").json()["counts"]
-    return found
+    counts: dict[str, int] = httpx.get(f"{service.url}/batches/{batch_id}").json()["counts"]
+    return counts
 
 
 def wait_finished(service: NoteService, batch_id: str, notes: int) -> None:

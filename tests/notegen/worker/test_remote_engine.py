@@ -1,4 +1,4 @@
-"""A remote server instead of the engine: what the probe finds, what is sent, and the provenance."""
+"""A remote server instead of the engine: the results of the probe, the requests sent, and the provenance."""
 
 import json
 import os
@@ -45,24 +45,26 @@ READ: dict[str, Callable[[Any], str]] = {
 
 @dataclass
 class FakeServer:
-    """An OpenAI-compatible server. `honours`: the grammar field that it follows; `takes`: all fields that it accepts,
-    None for any; `texts`: its answers in turn without a grammar; `refusals`: statuses returned first; `models`: its
-    answers about models until it has one.
+    """An OpenAI-compatible server.
+
+    `honours`: the grammar field that it follows; `takes`: all fields that it accepts, None for any; `texts`: its
+    answers without a grammar, in turn; `rejections`: statuses of its first responses; `models`: its responses to
+    /v1/models until a model is loaded.
     """
 
     honours: str | None = None
     takes: set[str] | None = None
     texts: list[str] = field(default_factory=lambda: ["Of no matter."])
-    refusals: list[int] = field(default_factory=list)
+    rejections: list[int] = field(default_factory=list)
     models: list[Any] = field(default_factory=list)
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        if self.refusals:
-            return self.refusals.pop(0), {"error": {"message": "not now"}}
+        if self.rejections:
+            return self.rejections.pop(0), {"error": {"message": "not now"}}
         if self.takes is not None and (unknown := set(body) - self.takes):
             return 400, {"error": {"message": f"unknown: {sorted(unknown)}"}}
-        self.asked.append(body)
+        self.requests.append(body)
         text = self._guided(body) or self.texts[(len(self.real) - 1) % len(self.texts)]
         usage = {"prompt_tokens": 9, "completion_tokens": len(text.split())}
         return 200, {
@@ -77,7 +79,7 @@ class FakeServer:
     @property
     def real(self) -> list[dict[str, Any]]:
         """The requests without probes."""
-        return [body for body in self.asked if body["prompt"] != "Say a word:"]
+        return [body for body in self.requests if body["prompt"] != "Say a word:"]
 
     def _guided(self, body: dict[str, Any]) -> str | None:
         if self.honours is None or self.honours not in body:
@@ -144,7 +146,7 @@ def write(client: EngineClient, *, strategy: str = "G", seed: int = 3, **options
     return note
 
 
-# How a server is made, by what it follows and whether it takes any field.
+# Servers by the grammar field that they honour; "strict" ones reject unknown fields.
 FOLLOWERS: dict[str, dict[str, Any]] = {
     "grammar": {"honours": "grammar"},
     "guided_grammar": {"honours": "guided_grammar"},
@@ -213,14 +215,14 @@ def test_a_server_is_probed_once_and_reported_under_its_own_name() -> None:
     server = FakeServer(honours="grammar")
     with remote(server) as client:
         first = client.model
-        probes = len(server.asked)
+        probes = len(server.requests)
         client.complete(CompletionRequest(prompt="A colour:"))
         again = client.info()
 
     assert first == again
     assert (first.name, first.engine, first.sha256) == ("some-model", "a-server", None)
     assert first.context_tokens == 4096
-    assert len(server.asked) == probes + 1
+    assert len(server.requests) == probes + 1
     assert probes <= 4
 
 
@@ -230,13 +232,13 @@ def test_the_model_of_the_settings_is_requested() -> None:
         assert client.model.name == "the-other"
         client.complete(CompletionRequest(prompt="A colour:"))
 
-    assert {body["model"] for body in server.asked} == {"the-other"}
+    assert {body["model"] for body in server.requests} == {"the-other"}
 
 
 @pytest.mark.parametrize("status", [429, 502, 503])
 def test_a_server_that_is_still_loading_is_probed_later(status: int) -> None:
     """llama.cpp's server names its model before it has loaded it."""
-    with remote(FakeServer(honours="grammar", refusals=[status] * 3)) as client:
+    with remote(FakeServer(honours="grammar", rejections=[status] * 3)) as client:
         with pytest.raises(EngineUnavailable):
             client.info()
 
@@ -245,15 +247,15 @@ def test_a_server_that_is_still_loading_is_probed_later(status: int) -> None:
 
 @pytest.mark.parametrize("failures", [1, 2])
 def test_a_server_error_during_a_probe_does_not_count_as_a_rejection(failures: int) -> None:
-    with remote(FakeServer(honours="grammar", refusals=[500] * failures)) as client:
+    with remote(FakeServer(honours="grammar", rejections=[500] * failures)) as client:
         assert client.model.grammar
 
 
 def test_a_server_is_probed_again_after_an_inconclusive_probe() -> None:
-    server = FakeServer(honours="guided_grammar", refusals=[500] * 100)
+    server = FakeServer(honours="guided_grammar", rejections=[500] * 100)
     with served(server) as url, client_of(url, probe_again_s=0) as client:
         assert not client.model.grammar
-        server.refusals.clear()
+        server.rejections.clear()
 
         assert client.model.grammar
         client.complete(CompletionRequest(prompt="A colour:", grammar=GRAMMAR))
@@ -262,14 +264,14 @@ def test_a_server_is_probed_again_after_an_inconclusive_probe() -> None:
 
 
 def test_an_inconclusive_probe_is_not_repeated_at_once() -> None:
-    server = FakeServer(honours="grammar", refusals=[500] * 100)
+    server = FakeServer(honours="grammar", rejections=[500] * 100)
     with served(server) as url, client_of(url) as client:
         assert not client.model.grammar
-        server.refusals.clear()
+        server.rejections.clear()
 
         assert not client.model.grammar
 
-    assert server.asked == []
+    assert server.requests == []
 
 
 NO_MODEL = [
@@ -296,7 +298,7 @@ def test_an_overloaded_server_gets_the_request_again(status: int) -> None:
     server = FakeServer()
     with remote(server) as client:
         assert client.model
-        server.refusals = [status] * 2
+        server.rejections = [status] * 2
 
         assert client.complete(CompletionRequest(prompt="A colour:")).choices[0].text
 
@@ -305,7 +307,7 @@ def test_a_rejected_request_is_not_retried() -> None:
     server = FakeServer()
     with remote(server) as client:
         assert client.model
-        server.refusals = [400]
+        server.rejections = [400]
 
         with pytest.raises(EngineRefused):
             client.complete(CompletionRequest(prompt="A colour:"))
@@ -422,8 +424,8 @@ def test_a_note_that_the_server_rejects_fails_at_once_with_the_reason(
     short_folder: Path, status: int, reason: str
 ) -> None:
     server = FakeServer(honours="grammar")
-    with service_with(server, short_folder / f"refusing-{status}") as service:
-        server.refusals = [status]
+    with service_with(server, short_folder / f"rejecting-{status}") as service:
+        server.rejections = [status]
         job = post(service)
 
     assert (job["status"], job["error"]["code"]) == ("failed", EngineRefused.code)

@@ -29,7 +29,7 @@ def running(short_folder: Path) -> Iterator[NoteService]:
 
 
 def ended(running: NoteService, job: str) -> dict[str, Any]:
-    """The job once it ended; how long that takes is the machine's matter."""
+    """The job after it has ended; the time depends on the machine."""
     while (found := httpx.get(f"{running.url}/notes/{job}", timeout=60).json())["status"] in ("queued", "running"):
         time.sleep(0.5)
     return dict(found)

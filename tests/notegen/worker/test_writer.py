@@ -32,8 +32,8 @@ def request(strategy: str = "P2", metadata: dict[str, Any] | None = None, **opti
     return NoteRequest.model_validate({"metadata": metadata or FACTS, "strategy": strategy, "options": options})
 
 
-def write(wanted: NoteRequest, *, engine: Scripted, seed: int) -> list[Note]:
-    return NoteWriter(engine, load_priors()).write(wanted, seed=seed)
+def write(note_request: NoteRequest, *, engine: Scripted, seed: int) -> list[Note]:
+    return NoteWriter(engine, load_priors()).write(note_request, seed=seed)
 
 
 def test_an_unfaithful_text_is_retried_with_another_seed() -> None:
@@ -44,7 +44,7 @@ def test_an_unfaithful_text_is_retried_with_another_seed() -> None:
     assert note.text == GOOD
     assert (note.provenance.attempts, note.provenance.source) == (3, "llm")
     assert note.provenance.tokens.sampled == 3 * len(GOOD.split())
-    assert len({asked.seed for asked in engine.script.requests}) == 3
+    assert len({completion.seed for completion in engine.script.requests}) == 3
 
 
 def test_deterministic_applies_to_every_attempt_and_the_seeds_follow_from_the_given_one() -> None:
@@ -54,9 +54,9 @@ def test_deterministic_applies_to_every_attempt_and_the_seeds_follow_from_the_gi
         write(request(deterministic=True), engine=engine, seed=1)
     write(request(), engine=without, seed=1)
 
-    assert [asked.deterministic for asked in first.script.requests] == [True] * 3
+    assert [completion.deterministic for completion in first.script.requests] == [True] * 3
     assert first.script.requests == again.script.requests
-    assert [asked.deterministic for asked in without.script.requests] == [False] * 3
+    assert [completion.deterministic for completion in without.script.requests] == [False] * 3
 
 
 def test_after_four_unfaithful_texts_the_template_replaces_the_text() -> None:

@@ -78,7 +78,7 @@ def test_different_seeds_give_different_wordings() -> None:
 
 
 @pytest.mark.parametrize("most", [10, 40, 60, 250])
-def test_the_word_limit_holds_as_far_as_the_facts_allow(most: int) -> None:
+def test_the_word_limit_is_kept_unless_the_facts_need_more_words(most: int) -> None:
     longest_facts = max(build_note_grammar(FACTS, prior=None, seed=seed).most_words() for seed in range(60))
 
     assert max(len(sampled(FACTS, seed, max_words=most).split()) for seed in range(60)) <= max(most, longest_facts)

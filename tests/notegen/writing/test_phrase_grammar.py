@@ -73,8 +73,8 @@ def test_the_gbnf_allows_exactly_the_texts() -> None:
     grammar = resolve(RULES)
     model = ScriptedModel()
 
-    asked = [CompletionRequest(prompt="x", grammar=grammar.gbnf(before=" "), seed=seed) for seed in range(60)]
-    texts = {model.complete(one, cancelled=lambda: False).choices[0].text.strip() for one in asked}
+    requests = [CompletionRequest(prompt="x", grammar=grammar.gbnf(before=" "), seed=seed) for seed in range(60)]
+    texts = {model.complete(one, cancelled=lambda: False).choices[0].text.strip() for one in requests}
 
     assert texts == set(grammar.texts())
 

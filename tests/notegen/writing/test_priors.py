@@ -51,7 +51,7 @@ def test_a_file_is_named_for_its_diagnosis(path: Path) -> None:
 def test_superclass_and_class_match_the_vocabulary(diagnosis: str) -> None:
     prior, term = PRIORS[diagnosis], diagnoses()[diagnosis]
 
-    assert (prior.superclass, prior.class_name) == (term.superclass, term.klass)
+    assert (prior.superclass, prior.class_name) == (term.superclass, term.class_name)
 
 
 @pytest.mark.parametrize("diagnosis", sorted(PRIORS))
@@ -87,7 +87,7 @@ def test_a_never_called_name_is_rejected_in_a_note(diagnosis: str) -> None:
 
 
 @pytest.mark.parametrize("diagnosis", sorted(PRIORS))
-def test_every_source_can_be_looked_up(diagnosis: str) -> None:
+def test_every_source_has_a_valid_identifier(diagnosis: str) -> None:
     for source in PRIORS[diagnosis].sources:
         assert source.doi is None or re.fullmatch(r"10\.\d{4,9}/\S+", source.doi)
 

@@ -150,10 +150,10 @@ def test_the_nearest_examples_are_chosen_the_nearest_last() -> None:
 @pytest.mark.parametrize("strategy", WITH_MODEL)
 def test_options_reach_the_model(strategy: Strategy) -> None:
     plain = prompt_of(strategy, FACTS)
-    asked = prompt_of(strategy, FACTS, options={"temperature": 0.7, "max_words": 30})
+    with_options = prompt_of(strategy, FACTS, options={"temperature": 0.7, "max_words": 30})
 
-    assert (plain.temperature, asked.temperature) == (prompt_file(strategy).temperature, 0.7)
-    assert (plain.max_tokens, asked.max_tokens) == (round(prompt_file(strategy).max_words * 2.5), 75)
+    assert (plain.temperature, with_options.temperature) == (prompt_file(strategy).temperature, 0.7)
+    assert (plain.max_tokens, with_options.max_tokens) == (round(prompt_file(strategy).max_words * 2.5), 75)
 
 
 def test_a_seed_only_chooses_wordings() -> None:

@@ -1,4 +1,4 @@
-"""What each strategy must state, and which requests it refuses."""
+"""The facts that each strategy must state, and the requests that it rejects."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def test_without_the_diagnosis_a_note_is_blinded() -> None:
     assert of("P2").diagnosis == "melanoma"
 
 
-def test_p1_states_the_diagnosis_and_may_use_what_else_was_included() -> None:
+def test_p1_states_the_diagnosis_and_may_use_other_included_facts() -> None:
     assert facts("P1") == {"diagnosis": "melanoma"}
     assert of("P1").allowed == NoteRequest.model_validate({"metadata": EVERYTHING}).metadata.given()
     assert set(of("P1", include=["diagnosis", "findings"]).allowed) == {
@@ -114,7 +114,7 @@ def test_a_request_that_a_strategy_cannot_write_is_rejected(
 
 
 @pytest.mark.parametrize("strategy", ["M", "P1", "P2", "P3", "G"])
-def test_the_preview_lists_what_the_note_must_state(strategy: str) -> None:
+def test_the_preview_lists_the_facts_that_the_note_must_state(strategy: str) -> None:
     request = NoteRequest.model_validate({"metadata": EVERYTHING, "strategy": strategy})
     shown = preview_note(request, priors=load_priors())
     assert shown.facts == facts(strategy)

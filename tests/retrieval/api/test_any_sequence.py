@@ -155,7 +155,7 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule()
     def maintain(self) -> None:
-        """What maintenance does once per second."""
+        """The maintenance that runs once per second."""
         self.service.maintenance.run_once()
 
     @rule(target=snapshots)

@@ -10,9 +10,11 @@ NOTES, NDJSON = {"route": "notes"}, {"Content-Type": "application/x-ndjson"}
 
 
 def metrics(client: TestClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    found = text_string_to_metric_families(client.get("/metrics").text)
+    families = text_string_to_metric_families(client.get("/metrics").text)
     return {
-        (sample.name, frozenset(sample.labels.items())): sample.value for family in found for sample in family.samples
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
     }
 
 

@@ -122,7 +122,7 @@ def test_an_invalid_key_file_prevents_the_start_with_one_line(tmp_path: Path, fi
             "RETRIEVAL_KEYS_FILE": str(file),
             "RETRIEVAL_DATA_DIR": str(tmp_path / "data"),
             "RETRIEVAL_ENCODER": "dummy",
-            "RETRIEVAL_HOST": "0.0.0.0",  # noqa: S104 (refused before it listens)
+            "RETRIEVAL_HOST": "0.0.0.0",  # noqa: S104 (rejected before it listens)
         },
         capture_output=True,
         text=True,

@@ -35,8 +35,8 @@ def test_texts_and_images_are_embedded_in_order(client: Any, paint: Any) -> None
     images = client.post("/embed", files=[("image", ("a", paint("red"))), ("image", ("b", paint("blue")))]).json()
 
     assert (texts["model"], texts["dim"], images["dim"]) == ("dummy-1", TEXT_DIM, IMAGE_DIM)
-    for found in (texts, images):
-        assert np.linalg.norm(np.array(found["vectors"]), axis=1) == pytest.approx([1, 1], abs=1e-6)
+    for embedded in (texts, images):
+        assert np.linalg.norm(np.array(embedded["vectors"]), axis=1) == pytest.approx([1, 1], abs=1e-6)
     alone = client.post("/embed", files={"image": ("b", paint("blue"))}).json()
     assert images["vectors"][1] == alone["vectors"][0] != images["vectors"][0]
     assert images["took_ms"] > 0
@@ -152,5 +152,5 @@ def test_the_json_of_a_tar_may_contain_vectors(aligned: Any, paint: Any) -> None
     answer = aligned.post("/items/bulk", content=out.getvalue(), headers={"Content-Type": "application/x-tar"})
 
     assert json.loads(answer.text)["status"] == "created"
-    found = aligned.post("/search", json={"vector": vector(50), "via": "images"}).json()["hits"]
-    assert [(hit["id"], round(hit["score"], 3)) for hit in found] == [("a", 1.0)]
+    hits = aligned.post("/search", json={"vector": vector(50), "via": "images"}).json()["hits"]
+    assert [(hit["id"], round(hit["score"], 3)) for hit in hits] == [("a", 1.0)]

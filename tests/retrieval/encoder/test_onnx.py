@@ -167,20 +167,20 @@ def _environment(site: Path, distribution: str) -> list[str]:
         if (name, extras) in seen:
             continue
         seen.add((name, extras))
-        found = metadata.distribution(name)
-        _link(found, site, paths)
-        for text in found.requires or []:
+        package = metadata.distribution(name)
+        _link(package, site, paths)
+        for text in package.requires or []:
             needed = Requirement(text)
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras or {""}):
                 waiting.append((needed.name.lower(), frozenset(needed.extras)))
     return paths
 
 
-def _link(found: metadata.Distribution, site: Path, paths: list[str]) -> None:
+def _link(distribution: metadata.Distribution, site: Path, paths: list[str]) -> None:
     """Link a distribution's folders and modules; for an editable one, add its source folder."""
-    for file in found.files or []:
-        top, source = site / file.parts[0], Path(str(found.locate_file(file.parts[0])))
+    for file in distribution.files or []:
+        top, source = site / file.parts[0], Path(str(distribution.locate_file(file.parts[0])))
         if file.suffix == ".pth":
-            paths.extend(Path(str(found.locate_file(file))).read_text().split())
+            paths.extend(Path(str(distribution.locate_file(file))).read_text().split())
         elif file.parts[0] != ".." and not top.exists():
             top.symlink_to(source)

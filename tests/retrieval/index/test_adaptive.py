@@ -41,11 +41,11 @@ def scan(held: Mapping[int, Vectors], query: Vectors, *, k: int, allowed: set[in
 def check(index: AdaptiveIndex, held: Mapping[int, Vectors], query: Vectors, *, k: int, allowed: set[int]) -> None:
     """Check that results are allowed, correctly scored, best first, and as good as the scan's."""
     selection = Selection(allowed=np.array(sorted(allowed), np.int64))
-    (found,) = index.search(query[None], k=k, selection=selection)
-    assert len(found) == min(k, len(allowed & held.keys()))
-    assert {number for number, _ in found} <= allowed & held.keys()
-    scores = [score for _, score in found]
-    assert scores == pytest.approx([float(held[number] @ query) for number, _ in found], abs=1e-5)
+    (result,) = index.search(query[None], k=k, selection=selection)
+    assert len(result) == min(k, len(allowed & held.keys()))
+    assert {number for number, _ in result} <= allowed & held.keys()
+    scores = [score for _, score in result]
+    assert scores == pytest.approx([float(held[number] @ query) for number, _ in result], abs=1e-5)
     assert scores == sorted(scores, reverse=True)
     if index.kind == "flat":
         assert scores == pytest.approx(scan(held, query, k=k, allowed=allowed), abs=1e-5)
@@ -113,10 +113,10 @@ def test_a_batch_of_searches_equals_single_searches() -> None:
 
     together = index.search(queries, k=7)
 
-    for query, found in zip(queries, together, strict=True):
+    for query, result in zip(queries, together, strict=True):
         (alone,) = index.search(query[None], k=7)
-        assert [number for number, _ in found] == [number for number, _ in alone]
-        assert [score for _, score in found] == pytest.approx([score for _, score in alone], abs=1e-5)
+        assert [number for number, _ in result] == [number for number, _ in alone]
+        assert [score for _, score in result] == pytest.approx([score for _, score in alone], abs=1e-5)
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.01, 0.0005])
@@ -183,12 +183,12 @@ def test_excluded_items_are_never_found(large: tuple[AdaptiveIndex, dict[int, Ve
     index, held = large
     (number, query) = next(iter(held.items()))
 
-    (found,) = index.search(query[None], k=5)
+    (result,) = index.search(query[None], k=5)
     (without,) = index.search(query[None], k=5, selection=Selection(excluded=np.array([number, 10**8])))
 
-    assert found[0] == (number, pytest.approx(1, abs=1e-5))
+    assert result[0] == (number, pytest.approx(1, abs=1e-5))
     assert number not in [one for one, _ in without]
-    assert without[:4] == found[1:]
+    assert without[:4] == result[1:]
 
 
 def test_the_reported_recall_is_achieved(large: tuple[AdaptiveIndex, dict[int, Vectors]]) -> None:
@@ -197,8 +197,8 @@ def test_the_reported_recall_is_achieved(large: tuple[AdaptiveIndex, dict[int, V
     shares = []
     for query in drawn(200, seed=9):
         exact = set(numbers[np.argsort(-(matrix @ query))[:10]].tolist())
-        (found,) = index.search(query[None], k=10)
-        shares.append(len(exact & {number for number, _ in found}) / 10)
+        (result,) = index.search(query[None], k=10)
+        shares.append(len(exact & {number for number, _ in result}) / 10)
 
     assert index.recall is not None
     assert (index.recall.k, index.recall.queries) == (10, 256)
@@ -216,8 +216,8 @@ def test_writes_during_and_after_a_build_are_not_lost() -> None:
     def read() -> int:
         fewest = 10
         while not stop.is_set():
-            (found,) = index.search(drawn(1, seed=8), k=10)
-            fewest = min(fewest, len(found))
+            (result,) = index.search(drawn(1, seed=8), k=10)
+            fewest = min(fewest, len(result))
         return fewest
 
     def build() -> list[bool]:
@@ -266,8 +266,8 @@ def test_a_small_index_returns_to_exact_search_and_an_outgrown_one_is_rebuilt() 
     assert not index.outgrown
     assert index.shrink()
     assert (index.kind, len(index)) == ("flat", 180)
-    (found,) = index.search(vectors[2400][None], k=1)
-    assert found[0][0] == 2400
+    (result,) = index.search(vectors[2400][None], k=1)
+    assert result[0][0] == 2400
 
 
 @pytest.mark.parametrize(("count", "lists"), [(1, 2), (200_000, 1024), (1_000_000, 2048)])
@@ -291,7 +291,7 @@ def test_vectors_can_be_read_during_a_search() -> None:
     index.replace(removed=[], numbers=[1, 2, 3], vectors=vectors)
 
     with index._lock, ThreadPoolExecutor(1) as other:  # a search holds it
-        found = other.submit(index.vectors, [3, 9, 1]).result(10)
+        result = other.submit(index.vectors, [3, 9, 1]).result(10)
 
-    assert found[1] is None
-    assert [v.tolist() for v in found if v is not None] == [vectors[2].tolist(), vectors[0].tolist()]
+    assert result[1] is None
+    assert [v.tolist() for v in result if v is not None] == [vectors[2].tolist(), vectors[0].tolist()]

@@ -191,8 +191,8 @@ def test_links_and_devices_are_rejected(client: Any) -> None:
         ("../../d.txt", b"up"),
         ("/e.txt", b"absolute"),
     )
-    found = outcomes(client.post("/items/bulk", content=data, headers=TAR))
-    assert [status for _, status in found] == ["failed"] * 5
+    reported = outcomes(client.post("/items/bulk", content=data, headers=TAR))
+    assert [status for _, status in reported] == ["failed"] * 5
 
 
 def test_a_header_of_gigabytes_is_rejected() -> None:

@@ -122,39 +122,39 @@ def put(client: httpx.Client, number: int) -> httpx.Response:
 
 def fill_with_items(client: httpx.Client) -> list[str]:
     """Put until the disk is full; the ids of the stored items."""
-    taken: list[str] = []
+    stored: list[str] = []
     for number in range(100):
         answer = put(client, number)
         if answer.status_code == 507:
             assert answer.json()["code"] == "insufficient-storage"
-            return taken
+            return stored
         assert answer.status_code == 201, answer.text
-        taken.append(f"i{number:04}")
+        stored.append(f"i{number:04}")
     raise AssertionError("the disk never was full")
 
 
 def use_up(client: httpx.Client) -> list[str]:
     """Also fill the free space in the store's own files; the ids of the stored items."""
-    taken: list[str] = []
-    while not refused(answer := client.put(f"/items/n{len(taken):04}", data={"note": "x" * 2000})):
+    stored: list[str] = []
+    while not refused(answer := client.put(f"/items/n{len(stored):04}", data={"note": "x" * 2000})):
         assert answer.status_code == 201
-        taken.append(f"n{len(taken):04}")
-    return taken
+        stored.append(f"n{len(stored):04}")
+    return stored
 
 
 def ids(client: httpx.Client) -> list[str]:
     return [item["id"] for item in client.get("/items?limit=1000").raise_for_status().json()["items"]]
 
 
-def check_whole(client: httpx.Client, taken: list[str]) -> None:
+def check_whole(client: httpx.Client, stored: list[str]) -> None:
     """Exactly the acknowledged items exist and can be found by their images; index and store agree."""
-    assert ids(client) == sorted(taken)
+    assert ids(client) == sorted(stored)
     index = client.get("/index").raise_for_status().json()
-    assert (index["items"], index["routes"]["images"]["vectors"]) == (len(taken), len(taken))
-    for item_id in (taken[0], taken[-1]):
-        request = {"item_id": item_id, "via": "images", "k": len(taken)}
+    assert (index["items"], index["routes"]["images"]["vectors"]) == (len(stored), len(stored))
+    for item_id in (stored[0], stored[-1]):
+        request = {"item_id": item_id, "via": "images", "k": len(stored)}
         hits = client.post("/search", json=request).raise_for_status().json()["hits"]
-        assert {hit["id"] for hit in hits} == set(taken) - {item_id}
+        assert {hit["id"] for hit in hits} == set(stored) - {item_id}
         assert client.get(f"/items/{item_id}/image").status_code == 200
     assert client.get("/health/ready").status_code == 200
     assert client.get("/models").status_code == 200
@@ -179,36 +179,36 @@ def bulk(client: httpx.Client, numbers: range) -> list[dict[str, Any]]:
 
 
 def test_writes_are_507_and_reads_continue_until_there_is_space_again(disk: SmallDisk, client: httpx.Client) -> None:
-    taken = fill_with_items(client)
+    stored = fill_with_items(client)
     disk.fill()
-    assert len(taken) > 5
+    assert len(stored) > 5
 
     assert refused(put(client, 900))
     assert refused(client.post("/index/snapshots"))
     assert not list((disk.inside / "snapshots").glob("*"))
     assert {outcome["error"]["code"] for outcome in bulk(client, range(900, 903))} == {"insufficient-storage"}
-    check_whole(client, taken)
+    check_whole(client, stored)
 
     disk.make_room()
     assert put(client, 900).status_code == 201
-    assert client.delete(f"/items/{taken.pop()}").status_code == 204
+    assert client.delete(f"/items/{stored.pop()}").status_code == 204
     assert client.post("/index/snapshots").status_code == 201
-    check_whole(client, [*taken, "i0900"])
+    check_whole(client, [*stored, "i0900"])
 
 
 def test_acknowledged_items_survive_a_kill_and_a_start_on_the_full_disk(disk: SmallDisk, start: Start) -> None:
     server = start()
     with httpx.Client(base_url=server.url, timeout=60) as client:
-        taken = fill_with_items(client)
+        stored = fill_with_items(client)
     disk.fill()
     server.kill()
 
     with httpx.Client(base_url=start().url, timeout=60) as client:
-        check_whole(client, taken)
+        check_whole(client, stored)
         assert refused(put(client, 900))
         disk.make_room()
         assert put(client, 900).status_code == 201
-        check_whole(client, [*taken, "i0900"])
+        check_whole(client, [*stored, "i0900"])
 
 
 def test_a_bulk_load_reports_for_each_record_whether_it_was_stored(disk: SmallDisk, start: Start) -> None:
@@ -232,13 +232,13 @@ def test_a_bulk_load_reports_for_each_record_whether_it_was_stored(disk: SmallDi
 def test_a_shutdown_on_a_full_disk_is_clean(disk: SmallDisk, start: Start) -> None:
     server = start()
     with httpx.Client(base_url=server.url, timeout=60) as client:
-        taken = fill_with_items(client)
+        stored = fill_with_items(client)
     disk.fill()
     code, log = stopped(server)
 
     assert (code, "Traceback" in log) == (0, False)
     with httpx.Client(base_url=start().url, timeout=60) as client:
-        check_whole(client, taken)
+        check_whole(client, stored)
 
 
 def test_re_embedding_on_a_full_disk_ends_and_can_be_repeated(disk: SmallDisk, client: httpx.Client) -> None:
@@ -260,17 +260,17 @@ def test_re_embedding_on_a_full_disk_ends_and_can_be_repeated(disk: SmallDisk, c
 
 def test_a_restore_on_a_full_disk_changes_nothing(disk: SmallDisk, start: Start) -> None:
     with httpx.Client(base_url=start().url, timeout=60) as client:
-        taken = [f"i{number:04}" for number in range(5)]
+        stored = [f"i{number:04}" for number in range(5)]
         assert [put(client, number).status_code for number in range(5)] == [201] * 5
         snapshot = client.post("/index/snapshots").json()["id"]
         assert put(client, 5).status_code == 201
         disk.fill()
 
         assert refused(client.post(f"/index/snapshots/{snapshot}/restore"))
-        check_whole(client, [*taken, "i0005"])
+        check_whole(client, [*stored, "i0005"])
         disk.make_room()
         assert client.post(f"/index/snapshots/{snapshot}/restore").status_code == 200
-        check_whole(client, taken)
+        check_whole(client, stored)
         assert put(client, 900).status_code == 201
 
 

@@ -61,14 +61,14 @@ class Load:
 
 
 def listed(client: httpx.Client) -> set[str]:
-    found: set[str] = set()
+    item_ids: set[str] = set()
     cursor = None
     while True:
         page = client.get("/items", params={"limit": 1000} | ({"cursor": cursor} if cursor else {})).json()
-        found |= {item["id"] for item in page["items"]}
+        item_ids |= {item["id"] for item in page["items"]}
         cursor = page["next_cursor"]
         if cursor is None:
-            return found
+            return item_ids
 
 
 def test_exactly_the_acknowledged_items_exist(tmp_path: Path) -> None:
@@ -87,15 +87,15 @@ def test_exactly_the_acknowledged_items_exist(tmp_path: Path) -> None:
             acknowledged |= load.acknowledged
             sent |= load.sent
 
-            begun = time.monotonic()
+            started = time.monotonic()
             server = Server(tmp_path / "data")
-            starts.append(time.monotonic() - begun)
+            starts.append(time.monotonic() - started)
             with httpx.Client(base_url=server.url, timeout=60) as client:
-                there = listed(client)
+                present = listed(client)
                 index = client.get("/index").json()
-                assert acknowledged <= there <= sent
+                assert acknowledged <= present <= sent
                 assert client.get("/health/ready").json()["checks"]["index"] == "ok"
-                assert index["items"] == index["routes"]["notes"]["vectors"] == len(there)
+                assert index["items"] == index["routes"]["notes"]["vectors"] == len(present)
                 number = draw.randrange(PER_REQUEST)
                 query = np.frombuffer(base64.b64decode(vector(number)), "<f4").astype(float).tolist()
                 hit = client.post("/search", json={"vector": query, "via": "notes", "k": 1}).json()["hits"][0]

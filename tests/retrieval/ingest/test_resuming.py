@@ -88,13 +88,13 @@ def test_a_load_resumes_after_its_connection_was_lost(tmp_path: Path) -> None:
     with serving(tmp_path, models) as client, pytest.raises(Cut):
         client.post("/items/bulk", content=cut_off(half, client, stored=64), headers=NDJSON)
     with serving(tmp_path, models) as client:
-        there = client.get("/index").json()["items"]
-        assert 64 <= there <= RECORDS // 2
-        assert models.encoded["texts"] == there
+        stored = client.get("/index").json()["items"]
+        assert 64 <= stored <= RECORDS // 2
+        assert models.encoded["texts"] == stored
         whole = b"".join(line(number) for number in range(RECORDS))
         assert statuses(client.post("/items/bulk", content=whole, headers=NDJSON)) == {
-            "unchanged": there,
-            "created": RECORDS - there,
+            "unchanged": stored,
+            "created": RECORDS - stored,
         }
         assert models.encoded["texts"] == RECORDS
         assert statuses(client.post("/items/bulk", content=whole, headers=NDJSON)) == {"unchanged": RECORDS}
@@ -119,10 +119,10 @@ def test_a_truncated_tar_is_repeated(tmp_path: Path) -> None:
     with serving(tmp_path, models) as client, pytest.raises(Cut):
         client.post("/items/bulk", content=cut_off(whole[: len(whole) // 2], client, stored=64), headers=TAR)
     with serving(tmp_path, models) as client:
-        there = client.get("/index").json()["items"]
-        assert 64 <= there < RECORDS
-        found = statuses(client.post("/items/bulk", content=whole, headers=TAR))
-        assert found == {"unchanged": there, "created": RECORDS - there}
+        stored = client.get("/index").json()["items"]
+        assert 64 <= stored < RECORDS
+        reported = statuses(client.post("/items/bulk", content=whole, headers=TAR))
+        assert reported == {"unchanged": stored, "created": RECORDS - stored}
         assert models.encoded == {"images": RECORDS, "texts": RECORDS}
 
 

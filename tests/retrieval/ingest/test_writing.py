@@ -39,9 +39,9 @@ def test_concurrent_writers_and_readers(client: Any, put: Any, paint: Any) -> No
     assert failures == []
     index = client.get("/index").json()
     assert index["items"] == index["routes"]["notes"]["vectors"] == index["routes"]["images"]["vectors"]
-    found = {item["id"] for item in client.get("/items").json()["items"]}
+    item_ids = {item["id"] for item in client.get("/items").json()["items"]}
     hits = client.post("/search", json={"text": "1 1", "k": 100}).json()["hits"]
-    assert {hit["id"] for hit in hits} == found
+    assert {hit["id"] for hit in hits} == item_ids
 
 
 @pytest.fixture

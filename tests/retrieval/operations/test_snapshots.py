@@ -18,8 +18,8 @@ from dermnote_retrieval.operations.snapshots import MANIFEST, STORE
 def take(client: TestClient) -> dict[str, Any]:
     answer = client.post("/index/snapshots")
     assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+    content: dict[str, Any] = answer.json()
+    return content
 
 
 def restore(client: TestClient, snapshot: dict[str, Any]) -> Any:
@@ -167,11 +167,11 @@ def test_incomplete_snapshots_are_removed_at_the_next_start(run: Any, tmp_path: 
 def test_a_snapshot_deleted_during_its_restore_is_unknown(client: Any, put: Any, tmp_path: Path) -> None:
     put(client, "a", note="red")
     service = client.app.state.service
-    taken = service.snapshots.take()
-    service.snapshots.delete(taken.id)
+    snapshot = service.snapshots.take()
+    service.snapshots.delete(snapshot.id)
 
     with pytest.raises(UnknownSnapshot), service.writer.new_epoch():
-        service.snapshots.copy_back(taken)
+        service.snapshots.copy_back(snapshot)
     assert found(client) == ["a"]
 
 

@@ -72,10 +72,10 @@ def same(a: Any, b: Any) -> bool:
 def normalised(path: str, value: Any) -> Any:
     group, _, field = path.partition(".")
     if group in ("symptoms", "findings"):
-        found = normalise_known({group: {field: value}}).get(group, {}).get(field)
+        normalised = normalise_known({group: {field: value}}).get(group, {}).get(field)
     else:
-        found = normalise_known({path: value}).get(path)
-    return found[0] if isinstance(found, list) else found
+        normalised = normalise_known({path: value}).get(path)
+    return normalised[0] if isinstance(normalised, list) else normalised
 
 
 def comparable(a: Any, b: Any) -> bool:

@@ -97,8 +97,8 @@ def test_an_item_finds_others_but_never_itself(client: Any, fill: Any) -> None:
     fill(client)
 
     for via in ("fused", "notes", "images"):
-        found = ids(client.post("/search", json={"item_id": "red", "via": via, "k": 10}))
-        assert sorted(found) == sorted(set(COLOURS) - {"red"})
+        hit_ids = ids(client.post("/search", json={"item_id": "red", "via": via, "k": 10}))
+        assert sorted(hit_ids) == sorted(set(COLOURS) - {"red"})
 
 
 def test_an_item_without_image_cannot_cross_unaligned_towers(client: Any, put: Any, fill: Any) -> None:
@@ -123,8 +123,8 @@ def test_own_group_and_ids_are_excluded(client: Any, fill: Any, paint: Any) -> N
     fill(client)
     exclude = '{"groups": ["p0"], "ids": ["blue", "no-such-item"]}'
 
-    found = ids(client.post("/search", files={"image": paint("red")}, data={"exclude": exclude, "k": "10"}))
-    assert sorted(found) == ["black", "white", "yellow"]
+    hit_ids = ids(client.post("/search", files={"image": paint("red")}, data={"exclude": exclude, "k": "10"}))
+    assert sorted(hit_ids) == ["black", "white", "yellow"]
 
 
 def test_items_without_group_are_never_excluded_by_groups(client: Any, put: Any) -> None:
@@ -143,9 +143,9 @@ def test_k_hits_are_returned_if_k_items_match(client: Any, put: Any, paint: Any,
     rare = {"k": str(k), "filter": '{"lesion": "rare"}'}
     others = {"k": str(k), "exclude": '{"groups": ["g"]}'}
     for data in (rare, others, rare | others):
-        found = ids(client.post("/search", files={"image": paint("red")}, data=data))
-        assert len(found) == k
-        assert all(item_id.startswith("far") for item_id in found)
+        hit_ids = ids(client.post("/search", files={"image": paint("red")}, data=data))
+        assert len(hit_ids) == k
+        assert all(item_id.startswith("far") for item_id in hit_ids)
     four = {"k": "10", "filter": '{"lesion": "rare"}', "exclude": '{"ids": ["far-0"]}'}
     assert len(ids(client.post("/search", files={"image": paint("red")}, data=four))) == 4
 

@@ -110,14 +110,14 @@ def test_searches_with_the_same_selection_share_a_call_and_keep_their_own_k() ->
     index, half = Gated(vectors), Selection(allowed=np.arange(5, 9))
     index.proceed.set()
 
-    found = search_together(
+    results = search_together(
         [
             *(IndexQuery(index, vectors[place], place + 1, Selection()) for place in (1, 2, 3)),
             *(IndexQuery(index, vectors[place], 2, half) for place in (4, 5)),
         ]
     )
 
-    assert [(one[0][0], len(one)) for one in found] == [(2, 2), (3, 3), (4, 4), (5, 2), (6, 2)]
+    assert [(one[0][0], len(one)) for one in results] == [(2, 2), (3, 3), (4, 4), (5, 2), (6, 2)]
     assert index.calls == [(3, 4), (2, 2)]
 
 

@@ -89,10 +89,10 @@ def test_closing_answers_waiting_inputs_and_later_calls_run_in_the_caller() -> N
 
 def test_several_threads_share_the_batches_and_each_caller_gets_its_own_outputs() -> None:
     batcher = Batcher(lambda values: [value * 10 for value in values], max_size=3, threads=3)
-    found: dict[int, list[int]] = {}
+    results: dict[int, list[int]] = {}
 
     def ask(number: int) -> None:
-        found[number] = batcher([number * 100 + place for place in range(7)])
+        results[number] = batcher([number * 100 + place for place in range(7)])
 
     callers = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
     for caller in callers:
@@ -100,5 +100,5 @@ def test_several_threads_share_the_batches_and_each_caller_gets_its_own_outputs(
     for caller in callers:
         caller.join(WAIT_S)
 
-    assert found == {number: [(number * 100 + place) * 10 for place in range(7)] for number in range(16)}
+    assert results == {number: [(number * 100 + place) * 10 for place in range(7)] for number in range(16)}
     batcher.close()

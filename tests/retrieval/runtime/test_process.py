@@ -98,9 +98,9 @@ def test_answered_writes_survive_kill_9(start: Start, paint: Any) -> None:
     with httpx.Client(base_url=again.url) as client:
         for item_id in answered:
             assert client.get(f"/items/{item_id}").json()["note"] == f"note {item_id[1:]}"
-        held = client.get("/index").json()
-        assert held["items"] == held["routes"]["notes"]["vectors"] == held["routes"]["images"]["vectors"]
-        assert len(answered) <= held["items"] <= len(answered) + 1
+        info = client.get("/index").json()
+        assert info["items"] == info["routes"]["notes"]["vectors"] == info["routes"]["images"]["vectors"]
+        assert len(answered) <= info["items"] <= len(answered) + 1
         hits = client.post("/search", json={"text": "note", "k": 1000}).json()["hits"]
         assert set(answered) <= {hit["id"] for hit in hits}
 

@@ -36,8 +36,8 @@ def test_a_part_has_the_given_size_and_order(places: list[tuple[str, int]], limi
     records = _records(places)
     part = balanced_part(records, limit=limit, seed=seed)
     assert len(part) == min(limit, len(records))
-    taken = {record.image_id for record in part}
-    assert part == tuple(record for record in records if record.image_id in taken)
+    chosen = {record.image_id for record in part}
+    assert part == tuple(record for record in records if record.image_id in chosen)
 
 
 @settings(deadline=None)
@@ -45,17 +45,17 @@ def test_a_part_has_the_given_size_and_order(places: list[tuple[str, int]], limi
 def test_at_most_one_group_is_split(places: list[tuple[str, int]], limit: int, seed: int) -> None:
     records = _records(places)
     sizes = Counter(record.group for record in records)
-    taken = Counter(record.group for record in balanced_part(records, limit=limit, seed=seed))
-    assert sum(count < sizes[group] for group, count in taken.items()) <= 1
+    chosen = Counter(record.group for record in balanced_part(records, limit=limit, seed=seed))
+    assert sum(count < sizes[group] for group, count in chosen.items()) <= 1
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=3, max_size=3), st.integers(1, 40), SEEDS)
 def test_classes_are_balanced_until_one_is_exhausted(sizes: list[int], limit: int, seed: int) -> None:
     of_class = dict(zip("ABC", sizes, strict=True))
-    taken = Counter(record.label for record in balanced_part(_even(of_class), limit=limit, seed=seed))
-    most = max(taken.values())
-    assert all(taken[label] == of_class[label] or taken[label] >= most - 1 for label in of_class)
+    chosen = Counter(record.label for record in balanced_part(_even(of_class), limit=limit, seed=seed))
+    most = max(chosen.values())
+    assert all(chosen[label] == of_class[label] or chosen[label] >= most - 1 for label in of_class)
 
 
 def test_the_seed_determines_the_part() -> None:

@@ -57,12 +57,12 @@ def test_a_transformed_copy_is_found(images: tuple[Record, ...], tmp_path: Path,
         for record in originals
     ]
 
-    found = find_duplicates(fingerprints([*images, *copies]))
+    duplicates = find_duplicates(fingerprints([*images, *copies]))
 
-    assert {(pair.first.image_id, pair.second.image_id) for pair in found} == {
+    assert {(pair.first.image_id, pair.second.image_id) for pair in duplicates} == {
         (record.image_id, f"copy-{record.image_id}") for record in originals
     }
-    assert [pair.turned for pair in found] == [turned] * len(originals)
+    assert [pair.turned for pair in duplicates] == [turned] * len(originals)
 
 
 def test_images_of_the_same_class_are_not_duplicates(images: tuple[Record, ...]) -> None:
@@ -71,8 +71,8 @@ def test_images_of_the_same_class_are_not_duplicates(images: tuple[Record, ...])
 
 def test_two_sets_are_only_compared_with_each_other(images: tuple[Record, ...], tmp_path: Path) -> None:
     copy = saved(Image.open(images[3].image_path), tmp_path / "again.jpg")
-    found = find_duplicates(fingerprints([*images[:3], copy]), fingerprints(images[3:8]))
-    assert [(pair.first.image_id, pair.second.image_id) for pair in found] == [("again", images[3].image_id)]
+    duplicates = find_duplicates(fingerprints([*images[:3], copy]), fingerprints(images[3:8]))
+    assert [(pair.first.image_id, pair.second.image_id) for pair in duplicates] == [("again", images[3].image_id)]
     assert {one.first.image_id for one in find_duplicates(fingerprints(images[:5]), fingerprints(images[3:8]))} == {
         images[3].image_id,
         images[4].image_id,

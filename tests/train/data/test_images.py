@@ -106,8 +106,8 @@ def test_broken_images_are_found_and_counted(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).write_bytes(_encoded("JPEG")[: None if name == "b.jpg" else 500])
     records, steps = [_record(tmp_path / name) for name in names], list[Step]()
-    found = undecodable(records, progress=steps.append)
-    assert [record.image_id for record, _ in found] == ["a", "c"]
+    damaged = undecodable(records, progress=steps.append)
+    assert [record.image_id for record, _ in damaged] == ["a", "c"]
     assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
     with pytest.raises(UserError) as raised:
         check_decodable(records)

@@ -36,7 +36,7 @@ def filled(shares: Mapping[str, float], *, each: int = 100) -> tuple[Record, ...
 
 def test_a_field_that_only_cancers_have_reveals_the_class() -> None:
     (sex,) = presences(filled({"NEV": 0.4, "MEL": 1.0, "BCC": 1.0}))
-    assert (sex.path, sex.tells) == ("sex", True)
+    assert (sex.path, sex.reveals_class) == ("sex", True)
     assert sex.by_class == {"BCC": 1.0, "MEL": 1.0, "NEV": 0.4}
     assert sex.filled == pytest.approx(0.8)
     # By hand: expected 80/20 per class; (40-80)^2/80 + (60-20)^2/20 = 100 for NEV, 2 * (5 + 20) for the others.
@@ -53,7 +53,7 @@ def test_a_field_that_only_cancers_have_reveals_the_class() -> None:
     ],
 )
 def test_a_field_missing_at_random_does_not_reveal_the_class(shares: Mapping[str, float], each: int) -> None:
-    assert [one.tells for one in presences(filled(shares, each=each))] == [False]
+    assert [one.reveals_class for one in presences(filled(shares, each=each))] == [False]
 
 
 def test_fields_of_all_or_no_records_are_not_listed() -> None:
@@ -65,13 +65,13 @@ def test_fields_of_all_or_no_records_are_not_listed() -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(CLASSES), st.booleans()), min_size=2, max_size=60))
 def test_cramers_v_equals_scipys(drawn: list[tuple[str, bool]]) -> None:
-    found = presences(records([(label, {"sex": "male"} if has else {}) for label, has in drawn]))
+    result = presences(records([(label, {"sex": "male"} if has else {}) for label, has in drawn]))
     labels = sorted({label for label, _ in drawn})
     if len({has for _, has in drawn}) < 2 or len(labels) < 2:
-        assert all(one.cramers_v == 0 for one in found)
+        assert all(one.cramers_v == 0 for one in result)
         return
     counts = np.array([[drawn.count((label, has)) for has in (True, False)] for label in labels])
-    assert found[0].cramers_v == pytest.approx(association(counts, method="cramer"))
+    assert result[0].cramers_v == pytest.approx(association(counts, method="cramer"))
 
 
 def test_nested_facts_are_dropped_too_and_the_rest_stays() -> None:

@@ -38,12 +38,12 @@ def fresh(toy_classes: tuple[str, ...]) -> LesionModel:
 
 
 def test_a_trained_model_beats_chance(trained: LesionModel, toy_split: Split, toy_notes: dict[str, str]) -> None:
-    found = evaluate(trained, records=toy_split.test, notes=toy_notes, resamples=100)
-    accuracy = found.classification.balanced_accuracy
-    assert accuracy.value > 0.8 > found.classification.chance == pytest.approx(1 / 3)
+    evaluation = evaluate(trained, records=toy_split.test, notes=toy_notes, resamples=100)
+    accuracy = evaluation.classification.balanced_accuracy
+    assert accuracy.value > 0.8 > evaluation.classification.chance == pytest.approx(1 / 3)
     assert accuracy.low <= accuracy.value <= accuracy.high
-    assert np.sum(found.classification.confusion) == found.n == found.groups == 9
-    for direction in (found.image_to_note, found.note_to_image):
+    assert np.sum(evaluation.classification.confusion) == evaluation.n == evaluation.groups == 9
+    for direction in (evaluation.image_to_note, evaluation.note_to_image):
         assert direction is not None
         by_class, by_instance = direction.class_level, direction.instance_level
         assert by_class.mean_average_precision.value > by_class.chance_map
@@ -68,14 +68,14 @@ def test_subgroups_have_their_own_metrics(fresh: LesionModel, toy_records: ToyRe
         replace(record, metadata=LesionMetadata(sex="male" if place % 2 else "female", age=40))
         for place, record in enumerate(toy_records(14))
     ]
-    found = evaluate(fresh, records=records, resamples=50)
-    assert [(one.field, one.value, one.n, one.classes) for one in found.subgroups] == [
+    evaluation = evaluate(fresh, records=records, resamples=50)
+    assert [(one.field, one.value, one.n, one.classes) for one in evaluation.subgroups] == [
         ("sex", "female", 21, 3),
         ("sex", "male", 21, 3),
         ("age", "30 to 49", 42, 3),
     ]
-    (everybody,) = (one for one in found.subgroups if one.field == "age")
-    assert everybody.balanced_accuracy.value == found.classification.balanced_accuracy.value
+    (everybody,) = (one for one in evaluation.subgroups if one.field == "age")
+    assert everybody.balanced_accuracy.value == evaluation.classification.balanced_accuracy.value
     assert everybody.chance == pytest.approx(1 / 3)
 
 
@@ -85,9 +85,9 @@ def test_the_own_group_is_excluded(fresh: LesionModel, toy_records: ToyRecords) 
         replace(record, group=f"patient-{row % 2}") for row, record in enumerate(toy_records(4, classes=("red",)))
     ]
     notes = {record.image_id: f"note {record.image_id}" for record in records}
-    found = evaluate(fresh, records=records, notes=notes, resamples=20)
-    assert found.image_to_note is not None
-    assert found.image_to_note.class_level.precision_at[1].value == 1
+    evaluation = evaluate(fresh, records=records, notes=notes, resamples=20)
+    assert evaluation.image_to_note is not None
+    assert evaluation.image_to_note.class_level.precision_at[1].value == 1
     lonely = [replace(record, group="one patient") for record in records]
     alone = evaluate(fresh, records=lonely, notes=notes, resamples=20)
     assert alone.image_to_note is not None
@@ -98,9 +98,9 @@ def test_the_own_group_is_excluded(fresh: LesionModel, toy_records: ToyRecords) 
 
 def test_equal_notes_give_instance_recall_at_chance(fresh: LesionModel, toy_split: Split) -> None:
     notes = {record.image_id: "the same note for everyone" for record in toy_split.test}
-    found = evaluate(fresh, records=toy_split.test, notes=notes, resamples=20)
-    assert found.image_to_note is not None
-    instance = found.image_to_note.instance_level
+    evaluation = evaluate(fresh, records=toy_split.test, notes=notes, resamples=20)
+    assert evaluation.image_to_note is not None
+    instance = evaluation.image_to_note.instance_level
     assert instance.distinct_notes == 1
     assert instance.recall_at[1].value == pytest.approx(instance.chance_recall_at[1]) == pytest.approx(1 / 9)
     assert instance.median_rank == 5
@@ -110,10 +110,10 @@ def test_records_without_a_note_are_classified_but_not_retrieved(
     fresh: LesionModel, toy_split: Split, toy_notes: dict[str, str]
 ) -> None:
     some = {record.image_id: toy_notes[record.image_id] for record in toy_split.test[:5]}
-    found = evaluate(fresh, records=toy_split.test, notes=some, resamples=20)
-    assert found.n == 9
-    assert found.image_to_note is not None
-    assert found.image_to_note.instance_level.pool == 5
+    evaluation = evaluate(fresh, records=toy_split.test, notes=some, resamples=20)
+    assert evaluation.n == 9
+    assert evaluation.image_to_note is not None
+    assert evaluation.image_to_note.instance_level.pool == 5
 
 
 def test_notes_do_not_affect_the_classification(
@@ -144,9 +144,9 @@ def test_the_json_form_is_json(fresh: LesionModel, toy_records: ToyRecords) -> N
 
 
 def test_a_data_set_of_one_class_raises_no_warning(fresh: LesionModel, toy_records: ToyRecords) -> None:
-    found = evaluate(fresh, records=toy_records(3, classes=("red",)), resamples=20)
-    assert found.classification.chance == 1
-    assert isinstance(found.classification.balanced_accuracy, Interval)
+    evaluation = evaluate(fresh, records=toy_records(3, classes=("red",)), resamples=20)
+    assert evaluation.classification.chance == 1
+    assert isinstance(evaluation.classification.balanced_accuracy, Interval)
 
 
 def test_missing_records_and_unknown_labels_are_rejected(fresh: LesionModel, toy_records: ToyRecords) -> None:

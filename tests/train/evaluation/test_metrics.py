@@ -50,13 +50,13 @@ def _columns(drawn: list[tuple[int, list[int]]]) -> tuple[np.ndarray, np.ndarray
 @given(PROBABILITIES)
 def test_auroc_agrees_with_sklearn_for_ties_and_missing_classes(drawn: list[tuple[int, list[int]]]) -> None:
     labels, probabilities = _columns(drawn)
-    found = metrics.auroc_macro(labels, probabilities)
+    result = metrics.auroc_macro(labels, probabilities)
     present = np.unique(labels)
     if len(present) < 2:
-        assert np.isnan(found)
+        assert np.isnan(result)
         return
     expected = np.mean([roc_auc_score(labels == name, probabilities[:, name]) for name in present])
-    assert found == pytest.approx(expected)
+    assert result == pytest.approx(expected)
 
 
 def test_auroc_by_hand() -> None:
@@ -91,95 +91,95 @@ def test_class_level_agrees_with_sklearn_and_torchmetrics() -> None:
     rng = np.random.default_rng(1)
     # Positive scores only: torchmetrics treats items with scores of 0 or less as not retrieved.
     scores, labels, pool = rng.random((6, 30)), rng.integers(0, 3, 6), rng.integers(0, 3, 30)
-    found = metrics.class_level(
+    result = metrics.class_level(
         scores, query_labels=labels, pool_labels=pool, excluded=_nothing_excluded(6, 30), ks=(1, 5, 10)
     )
     for query in range(6):
         relevant = pool == labels[query]
         ranked = torch.from_numpy(scores[query]), torch.from_numpy(relevant)
-        assert found.average_precision[query] == pytest.approx(average_precision_score(relevant, scores[query]))
-        assert found.average_precision[query] == pytest.approx(retrieval_average_precision(*ranked).item(), rel=1e-5)
+        assert result.average_precision[query] == pytest.approx(average_precision_score(relevant, scores[query]))
+        assert result.average_precision[query] == pytest.approx(retrieval_average_precision(*ranked).item(), rel=1e-5)
         for k in (1, 5, 10):
-            assert found.precision_at[k][query] == pytest.approx(retrieval_precision(*ranked, top_k=k).item())
+            assert result.precision_at[k][query] == pytest.approx(retrieval_precision(*ranked, top_k=k).item())
 
 
 def test_excluded_items_are_not_ranked() -> None:
     scores = np.array([[0.9, 0.8, 0.1, 0.7]])
     excluded = np.array([[True, False, False, False]])
-    found = metrics.class_level(
+    result = metrics.class_level(
         scores, query_labels=np.array([1]), pool_labels=np.array([1, 0, 1, 0]), excluded=excluded, ks=(1, 3)
     )
-    assert found.precision_at[1].tolist() == [0]
-    assert found.precision_at[3].tolist() == [pytest.approx(1 / 3)]
-    assert found.average_precision.tolist() == [pytest.approx(1 / 3)]
-    assert found.chance_precision.tolist() == [pytest.approx(1 / 3)]
+    assert result.precision_at[1].tolist() == [0]
+    assert result.precision_at[3].tolist() == [pytest.approx(1 / 3)]
+    assert result.average_precision.tolist() == [pytest.approx(1 / 3)]
+    assert result.chance_precision.tolist() == [pytest.approx(1 / 3)]
 
 
 def test_a_query_without_relevant_items_is_not_counted() -> None:
-    found = metrics.class_level(
+    result = metrics.class_level(
         np.array([[0.5, 0.4], [0.5, 0.4]]),
         query_labels=np.array([0, 7]),
         pool_labels=np.array([0, 1]),
         excluded=_nothing_excluded(2, 2),
         ks=(1,),
     )
-    assert found.precision_at[1][0] == 1
-    assert np.isnan(found.precision_at[1][1])
-    assert np.isnan(found.average_precision[1])
+    assert result.precision_at[1][0] == 1
+    assert np.isnan(result.precision_at[1][1])
+    assert np.isnan(result.average_precision[1])
 
 
 def test_precision_at_more_than_the_pool_is_over_the_pool() -> None:
-    found = metrics.class_level(
+    result = metrics.class_level(
         np.array([[0.5, 0.4]]),
         query_labels=np.array([0]),
         pool_labels=np.array([0, 1]),
         excluded=_nothing_excluded(1, 2),
         ks=(10,),
     )
-    assert found.precision_at[10].tolist() == [0.5]
+    assert result.precision_at[10].tolist() == [0.5]
 
 
 def test_the_row_order_does_not_break_ties() -> None:
     pool = np.repeat([0, 1], 50)
-    found = metrics.class_level(
+    result = metrics.class_level(
         np.zeros((200, 100)),
         query_labels=np.zeros(200, dtype=int),
         pool_labels=pool,
         excluded=_nothing_excluded(200, 100),
         ks=(1,),
     )
-    assert 0.35 < found.precision_at[1].mean() < 0.65
+    assert 0.35 < result.precision_at[1].mean() < 0.65
 
 
 def test_chance_is_the_mean_over_every_ranking() -> None:
     for relevant, pool in ((1, 1), (1, 4), (2, 5), (3, 3)):
         values = []
         for positions in itertools.combinations(range(1, pool + 1), relevant):
-            values.append(sum((hit + 1) / place for hit, place in enumerate(positions)) / relevant)
+            values.append(sum((hit + 1) / position for hit, position in enumerate(positions)) / relevant)
         assert metrics.chance_ap(relevant, pool) == pytest.approx(np.mean(values))
     assert np.isnan(metrics.chance_ap(0, 5))
 
 
 def test_instance_level_by_hand() -> None:
     scores = np.array([[0.9, 0.1, 0.5], [0.8, 0.2, 0.1], [0.3, 0.2, 0.1]])
-    found = metrics.instance_level(scores, ks=(1, 2))
-    assert found.rank.tolist() == [1, 2, 3]
-    assert found.recall_at[1].tolist() == [1, 0, 0]
-    assert found.recall_at[2].tolist() == [1, 1, 0]
+    result = metrics.instance_level(scores, ks=(1, 2))
+    assert result.rank.tolist() == [1, 2, 3]
+    assert result.recall_at[1].tolist() == [1, 0, 0]
+    assert result.recall_at[2].tolist() == [1, 1, 0]
 
 
 def test_equal_notes_share_the_recall_and_get_the_middle_rank() -> None:
-    found = metrics.instance_level(np.full((4, 4), 0.3), ks=(1, 2, 4))
-    assert found.recall_at[1].tolist() == [0.25] * 4
-    assert found.recall_at[2].tolist() == [0.5] * 4
-    assert found.recall_at[4].tolist() == [1.0] * 4
-    assert found.rank.tolist() == [2.5] * 4
+    result = metrics.instance_level(np.full((4, 4), 0.3), ks=(1, 2, 4))
+    assert result.recall_at[1].tolist() == [0.25] * 4
+    assert result.recall_at[2].tolist() == [0.5] * 4
+    assert result.recall_at[4].tolist() == [1.0] * 4
+    assert result.rank.tolist() == [2.5] * 4
 
 
 def test_rounding_noise_does_not_affect_ranks() -> None:
     rng = np.random.default_rng(0)
-    found = metrics.instance_level(0.3 + rng.normal(0, 1e-9, (5, 5)), ks=(1,))
-    assert found.recall_at[1].tolist() == pytest.approx([0.2] * 5)
+    result = metrics.instance_level(0.3 + rng.normal(0, 1e-9, (5, 5)), ks=(1,))
+    assert result.recall_at[1].tolist() == pytest.approx([0.2] * 5)
 
 
 def test_the_bootstrap_has_nominal_coverage() -> None:
@@ -219,28 +219,28 @@ def test_the_bootstrap_is_reproducible() -> None:
 def test_the_classless_baseline_averages_a_ranking_over_query_classes() -> None:
     """One order for all queries: a a b. AP of query class a: 1; of b: 1/3. Two of three queries are of class a."""
     scores = np.tile([0.9, 0.8, 0.7], (3, 1))
-    found = metrics.class_level(
+    result = metrics.class_level(
         scores,
         query_labels=np.array([0, 0, 1]),
         pool_labels=np.array([0, 0, 1]),
         excluded=np.zeros((3, 3), dtype=bool),
         ks=(1,),
     )
-    assert found.average_precision == pytest.approx([1, 1, 1 / 3])
-    assert found.classless_average_precision == pytest.approx([(2 * 1 + 1 / 3) / 3] * 3)
-    assert found.classless_average_precision.mean() == pytest.approx(found.average_precision.mean())
+    assert result.average_precision == pytest.approx([1, 1, 1 / 3])
+    assert result.classless_average_precision == pytest.approx([(2 * 1 + 1 / 3) / 3] * 3)
+    assert result.classless_average_precision.mean() == pytest.approx(result.average_precision.mean())
 
 
 def test_excluded_items_belong_to_no_class() -> None:
-    found = metrics.class_level(
+    result = metrics.class_level(
         np.array([[0.9, 0.8, 0.7]]),
         query_labels=np.array([0]),
         pool_labels=np.array([1, 0, 0]),
         excluded=np.array([[True, False, True]]),
         ks=(1,),
     )
-    assert found.average_precision.tolist() == [1]
-    assert found.classless_average_precision.tolist() == [1]
+    assert result.average_precision.tolist() == [1]
+    assert result.classless_average_precision.tolist() == [1]
 
 
 COMPILED = pytest.mark.filterwarnings("ignore::numba.core.errors.NumbaWarning")
@@ -262,18 +262,18 @@ def test_class_level_agrees_with_ranx(seed: int, queries: int, pool: int) -> Non
     labels, held = rng.integers(0, 3, queries), rng.integers(0, 3, pool)
     excluded = rng.random((queries, pool)) < 0.1
     relevant = (labels[:, None] == held[None, :]) & ~excluded
-    asked = [query for query in range(queries) if relevant[query].any()]
-    assume(asked)
-    judged = {_id(query): {str(item): 1 for item in np.flatnonzero(relevant[query])} for query in asked}
+    with_hits = [query for query in range(queries) if relevant[query].any()]
+    assume(with_hits)
+    judged = {_id(query): {str(item): 1 for item in np.flatnonzero(relevant[query])} for query in with_hits}
     ranked = {
         _id(query): {str(item): float(scores[query, item]) for item in np.flatnonzero(~excluded[query])}
-        for query in asked
+        for query in with_hits
     }
     theirs = ranx.evaluate(ranx.Qrels(judged), ranx.Run(ranked), ["map", "precision@3"], return_mean=False)
     ours = metrics.class_level(scores, query_labels=labels, pool_labels=held, excluded=excluded, ks=(3,))
-    assert ours.average_precision[asked] == pytest.approx(theirs["map"])
-    deep = [place for place, query in enumerate(asked) if len(ranked[_id(query)]) >= 3]
-    assert ours.precision_at[3][asked][deep] == pytest.approx(theirs["precision@3"][deep])
+    assert ours.average_precision[with_hits] == pytest.approx(theirs["map"])
+    deep = [position for position, query in enumerate(with_hits) if len(ranked[_id(query)]) >= 3]
+    assert ours.precision_at[3][with_hits][deep] == pytest.approx(theirs["precision@3"][deep])
 
 
 @COMPILED

@@ -19,8 +19,8 @@ def records(*facts: dict[str, object], each: int = MIN_RECORDS) -> list[Record]:
 
 
 def test_rows_match_the_value_and_values_are_sorted() -> None:
-    found = subgroups(records({"sex": "male", "age": 80}, {"sex": "female", "age": 29, "site": "back"}, {"age": 49}))
-    assert list(found) == [
+    groups = subgroups(records({"sex": "male", "age": 80}, {"sex": "female", "age": 29, "site": "back"}, {"age": 49}))
+    assert list(groups) == [
         ("sex", "female"),
         ("sex", "male"),
         ("age", "under 30"),
@@ -28,8 +28,8 @@ def test_rows_match_the_value_and_values_are_sorted() -> None:
         ("age", "70 and over"),
         ("site", "back"),
     ]
-    assert np.array_equal(found["sex", "male"], np.arange(MIN_RECORDS))
-    assert np.array_equal(found["age", "30 to 49"], np.arange(2 * MIN_RECORDS, 3 * MIN_RECORDS))
+    assert np.array_equal(groups["sex", "male"], np.arange(MIN_RECORDS))
+    assert np.array_equal(groups["age", "30 to 49"], np.arange(2 * MIN_RECORDS, 3 * MIN_RECORDS))
 
 
 @pytest.mark.parametrize(

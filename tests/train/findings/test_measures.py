@@ -67,8 +67,8 @@ def measured(drawn: Drawn) -> Measures:
 
 
 def overlap(drawn: Drawn) -> float:
-    found = find_lesion(drawn.image).area
-    return float((found & drawn.area).sum() / (found | drawn.area).sum())
+    result = find_lesion(drawn.image).area
+    return float((result & drawn.area).sum() / (result | drawn.area).sum())
 
 
 @pytest.mark.parametrize("area", [DISC, ellipse(long=80, short=35, turn=30), BITTEN, TRIANGLE, ellipse(x=-25, y=20)])
@@ -142,9 +142,9 @@ def test_borders_are_sharp_indistinct_or_mixed(soft: float | NDArray[np.float64]
     ],
 )
 def test_each_colour_of_the_vocabulary_is_recognised(colour: tuple[int, int, int], term: str) -> None:
-    found = measured(draw(DISC, inside=colour))
-    assert found.findings().colours == [term]
-    assert found.colours[term] > 0.8
+    result = measured(draw(DISC, inside=colour))
+    assert result.findings().colours == [term]
+    assert result.colours[term] > 0.8
 
 
 def test_several_colours_are_reported_but_not_a_speck() -> None:
@@ -182,8 +182,8 @@ def test_uneven_or_coloured_light_does_not_change_the_findings(light: NDArray[np
 def test_findings_are_the_same_on_lighter_and_darker_skin(skin: tuple[int, int, int]) -> None:
     drawn = draw(ellipse(long=75, short=40), inside=(60, 36, 28), skin=skin)
     assert overlap(drawn) > 0.93
-    found = measured(drawn).findings()
-    assert (found.asymmetry, found.border) == ("symmetric", "sharp")
+    result = measured(drawn).findings()
+    assert (result.asymmetry, result.border) == ("symmetric", "sharp")
 
 
 def test_hairs_do_not_change_the_findings() -> None:
@@ -206,8 +206,8 @@ def test_the_dark_rim_of_a_dermoscope_does_not_change_the_findings() -> None:
 
 
 def test_a_lesion_cut_off_by_the_image_only_has_colours() -> None:
-    found = measured(draw(ellipse(x=65))).findings()
-    assert (found.asymmetry, found.border, found.colours) == (None, None, ["dark brown"])
+    result = measured(draw(ellipse(x=65))).findings()
+    assert (result.asymmetry, result.border, result.colours) == (None, None, ["dark brown"])
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_a_data_set_is_measured_in_order_like_each_image_alone(
 
 
 def test_most_drawn_lesions_are_found_and_the_others_have_a_reason(measured: tuple[ImageFindings, ...]) -> None:
-    found = [one for one in measured if one.measures is not None]
-    assert len(found) >= 0.7 * len(measured)
+    with_measures = [one for one in measured if one.measures is not None]
+    assert len(with_measures) >= 0.7 * len(measured)
     for one in measured:
         assert (one.why_not is None) == (one.measures is not None)
         assert one.findings == (one.measures.findings() if one.measures else Findings())

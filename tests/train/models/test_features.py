@@ -29,7 +29,7 @@ def test_features_equal_the_tower_output(lite_towers: Towers) -> None:
     torch.testing.assert_close(features[1], lite_towers.encode_texts([NOTES[1]])[0], atol=1e-5, rtol=1e-4)
 
 
-def test_a_second_run_computes_only_what_is_new(lite_towers: Towers, tmp_path: Path) -> None:
+def test_a_second_run_computes_only_new_features(lite_towers: Towers, tmp_path: Path) -> None:
     first = text_features(NOTES, towers=lite_towers, cache_dir=tmp_path)
     steps: list[Step] = []
     second = text_features([*NOTES, "a new note"], towers=lite_towers, cache_dir=tmp_path, progress=steps.append)

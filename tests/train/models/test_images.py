@@ -28,14 +28,14 @@ def _gradient(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("size", [(32, 32), (33, 57), (200, 90), (20, 31)])
 def test_preprocessing_is_shorter_side_then_centre_crop(size: tuple[int, int]) -> None:
     picture = _gradient(*size)
-    found = images.preprocess(picture, preprocessing=HOW)
+    pixels = images.preprocess(picture, preprocessing=HOW)
     width, height = size
     scaled = (32, int(32 * height / width)) if width <= height else (int(32 * width / height), 32)
     resized = picture.resize(scaled, Image.Resampling.BICUBIC)
     left, top = round((scaled[0] - 32) / 2), round((scaled[1] - 32) / 2)
     expected = np.asarray(resized.crop((left, top, left + 32, top + 32))).transpose(2, 0, 1)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, expected)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, expected)
 
 
 def test_all_images_are_decoded_in_order(toy_records: ToyRecords) -> None:
@@ -93,10 +93,10 @@ def test_images_beyond_the_memory_limit_are_rejected_before_decoding(toy_records
 def test_augmented_images_differ_and_keep_their_shape() -> None:
     pixels = torch.from_numpy(np.asarray(_gradient(32, 32)).transpose(2, 0, 1).copy())[None].repeat(40, 1, 1, 1)
     torch.manual_seed(0)
-    found = augment.augment(pixels, augment.augmentation(image_size=32))
-    assert found.shape == pixels.shape
-    assert found.dtype == torch.uint8
-    assert len({picture.numpy().tobytes() for picture in found}) > 20
+    augmented = augment.augment(pixels, augment.augmentation(image_size=32))
+    assert augmented.shape == pixels.shape
+    assert augmented.dtype == torch.uint8
+    assert len({picture.numpy().tobytes() for picture in augmented}) > 20
 
 
 def test_the_colour_shift_is_one_bounded_offset_per_channel() -> None:

@@ -109,11 +109,11 @@ def test_the_paper_s_towers_have_its_widths(monkeypatch: pytest.MonkeyPatch) -> 
     }
     monkeypatch.setattr(towers, "PAPER_CFG", towers.PAPER_CFG | {"text_cfg": text, "embed_dim": 384})
     monkeypatch.setattr(towers, "PAPER_VISION", towers.PAPER_VISION | {"timm_model_pretrained": False})
-    found = towers.load("paper", image_size=64)
-    assert (found.image_features, found.text_features) == (1024, 384)
-    assert found.tokenizer(["a nevus"]).shape[1] == towers.PAPER_CONTEXT_TOKENS
+    loaded = towers.load("paper", image_size=64)
+    assert (loaded.image_features, loaded.text_features) == (1024, 384)
+    assert loaded.tokenizer(["a nevus"]).shape[1] == towers.PAPER_CONTEXT_TOKENS
     with pytest.raises(UserError, match="can't be exported"):
-        _ = found.description
+        _ = loaded.description
 
 
 @pytest.mark.parametrize("preset", ["paper", "hf-hub:nobody/nothing", "local-dir:/nowhere"])

@@ -50,18 +50,18 @@ def test_notes_and_images_are_classified_separately_and_together(fresh: LesionMo
     records = toy_records(4)
     texts = {record.image_id: f"A lesion of the {'back' if record.label == 'red' else 'arm'}." for record in records}
 
-    found = evaluate(fresh, records=records, blinded=texts, resamples=20)
+    evaluation = evaluate(fresh, records=records, blinded=texts, resamples=20)
     without = evaluate(fresh, records=records, resamples=20)
 
-    assert found.classification == without.classification
+    assert evaluation.classification == without.classification
     assert (without.blinded_note, without.image_and_blinded_note) == (None, None)
-    assert found.blinded_note is not None
-    assert found.image_and_blinded_note is not None
-    told = found.blinded_note.confusion
-    assert sum(map(sum, told)) == len(records)
+    assert evaluation.blinded_note is not None
+    assert evaluation.image_and_blinded_note is not None
+    confusion = evaluation.blinded_note.confusion
+    assert sum(map(sum, confusion)) == len(records)
     # Two different texts can only be given two classes.
-    assert sum(any(row[column] for row in told) for column in range(3)) <= 2
-    names = [row.name for row in metric_rows(found)]
+    assert sum(any(row[column] for row in confusion) for column in range(3)) <= 2
+    names = [row.name for row in metric_rows(evaluation)]
     assert "blinded note: balanced accuracy" in names
     assert "image + blinded note: AUROC macro (one-vs-rest)" in names
 
@@ -74,10 +74,10 @@ def test_the_fused_prediction_is_the_mean_of_the_logits(fresh: LesionModel, toy_
         fresh.head.image.bias.zero_()
         fresh.head.text.weight.mul_(100)
     texts = {record.image_id: f"A lesion, {record.label}." for record in records}
-    found = evaluate(fresh, records=records, blinded=texts, resamples=20)
-    assert found.blinded_note is not None
-    assert found.image_and_blinded_note is not None
-    assert found.image_and_blinded_note.confusion == found.blinded_note.confusion
+    evaluation = evaluate(fresh, records=records, blinded=texts, resamples=20)
+    assert evaluation.blinded_note is not None
+    assert evaluation.image_and_blinded_note is not None
+    assert evaluation.image_and_blinded_note.confusion == evaluation.blinded_note.confusion
 
 
 def test_unblinded_or_missing_notes_are_rejected(

@@ -92,11 +92,11 @@ def test_a_broken_connection_is_retried(broken: Answer) -> None:
 
 def test_the_client_waits_for_a_service_that_is_starting() -> None:
     port = free_port()
-    found: list[ModelInfo] = []
+    models: list[ModelInfo] = []
 
     def request_model() -> None:
         with NoteService(f"http://127.0.0.1:{port}", patience_s=60) as service:
-            found.append(service.model())
+            models.append(service.model())
 
     thread = threading.Thread(target=request_model)
     thread.start()
@@ -104,7 +104,7 @@ def test_the_client_waits_for_a_service_that_is_starting() -> None:
     with scripted_server(MODEL, port=port):
         thread.join(60)
 
-    assert found == [SCRIPTED]
+    assert models == [SCRIPTED]
 
 
 def test_retries_keep_the_idempotency_key_and_two_requests_have_two() -> None:
@@ -323,8 +323,8 @@ def _summary(**state: Any) -> dict[str, Any]:
     return {"name": "m", "model_id": "m-2", "aligned": True, "active": False, "reembedding": None} | state
 
 
-def _models(*found: dict[str, Any]) -> Answer:
-    return Answer(200, json.dumps(list(found)).encode())
+def _models(*models: dict[str, Any]) -> Answer:
+    return Answer(200, json.dumps(list(models)).encode())
 
 
 def _wait(server: ScriptedServer, *, timeout_s: float = 60, progress: list[float] | None = None) -> ModelSummary:

@@ -1,4 +1,4 @@
-"""The demo report: one self-contained HTML file that shows results word for word, escaped."""
+"""The demo report: one self-contained HTML file that shows texts unchanged and escaped."""
 
 import base64
 import io
@@ -250,7 +250,7 @@ def test_every_image_and_curve_is_embedded_and_valid(make: Make) -> None:
             assert not re.search(rb'(href|src)="http', content)
 
 
-def test_notes_are_shown_word_for_word(make: Make) -> None:
+def test_notes_are_shown_unchanged(make: Make) -> None:
     text = 'Eine 46-jährige “Patientin”  with  two spaces, 3 < 4 & "quotes".'
     result = make(texts={"6": text, "0": "The note of a hit – exactly."})
 

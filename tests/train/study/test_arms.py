@@ -45,18 +45,18 @@ def test_an_arm_uses_each_image_s_own_notes(labels: list[str]) -> None:
 @given(LABELS, st.integers(0, 99))
 def test_random_notes_are_a_permutation_without_own_notes(labels: list[str], seed: int) -> None:
     known = records(labels)
-    found = owners("random", known, seed=seed)
-    assert sorted(found) == sorted(record.image_id for record in known)
-    assert all(owner != record.image_id for owner, record in zip(found, known, strict=True))
+    note_owner_ids = owners("random", known, seed=seed)
+    assert sorted(note_owner_ids) == sorted(record.image_id for record in known)
+    assert all(owner != record.image_id for owner, record in zip(note_owner_ids, known, strict=True))
 
 
 @given(LABELS, st.integers(0, 99))
 def test_shuffled_notes_stay_within_the_class(labels: list[str], seed: int) -> None:
     known = records(labels)
     label_of = {record.image_id: record.label for record in known}
-    found = owners("shuffled", known, seed=seed)
-    assert sorted(found) == sorted(label_of)
-    for owner, record in zip(found, known, strict=True):
+    note_owner_ids = owners("shuffled", known, seed=seed)
+    assert sorted(note_owner_ids) == sorted(label_of)
+    for owner, record in zip(note_owner_ids, known, strict=True):
         assert label_of[owner] == record.label
         assert owner != record.image_id or labels.count(record.label) == 1
 

@@ -81,13 +81,13 @@ ALL = np.arange(N)
 def test_balanced_accuracy_by_hand() -> None:
     right = np.ones(N, dtype=bool)
     right[np.flatnonzero(LABELS == 1)[:15]] = False  # half of one class
-    (found,) = results([cell("image", 0, pool(right, ALL))]).classification
-    assert found.balanced_accuracy.value == pytest.approx(0.75)
-    assert found.balanced_accuracy.low < 0.75 < found.balanced_accuracy.high
-    assert found.confusion == ((30, 0), (15, 15))
-    assert found.f1_micro == pytest.approx(45 / 60)
-    assert found.chance == 0.5
-    assert (found.seeds, found.n) == (1, 60)
+    (result,) = results([cell("image", 0, pool(right, ALL))]).classification
+    assert result.balanced_accuracy.value == pytest.approx(0.75)
+    assert result.balanced_accuracy.low < 0.75 < result.balanced_accuracy.high
+    assert result.confusion == ((30, 0), (15, 15))
+    assert result.f1_micro == pytest.approx(45 / 60)
+    assert result.chance == 0.5
+    assert (result.seeds, result.n) == (1, 60)
 
 
 def test_arms_are_paired_over_common_seeds() -> None:
@@ -98,11 +98,11 @@ def test_arms_are_paired_over_common_seeds() -> None:
         cell("G", 0, pool(np.ones(N, dtype=bool), ALL)),
         cell("G", 1, pool(np.zeros(N, dtype=bool), ALL)),
     ]
-    (found,) = results(cells).comparisons
-    assert (found.arm, found.against, found.family) == ("G", "image", "pictures against pictures alone")
-    assert found.difference.interval.value == pytest.approx(1 / 3)
-    assert found.difference.interval.low > 0.1
-    assert found.adjusted == found.difference.p_value
+    (result,) = results(cells).comparisons
+    assert (result.arm, result.against, result.family) == ("G", "image", "pictures against pictures alone")
+    assert result.difference.interval.value == pytest.approx(1 / 3)
+    assert result.difference.interval.low > 0.1
+    assert result.adjusted == result.difference.p_value
 
 
 def test_holm_corrects_over_the_arms_of_a_question() -> None:
@@ -112,23 +112,23 @@ def test_holm_corrects_over_the_arms_of_a_question() -> None:
         cell("image", 0, pool(worse, ALL)),
         *(cell(arm, 0, pool(~np.zeros(N, bool), ALL)) for arm in ("M", "G", "P1")),
     ]
-    found = results(cells).comparisons
-    assert len(found) == 3
-    assert all(one.adjusted == pytest.approx(min(1.0, 3 * one.difference.p_value)) for one in found)
+    result = results(cells).comparisons
+    assert len(result) == 3
+    assert all(one.adjusted == pytest.approx(min(1.0, 3 * one.difference.p_value)) for one in result)
 
 
 def test_a_seed_counts_only_the_images_it_tested() -> None:
     cells = [cell("image", seed, pool(np.full(30, seed == 0), rows_of(seed))) for seed in (0, 1)]
-    (found,) = results(cells).classification
-    assert found.balanced_accuracy.value == pytest.approx(0.5)
-    assert found.n == 60
+    (result,) = results(cells).classification
+    assert result.balanced_accuracy.value == pytest.approx(0.5)
+    assert result.n == 60
 
 
 def test_retrieval_excludes_the_own_group_and_marks_notes_that_name_the_class() -> None:
     note = np.eye(2, dtype=np.float32)[LABELS]
     wrong = np.eye(2, dtype=np.float32)[1 - LABELS]
-    found = results([cell("G", 0, pool(np.ones(N, bool), ALL, note=note, own=wrong))]).retrieval
-    by = {(one.direction, one.notes): one for one in found}
+    result = results([cell("G", 0, pool(np.ones(N, bool), ALL, note=note, own=wrong))]).retrieval
+    by = {(one.direction, one.notes): one for one in result}
     seen = by["image to note", "blinded"]
     assert seen.mean_average_precision.value == pytest.approx(1.0)
     assert not seen.reads_class
@@ -146,8 +146,8 @@ def test_retrieval_is_compared_with_random_notes() -> None:
         cell("random", 0, pool(np.ones(N, bool), ALL, note=note[::-1].copy(), own=note)),
         cell("G", 0, pool(np.ones(N, bool), ALL, note=note, own=note)),
     ]
-    found = [one for one in results(cells).comparisons if one.against == "random"]
-    assert [(one.arm, one.measure) for one in found] == [("G", "mAP")]
+    result = [one for one in results(cells).comparisons if one.against == "random"]
+    assert [(one.arm, one.measure) for one in result] == [("G", "mAP")]
 
 
 def test_retrieval_is_compared_with_the_same_rankings_for_random_classes() -> None:
@@ -158,30 +158,30 @@ def test_retrieval_is_compared_with_the_same_rankings_for_random_classes() -> No
     note = np.eye(2, dtype=np.float32)[LABELS]
     knows = pool(np.ones(N, bool), ALL, note=note)
     blind = PoolOutputs(knows.image_ids, knows.logits, np.tile(np.float32([1.0, 0.1]), (N, 1)), note)
-    found = results([cell("G", 0, knows), cell("G-blinded", 0, blind)])
-    against = {one.arm: one.difference for one in found.comparisons if one.against == "classes at random"}
+    result = results([cell("G", 0, knows), cell("G-blinded", 0, blind)])
+    against = {one.arm: one.difference for one in result.comparisons if one.against == "classes at random"}
     assert against["G"].interval.low > 0.2
     assert against["G-blinded"].interval.value == pytest.approx(0, abs=0.02)
-    (figure,) = (one for one in found.retrieval if (one.arm, one.direction) == ("G-blinded", "image to note"))
+    (figure,) = (one for one in result.retrieval if (one.arm, one.direction) == ("G-blinded", "image to note"))
     assert figure.classless_map == pytest.approx(figure.mean_average_precision.value, abs=0.02)
     assert figure.classless_map > figure.chance_map + 0.1
 
 
 def test_subgroups_have_their_own_results() -> None:
-    found = {(one.field, one.value): one for one in results([cell("image", 0, pool(np.ones(N, bool), ALL))]).subgroups}
-    assert found["sex", "male"].n == N
-    assert found["sex", "male"].balanced_accuracy == 1.0
-    assert ("age", "under 30") not in found
+    result = {(one.field, one.value): one for one in results([cell("image", 0, pool(np.ones(N, bool), ALL))]).subgroups}
+    assert result["sex", "male"].n == N
+    assert result["sex", "male"].balanced_accuracy == 1.0
+    assert ("age", "under 30") not in result
 
 
 def test_a_cell_survives_a_round_trip(tmp_path: Path) -> None:
     note = np.eye(2, dtype=np.float32)[LABELS]
     saved = cell("G", 0, pool(np.ones(N, bool), ALL, note=note))
     write_cell(tmp_path / "cell.safetensors", saved)
-    found = read_cell(tmp_path / "cell.safetensors")
-    assert found.facts == saved.facts
-    assert found.pools["home"].own_text is None
-    np.testing.assert_array_equal(found.pools["home"].logits["both"], saved.pools["home"].logits["both"])
+    result = read_cell(tmp_path / "cell.safetensors")
+    assert result.facts == saved.facts
+    assert result.pools["home"].own_text is None
+    np.testing.assert_array_equal(result.pools["home"].logits["both"], saved.pools["home"].logits["both"])
 
 
 def test_a_cell_is_reused_only_if_its_inputs_are_unchanged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -232,8 +232,8 @@ def test_retrieval_is_compared_over_common_seeds() -> None:
     right = np.ones(N, bool)
     cells = [cell("G", seed, pool(right, ALL, note=note, own=note)) for seed in (0, 1)]
     control = cell("random", 1, pool(right, ALL, note=note[::-1].copy(), own=note))
-    (found,) = (one for one in results([*cells, control]).comparisons if one.against == "random")
-    assert found.difference.interval.value > 0
+    (result,) = (one for one in results([*cells, control]).comparisons if one.against == "random")
+    assert result.difference.interval.value > 0
 
 
 def test_arms_without_common_seeds_are_not_compared() -> None:
@@ -254,10 +254,10 @@ def test_an_ablation_is_compared_with_the_unchanged_grid_on_validation_data_only
         CellOutputs(one.facts, {"val": one.pools["val"]})
         for one in (cell("image", 0, every, grid="trials/larger", validation=pool(most, ALL)),)
     ]
-    found = results(base, ablations=changed)
-    (one,) = found.ablations
+    result = results(base, ablations=changed)
+    (one,) = result.ablations
     assert (one.ablation, one.route, one.arm, one.input, one.seeds) == ("larger", "home", "image", "image", 1)
     assert one.balanced_accuracy == pytest.approx(0.75)
     assert one.difference.interval.value == pytest.approx(0.25)
     assert one.difference.interval.low > 0
-    assert len(found.classification) == 1, "an ablation evaluates no test pool"
+    assert len(result.classification) == 1, "an ablation evaluates no test pool"

@@ -65,11 +65,11 @@ def cell(arm: str) -> FrozenCell:
 def test_selection_pairs_notes_as_in_training(arm: str, features: Features) -> None:
     """A control that selected its epoch by true pairs would have learned from them; it is still tested with them."""
     inputs = inputs_of(arm, features)
-    found = inputs.selection_data()
+    data = inputs.selection_data()
     order = note_owners(ARMS[arm], SPLIT.val, seed=0)
     assert (order == list(range(len(order)))) == (arm == "G")
-    assert found.note is not None
-    assert torch.equal(found.note, scaled_texts(inputs, ARMS[arm].test_notes, [SPLIT.val[row] for row in order]))
+    assert data.note is not None
+    assert torch.equal(data.note, scaled_texts(inputs, ARMS[arm].test_notes, [SPLIT.val[row] for row in order]))
     tested = inputs.evaluation_data(SPLIT.test)
     assert tested.note is not None
     assert torch.equal(tested.note, scaled_texts(inputs, ARMS[arm].test_notes, SPLIT.test))

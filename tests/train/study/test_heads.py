@@ -69,32 +69,32 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def test_images_alone_learn() -> None:
-    found = trained(training_data(text=False), evaluation_data(text=False))
+    heads = trained(training_data(text=False), evaluation_data(text=False))
     test = evaluation_data(seed=9, text=False)
-    image, note = found.outputs(test, by="image")
+    image, note = heads.outputs(test, by="image")
     assert note is None
-    assert set(found.best) == {"image"}
+    assert set(heads.best) == {"image"}
     assert accuracy(image.logits, test.labels) > 0.7
 
 
 def test_both_branches_learn_and_combine() -> None:
-    found = trained(training_data(), evaluation_data())
+    heads = trained(training_data(), evaluation_data())
     test = evaluation_data(300, seed=9)
-    image, note = found.outputs(test, by="both")
+    image, note = heads.outputs(test, by="both")
     assert note is not None
     together = accuracy(image.logits + note.logits, test.labels)
-    assert together > accuracy(found.outputs(test, by="image")[0].logits, test.labels) > 0.6
-    assert set(found.best) == {"image", "note", "both", "retrieval"}
+    assert together > accuracy(heads.outputs(test, by="image")[0].logits, test.labels) > 0.6
+    assert set(heads.best) == {"image", "note", "both", "retrieval"}
 
 
 def test_the_selected_weights_are_the_best_on_validation_data() -> None:
     validation = evaluation_data()
-    found = trained(training_data(), validation)
-    for by, best in found.best.items():
-        found.load(by)
-        assert validation_losses(found.head, validation)[by] == pytest.approx(best.loss)
-        assert best.loss == min(found.losses[by])
-        assert best.candidate == int(np.argmin(found.losses[by]))
+    heads = trained(training_data(), validation)
+    for by, best in heads.best.items():
+        heads.load(by)
+        assert validation_losses(heads.head, validation)[by] == pytest.approx(best.loss)
+        assert best.loss == min(heads.losses[by])
+        assert best.candidate == int(np.argmin(heads.losses[by]))
 
 
 def test_the_weights_depend_on_the_seed() -> None:
@@ -104,9 +104,9 @@ def test_the_weights_depend_on_the_seed() -> None:
 
 
 def test_shuffled_labels_stay_at_chance() -> None:
-    found = trained(training_data(text=False, shuffled=True), evaluation_data(text=False))
+    heads = trained(training_data(text=False, shuffled=True), evaluation_data(text=False))
     test = evaluation_data(600, seed=9, text=False)
-    assert accuracy(found.outputs(test, by="image")[0].logits, test.labels) < 0.55  # chance is a third
+    assert accuracy(heads.outputs(test, by="image")[0].logits, test.labels) < 0.55  # chance is a third
 
 
 def shuffled(part: torch.Tensor, seed: int) -> torch.Tensor:
@@ -127,9 +127,9 @@ def test_training_on_random_notes_keeps_retrieval_at_chance() -> None:
     """Images do not move near notes of their class; averaged over seeds, each of which deviates a little."""
     test = evaluation_data(300, seed=9)
 
-    def mean_average_precision(found: TrainedHeads) -> float:
-        found.load("retrieval")
-        return 1 - validation_losses(found.head, test)["retrieval"]
+    def mean_average_precision(heads: TrainedHeads) -> float:
+        heads.load("retrieval")
+        return 1 - validation_losses(heads.head, test)["retrieval"]
 
     assert mean_average_precision(trained(training_data(), evaluation_data())) > 0.6
     controls = [mean_average_precision(control(seed)) for seed in range(4)]
@@ -144,10 +144,10 @@ def test_every_arm_has_the_same_number_of_candidates() -> None:
 
 def test_class_prompts_classify_without_the_classifier() -> None:
     """The meaning of the texts is learned from notes; the prompts are not used in training."""
-    found = trained(training_data(), evaluation_data(prompts=True))
+    heads = trained(training_data(), evaluation_data(prompts=True))
     test = evaluation_data(300, seed=9, prompts=True)
-    assert accuracy(found.logits(test, by="prompts"), test.labels) > 0.6
-    assert found.best["prompts"].loss == min(found.losses["prompts"])
+    assert accuracy(heads.logits(test, by="prompts"), test.labels) > 0.6
+    assert heads.best["prompts"].loss == min(heads.losses["prompts"])
 
 
 def test_class_prompts_are_at_chance_after_random_notes() -> None:

@@ -43,8 +43,8 @@ def write(notegen: ManualNoteService, out: Path, name: str, data: LesionDataset)
 
 
 def test_every_image_has_its_own_verified_note(notegen: ManualNoteService, tmp_path: Path) -> None:
-    found = write(notegen, tmp_path, "G", dataset(6))
-    assert len(found.rows) == len(notegen.requests) == len(set(found.texts.values())) == 6
+    notes = write(notegen, tmp_path, "G", dataset(6))
+    assert len(notes.rows) == len(notegen.requests) == len(set(notes.texts.values())) == 6
     assert all(request.options.on_unfaithful == "retry" for request in notegen.requests)
     assert all(not request.metadata.findings.given() for request in notegen.requests), (
         "only sets with findings state them"
@@ -59,13 +59,13 @@ def test_findings_are_requested_for_sets_that_state_them(notegen: ManualNoteServ
 def test_p2_is_written_from_the_class_alone_and_shared_by_24_texts_per_class(
     notegen: ManualNoteService, tmp_path: Path
 ) -> None:
-    found = write(notegen, tmp_path, "P2", dataset(80))
-    assert len(notegen.requests) == len(found.rows) == 48
+    notes = write(notegen, tmp_path, "P2", dataset(80))
+    assert len(notegen.requests) == len(notes.rows) == 48
     assert {tuple(request.metadata.given()) for request in notegen.requests} == {("diagnosis",)}
     assert all(request.options.on_unfaithful == "keep" for request in notegen.requests)
     assert len({request.options.seed for request in notegen.requests}) == 48
-    assert len(found.texts) == 80
-    assert all(("nevus" in found.texts[f"i{n}"]) == (n % 2 == 0) for n in range(80)), "of the same class"
+    assert len(notes.texts) == 80
+    assert all(("nevus" in notes.texts[f"i{n}"]) == (n % 2 == 0) for n in range(80)), "of the same class"
 
 
 def test_p3_is_shared_by_equal_facts_regardless_of_the_diagnosis(notegen: ManualNoteService, tmp_path: Path) -> None:
@@ -73,15 +73,15 @@ def test_p3_is_shared_by_equal_facts_regardless_of_the_diagnosis(notegen: Manual
         Record(f"i{n}", Path("x.jpg"), "g", "NEV", LesionMetadata(age=50, diagnosis=name))
         for n, name in enumerate(("nevus", "melanoma"))
     )
-    found = write(notegen, tmp_path, "P3", LesionDataset("drawn", records, ("NEV",), synthetic=True, licence="CC0-1.0"))
+    notes = write(notegen, tmp_path, "P3", LesionDataset("drawn", records, ("NEV",), synthetic=True, licence="CC0-1.0"))
     assert len(notegen.requests) == 1
-    assert found.texts["i0"] == found.texts["i1"]
+    assert notes.texts["i0"] == notes.texts["i1"]
 
 
 def test_without_known_facts_a_fixed_sentence_replaces_the_note(notegen: ManualNoteService, tmp_path: Path) -> None:
-    found = write(notegen, tmp_path, "P3", dataset(3, known=False))
-    assert set(found.texts.values()) == {NOTHING_RECORDED}
-    assert found.without_facts == 3
+    notes = write(notegen, tmp_path, "P3", dataset(3, known=False))
+    assert set(notes.texts.values()) == {NOTHING_RECORDED}
+    assert notes.without_facts == 3
     assert notegen.requests == []
 
 

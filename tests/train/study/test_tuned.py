@@ -77,14 +77,14 @@ def test_changed_training_inputs_retrain(other: TunedCell) -> None:
 
 
 def test_a_finished_run_is_reused_while_its_weights_exist(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    found = RunRecord(digest=CELL.training_digest(), epoch=3, loss=0.5, seconds=1.0)
+    record = RunRecord(digest=CELL.training_digest(), epoch=3, loss=0.5, seconds=1.0)
     assert tuned._read_finished_run(tmp_path, CELL) is None
-    (tmp_path / RUN_RECORD_NAME).write_text(found.model_dump_json())
+    (tmp_path / RUN_RECORD_NAME).write_text(record.model_dump_json())
     assert tuned._read_finished_run(tmp_path, CELL) is None, "no weights"
     (tmp_path / CHECKPOINT_NAME).write_bytes(b"weights")
-    assert tuned._read_finished_run(tmp_path, CELL) == found
+    assert tuned._read_finished_run(tmp_path, CELL) == record
     assert tuned._read_finished_run(tmp_path, replace(CELL, seed=1)) is None
-    (tmp_path / RUN_RECORD_NAME).write_text(found.model_dump_json()[:20])
+    (tmp_path / RUN_RECORD_NAME).write_text(record.model_dump_json()[:20])
     assert tuned._read_finished_run(tmp_path, CELL) is None, "damaged"
     assert f"{tmp_path / RUN_RECORD_NAME} is damaged (" in caplog.text
 

@@ -27,12 +27,12 @@ def records(toy_records: ToyRecords, monkeypatch: pytest.MonkeyPatch) -> tuple[R
 
 
 def test_the_first_view_is_not_augmented(small: towers.Towers, records: tuple[Record, ...], tmp_path: Path) -> None:
-    found = view_features(records, towers=small, views=2, cache_dir=tmp_path / "views")
-    assert found.shape == (9, 3, small.image_features)
+    features = view_features(records, towers=small, views=2, cache_dir=tmp_path / "views")
+    assert features.shape == (9, 3, small.image_features)
     with torch.inference_mode():
         plain = small.encode_images(images.decode(records, preprocessing=small.preprocessing))
-    assert torch.allclose(found[:, 0].float(), plain, atol=1e-2)
-    assert not torch.equal(found[:, 1], found[:, 0])
+    assert torch.allclose(features[:, 0].float(), plain, atol=1e-2)
+    assert not torch.equal(features[:, 1], features[:, 0])
 
 
 def test_cached_features_are_not_recomputed(

@@ -49,23 +49,23 @@ def _slow_info_nce(image: Tensor, text: Tensor, labels: Tensor, temperature: flo
 
 
 def test_nt_xent_equals_the_slow_loop(pairs: tuple[Tensor, Tensor]) -> None:
-    found = losses.supervised_nt_xent(*pairs, LABELS, temperature=0.5)
-    assert found.item() == pytest.approx(_slow_nt_xent(*pairs, LABELS, 0.5), rel=1e-5)
+    loss = losses.supervised_nt_xent(*pairs, LABELS, temperature=0.5)
+    assert loss.item() == pytest.approx(_slow_nt_xent(*pairs, LABELS, 0.5), rel=1e-5)
 
 
 def test_nt_xent_by_hand() -> None:
     # Pairs are parallel (cos 1), the two classes orthogonal (cos 0): softplus(-1/t) + softplus(0).
     vectors = torch.eye(2)
-    found = losses.supervised_nt_xent(vectors, vectors, torch.tensor([0, 1]), temperature=0.5)
-    assert found.item() == pytest.approx(math.log1p(math.exp(-2)) + math.log(2), rel=1e-6)
+    loss = losses.supervised_nt_xent(vectors, vectors, torch.tensor([0, 1]), temperature=0.5)
+    assert loss.item() == pytest.approx(math.log1p(math.exp(-2)) + math.log(2), rel=1e-6)
 
 
 def test_nt_xent_of_one_class_has_no_negatives_and_is_finite(pairs: tuple[Tensor, Tensor]) -> None:
     image, text = (part.clone().requires_grad_() for part in pairs)
-    found = losses.supervised_nt_xent(image, text, torch.zeros(5, dtype=torch.int64), temperature=0.07)
-    found.backward()
+    loss = losses.supervised_nt_xent(image, text, torch.zeros(5, dtype=torch.int64), temperature=0.07)
+    loss.backward()
     own = [math.log1p(math.exp(-_cosine(one, other) / 0.07)) for one, other in zip(*pairs, strict=True)]
-    assert found.item() == pytest.approx(sum(own) / 5, rel=1e-4)
+    assert loss.item() == pytest.approx(sum(own) / 5, rel=1e-4)
     assert torch.isfinite(image.grad).all()
 
 
@@ -80,8 +80,8 @@ def test_pairs_of_one_class_do_not_repel(pairs: tuple[Tensor, Tensor]) -> None:
 
 
 def test_info_nce_equals_the_slow_loop(pairs: tuple[Tensor, Tensor]) -> None:
-    found = losses.supervised_info_nce(*pairs, LABELS, temperature=0.5)
-    assert found.item() == pytest.approx(_slow_info_nce(*pairs, LABELS, 0.5), rel=1e-5)
+    loss = losses.supervised_info_nce(*pairs, LABELS, temperature=0.5)
+    assert loss.item() == pytest.approx(_slow_info_nce(*pairs, LABELS, 0.5), rel=1e-5)
 
 
 def test_cosine_distance_by_hand() -> None:

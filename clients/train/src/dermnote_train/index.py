@@ -39,7 +39,7 @@ class IndexRun:
 
 
 class IndexInterrupted(UserError):
-    """A push that ended early; `run` is what was stored before."""
+    """A push that ended early; `run` reports the items stored before."""
 
     def __init__(self, reason: str, *, run: IndexRun, total: int) -> None:
         self.run = run

@@ -1,1 +1,1 @@
-"""What every HTTP service of Dermnote needs: app factory, errors, authentication, limits, logging, settings."""
+"""Shared by all HTTP services of Dermnote: app factory, errors, authentication, limits, logging, settings."""

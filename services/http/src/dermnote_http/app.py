@@ -85,5 +85,5 @@ def start_errors(program: str) -> Iterator[None]:
 
 
 def uvicorn_options(settings: ServiceSettings, **options: Any) -> dict[str, Any]:
-    """uvicorn's options for a service: where it listens, with all logging left to `configure_logging`."""
+    """uvicorn's options for a service: its address, and no log configuration, which `configure_logging` sets up."""
     return {"host": settings.host, "port": settings.port, "log_config": None, **options}

@@ -1,4 +1,4 @@
-"""Who may call: API keys with rate limits or, without keys, loopback only. Logs neither keys nor their names."""
+"""Authentication: API keys with rate limits or, without keys, loopback only. Logs neither keys nor their names."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address

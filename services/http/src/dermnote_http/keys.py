@@ -165,7 +165,7 @@ def add_key(path: Path, name: str, *, per_minute: int | None = None) -> str:
 
 
 def remove_key(path: Path, name: str) -> None:
-    """Remove a key from the file. Raises KeysInvalid, also for a name that is not there."""
+    """Remove a key from the file. Raises KeysInvalid, also for an unknown name."""
 
     def remove(text: str) -> str:
         if name not in {key.name for key in parse_keys(text, source=str(path))}:

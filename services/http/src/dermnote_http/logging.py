@@ -22,7 +22,7 @@ def configure_logging(log_format: Literal["text", "json"] = "text") -> None:
     as_json = log_format == "json"
     handler.setFormatter(JsonFormatter(TEXT, rename_fields=JSON_FIELDS) if as_json else logging.Formatter(TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for name in ("httpx", "httpcore"):  # each request to the engine would be a line
+    for name in ("httpx", "httpcore"):  # otherwise a line per request to the engine
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -1,4 +1,4 @@
-"""Problem+json in a service's OpenAPI document. FastAPI alone would document a 422 of its own."""
+"""Problem+json in a service's OpenAPI document. FastAPI alone would document its own 422 response."""
 
 from collections.abc import Sequence
 from typing import Any

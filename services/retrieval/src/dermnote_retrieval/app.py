@@ -21,7 +21,7 @@ from dermnote_retrieval.runtime.shutdown import CLOSING_S, DrainingServer, Rejec
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings
 
-# What still runs once the drain is over is cut off.
+# Requests that still run after the drain are cancelled.
 AFTER_DRAIN_S = 1
 DESCRIPTION = "Items in, ranked hits out. Errors are application/problem+json with a stable code."
 

@@ -104,7 +104,7 @@ def model_source(settings: Settings) -> ModelSource:
 
 
 def _remove_checkpoint(data_dir: Path) -> None:
-    """Delete what 0.1 left: it takes as much space as the vectors, and would be out of date if 0.1 read it again."""
+    """Delete index files of version 0.1, which are as large as the vectors and out of date if 0.1 ever reads them."""
     for name in CHECKPOINT_FOLDERS:
         if (data_dir / name).is_dir():
             log.info("removing the index checkpoint %s of an older version", data_dir / name)

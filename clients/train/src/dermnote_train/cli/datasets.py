@@ -100,7 +100,7 @@ def print_presences(reading: Reading) -> None:
                     one.path,
                     *(f"{share:.0%}" for share in (one.filled, *(one.by_class[name] for name in classes))),
                     f"{one.cramers_v:.2f}",
-                    "YES" if one.tells else "no",
+                    "YES" if one.reveals_class else "no",
                 )
                 for one in sorted(reading.presences, key=lambda one: -one.cramers_v)
             ],

@@ -1,4 +1,4 @@
-"""What several commands share: options, the services, and reading a data set."""
+"""Shared by several commands: options, service clients, and reading a data set."""
 
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +53,7 @@ def retrieval_service() -> RetrievalService:
 
 
 def notes_path(dataset: str) -> Path:
-    """Where dermnote notes writes the notes of a data set by default."""
+    """Default folder in which `dermnote notes` writes the notes of a data set."""
     return Settings().dermnote_home / "notes" / dataset / "notes.parquet"
 
 

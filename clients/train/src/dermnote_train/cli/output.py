@@ -26,7 +26,7 @@ EPOCH = re.compile(r" \d+/\d+$")
 
 
 def console() -> Console:
-    """The terminal; a fixed width where there is none."""
+    """The terminal; a fixed width without one."""
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL)
 

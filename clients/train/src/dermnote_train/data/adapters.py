@@ -41,7 +41,7 @@ class Reading:
     labels: Path | None
     unused_columns: tuple[str, ...]
     presences: tuple[Presence, ...] = ()
-    """How often each partly filled fact is present, before any was dropped."""
+    """Presence of each partly filled fact, before any was dropped."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Number of skipped rows by reason, where a data set does not only contain lesions with a diagnosis."""
     left_out: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool 
     reader = _row_reader(layout, table, folder, name=name, labels=given, leaky_fields=leaky_fields)
     records, faults, skipped = reader.read_all(table)
     found = presences(records)
-    revealing = () if leaky_fields else tuple(one.path for one in found if one.tells)
+    revealing = () if leaky_fields else tuple(one.path for one in found if one.reveals_class)
     known = () if leaky_fields else layout.leaky_paths(table.columns)
     synthetic = _is_synthetic(table)
     used = {*layout.facts.values(), *layout.image, *layout.group, *layout.diagnoses, *layout.passes_over, "synthetic"}

@@ -37,7 +37,7 @@ class GivenLabel:
 
 def class_of(diagnosis: str) -> str:
     """The class code of a canonical diagnosis; a class without a code keeps its name."""
-    class_name = diagnoses()[diagnosis].klass
+    class_name = diagnoses()[diagnosis].class_name
     return CODE_OF.get(class_name, class_name)
 
 

@@ -26,8 +26,8 @@ MAX_P = 0.001
 class Presence:
     """Share of records in which a field is filled, overall and by class, and its association with the class.
 
-    `cramers_v`: 0 (none) to 1; `p_value`: of the chi-squared test of independence; `tells`: both pass their limits, so
-    the field reveals the class.
+    `cramers_v`: 0 (none) to 1; `p_value`: of the chi-squared test of independence; `reveals_class`: both
+    pass their limits.
     """
 
     path: str
@@ -35,7 +35,7 @@ class Presence:
     by_class: Mapping[str, float]
     cramers_v: float
     p_value: float
-    tells: bool
+    reveals_class: bool
 
 
 def presences(records: Sequence[Record]) -> tuple[Presence, ...]:
@@ -59,7 +59,9 @@ def _presence(
         test = chi2_contingency(counts, correction=False)
         v, p_value = float(np.sqrt(test.statistic / len(has))), float(test.pvalue)
     by_class = {name: float(row[0] / row.sum()) for name, row in zip(classes, counts, strict=True)}
-    return Presence(path, float(has.mean()), by_class, v, p_value, tells=v >= MIN_V and p_value < MAX_P / fields)
+    return Presence(
+        path, float(has.mean()), by_class, v, p_value, reveals_class=v >= MIN_V and p_value < MAX_P / fields
+    )
 
 
 def without(records: Sequence[Record], paths: Sequence[str]) -> tuple[Record, ...]:

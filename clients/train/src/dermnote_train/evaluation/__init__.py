@@ -1,1 +1,1 @@
-"""What a trained model is worth: metrics, bootstrap intervals and subgroups."""
+"""Evaluation of a trained model: metrics, bootstrap intervals and subgroups."""

@@ -14,7 +14,7 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better the first arm is: the mean over seeds with its 95 % interval, and a two-sided p-value.
+    """Difference between two arms (first - second): mean over seeds with 95 % interval, and a two-sided p-value.
 
     `p_value`: twice the share of resamples on the other side of zero, never 0.
     """
@@ -110,7 +110,7 @@ class GroupBootstrap:
 
 
 def _mean_of_known(values: Floats, *, axis: int) -> Floats:
-    """The mean of what is not NaN along an axis; NaN where nothing is known."""
+    """The mean of the values that are not NaN along an axis; NaN where nothing is known."""
     known = ~np.isnan(values)
     counts = known.sum(axis=axis)
     sums = np.where(known, values, 0.0).sum(axis=axis)
@@ -120,7 +120,7 @@ def _mean_of_known(values: Floats, *, axis: int) -> Floats:
 
 @lru_cache(maxsize=4)
 def _resample_weights(groups: tuple[str, ...], resamples: int, seed: int) -> Floats:
-    """How often each resample contains each image, [resamples, n]. Many metrics of a study share these weights."""
+    """Count of each image in each resample, [resamples, n]. Many metrics of a study share these weights."""
     _, group_of = np.unique(np.asarray(groups), return_inverse=True)
     count = int(group_of.max()) + 1
     counts = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)

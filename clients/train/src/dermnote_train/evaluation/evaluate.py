@@ -153,7 +153,7 @@ def _subgroups(
     for (field, value), rows in subgroups(records).items():
         own, classes = bootstrap.subset(rows), len(np.unique(labels[rows]))
         if classes < 2:
-            continue  # accuracy within a single class says nothing
+            continue  # accuracy within a single class is meaningless
 
         def accuracy(sample: Ints, rows: Ints = rows) -> float:
             return balanced_accuracy(labels[rows[sample]], predicted[rows[sample]])

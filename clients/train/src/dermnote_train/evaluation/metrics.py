@@ -34,7 +34,7 @@ def f1_macro(labels: Ints, predicted: Ints) -> float:
 
 
 def kappa_linear(labels: Ints, predicted: Ints) -> float:
-    """Cohen's kappa with linear weights; NaN if only one class occurs, since agreement then means nothing."""
+    """Cohen's kappa with linear weights; NaN if only one class occurs, since agreement is then meaningless."""
     if len(np.union1d(labels, predicted)) < 2:
         return float("nan")
     return float(cohen_kappa_score(labels, predicted, weights="linear"))

@@ -1,4 +1,4 @@
-"""The metrics of one evaluation, and their JSON form. Values only."""
+"""The metrics of one evaluation, and their JSON form."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Subgroups of records by sex, age band, skin type and site. Values in, values out."""
+"""Subgroups of records by sex, age band, skin type and site. Pure functions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Table rows for the command line and the report: metrics with interval and chance, formatted. Values in, text out."""
+"""Table rows for the command line and the report: metrics with interval and chance, formatted. Pure functions."""
 
 import math
 from dataclasses import dataclass, replace

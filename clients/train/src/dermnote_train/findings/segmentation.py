@@ -1,4 +1,4 @@
-"""Lesion segmentation by colour difference from the surrounding skin; refuses doubtful results with a reason."""
+"""Lesion segmentation by colour difference from the surrounding skin; rejects doubtful results with a reason."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -43,7 +43,7 @@ OUTLINE_COLOUR, RIM_COLOUR = (0, 230, 60), (40, 60, 200)
 
 @dataclass(frozen=True)
 class ImageFindings:
-    """The findings of an image. `why_not`: why there are none; then `measures` is None and `findings` is empty."""
+    """The findings of an image. `why_not`: why none were measured; `measures` is then None, `findings` empty."""
 
     image_id: str
     findings: Findings

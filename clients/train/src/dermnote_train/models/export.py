@@ -59,8 +59,8 @@ def export_model(
 ) -> Path:
     """Export a trained model: its towers, and one folded linear layer per branch. Returns models_dir/name.
 
-    Of a model trained with notes, both vectors are 128 wide and aligned. Of one trained on images alone, the text
-    vectors are the text tower's features and not aligned. `synthetic`: trained on drawn images. `card`: copied as
+    A model trained with notes gives aligned image and text vectors of 128 values. If it was trained on images alone,
+    its text vectors are the text tower's features, not aligned. `synthetic`: trained on drawn images. `card`: copied as
     README.md.
     """
     head = model.head

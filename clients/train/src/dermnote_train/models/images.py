@@ -1,4 +1,4 @@
-"""Images as the model sees them: decoded once, small, uint8, with the pixels that the retrieval service would see.
+"""Decodes images once into small uint8 tensors, with the same pixels as in the retrieval service.
 
 Follows dermnote_contracts.manifest.Preprocessing up to the scaling to 0..1, which the model does itself.
 """

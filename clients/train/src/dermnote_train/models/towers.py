@@ -52,7 +52,7 @@ _MEAN, _STD = 127 / 255, 128 / 255  # EfficientNet-Lite was trained with mean 12
 
 @dataclass(frozen=True)
 class Description:
-    """What an export needs: the folder of the tokenizer files, and open_clip's model configuration.
+    """Inputs of an export: the folder of the tokenizer files, and open_clip's model configuration.
 
     In `model_cfg`, "." stands for the folder that the model is exported to.
     """
@@ -95,7 +95,7 @@ class Towers(nn.Module):
 
     @property
     def description(self) -> Description:
-        """What an export needs. Raises UserError for a hub model, whose files are not at hand."""
+        """Inputs of an export. Raises UserError for a hub model, whose files are not available."""
         if self._description is None:
             raise UserError("a hub model can't be exported; copy it to a folder and train with local-dir:FOLDER")
         return self._description

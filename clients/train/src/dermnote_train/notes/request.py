@@ -21,7 +21,7 @@ MIN_PAUSE_S, MAX_PAUSE_S = 0.05, 1.0
 
 @dataclass(frozen=True)
 class NotesPlan:
-    """How to request notes. `seed` and the image id determine the seed of each note, so that a run is reproducible.
+    """Settings of the note requests. `seed` and the image id determine each note's seed, so that a run is reproducible.
 
     `on_unfaithful="keep"` accepts the language model's text whatever the verifier reports.
     """

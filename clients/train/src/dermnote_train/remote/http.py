@@ -173,7 +173,7 @@ def _attempts(patience_s: float) -> Iterator[stamina.Attempt]:
     """Attempts while the connection fails or the service is busy; a single one without patience."""
 
     def backoff(error: Exception) -> bool | float:
-        """Whether to retry; for a busy service with Retry-After, after how many seconds."""
+        """Whether to retry, and after how many seconds if a busy service sends Retry-After."""
         if not isinstance(error, _Busy):
             return isinstance(error, CONNECTION_ERRORS)
         delay_s = _retry_after_s(error.response)

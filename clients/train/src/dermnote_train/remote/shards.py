@@ -12,7 +12,7 @@ from typing import Any
 class NewItem:
     """An item to store. `item_id` has no dot, because a WebDataset key ends at the first dot; `suffix`: jpg, png, webp.
 
-    `image_vector` and `note_vector` are embeddings by the model `model`; the service embeds what has no vector.
+    `image_vector` and `note_vector` are embeddings by the model `model`; without them the service computes them.
     """
 
     item_id: str

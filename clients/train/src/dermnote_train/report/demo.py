@@ -116,7 +116,7 @@ def _share(part: int, total: int) -> str:
 
 
 def _note_samples(result: DemoResult) -> list[dict[str, object]]:
-    """Held-out records with their notes word for word: one per class, preferring the language model's own text."""
+    """Held-out records with the exact text of their notes: one per class, preferring the language model's own text."""
     rows: dict[str, NoteRow] = {row.image_id: row for row in result.notes.rows}
     samples = []
     for name in result.dataset.classes[:SAMPLES]:

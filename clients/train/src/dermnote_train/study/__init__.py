@@ -1,1 +1,1 @@
-"""The study of arXiv 2511.21827: do notes help, by how much, and is it true? Cells, predictions and figures."""
+"""The study of arXiv 2511.21827: whether notes help, by how much, and with what certainty."""

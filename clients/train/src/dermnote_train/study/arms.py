@@ -1,4 +1,4 @@
-"""The arms of the study: what each is trained with besides the images. Values in, values out."""
+"""The arms of the study: the texts that each is trained with, in addition to the images. Pure functions."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ BlindedSet = Literal["G-blinded", "G-findings-blinded"]
 
 @dataclass(frozen=True)
 class NoteSet:
-    """How the notes of one kind are written. `findings`: they state the findings measured in the image.
+    """The notes of one kind. `findings`: they state the findings measured in the image.
 
     `class_only`: written from the diagnosis alone, as the paper does for P2. `copies`: how many notes are written from
     equal facts; further images share them in turn. None: every image has its own note.
@@ -40,7 +40,7 @@ class NoteSet:
 
     @property
     def scope(self) -> FactScope:
-        """What its notes may state; M, P1 and P2 state the diagnosis alone."""
+        """The facts that its notes may state; M, P1 and P2 state the diagnosis alone."""
         return FactScope(
             diagnosis=not self.hides_diagnosis,
             findings=self.findings,

@@ -1,6 +1,6 @@
 """The facts that a study's notes may state: those that every data set has, so that notes do not reveal their source.
 
-Also the same facts without words: as a list, and as a table of numbers. Values in, values out.
+Also the same facts without words: as a list, and as a table of numbers. Pure functions.
 """
 
 from collections import Counter
@@ -55,7 +55,7 @@ class FactScope:
 
 
 def list_facts(record: Record, *, scope: FactScope) -> str:
-    """What a note of a record may state, as a list: "age: 45; anatomical site: back"."""
+    """The facts that a note of a record may state, as text: "age: 45; anatomical site: back"."""
     facts = {name: value for name, value in record.metadata.given().items() if scope.includes(name)}
     return "; ".join(f"{_label(path)}: {_text(value)}" for path, value in walk(facts)) or "nothing recorded"
 
@@ -75,9 +75,9 @@ def has_facts(record: Record, *, blinded: bool, findings: bool) -> bool:
 
 
 class FactTable:
-    """Facts without the diagnosis as numbers: one column per value in the training records, 1 where a record has it.
+    """Facts without the diagnosis as numbers: one-hot columns for the values in the training records.
 
-    Ages are one column per decade, and a number (years / 100). Values that no training record has are ignored.
+    An age has a column per decade, and one with years / 100. Values that no training record has are ignored.
     """
 
     def __init__(self, records: Sequence[Record], *, findings: bool) -> None:

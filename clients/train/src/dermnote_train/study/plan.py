@@ -1,4 +1,4 @@
-"""The plan of a study: domains, routes between them, arms and seeds. Values only, and their TOML form."""
+"""The plan of a study: domains, routes between them, arms and seeds. With its TOML form."""
 
 import re
 import tomllib

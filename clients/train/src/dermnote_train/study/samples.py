@@ -22,7 +22,7 @@ DRAWN, SHOWN = 40, 3
 
 @dataclass(frozen=True)
 class Sample:
-    """A drawn lesion and its notes by note set, word for word."""
+    """A drawn lesion and the text of its note in each note set."""
 
     record: Record
     notes: dict[str, NoteRow]

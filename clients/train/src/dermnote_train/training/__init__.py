@@ -1,1 +1,1 @@
-"""The training loop and what belongs to it: losses, augmentation, sampling, distribution and resume."""
+"""The training loop with its parts: losses, augmentation, sampling, distribution and resume."""

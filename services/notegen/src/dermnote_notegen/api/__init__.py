@@ -1,1 +1,1 @@
-"""Routes: parse the request, call one thing, return its answer. No domain decisions here."""
+"""The API process: routes that parse a request, call one function and return its result; no domain logic."""

@@ -1,4 +1,4 @@
-"""The API process: settings in, app out. It needs Redis and no model."""
+"""The API process: app factory and entry point. Needs Redis, but no language model."""
 
 import uvicorn
 from fastapi import FastAPI

@@ -60,7 +60,7 @@ def get_batch_notes(batch_id: str, jobs: JobsDep, caller: CallerDep) -> Response
 
 @router.delete("/batches/{batch_id}")
 def cancel_batch(batch_id: str, jobs: JobsDep, caller: CallerDep) -> Batch:
-    """Cancel what has not ended."""
+    """Cancel the notes that have not ended."""
     return jobs.cancel_batch(batch_id, owner=caller.name)
 
 

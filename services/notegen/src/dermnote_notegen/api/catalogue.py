@@ -44,7 +44,7 @@ def get_priors(priors: PriorsDep) -> PriorsInfo:
 
 @router.get("/priors/{diagnosis}")
 def get_prior(diagnosis: str, priors: PriorsDep) -> Prior:
-    """What is typical of one diagnosis; its name in any accepted spelling."""
+    """The clinical prior of one diagnosis, given in any accepted spelling."""
     try:
         return priors[vocabularies()["diagnosis"].normalise(diagnosis)]
     except (UnknownTerm, KeyError) as error:

@@ -37,8 +37,8 @@ def queue_errors() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """The queue now, and everything that ever ended in this Redis.
+class QueueStatistics:
+    """The present state of the queue, and counts of all notes that ever ended in this Redis.
 
     `ended`: notes by status; `texts`: texts of finished notes by source (llm, template).
     """
@@ -142,11 +142,11 @@ class Jobs:
         body = self._redis.get(MODEL)
         return None if body is None else ModelInfo.model_validate_json(body)
 
-    def figures(self) -> Figures:
-        """The numbers behind /metrics; raises QueueUnavailable."""
+    def statistics(self) -> QueueStatistics:
+        """The values of /metrics; raises QueueUnavailable."""
         with queue_errors():
             ended, texts = self.store.ended_counts()
-            return Figures(
+            return QueueStatistics(
                 waiting=self._queue.waiting(),
                 running=self._queue.running(),
                 workers=self._queue.workers_alive(),

@@ -17,24 +17,24 @@ class JobsCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         try:
-            figures = self._jobs.figures()
+            statistics = self._jobs.statistics()
         except QueueUnavailable:
             yield GaugeMetricFamily("dermnote_notegen_redis_up", "1 while Redis responds", value=0)
             return
         yield GaugeMetricFamily("dermnote_notegen_redis_up", "1 while Redis responds", value=1)
-        yield GaugeMetricFamily("dermnote_notegen_workers", "Workers with a fresh heartbeat", value=figures.workers)
+        yield GaugeMetricFamily("dermnote_notegen_workers", "Workers with a fresh heartbeat", value=statistics.workers)
         by_state = GaugeMetricFamily("dermnote_notegen_jobs", "Notes waiting and running", labels=["state"])
-        by_state.add_metric(["waiting"], figures.waiting)
-        by_state.add_metric(["running"], figures.running)
+        by_state.add_metric(["waiting"], statistics.waiting)
+        by_state.add_metric(["running"], statistics.running)
         yield by_state
         bytes_ = GaugeMetricFamily(
             "dermnote_notegen_redis_bytes", "Memory of Redis: used, limit (0: none)", labels=["what"]
         )
-        bytes_.add_metric(["used"], figures.memory.used)
-        bytes_.add_metric(["limit"], figures.memory.limit)
+        bytes_.add_metric(["used"], statistics.memory.used)
+        bytes_.add_metric(["limit"], statistics.memory.limit)
         yield bytes_
-        yield _counter("notes_ended", "Ended notes by status", "status", figures.ended)
-        yield _counter("texts", "Texts of finished notes by source", "source", figures.texts)
+        yield _counter("notes_ended", "Ended notes by status", "status", statistics.ended)
+        yield _counter("texts", "Texts of finished notes by source", "source", statistics.texts)
 
     def describe(self) -> list[Metric]:
         """Empty: registration must not need Redis, which may not be up yet."""

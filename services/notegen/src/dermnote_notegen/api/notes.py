@@ -28,7 +28,7 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 
 
 class Preview(BaseModel):
-    """`prompt`: the text before the model's own words, null without a model; `facts`: what the note must state.
+    """The prompt of a note. `prompt`: null for a strategy without a model; `facts`: the facts that the note must state.
 
     `grammar`: the GBNF that the text must follow, null if the model writes freely. Wordings are drawn with
     `options.seed`, or 0.

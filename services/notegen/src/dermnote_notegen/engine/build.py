@@ -1,4 +1,4 @@
-"""From settings to a running engine: which weights, how large a cache, and what to log about it."""
+"""Builds the engine from the settings: selects the weights, sizes the cache, and logs the result."""
 
 import logging
 

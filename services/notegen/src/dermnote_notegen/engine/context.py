@@ -7,7 +7,7 @@ from dermnote_notegen.engine.sampling import Logits
 
 
 class CacheFull(Exception):
-    """The batch needs more free cells than there are; the cache is unchanged."""
+    """The batch needs more free cells than are available; the cache is unchanged."""
 
 
 class ContextBroken(Exception):

@@ -1,4 +1,4 @@
-"""What a sequence generates: from logits to the next tokens, until it ends. Independent of batching and llama.cpp."""
+"""Decoding of a sequence: from logits to the next tokens, until it ends. Independent of batching and llama.cpp."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -187,7 +187,7 @@ class SegmentedDecoder:
         return Continuation([], ended=True)
 
     def _continue_to(self, tokens: list[int]) -> Continuation:
-        """What leads from the tokens returned so far to `tokens`.
+        """The step from the tokens returned so far to `tokens`.
 
         A stop text may have removed some of those, or left nothing to add. Then all of `tokens` follow the prompt
         again; a cache that shares prefixes still holds the common part.

@@ -159,7 +159,7 @@ class PrefixCache:
         return branch
 
     def undo_extend(self, anchor: Node, branch: Branch) -> None:
-        """Give back what `extend` returned for `anchor`."""
+        """Undo `extend`, which returned a branch for `anchor`."""
         if branch is anchor.branch:
             branch.tip = anchor
         else:

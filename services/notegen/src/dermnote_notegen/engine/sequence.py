@@ -16,7 +16,7 @@ RESERVED_SHARE = 0.5
 
 
 class Outcome(Enum):
-    """How a sequence ended; the values are labels of the metric `dermnote_engine_requests_total`."""
+    """Outcome of a sequence; the values are labels of the metric `dermnote_engine_requests_total`."""
 
     COMPLETED = "written"
     CANCELLED = "stopped"

@@ -61,7 +61,7 @@ class Cancellation:
         return time.monotonic() > self._deadline
 
     def cancelled(self) -> bool:
-        """True once nobody waits for the response."""
+        """Whether the client has disconnected."""
         return self.disconnected or self.expired()
 
     async def watch(self, request: Request) -> None:

@@ -1,6 +1,6 @@
 """Note records in Redis: the request, state and result of each note, and the notes of each batch.
 
-The record is the truth about a note; RQ only schedules the work. A note ends in one atomic step that only the first
+The record is authoritative for a note; RQ only schedules the work. A note ends in one atomic step that only the first
 caller wins, so it ends exactly once, however often its job runs.
 """
 
@@ -129,7 +129,7 @@ class NoteStore:
         return bool(self._end_once(keys=keys, args=[status, _now(), notes, error, self._note_ttl_s, *sources]))
 
     def memory(self) -> Memory:
-        """Read Redis' own memory figures."""
+        """Read Redis' memory usage and limit."""
         info = self._redis.info("memory")
         return Memory(used=int(info["used_memory"]), limit=int(info["maxmemory"]))
 

@@ -1,7 +1,7 @@
 """Extracts the claims of a text about patient and lesion, with position, negation, and whether they are typical.
 
 Works sentence by sentence: numbers by pattern, histories by clauses, the rest by the lexicon. Unknown words are claims
-too ("unrecognised"), so that nothing passes unread. Pure; independent of the facts.
+too ("unrecognised"), so that nothing passes unread. Pure functions, independent of the facts.
 """
 
 import itertools

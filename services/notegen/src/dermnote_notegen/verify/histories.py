@@ -1,4 +1,4 @@
-"""Extracts histories of melanoma, personal and in the family. Pure; independent of the facts.
+"""Extracts histories of melanoma, personal and in the family. Pure functions, independent of the facts.
 
 A history is a run of certain words ("there is melanoma in his family, but he himself has never had one"). A run is
 split into clauses, each with a bearer (family or patient), affirmed or denied.

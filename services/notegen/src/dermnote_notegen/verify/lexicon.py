@@ -39,7 +39,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a phrase claims: a field ("site", "symptoms.itch", "never.treatment", "neutral") and its value."""
+    """The claim of a phrase: a field ("site", "symptoms.itch", "never.treatment", "neutral") and its value."""
 
     field: str
     value: str
@@ -211,7 +211,7 @@ class Lexicon:
 
 
 def _joined(text: str, part: list[Word]) -> tuple[int, int]:
-    """How many words are separated only by a space, hyphen, slash or comma, and how many precede the first comma."""
+    """Number of words separated only by a space, hyphen, slash or comma, and number of those before the first comma."""
     together = 0
     for number, (left, right) in enumerate(itertools.pairwise(part), start=1):
         between = text[left.end : right.start]

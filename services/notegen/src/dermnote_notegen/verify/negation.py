@@ -1,4 +1,4 @@
-"""Negation: what a sentence denies, before and after the denied words. Pure; independent of the facts."""
+"""Negation: what a sentence denies, before and after the denied words. Pure functions, independent of the facts."""
 
 import re
 
@@ -30,7 +30,7 @@ AFFIRMED_AFTER = re.compile(
 )
 JOINED = ("or", "nor", "and")
 OR = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
-# "Elevation, pain and itching are lacking".
+# "Elevation, pain and itching are absent".
 ALL_DENIED_AFTER = re.compile(
     r"(?:,? (?:and |or )?(?!is\b|are\b|was\b|were\b|whereas\b|but\b|while\b)[\w-]+|/[\w-]+){1,4}"
     r"(?: (?:(?:are|were) (?:all |both |each )?|all |both )"
@@ -135,5 +135,5 @@ def is_denied_likewise(text: str, start: int) -> bool:
 
 
 def is_denied_with_others(match: Match, text: str) -> bool:
-    """ "Elevation, pain and itching are lacking": for all but the last noun."""
+    """True for all but the last noun of "elevation, pain and itching are absent"."""
     return match.words[-1] in role("symptom_nouns") and ALL_DENIED_AFTER.match(text, match.end) is not None

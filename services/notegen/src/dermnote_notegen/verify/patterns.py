@@ -1,4 +1,4 @@
-"""Claims found by pattern (ages, sizes, skin types), and histories. Pure; independent of the facts."""
+"""Claims found by pattern (ages, sizes, skin types), and histories. Pure functions, independent of the facts."""
 
 import re
 from collections.abc import Iterator

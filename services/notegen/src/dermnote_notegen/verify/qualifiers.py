@@ -1,4 +1,4 @@
-"""Qualifiers: function words that change the meaning of the phrase next to them. Pure; independent of the facts.
+"""Qualifiers: function words that change the meaning of the next phrase. Pure functions, independent of the facts.
 
 "Another melanoma", "near the nose", "not denied", "more than 6 mm", "the typical veil is present": each word is known
 and true by itself, but the whole claims something that was not given.

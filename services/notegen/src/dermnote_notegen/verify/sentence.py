@@ -1,4 +1,4 @@
-"""Relations between the phrases of a sentence: its subject, and which finding words belong together. Pure."""
+"""Relations between the phrases of a sentence: its subject, and which finding words belong together. Pure functions."""
 
 import itertools
 import re

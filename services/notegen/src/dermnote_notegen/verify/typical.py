@@ -1,4 +1,4 @@
-"""What is typical of a diagnosis, as sets of words to match a text's finding words against. Pure."""
+"""Typical findings of a diagnosis, as sets of words to match a text's finding words against. Pure functions."""
 
 import itertools
 import re

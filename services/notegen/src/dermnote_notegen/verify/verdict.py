@@ -1,4 +1,4 @@
-"""The verdict: checks every claim of a text against the facts, and that every fact is stated. Pure."""
+"""The verdict: checks every claim of a text against the facts, and that every fact is stated. Pure functions."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -240,7 +240,7 @@ def _stated_value(claim: TextClaim) -> str:
 def _broader(name: str, given: str) -> set[str]:
     """Broader terms that include the given one: true, but they don't state the fact."""
     if name == "diagnosis":
-        return {diagnoses()[given].klass}
+        return {diagnoses()[given].class_name}
     return _regions(given) if name == "site" else set()
 
 

@@ -1,4 +1,4 @@
-"""Builds the lexicon: vocabularies, the priors' findings and words/*.toml as phrases with meanings. Pure."""
+"""Builds the lexicon: vocabularies, the priors' findings and words/*.toml as phrases with meanings. Pure functions."""
 
 import itertools
 import re

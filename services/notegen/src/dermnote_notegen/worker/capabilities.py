@@ -1,4 +1,4 @@
-"""What a remote OpenAI-compatible server supports, found by probing it. Independent of connections."""
+"""Capabilities of a remote OpenAI-compatible server, found by probing it. Opens no connections itself."""
 
 import math
 import time
@@ -23,7 +23,7 @@ PROBE_TEXT = "zxqj7"
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a remote server accepts. `grammar_field`: None without grammars; `extra_sampling`: top_k and min_p.
+    """Fields that a remote server accepts. `grammar_field`: None without grammars; `extra_sampling`: top_k and min_p.
 
     `valid_until` (time.monotonic()): when to probe again because the server's answers were inconclusive.
     """
@@ -34,7 +34,7 @@ class Capabilities:
 
     @property
     def expired(self) -> bool:
-        """True when it is time to probe again."""
+        """Whether the server must be probed again."""
         return time.monotonic() > self.valid_until
 
     def body(self, request: CompletionRequest, *, model: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class ProbeAnswer:
 def probe(send: Callable[[dict[str, Any]], ProbeAnswer], *, model: str, retry_after_s: float) -> Capabilities:
     """Request a text that only a grammar can produce, in each known grammar field, and the extra sampling settings.
 
-    `retry_after_s`: how long inconclusive answers are valid. Raises whatever `send` does.
+    `retry_after_s`: how long inconclusive answers are valid. Passes on the errors of `send`.
     """
     body = {"model": model, "prompt": "Say a word:", "max_tokens": 8, "temperature": 0.0}
     grammar = f'root ::= "{PROBE_TEXT}"'

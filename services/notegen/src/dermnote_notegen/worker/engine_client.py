@@ -46,7 +46,7 @@ DROPPED = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProt
 class EngineLock:
     """Reader-writer lock on the engine, across a node's processes: requests share it, or one holds it exclusively.
 
-    Made of two file locks beside the engine's socket, which the kernel releases when their holder exits. Every request
+    Made of two file locks next to the engine's socket, which the kernel releases when their holder exits. Every request
     passes the gate and then holds the floor. An exclusive request closes the gate first, so that a stream of shared
     ones can't starve it.
     """

@@ -149,7 +149,7 @@ class Supervisor:
             process.start()
 
     def poll(self) -> dict[str, int]:
-        """Wait for POLL_S, then restart what is due. Returns the exit codes of processes that exited, by name.
+        """Wait for POLL_S, then restart the processes that are due. Returns the exit codes by name of exited processes.
 
         A second stop signal kills all processes and raises SystemExit.
         """

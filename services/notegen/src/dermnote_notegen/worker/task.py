@@ -30,7 +30,7 @@ REDIS_TIMEOUT_S = 30  # longer than a worker blocks for a job
 
 @dataclass(frozen=True)
 class Runtime:
-    """What jobs need. Built once in the supervisor and inherited by each worker, which opens its own connections."""
+    """Shared by all jobs: built once in the supervisor, inherited by each worker, which opens its own connections."""
 
     settings: Settings
     redis: Redis

@@ -78,7 +78,7 @@ class _Job:
 
     @property
     def prior(self) -> Prior | None:
-        """What is typical of the diagnosis; None for a blinded note."""
+        """The clinical prior of the diagnosis; None for a blinded note."""
         return self.writer.priors.get(self.facts.diagnosis or "")
 
     def draft(self, *, seeds: Iterator[int], taken: set[str]) -> Draft:

@@ -1,1 +1,1 @@
-"""From a request to what the model receives: strategies, clinical priors, prompts and grammars. Pure."""
+"""From a request to what the model receives: strategies, clinical priors, prompts and grammars. Pure functions."""

@@ -1,4 +1,4 @@
-"""The note grammar (strategy G): a request's facts and its diagnosis's priors as one phrase grammar. Pure.
+"""The note grammar (strategy G): a request's facts and its diagnosis's priors as one phrase grammar. Pure functions.
 
 Every text of the grammar states each fact once and nothing else, except findings typical of the diagnosis, worded as
 typical. Sampled without those, it is the fallback of every strategy. Strategy M's template is here too.
@@ -50,8 +50,8 @@ def write_template(facts: Mapping[str, Any]) -> str:
     rules: Rules = dict(prompt_file("M").wordings)
     rules |= {
         "a_superclass": [article(diagnosis.superclass)],
-        "klass": [written(diagnosis.klass)],
-        "subclass": _optional(None if diagnosis.name == diagnosis.klass else written(diagnosis.name)),
+        "class_name": [written(diagnosis.class_name)],
+        "subclass": _optional(None if diagnosis.name == diagnosis.class_name else written(diagnosis.name)),
     }
     return next(resolve(rules).texts())
 

@@ -1,4 +1,4 @@
-"""Builds the prompt: a request's facts as text, grammar and sampling settings for the model. Pure."""
+"""Builds the prompt: a request's facts as text, grammar and sampling settings for the model. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -114,7 +114,7 @@ def choose_examples(examples: Sequence[Example], *, diagnosis: str | None) -> Se
         if "diagnosis" not in example.facts:
             return 0
         one, other = known[diagnosis], known[example.facts["diagnosis"]]
-        return (one.klass != other.klass) + (one.superclass != other.superclass)
+        return (one.class_name != other.class_name) + (one.superclass != other.superclass)
 
     return sorted(sorted(examples, key=distance)[:MAX_EXAMPLES], key=distance, reverse=True)
 
@@ -144,7 +144,7 @@ def _facts_line(facts: Mapping[str, Any], *, names_class: bool = False) -> str:
     rest = _labelled({name: value for name, value in facts.items() if name not in ("age", "sex")})
     if names_class and "diagnosis" in facts:
         diagnosis = diagnoses()[facts["diagnosis"]]
-        rest = [f"superclass {diagnosis.superclass}", f"class {diagnosis.klass}", *rest]
+        rest = [f"superclass {diagnosis.superclass}", f"class {diagnosis.class_name}", *rest]
     return "; ".join([*person, *rest])
 
 

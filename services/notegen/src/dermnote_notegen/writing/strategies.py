@@ -1,4 +1,4 @@
-"""Strategies: the facts each one puts into a note, and the requests it rejects. Pure."""
+"""Strategies: the facts each one puts into a note, and the requests it rejects. Pure functions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""An encoder without weights, to try and test the whole service: colours and words.
+"""An encoder without weights, for trials and tests of the service: colours and words.
 
 Images become shares of named colours. Texts become hashed word counts; in the aligned variant a colour's name maps to
 that colour's dimension, so that "red lesion" finds red images.

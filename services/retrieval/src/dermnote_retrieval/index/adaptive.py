@@ -162,7 +162,7 @@ class AdaptiveIndex:
         return tuned is None or not tuned.size / OUTGROWN <= size <= tuned.size * OUTGROWN
 
     def shrink(self) -> bool:
-        """Return to exact search if the index has become small enough; whether it did."""
+        """Return to exact search if the index has become small enough; returns whether it did."""
         with self._lock:
             small = self._tuned is not None and len(self) <= self._limits.flat_vectors // 2
             if small:

@@ -33,10 +33,10 @@ class IdMap:
 
     def rows(self, numbers: Sequence[int] | Numbers) -> npt.NDArray[np.int64]:
         """The row of each number; MISSING for unknown numbers."""
-        wanted = np.asarray(numbers, dtype=np.int64)
-        known = (wanted >= 0) & (wanted < len(self._row))
-        rows = np.full(len(wanted), MISSING, np.int64)
-        rows[known] = self._row[wanted[known]]
+        given = np.asarray(numbers, dtype=np.int64)
+        known = (given >= 0) & (given < len(self._row))
+        rows = np.full(len(given), MISSING, np.int64)
+        rows[known] = self._row[given[known]]
         return rows
 
     def append(self, numbers: Sequence[int] | Numbers) -> None:

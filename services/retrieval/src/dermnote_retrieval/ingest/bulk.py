@@ -22,7 +22,7 @@ MAX_TEXT_BYTES = 1_000_000
 HEADER_BYTES = 1_000_000
 MAX_LABEL_CHARS = 200
 
-# What the standard library's tar reader raises on other bytes and on hostile headers.
+# Exceptions that tarfile raises on other formats and on hostile headers.
 _TAR_ERRORS = (tarfile.TarError, ValueError, TypeError, LookupError, ArithmeticError, EOFError)
 
 

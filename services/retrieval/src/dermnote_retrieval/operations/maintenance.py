@@ -37,7 +37,7 @@ class Maintenance:
             self._thread.join(timeout_s)
 
     def run_once(self) -> None:
-        """Do what is due now; one caller at a time."""
+        """Run the tasks that are due; one caller at a time."""
         with self._running:
             for index in self._writer.served.indexes.values():
                 if not index.shrink() and index.outgrown:

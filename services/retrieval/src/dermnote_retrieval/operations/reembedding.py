@@ -37,7 +37,7 @@ class Reembedder:
         self.stop = threading.Event()
 
     def run(self) -> bool:
-        """Pass over the store until no vector is missing; False if stopped before."""
+        """Scan the store until no vector is missing; returns False if stopped before."""
         while self._vectors.count_missing(self._model_id):
             start = 0
             while todo := self._vectors.missing(self._model_id, start=start, limit=BATCH):
@@ -57,7 +57,7 @@ class Reembedder:
         self._add(images, self._encoder.encode_images([open_stored(data) for _, _, data in images]), route="images")
 
     def _add(self, sources: Sequence[tuple[int, int, object]], rows: Vectors, *, route: Route) -> None:
-        # An item in which this model finds no content gets a zero vector: found last, but not lost.
+        # An item in which this model finds no content gets a zero vector, which ranks last.
         usable = np.where(np.isfinite(rows).all(axis=1, keepdims=True), rows, np.float32(0))
         new = [NewVector(n, version, route, row) for (n, version, _), row in zip(sources, usable, strict=True)]
         self._vectors.add(new, model_id=self._model_id)

@@ -1,6 +1,6 @@
 """Duplicate hits: those with an equal note or a near-duplicate image are marked, or folded for distinct hits.
 
-Pure: values in, values out.
+Pure functions.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -17,7 +17,7 @@ MAX_BITS, MIN_COSINE, SAME_COSINE = 6, 0.95, 0.995
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an item is compared by: digest of its note, hash of its image, and its image's unit vector [dim]."""
+    """Fingerprint of an item: digest of its note, hash of its image, and its image's unit vector [dim]."""
 
     note_digest: str | None
     difference_hash: int | None

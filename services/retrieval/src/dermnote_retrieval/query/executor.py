@@ -103,11 +103,11 @@ class QueryExecutor:
         rankings = self._rank(plans)
         for plan in plans:
             plan.timer.end("search", since=plan.planned_at)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         items = self._items.by_number(list({item.number for ranking in rankings for item in ranking.items}))
         hits = [_hits(items, plan.served, ranking) for plan, ranking in zip(plans, rankings, strict=True)]
         for plan in plans:
-            plan.timer.end("fetch", since=begun)
+            plan.timer.end("fetch", since=started)
         return hits
 
     def _rank(self, plans: Sequence[SearchPlan]) -> list[Ranking]:

@@ -1,4 +1,4 @@
-"""The filter language over metadata, compiled to a condition for the store. Pure: values in, SQL with values out.
+"""The filter language over metadata, compiled to a condition for the store. Pure functions.
 
     {"diagnosis": "melanoma", "age": {"gte": 50}}          all must hold
     {"or": [{"sex": "male"}, {"not": {"site": {"in": ["back", "face"]}}}]}

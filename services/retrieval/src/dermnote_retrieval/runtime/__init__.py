@@ -1,1 +1,1 @@
-"""How the process runs: batching, threads, metrics and shutdown. Independent of items and vectors."""
+"""The process: batching, threads, metrics and shutdown. Independent of items and vectors."""

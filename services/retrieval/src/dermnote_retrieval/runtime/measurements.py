@@ -62,9 +62,9 @@ class WorkMetrics:
     @contextmanager
     def measure(self, kind: Kind, *, size: int) -> Iterator[None]:
         """Measure the block."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         yield
-        self.seconds.labels(work=kind).observe(time.perf_counter() - begun)
+        self.seconds.labels(work=kind).observe(time.perf_counter() - started)
         self.size.labels(work=kind).observe(size)
 
     def measured(self, kind: Kind, work: Callable[[Sequence[In]], Out]) -> Callable[[Sequence[In]], Out]:

@@ -1,4 +1,4 @@
-"""Prometheus figures: HTTP requests by route template, and the time of each step of a search. No ids, no values."""
+"""Prometheus metrics of the retrieval service: search steps, work, and the state of the index. Labels hold no ids."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import get_args
@@ -28,48 +28,48 @@ class Metrics:
         self._of_step: dict[str, Histogram] = {step: self._steps.labels(step=step) for step in get_args(Step)}
 
     def observe_search(self, timings_ms: Mapping[str, float]) -> None:
-        """Count one search's steps."""
+        """Record the time of each step of a search."""
         for step, duration_ms in timings_ms.items():
             self._of_step[step].observe(duration_ms / 1000)
 
-    def watch(self, figures: Callable[[], IndexInfo], work: WorkMetrics) -> None:
-        """Report a service's figures whenever somebody asks, and its work."""
-        self.registry.register(_Figures(figures))
+    def watch(self, index_info: Callable[[], IndexInfo], work: WorkMetrics) -> None:
+        """Register a service's work metrics, and the state of its index, which is read at each scrape."""
+        self.registry.register(_IndexCollector(index_info))
         self.registry.register(work.seconds)
         self.registry.register(work.size)
 
 
-class _Figures(Collector):
+class _IndexCollector(Collector):
     """GET /index as gauges."""
 
-    def __init__(self, figures: Callable[[], IndexInfo]) -> None:
-        self._figures = figures
+    def __init__(self, index_info: Callable[[], IndexInfo]) -> None:
+        self._index_info = index_info
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        info = self._figures()
+        info = self._index_info()
         yield _gauge("items", "Items in the store", info.items)
         yield _gauge("checkpoint_behind", "Writes that a start after a crash would replay", info.checkpoint_behind)
         if info.store:
             yield _gauge("store_bytes", "Bytes of the store's files", info.store.bytes)
             yield _gauge("disk_free_bytes", "Bytes that are free on the store's disk", info.store.free_bytes)
         if info.snapshots:
-            yield _gauge("snapshots", "Snapshots that are kept", info.snapshots.count)
+            yield _gauge("snapshots", "Number of snapshots", info.snapshots.count)
             yield _gauge("snapshots_bytes", "Bytes of all snapshots", info.snapshots.bytes)
             if newest := info.snapshots.newest_at:
-                yield _gauge("snapshot_newest_seconds", "When the newest was taken, in Unix time", newest.timestamp())
+                yield _gauge("snapshot_newest_seconds", "Unix time of the newest snapshot", newest.timestamp())
         if info.waiting:
-            yield _gauges("waiting", "What waits for its turn", "what", info.waiting.model_dump().items())
-        for name, meaning, figure in _OF_A_ROUTE:
-            found = ((route, figure(one)) for route, one in info.routes.items())
-            yield _gauges(name, meaning, "route", ((route, value) for route, value in found if value is not None))
+            yield _gauges("waiting", "Length of each queue", "what", info.waiting.model_dump().items())
+        for name, meaning, value_of in _ROUTE_GAUGES:
+            values = ((route, value_of(one)) for route, one in info.routes.items())
+            yield _gauges(name, meaning, "route", ((route, value) for route, value in values if value is not None))
 
 
-_OF_A_ROUTE: tuple[tuple[str, str, Callable[[RouteInfo], float | None]], ...] = (
+_ROUTE_GAUGES: tuple[tuple[str, str, Callable[[RouteInfo], float | None]], ...] = (
     ("vectors", "Vectors of a route", lambda one: one.vectors),
     ("index_memory_bytes", "Memory of a route's index", lambda one: one.memory_mib << 20),
     (
         "index_recall",
-        "Recall of a route's lists; none where it is exact",
+        "Recall of a route's inverted lists; absent while its search is exact",
         lambda one: None if one.recall is None else one.recall.value,
     ),
     ("index_building", "1 while a route's lists are built", lambda one: one.building),

@@ -105,7 +105,7 @@ def _leakage(state: StudyState) -> list[tuple[object, ...]]:
     return [
         (
             name,
-            ", ".join(f"{one.path} (V {one.cramers_v:.2f})" for one in presences if one.tells) or "none",
+            ", ".join(f"{one.path} (V {one.cramers_v:.2f})" for one in presences if one.reveals_class) or "none",
             ", ".join(state.data.left_out[name]) or "nothing",
         )
         for name, presences in state.data.presences.items()
@@ -139,7 +139,7 @@ def _nearest_notes(state: StudyState, cell: CellOutputs, pool: PoolOutputs) -> l
 
 
 def _choices(cells: Sequence[CellOutputs]) -> list[tuple[object, ...]]:
-    """How often validation data selected each candidate, by grid, arm and criterion, and the median epoch."""
+    """Counts of how often validation selected each candidate, by grid, arm and criterion, and the median epoch."""
     selected: defaultdict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
     for cell in cells:
         for by, choice in cell.facts.choices.items():

@@ -1,4 +1,4 @@
-"""Compares ablations of the frozen grid with the unchanged grid, on home validation data. Values in, values out."""
+"""Compares ablations of the frozen grid with the unchanged grid, on home validation data. Pure functions."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence

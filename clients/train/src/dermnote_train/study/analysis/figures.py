@@ -1,4 +1,4 @@
-"""Computes a study's results (results.py) from its cells' outputs. Values in, values out."""
+"""Computes a study's results (results.py) from its cells' outputs. Pure functions."""
 
 import os
 from collections import defaultdict
@@ -79,7 +79,7 @@ def compute_results(
 
 
 def _rankings(outputs: ArmOutputs) -> list[Rankings]:
-    """Rankings of all arms, in threads: most of the time is spent sorting, outside the interpreter lock."""
+    """Rankings of all arms, in threads: most of the time goes into sorting, outside the interpreter lock."""
     tasks = [(setting, arm, seeds) for setting, arms in outputs.items() for arm, seeds in arms.items()]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         return [one for rankings in threads.map(lambda task: list(rank(*task)), tasks) for one in rankings]
@@ -167,7 +167,7 @@ def _classification_comparisons(outputs: ArmOutputs, *, bootstrap: Bootstrap) ->
 
 
 def _holm_adjusted(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """With Holm's correction over all arms of each family in each setting."""
+    """The comparisons with p-values corrected by Holm's method, over all arms of each family in each setting."""
     families: defaultdict[tuple[Setting, str], list[int]] = defaultdict(list)
     for row, one in enumerate(comparisons):
         families[one.setting, one.family].append(row)

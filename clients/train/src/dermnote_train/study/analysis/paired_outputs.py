@@ -1,4 +1,4 @@
-"""The outputs of one arm in one setting over its seeds, aligned to the same images. Values in, values out."""
+"""The outputs of one arm in one setting over its seeds, aligned to the same images. Pure functions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

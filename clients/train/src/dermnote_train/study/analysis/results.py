@@ -1,4 +1,4 @@
-"""The results of a study: each arm alone, and paired comparisons. Values only; figures.py computes them."""
+"""The results of a study: each arm alone, and paired comparisons. Computed by figures.py."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ INPUT_LABELS: Mapping[Input, str] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a result holds: grid, route (the training domain) and pool (the test data)."""
+    """The setting of a result: grid, route (the training domain) and pool (the test data)."""
 
     grid: str
     route: str

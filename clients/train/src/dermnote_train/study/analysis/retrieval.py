@@ -1,4 +1,4 @@
-"""Retrieval between images and notes, from the outputs of cells. Values in, values out."""
+"""Retrieval between images and notes, from the outputs of cells. Pure functions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

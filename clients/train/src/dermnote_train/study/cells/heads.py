@@ -21,7 +21,7 @@ Input = Literal["image", "note", "both", "prompts"]
 """The input of a classification. "prompts": the image, by its nearest class prompt (prompts.py)."""
 INPUTS: tuple[Input, ...] = ("image", "note", "both", "prompts")
 Criterion = Literal["image", "note", "both", "prompts", "retrieval"]
-"""What weights are selected for."""
+"""Criteria by which weights are selected."""
 
 
 class Candidate(NamedTuple):

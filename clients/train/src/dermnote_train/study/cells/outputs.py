@@ -108,7 +108,7 @@ def write_cell(path: Path, cell: CellOutputs) -> None:
 
 
 def reusable_facts(path: Path, *, digest: str) -> CellFacts | None:
-    """The metadata of a finished cell whose inputs are unchanged (same digest); None if it has to be computed.
+    """The metadata of a finished cell whose inputs are unchanged (same digest); None if it must be computed.
 
     Logs a warning if the file exists but is unreadable.
     """

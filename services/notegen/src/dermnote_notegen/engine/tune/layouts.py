@@ -107,7 +107,7 @@ def _verified_default(source: WeightsFile, threads: int, folder: Path) -> Layout
     made = converted(source, layout.quantization, folder)
     if (perplexity := measure(made.path, threads=threads, keys=layout.keys).perplexity) <= limit:
         return layout
-    log.warning("%s are refused: perplexity %.2f, at most %.2f", layout, perplexity, limit)
+    log.warning("%s rejected: perplexity %.2f, limit %.2f", layout, perplexity, limit)
     return ORIGINAL
 
 
@@ -210,5 +210,5 @@ def _read_choice(path: Path) -> Layout | None:
 
 
 def _machine(threads: int) -> str:
-    """What a measurement depends on: CPU, threads and llama.cpp."""
+    """The conditions of a measurement: CPU, threads and llama.cpp version."""
     return f"{cpu_info('model name') or platform.machine()}, {threads} threads, {NAME}"

@@ -1,4 +1,4 @@
-"""Clinical priors: what is typical of a diagnosis, one YAML file each, with sources. Pure except for reading the files.
+"""Clinical priors: the typical findings of each diagnosis, one YAML file each, with sources.
 
 A prior never describes the patient: notes word its findings as typical. Users may add a folder of their own.
 """
@@ -54,7 +54,7 @@ class Source(_Entry):
 
 
 class Prior(_Entry):
-    """What is typical of one diagnosis. `isic`: its path in ISIC's diagnosis hierarchy, as far as ISIC has it."""
+    """The typical findings of a diagnosis. `isic`: its path in ISIC's diagnosis hierarchy, as far as ISIC has it."""
 
     diagnosis: str
     superclass: Literal["benign", "indeterminate", "pre-cancerous", "malignant"]

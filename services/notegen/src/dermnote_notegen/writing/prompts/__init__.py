@@ -1,4 +1,4 @@
-"""Prompts and wordings: versioned data files (*.toml in this folder), each read once. Pure except for reading them."""
+"""Prompts and wordings: versioned data files (*.toml in this folder), each read once."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
