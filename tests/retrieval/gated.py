@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dermnote_contracts.manifest import ModelManifest
+from dermnote_http.logging import configure_logging
 from dermnote_http.settings import read_settings
 from dermnote_retrieval.app import create_app, serve
 from dermnote_retrieval.encoder.dummy import DummyEncoder, DummyModels
@@ -39,5 +40,6 @@ class GatedModels(DummyModels):
 
 
 if __name__ == "__main__":
+    configure_logging()
     settings = read_settings(Settings)
     serve(create_app(settings, service=open_service(settings, source=GatedModels())), settings, closing_s=3)

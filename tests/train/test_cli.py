@@ -354,7 +354,7 @@ def test_weights_are_not_evaluated_on_their_training_images(
     killed = shutil.copytree(run_dir, tmp_path / "killed", ignore=shutil.ignore_patterns("evaluation-*"))
     shutil.copy(retrained / "model.safetensors", killed / "model.safetensors")
 
-    assert "trained on another split" in fail(dermnote("evaluate", killed, drawn))
+    assert "not trained on the split" in fail(dermnote("evaluate", killed, drawn))
     assert not (killed / "evaluation-drawn.json").exists()
     succeed(dermnote("evaluate", retrained, drawn))
 
@@ -560,7 +560,7 @@ def test_searching_notes_with_an_unaligned_encoder_is_a_one_line_error(served: D
     line = fail(served("search", images / "images" / "0.png", "--via", "notes"))
 
     assert "not aligned" in line
-    assert "train a model" in line
+    assert "train and activate a model" in line
 
 
 def test_a_strategy_that_is_not_offered_is_a_one_line_error(

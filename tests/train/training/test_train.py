@@ -167,7 +167,7 @@ def test_a_missing_or_empty_note_is_named(run: Run, toy_split: Split, toy_notes:
 
 def test_a_rejected_run_leaves_no_files(run: Run, toy_split: Split, tmp_path: Path) -> None:
     toy_split.train[3].image_path.write_bytes(b"no image")
-    with pytest.raises(UserError, match="not an image"):
+    with pytest.raises(UserError, match="not a JPEG, PNG or WebP image"):
         run(None)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
