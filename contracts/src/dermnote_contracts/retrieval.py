@@ -169,7 +169,7 @@ class Waiting(BaseModel):
 
 
 class IndexInfo(BaseModel):
-    """State of the current index. `checkpoint_behind` is always 0; earlier versions kept a copy of the index on disk."""
+    """State of the current index. `checkpoint_behind` is always 0: earlier versions stored the index on disk."""
 
     items: int
     model: str
