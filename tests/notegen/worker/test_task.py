@@ -6,7 +6,7 @@ import sys
 from rq.utils import import_attribute
 
 from dermnote_notegen.queue.rq_queue import TASK
-from dermnote_notegen.worker.task import write_note
+from dermnote_notegen.worker.writer import write_note
 
 
 def test_queued_jobs_name_the_task() -> None:
@@ -15,6 +15,6 @@ def test_queued_jobs_name_the_task() -> None:
 
 
 def test_importing_the_worker_builds_no_runtime() -> None:
-    code = "import dermnote_notegen.worker.task as t; assert t.process_runtime.cache_info().currsize == 0"
+    code = "import dermnote_notegen.worker.writer as t; assert t.process_runtime.cache_info().currsize == 0"
 
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

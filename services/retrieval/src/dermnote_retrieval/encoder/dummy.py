@@ -16,7 +16,7 @@ from dermnote_contracts.manifest import ModelManifest, Preprocessing
 from dermnote_contracts.problems import UnknownModel
 from dermnote_imaging.decoder import RgbImage
 from dermnote_imaging.preprocessing import cell_means
-from dermnote_retrieval.encoder.protocol import Encoder, Vectors, unit_rows
+from dermnote_retrieval.encoder.base import Encoder, Vectors, unit_rows
 
 COLOURS: Final = {
     "black": (0, 0, 0),
