@@ -12,7 +12,29 @@ import threadpoolctl
 
 from dermnote_retrieval.index.faiss_backend import Mask, Numbers, Ranked, Vectors, exact
 
+Neighbours = list[tuple[int, float]]
+"""(item number, cosine), best first."""
 MISSING = -1
+FIRST_ROWS = 1024
+# One matrix product is faster than FAISS from this many queries on, with a filter that keeps at least one row in LOOSE,
+# up to this many scores (4 bytes each).
+MIN_QUERIES, LOOSE, MAX_SCORES = 4, 8, 16_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Items that a search may return: `allowed` (None: all) without `excluded`. Compared by identity."""
+
+    allowed: Numbers | None = None
+    excluded: Numbers | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether all items are selected."""
+        return self.allowed is None and (self.excluded is None or not len(self.excluded))
+
+
+EVERYTHING = Selection()
 
 
 class IdMap:
@@ -72,32 +94,6 @@ def _grown(values: npt.NDArray[np.int64], size: int, *, fill: int) -> npt.NDArra
     wider = np.full(max(size, len(values) + len(values) // 2, 1024), fill, np.int64)
     wider[: len(values)] = values
     return wider
-
-
-Neighbours = list[tuple[int, float]]
-"""(item number, cosine), best first."""
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """Items that a search may return: `allowed` (None: all) without `excluded`. Compared by identity."""
-
-    allowed: Numbers | None = None
-    excluded: Numbers | None = None
-
-    @property
-    def everything(self) -> bool:
-        """Whether all items are selected."""
-        return self.allowed is None and (self.excluded is None or not len(self.excluded))
-
-
-EVERYTHING = Selection()
-
-
-FIRST_ROWS = 1024
-# One matrix product is faster than FAISS from this many queries on, with a filter that keeps at least one row in LOOSE,
-# up to this many scores (4 bytes each).
-MIN_QUERIES, LOOSE, MAX_SCORES = 4, 8, 16_000_000
 
 
 class VectorMatrix:

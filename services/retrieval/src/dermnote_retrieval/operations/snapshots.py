@@ -22,8 +22,7 @@ from dermnote_retrieval.encoder.base import Encoder, ModelLoader
 from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.ingest.writer import ItemWriter, ServedModel, build_indexes
 from dermnote_retrieval.operations.reembedding import Reembedding
-from dermnote_retrieval.store.database import Database
-from dermnote_retrieval.store.disk import translate_full_disk
+from dermnote_retrieval.store.database import Database, translate_full_disk
 from dermnote_retrieval.store.items import ROUTES
 
 log = logging.getLogger(__name__)
