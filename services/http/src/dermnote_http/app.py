@@ -23,6 +23,9 @@ from dermnote_http.rate_limit import RateLimiter
 from dermnote_http.settings import ServiceSettings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+_REF = "#/components/schemas/{model}"
+_FASTAPI_MODELS = ("HTTPValidationError", "ValidationError")
+_ERROR_RESPONSES = {"4XX": "The request is rejected; `code` says why", "5XX": "The service cannot answer now"}
 
 
 def base_app(
@@ -87,11 +90,6 @@ def start_errors(program: str) -> Iterator[None]:
 def uvicorn_options(settings: ServiceSettings, **options: Any) -> dict[str, Any]:
     """uvicorn's options for a service: where it listens, with all logging left to `configure_logging`."""
     return {"host": settings.host, "port": settings.port, "log_config": None, **options}
-
-
-_REF = "#/components/schemas/{model}"
-_FASTAPI_MODELS = ("HTTPValidationError", "ValidationError")
-_ERROR_RESPONSES = {"4XX": "The request is rejected; `code` says why", "5XX": "The service cannot answer now"}
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, str]:

@@ -214,8 +214,8 @@ def idempotency_key(key: Annotated[str | None, Header(alias="Idempotency-Key")] 
     return key
 
 
-PriorsDep = Annotated[Priors, Depends(get_priors)]
 CallerDep = Annotated[Caller, Depends(caller_of)]
+PriorsDep = Annotated[Priors, Depends(get_priors)]
 JobsDep = Annotated[Jobs, Depends(get_jobs)]
 WaitS = Annotated[int, Depends(preferred_wait_s)]
 IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]

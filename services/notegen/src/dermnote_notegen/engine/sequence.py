@@ -12,6 +12,10 @@ from dermnote_notegen.engine.model import GrammarError
 from dermnote_notegen.engine.prefix_cache import Node
 from dermnote_notegen.engine.sampling import Grammar, Logits, Sampler, Vocabulary
 
+log = logging.getLogger(__name__)
+# Share of a request's token limit that is reserved in the cache: few texts need all, and others can be preempted.
+RESERVED_SHARE = 0.5
+
 
 @dataclass
 class Output:
@@ -218,11 +222,6 @@ class SegmentedDecoder:
         self.output.sampled += more.sampled
         self.output.decisions += more.decisions
         self.output.finished = self.output.finished and more.finished
-
-
-log = logging.getLogger(__name__)
-# Share of a request's token limit that is reserved in the cache: few texts need all, and others can be preempted.
-RESERVED_SHARE = 0.5
 
 
 class Outcome(Enum):

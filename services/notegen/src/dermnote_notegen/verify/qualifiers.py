@@ -47,6 +47,43 @@ ALL_DENIED_AFTER = re.compile(
     r"|(?:, [\w-]+){0,3},? (?:and|or) [\w-]+ (?:absent|denied)\b",
     re.IGNORECASE,
 )
+# Role of a word -> the fields of the phrases that it must not precede.
+QUALIFIED = {
+    "others": ("diagnosis", "site"),
+    "beside": ("site",),
+    "lessening": ("findings.asymmetry", "findings.border", "findings.colours"),
+}
+BY_SOMEONE = re.compile(
+    r"\b(?:examined|seen|assessed|reviewed|photographed|documented|recorded) by an? (?:\S+ )?$", re.IGNORECASE
+)
+SOMEONE_WHO = re.compile(
+    r"(?:\b(?:who|he|she)|(?:^|[.;,]\s*)(?:the |this )?(?:patient|man|woman|boy|girl|person))"
+    r"\s+(?:has|had|is|was)(?:\s+not)?\s*$",
+    re.IGNORECASE,
+)
+OF_THE_LESION = ("symptoms.grew", "symptoms.changed", "symptoms.elevation")
+DENIED_ITSELF = re.compile(r"(?:\b(?:not?|never|non)|n['’]t)(?:\s+an?|\s+the)?[\s-]+$", re.IGNORECASE)
+SAID_TO_BE_HERE = re.compile(
+    r"\bthere (?:is|are|was|were)\b|\bdermat?oscopy (?:shows?|showed|reveals?|revealed|displays?|demonstrates?)\b"
+    r"|\b(?:is|are|was|were) (?:seen|visible|evident|present|noted|found|observed|apparent)\b"
+    r"(?=\s*(?:[.,;:)]|$)|\s+(?:here|now|on|at|by)\b|\s+in\s+(?:this|the|his|her)\b)",
+    re.IGNORECASE,
+)
+# Turns a typical finding into one of this lesion, regardless of the rest of the sentence.
+HERE_TOO = re.compile(
+    r"\bwith (?:the|its|his|her) (?:usual|typical|characteristic|classic|classical|common)\b"
+    r"|^\s*this is an? (?:usual|typical|characteristic|classic|classical|common)\b"
+    r"|, which (?:is|was|are|were) (?:found|seen|noted|present|observed)\b"
+    r"|[:(]\s*(?:yes|present|confirmed|noted|seen)\b|\bpresent in the (?:image|lesion|picture)\b"
+    r"|\bthis (?:shows|has|displays|exhibits)\b",
+    re.IGNORECASE,
+)
+SAYS_IS = re.compile(
+    r"\b(?:is|are|was|were|be|being|includ(?:es?|ing)|comprises?|consists?|count among|belongs? to|makes? up"
+    r"|constitutes?|helps?|forms?|defines?|ranks? (?:with|among)|shows?|has|have|presents?|finds?"
+    r"|sees?|displays?|exhibits?)\b",
+    re.IGNORECASE,
+)
 
 
 def _kind(match: Match) -> str:
@@ -144,45 +181,6 @@ def is_denied_likewise(text: str, start: int) -> bool:
 def is_denied_with_others(match: Match, text: str) -> bool:
     """ "Elevation, pain and itching are lacking": for all but the last noun."""
     return match.words[-1] in role("symptom_nouns") and ALL_DENIED_AFTER.match(text, match.end) is not None
-
-
-# Role of a word -> the fields of the phrases that it must not precede.
-QUALIFIED = {
-    "others": ("diagnosis", "site"),
-    "beside": ("site",),
-    "lessening": ("findings.asymmetry", "findings.border", "findings.colours"),
-}
-BY_SOMEONE = re.compile(
-    r"\b(?:examined|seen|assessed|reviewed|photographed|documented|recorded) by an? (?:\S+ )?$", re.IGNORECASE
-)
-SOMEONE_WHO = re.compile(
-    r"(?:\b(?:who|he|she)|(?:^|[.;,]\s*)(?:the |this )?(?:patient|man|woman|boy|girl|person))"
-    r"\s+(?:has|had|is|was)(?:\s+not)?\s*$",
-    re.IGNORECASE,
-)
-OF_THE_LESION = ("symptoms.grew", "symptoms.changed", "symptoms.elevation")
-DENIED_ITSELF = re.compile(r"(?:\b(?:not?|never|non)|n['’]t)(?:\s+an?|\s+the)?[\s-]+$", re.IGNORECASE)
-SAID_TO_BE_HERE = re.compile(
-    r"\bthere (?:is|are|was|were)\b|\bdermat?oscopy (?:shows?|showed|reveals?|revealed|displays?|demonstrates?)\b"
-    r"|\b(?:is|are|was|were) (?:seen|visible|evident|present|noted|found|observed|apparent)\b"
-    r"(?=\s*(?:[.,;:)]|$)|\s+(?:here|now|on|at|by)\b|\s+in\s+(?:this|the|his|her)\b)",
-    re.IGNORECASE,
-)
-# Turns a typical finding into one of this lesion, regardless of the rest of the sentence.
-HERE_TOO = re.compile(
-    r"\bwith (?:the|its|his|her) (?:usual|typical|characteristic|classic|classical|common)\b"
-    r"|^\s*this is an? (?:usual|typical|characteristic|classic|classical|common)\b"
-    r"|, which (?:is|was|are|were) (?:found|seen|noted|present|observed)\b"
-    r"|[:(]\s*(?:yes|present|confirmed|noted|seen)\b|\bpresent in the (?:image|lesion|picture)\b"
-    r"|\bthis (?:shows|has|displays|exhibits)\b",
-    re.IGNORECASE,
-)
-SAYS_IS = re.compile(
-    r"\b(?:is|are|was|were|be|being|includ(?:es?|ing)|comprises?|consists?|count among|belongs? to|makes? up"
-    r"|constitutes?|helps?|forms?|defines?|ranks? (?:with|among)|shows?|has|have|presents?|finds?"
-    r"|sees?|displays?|exhibits?)\b",
-    re.IGNORECASE,
-)
 
 
 def is_denied_itself(text: str, start: int) -> bool:

@@ -12,6 +12,32 @@ from pydantic import BaseModel, ConfigDict
 from dermnote_contracts.notes import NoteRequest, Strategy, Topic
 from dermnote_contracts.problems import NoFacts, StrategyNeedsDiagnosis
 
+TOPIC_OF: dict[str, Topic] = {
+    "diagnosis": "diagnosis",
+    "benign_malignant": "diagnosis",
+    "age": "demographics",
+    "sex": "demographics",
+    "fitzpatrick_skin_type": "demographics",
+    "site": "site",
+    "personal_hx_mm": "history",
+    "family_hx_mm": "history",
+    "symptoms": "symptoms",
+    "findings": "findings",
+    "clin_size_long_diam_mm": "findings",
+    "image_type": "findings",
+}
+EVERYTHING = tuple(TOPIC_OF)
+CARRIED: dict[Strategy, tuple[str, ...]] = {
+    "M": ("diagnosis",),
+    "P1": ("diagnosis",),
+    "P2": ("age", "sex", "site", "diagnosis"),
+    "P3": tuple(name for name in EVERYTHING if TOPIC_OF[name] != "diagnosis"),
+    "G": EVERYTHING,
+}
+NEEDS_DIAGNOSIS: frozenset[Strategy] = frozenset(("M", "P1"))
+# The model chooses a diagnosis, which counts as unsupported even if it is right.
+HIDES_DIAGNOSIS: frozenset[Strategy] = frozenset(("P3",))
+
 
 class Example(BaseModel):
     """An invented patient's facts, from which the note's sentences are generated, and the lesion's description."""
@@ -47,33 +73,6 @@ def prompt_file(strategy: Strategy) -> PromptFile:
     return PromptFile.model_validate(
         tomllib.loads((files(__package__) / "prompts" / f"{strategy}.toml").read_text("utf-8"))
     )
-
-
-TOPIC_OF: dict[str, Topic] = {
-    "diagnosis": "diagnosis",
-    "benign_malignant": "diagnosis",
-    "age": "demographics",
-    "sex": "demographics",
-    "fitzpatrick_skin_type": "demographics",
-    "site": "site",
-    "personal_hx_mm": "history",
-    "family_hx_mm": "history",
-    "symptoms": "symptoms",
-    "findings": "findings",
-    "clin_size_long_diam_mm": "findings",
-    "image_type": "findings",
-}
-EVERYTHING = tuple(TOPIC_OF)
-CARRIED: dict[Strategy, tuple[str, ...]] = {
-    "M": ("diagnosis",),
-    "P1": ("diagnosis",),
-    "P2": ("age", "sex", "site", "diagnosis"),
-    "P3": tuple(name for name in EVERYTHING if TOPIC_OF[name] != "diagnosis"),
-    "G": EVERYTHING,
-}
-NEEDS_DIAGNOSIS: frozenset[Strategy] = frozenset(("M", "P1"))
-# The model chooses a diagnosis, which counts as unsupported even if it is right.
-HIDES_DIAGNOSIS: frozenset[Strategy] = frozenset(("P3",))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from dermnote_retrieval.runtime.batching import Batcher
 from dermnote_retrieval.runtime.metrics import WorkMetrics
 
 Vectors = npt.NDArray[np.float32]
+TOKENIZER = "tokenizer.json"
+BATCH = 16
 
 
 class Encoder(Protocol):
@@ -131,9 +133,6 @@ def _from_base64(text: str, *, at: str) -> npt.NDArray[np.float64]:
     return np.frombuffer(raw, "<f4").astype(np.float64)
 
 
-TOKENIZER = "tokenizer.json"
-
-
 def preprocess(image: RgbImage, preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
     """An RGB image as float32 [3, size, size]: resized and cropped, 0..1, (x - mean) / std."""
     pixels = np.asarray(fit(image, preprocessing), dtype=np.float32) / 255
@@ -162,28 +161,23 @@ class FolderEncoder(ABC):
     _tokenize: BatchTokenizer
 
     def __init__(self, manifest: ModelManifest) -> None:
-        self._manifest = manifest
-
-    @property
-    def manifest(self) -> ModelManifest:
-        return self._manifest
+        self.manifest = manifest
 
     def fit(self, image: RgbImage) -> RgbImage:
         """The image resized and cropped."""
-        return fit(image, self._manifest.preprocessing)
+        return fit(image, self.manifest.preprocessing)
 
     def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
         """RGB images to float32 unit rows [n, image_dim]."""
         if not images:
-            return np.empty((0, self._manifest.image_dim), np.float32)
-        return unit_rows(
-            self._image_rows(np.stack([preprocess(image, self._manifest.preprocessing) for image in images]))
-        )
+            return np.empty((0, self.manifest.image_dim), np.float32)
+        pixels = np.stack([preprocess(image, self.manifest.preprocessing) for image in images])
+        return unit_rows(self._image_rows(pixels))
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Texts to float32 unit rows [n, text_dim]."""
         if not texts:
-            return np.empty((0, self._manifest.text_dim), np.float32)
+            return np.empty((0, self.manifest.text_dim), np.float32)
         return unit_rows(self._text_rows(self._tokenize(texts)))
 
     def close(self) -> None:  # noqa: B027 - optional for subclasses
@@ -198,14 +192,12 @@ class FolderEncoder(ABC):
         """int64 [n, tokens], n > 0, to [n, text_dim]."""
 
 
-BATCH = 16
-
-
 class BatchedEncoder:
     """An Encoder that wraps another one. `threads`: concurrent calls of the wrapped encoder."""
 
     def __init__(self, encoder: Encoder, *, threads: int, work: WorkMetrics) -> None:
-        self._encoder = encoder
+        self.manifest = encoder.manifest
+        self.fit = encoder.fit
         encode_images = work.measured("encode-images", encoder.encode_images)
         encode_texts = work.measured("encode-texts", encoder.encode_texts)
         self._images: Batcher[RgbImage, Vectors] = Batcher(
@@ -215,21 +207,14 @@ class BatchedEncoder:
             lambda texts: list(encode_texts(texts)), max_size=BATCH, threads=threads, name="encode-texts"
         )
 
-    @property
-    def manifest(self) -> ModelManifest:
-        return self._encoder.manifest
-
-    def fit(self, image: RgbImage) -> RgbImage:
-        return self._encoder.fit(image)
-
     def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
         """RGB images to float32 unit rows [n, image_dim]."""
         fitted = [self.fit(image) for image in images]  # in the callers' threads, in parallel
-        return _rows(self._images(fitted), width=self._encoder.manifest.image_dim)
+        return _rows(self._images(fitted), width=self.manifest.image_dim)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Texts to float32 unit rows [n, text_dim]."""
-        return _rows(self._texts(texts), width=self._encoder.manifest.text_dim)
+        return _rows(self._texts(texts), width=self.manifest.text_dim)
 
     def waiting(self) -> tuple[int, int]:
         """Number of (images, texts) that no call has taken yet."""

@@ -21,6 +21,12 @@ from dermnote_retrieval.store.items import ItemStore, StoredItem
 # Two images are near-duplicates if at most MAX_BITS of their 64 hash bits differ and their cosine is at least
 # MIN_COSINE, or if the cosine alone is that of one image saved twice.
 MAX_BITS, MIN_COSINE, SAME_COSINE = 6, 0.95, 0.995
+RANK_CONSTANT = 60
+"""k of reciprocal rank fusion (Cormack et al. 2009)."""
+MIN_DEPTH = 100
+"""Minimum number of ranks per route that are fused."""
+DEEPENING = 4
+"""Factor on the depth of the next search when too few hits are distinct."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +100,6 @@ def _first_similar(fingerprints: Sequence[Fingerprint]) -> list[int]:
     for position, better in zip(with_image, similar.argmax(axis=1).tolist(), strict=True):
         first[position] = with_image[better]
     return first
-
-
-RANK_CONSTANT = 60
-"""k of reciprocal rank fusion (Cormack et al. 2009)."""
-MIN_DEPTH = 100
-"""Minimum number of ranks per route that are fused."""
-DEEPENING = 4
-"""Factor on the depth of the next search when too few hits are distinct."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ MAX_DEPTH = 16
 GROUPS = ("symptoms", "findings")
 OPERATORS = ("in", "gte", "lte")
 _ALWAYS = Condition("1")
+# Limits on cached filters and on the item numbers in all of them (8 bytes each).
+MAX_FILTERS, MAX_NUMBERS = 64, 4_000_000
 
 
 def compile_filter(spec: Mapping[str, Any]) -> Condition:
@@ -159,10 +161,6 @@ def _join(word: str, parts: list[Condition]) -> Condition:
 
 def _invalid(at: str, message: str, *, nearest: list[str] | None = None) -> FilterRefused:
     return FilterRefused(message, errors=[FieldError(field=at, message=message, nearest=nearest)])
-
-
-# Limits on cached filters and on the item numbers in all of them (8 bytes each).
-MAX_FILTERS, MAX_NUMBERS = 64, 4_000_000
 
 
 class FilterCache:

@@ -13,6 +13,9 @@ from anyio import CapacityLimiter, to_thread
 from dermnote_contracts.problems import Unavailable
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
 class WorkerPool:
@@ -46,11 +49,6 @@ class WorkerPool:
         if limiter.statistics().tasks_waiting >= self._max_waiting:
             raise Unavailable("too many requests are waiting", retry_after_s=1)
         return await to_thread.run_sync(work, limiter=limiter)
-
-
-log = logging.getLogger(__name__)
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 @dataclass

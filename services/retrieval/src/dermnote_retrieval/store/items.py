@@ -14,6 +14,12 @@ from dermnote_contracts.retrieval import Distinct, Route
 from dermnote_retrieval.store.database import Database
 
 SqlValue = str | int | float | bytes
+Vectors = npt.NDArray[np.float32]
+ROUTES: tuple[Route, ...] = ("notes", "images")
+# SQLite limits a string to a billion bytes, and one item may have several million.
+ITEMS_PER_ROW = 32
+_COLUMNS = "number, id, note, metadata, grp, version, has_image, note_digest, signs"
+_LISTED = "(select group_concat(distinct route) from vectors where item = number), " + _COLUMNS  # noqa: S608
 
 
 def sql_value(value: str | float | bool) -> SqlValue:
@@ -38,14 +44,6 @@ def _rows_at(path: str, value: Any) -> Iterator[tuple[str, SqlValue]]:
             yield from _rows_at(path, member)
     elif value is not None:
         yield path, sql_value(value)
-
-
-Vectors = npt.NDArray[np.float32]
-ROUTES: tuple[Route, ...] = ("notes", "images")
-# SQLite limits a string to a billion bytes, and one item may have several million.
-ITEMS_PER_ROW = 32
-_COLUMNS = "number, id, note, metadata, grp, version, has_image, note_digest, signs"
-_LISTED = "(select group_concat(distinct route) from vectors where item = number), " + _COLUMNS  # noqa: S608
 
 
 @dataclass(frozen=True)
