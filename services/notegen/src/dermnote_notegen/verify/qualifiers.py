@@ -37,7 +37,7 @@ AFFIRMED_AFTER = re.compile(
 )
 JOINED = ("or", "nor", "and")
 OR = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
-# "Elevation, pain and itching are lacking".
+# "Elevation, pain and itching are absent".
 ALL_DENIED_AFTER = re.compile(
     r"(?:,? (?:and |or )?(?!is\b|are\b|was\b|were\b|whereas\b|but\b|while\b)[\w-]+|/[\w-]+){1,4}"
     r"(?: (?:(?:are|were) (?:all |both |each )?|all |both )"
@@ -179,7 +179,7 @@ def is_denied_likewise(text: str, start: int) -> bool:
 
 
 def is_denied_with_others(match: Match, text: str) -> bool:
-    """ "Elevation, pain and itching are lacking": for all but the last noun."""
+    """ "Elevation, pain and itching are absent": for all but the last noun."""
     return match.words[-1] in role("symptom_nouns") and ALL_DENIED_AFTER.match(text, match.end) is not None
 
 
