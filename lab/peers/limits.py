@@ -6,9 +6,8 @@ import time
 from collections.abc import Sequence
 
 from dermnote_notegen.engine.amx_probe import repacking_works
-from dermnote_notegen.engine.context import BatchToken
 from dermnote_notegen.engine.llama import ContextConfig, LlamaContext, Weights
-from dermnote_notegen.engine.model import ModelInfo, find_weights
+from dermnote_notegen.engine.model import BatchToken, ModelInfo, find_weights
 from dermnote_notegen.engine.tune.layouts import WeightsFile, select_weights
 from dermnote_notegen.settings import Settings
 

@@ -47,7 +47,7 @@ def test_a_note_has_one_request_id_in_api_worker_and_engine(service: NoteService
 
     assert any("POST /notes" in line for line in lines_of(service.api.text(), REQUEST_ID, as_json=as_json))
     worker = lines_of(service.worker.text(), REQUEST_ID, as_json=as_json)
-    assert any("worker.task" in line and f"note {note_id} finished" in line for line in worker)
+    assert any("worker.writer" in line and f"note {note_id} finished" in line for line in worker)
     assert any("engine.server" in line and "completion" in line for line in worker)
     assert batch_id not in {REQUEST_ID, ""}
 

@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from dermnote_retrieval.app import create_app
-from dermnote_retrieval.encoder.protocol import ModelSource
+from dermnote_retrieval.encoder.base import ModelSource
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
 

@@ -9,8 +9,8 @@ from dermnote_contracts.manifest import ModelManifest
 from dermnote_http.logging import configure_logging
 from dermnote_http.settings import read_settings
 from dermnote_retrieval.app import create_app, serve
+from dermnote_retrieval.encoder.base import Encoder, Vectors
 from dermnote_retrieval.encoder.dummy import DummyEncoder, DummyModels
-from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
 

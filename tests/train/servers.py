@@ -25,7 +25,7 @@ from dermnote_notegen.queue.records import MODEL, NOTE, NoteStore
 from dermnote_notegen.queue.rq_queue import QUEUE_NAME
 from dermnote_notegen.settings import Settings as NotegenSettings
 from dermnote_retrieval import app as retrieval_app
-from dermnote_retrieval.encoder.protocol import ModelSource
+from dermnote_retrieval.encoder.base import ModelSource
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings as RetrievalSettings
 from tests.notegen.processes import Valkey, free_port, wait_until

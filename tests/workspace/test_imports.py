@@ -35,10 +35,10 @@ print(json.dumps({"modules": len(names), "before": before, "after": state()}))
 """
 MODULES = {
     "dermnote_contracts": 8,
-    "dermnote_http": 8,
+    "dermnote_http": 7,
     "dermnote_imaging": 3,
     "dermnote_notegen": 45,
-    "dermnote_retrieval": 40,
+    "dermnote_retrieval": 39,
     "dermnote_train": 90,
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dermnote_notegen.engine.context import BatchToken, CacheFull, ContextBroken
+from dermnote_notegen.engine.model import BatchToken, CacheFull, ContextBroken
 from dermnote_notegen.engine.sampling import Logits
 
 

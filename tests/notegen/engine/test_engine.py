@@ -15,12 +15,12 @@ from fastapi.testclient import TestClient
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_notegen.engine import engine as engine_module
-from dermnote_notegen.engine.context import BatchToken, ContextBroken
 from dermnote_notegen.engine.engine import LLMEngine
-from dermnote_notegen.engine.grammar import MATCHER_CACHE_SIZE
 from dermnote_notegen.engine.llama import ContextConfig, LlamaContext, Weights
 from dermnote_notegen.engine.model import (
+    BatchToken,
     CompletionFuture,
+    ContextBroken,
     EngineBusy,
     EngineFailed,
     GrammarError,
@@ -29,6 +29,7 @@ from dermnote_notegen.engine.model import (
     PromptTooLong,
     find_weights,
 )
+from dermnote_notegen.engine.sampling import MATCHER_CACHE_SIZE
 from dermnote_notegen.engine.server import create_engine
 from tests.notegen.processes import wait_until
 

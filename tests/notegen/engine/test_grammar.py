@@ -10,9 +10,8 @@ from dermnote_notegen.engine.model import GrammarError
 
 llguidance = pytest.importorskip("llguidance")
 
-from dermnote_notegen.engine.decoding import Decoder, Output, OutputSegment, SegmentedDecoder, TextDecoder  # noqa: E402
-from dermnote_notegen.engine.grammar import Grammar, Vocabulary  # noqa: E402  needs llguidance
-from dermnote_notegen.engine.sampling import Logits, Sampler, SamplingParams  # noqa: E402
+from dermnote_notegen.engine.sampling import Grammar, Logits, Sampler, SamplingParams, Vocabulary  # noqa: E402  needs llguidance  # noqa: E402
+from dermnote_notegen.engine.sequence import Decoder, Output, OutputSegment, SegmentedDecoder, TextDecoder  # noqa: E402
 
 
 class Letters:

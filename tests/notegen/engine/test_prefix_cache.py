@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from dermnote_contracts.completions import CompletionRequest
 from dermnote_contracts.notes import NoteOptions
-from dermnote_notegen.engine.context import BatchToken
 from dermnote_notegen.engine.engine import LLMEngine
 from dermnote_notegen.engine.llama import ContextConfig, LlamaContext, Weights
-from dermnote_notegen.engine.model import ModelInfo, find_weights
+from dermnote_notegen.engine.model import BatchToken, ModelInfo, find_weights
 from dermnote_notegen.engine.tune.layouts import sample_texts
 from dermnote_notegen.verify import Verifier
 from dermnote_notegen.worker.writer import completion_request

@@ -9,13 +9,15 @@ import pytest
 
 np = pytest.importorskip("numpy")
 
-from dermnote_notegen.engine.context import BatchToken, ContextBroken  # noqa: E402
-from dermnote_notegen.engine.decoding import Continuation, Output  # noqa: E402
-from dermnote_notegen.engine.model import GrammarError  # noqa: E402
+from dermnote_notegen.engine.model import (  # noqa: E402
+    BatchToken,
+    ContextBroken,
+    GrammarError,
+)
 from dermnote_notegen.engine.prefix_cache import PrefixCache  # noqa: E402
 from dermnote_notegen.engine.sampling import Logits, Sampler, SamplingParams  # noqa: E402
 from dermnote_notegen.engine.scheduler import Scheduler  # noqa: E402
-from dermnote_notegen.engine.sequence import Outcome, Sequence  # noqa: E402
+from dermnote_notegen.engine.sequence import Continuation, Outcome, Output, Sequence  # noqa: E402  # noqa: E402
 from tests.notegen.engine.fake_context import FakeContext  # noqa: E402
 
 VOCABULARY = 7

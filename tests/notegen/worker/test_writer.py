@@ -1,14 +1,18 @@
 """Writing a note: retries, fallback, reject, keep, variants, and where its text came from."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+from rq.utils import import_attribute
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import ModelInfo, Note, NoteRequest
 from dermnote_contracts.problems import NoteUnfaithful
 from dermnote_notegen.engine.scripted import ScriptedModel
-from dermnote_notegen.worker.writer import MIN_DECISIONS, NoteWriter, tidy
+from dermnote_notegen.queue.rq_queue import TASK
+from dermnote_notegen.worker.writer import MIN_DECISIONS, NoteWriter, tidy, write_note
 from dermnote_notegen.writing.priors import load_priors
 
 FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
@@ -192,3 +196,14 @@ def test_the_same_seed_gives_the_same_request_and_another_seed_another_one() -> 
 )
 def test_a_sentence_cut_by_the_token_limit_is_dropped(text: str, finished: bool, expected: str) -> None:
     assert tidy(text, finished=finished) == expected
+
+
+def test_queued_jobs_name_the_task() -> None:
+    assert TASK == "dermnote_notegen.worker.write_note"  # jobs of earlier versions carry this name
+    assert import_attribute(TASK) is write_note
+
+
+def test_importing_the_worker_builds_no_runtime() -> None:
+    code = "import dermnote_notegen.worker.writer as t; assert t.process_runtime.cache_info().currsize == 0"
+
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -11,8 +11,7 @@ from dermnote_contracts.notes import NoteRequest, Strategy
 from dermnote_contracts.vocabulary import diagnoses
 from dermnote_notegen.writing.priors import load_priors
 from dermnote_notegen.writing.prompt import Prompt, build_prompt, choose_examples
-from dermnote_notegen.writing.prompts import prompt_file
-from dermnote_notegen.writing.strategies import CARRIED, note_facts
+from dermnote_notegen.writing.strategies import CARRIED, note_facts, prompt_file
 from tests.notegen.invented import lesions
 
 PRIORS = load_priors()

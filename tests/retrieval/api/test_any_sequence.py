@@ -15,10 +15,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from dermnote_contracts.problems import UnknownItem
 from dermnote_contracts.retrieval import Exclude, Route
-from dermnote_retrieval.encoder.vector_codec import Vectors
+from dermnote_retrieval.encoder.base import Vectors
 from dermnote_retrieval.ingest.records import Record
 from dermnote_retrieval.query.executor import Scope
-from dermnote_retrieval.runtime.measurements import StepTimer
+from dermnote_retrieval.runtime.metrics import StepTimer
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings
 

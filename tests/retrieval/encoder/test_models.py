@@ -12,8 +12,8 @@ import pytest
 
 from dermnote_contracts.manifest import ModelManifest
 from dermnote_contracts.problems import ModelMismatch, ModelRefused, StartRefused
+from dermnote_retrieval.encoder.base import Encoder
 from dermnote_retrieval.encoder.dummy import DummyEncoder, DummyModels
-from dermnote_retrieval.encoder.protocol import Encoder
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
 

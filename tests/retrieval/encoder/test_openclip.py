@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from dermnote_contracts.manifest import Preprocessing
 from dermnote_contracts.problems import ModelRefused, StartRefused, UnknownModel
-from dermnote_retrieval.encoder.inputs import fit, preprocess
+from dermnote_retrieval.encoder.base import fit, preprocess
 from dermnote_retrieval.encoder.model_folders import FolderModels
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings

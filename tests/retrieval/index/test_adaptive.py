@@ -11,10 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits, lists_for
-from dermnote_retrieval.index.exact import limit_blas_threads, matrix_product, product_is_faster
+from dermnote_retrieval.index.exact import (
+    MISSING,
+    IdMap,
+    Neighbours,
+    Numbers,
+    Selection,
+    Vectors,
+    limit_blas_threads,
+    matrix_product,
+    product_is_faster,
+)
 from dermnote_retrieval.index.faiss_backend import exact
-from dermnote_retrieval.index.id_map import MISSING, IdMap
-from dermnote_retrieval.index.types import Neighbours, Numbers, Selection, Vectors
 
 DIM = 12
 SMALL = Limits(flat_vectors=400, recall_goal=0.95)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dermnote_contracts.problems import InsufficientStorage
-from dermnote_retrieval.store.disk import translate_full_disk
+from dermnote_retrieval.store.database import translate_full_disk
 from tests.retrieval.runtime.test_process import COMMAND, Server, launch
 
 MIB = 1 << 20

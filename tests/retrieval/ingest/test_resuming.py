@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from dermnote_retrieval.app import create_app
+from dermnote_retrieval.encoder.base import Encoder, Vectors
 from dermnote_retrieval.encoder.dummy import DummyEncoder, DummyModels
-from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings
 from tests.train.servers import served

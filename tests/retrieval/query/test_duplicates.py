@@ -9,7 +9,7 @@ from PIL import Image
 
 from dermnote_imaging.stored import difference_hash
 from dermnote_retrieval.ingest.writer import note_digest
-from dermnote_retrieval.query.duplicates import Fingerprint, RankedItem, duplicates_of, fold
+from dermnote_retrieval.query.executor import Fingerprint, RankedItem, duplicates_of, fold
 
 
 def photo(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:

@@ -15,13 +15,13 @@ from PIL import Image
 from dermnote_contracts.manifest import ModelManifest
 from dermnote_contracts.problems import FilterRefused
 from dermnote_contracts.retrieval import Exclude
+from dermnote_retrieval.encoder.base import Encoder, Vectors
 from dermnote_retrieval.encoder.dummy import DummyModels
-from dermnote_retrieval.encoder.protocol import Encoder, Vectors
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits
-from dermnote_retrieval.index.types import EVERYTHING, Neighbours, Selection
+from dermnote_retrieval.index.exact import EVERYTHING, Neighbours, Selection
 from dermnote_retrieval.query.executor import IndexQuery, Scope, search_together
-from dermnote_retrieval.query.filter_cache import FilterCache
-from dermnote_retrieval.runtime.measurements import StepTimer
+from dermnote_retrieval.query.filters import FilterCache
+from dermnote_retrieval.runtime.metrics import StepTimer
 
 WAIT_S = 10
 CLIENTS = 12

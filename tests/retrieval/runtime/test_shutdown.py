@@ -13,8 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dermnote_retrieval.operations.maintenance import Maintenance
-from dermnote_retrieval.service import open_service
+from dermnote_retrieval.service import Maintenance, open_service
 from dermnote_retrieval.settings import Settings
 from tests.retrieval import gated
 from tests.retrieval.gated import GATE

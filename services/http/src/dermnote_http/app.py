@@ -1,4 +1,4 @@
-"""The app factory of both services, and the loop that serves an app."""
+"""The app factory of both services, with problem+json in their OpenAPI documents."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,18 +11,21 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_fastapi_instrumentator import Instrumentator
 from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.middleware import Middleware
 
 from dermnote_contracts import __version__
-from dermnote_contracts.problems import DermnoteError, StartRefused, one_line
+from dermnote_contracts.problems import PROBLEM_JSON, DermnoteError, Problem, StartRefused, one_line
 from dermnote_http.auth import BEARER, KeyGuard, LoopbackGuard
 from dermnote_http.errors import install_problem_handlers
 from dermnote_http.keys import KeyFile
-from dermnote_http.openapi import complete_document
 from dermnote_http.rate_limit import RateLimiter
 from dermnote_http.settings import ServiceSettings
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+_REF = "#/components/schemas/{model}"
+_FASTAPI_MODELS = ("HTTPValidationError", "ValidationError")
+_ERROR_RESPONSES = {"4XX": "The request is rejected; `code` says why", "5XX": "The service cannot answer now"}
 
 
 def base_app(
@@ -87,3 +90,38 @@ def start_errors(program: str) -> Iterator[None]:
 def uvicorn_options(settings: ServiceSettings, **options: Any) -> dict[str, Any]:
     """uvicorn's options for a service: its address, and no log configuration, which `configure_logging` sets up."""
     return {"host": settings.host, "port": settings.port, "log_config": None, **options}
+
+
+def body_schema(model: type[BaseModel]) -> dict[str, str]:
+    """Reference to the schema of a body that its route parses itself; pass the model to `complete_document` too."""
+    return {"$ref": _REF.format(model=model.__name__)}
+
+
+def complete_document(app: FastAPI, *, bodies: Sequence[type[BaseModel]] = ()) -> None:
+    """Document problem+json for all 4xx and 5xx answers, and add the schemas of `bodies`."""
+    fastapi_document = app.openapi
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _complete(fastapi_document(), bodies)
+        return fastapi_document()
+
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+
+def _complete(document: dict[str, Any], bodies: Sequence[type[BaseModel]]) -> None:
+    classes: list[type[BaseModel]] = [Problem, *bodies]
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in classes]
+    _, generated = models_json_schema(models, ref_template=_REF)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in _FASTAPI_MODELS:
+        schemas.pop(name, None)
+    for name, schema in generated["$defs"].items():
+        schemas.setdefault(name, schema)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            operation["responses"] |= {
+                status: {"description": meaning, "content": {PROBLEM_JSON: {"schema": body_schema(Problem)}}}
+                for status, meaning in _ERROR_RESPONSES.items()
+            }

@@ -2,25 +2,23 @@
 
 import logging
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from dermnote_contracts.problems import ModelMismatch, StartRefused, UnknownModel
 from dermnote_imaging.decoder import Decoder, ImageLimits
-from dermnote_retrieval.encoder.batched import ModelLoader
+from dermnote_retrieval.encoder.base import Encoder, ModelLoader, ModelSource
 from dermnote_retrieval.encoder.dummy import DummyModels
 from dermnote_retrieval.encoder.model_folders import FolderModels
-from dermnote_retrieval.encoder.protocol import Encoder, ModelSource
 from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.index.exact import limit_blas_threads
 from dermnote_retrieval.ingest.writer import ItemWriter, ServedModel, build_indexes
-from dermnote_retrieval.operations.maintenance import Maintenance
 from dermnote_retrieval.operations.reembedding import Reembedder, Reembedding
-from dermnote_retrieval.operations.restore import Restore
-from dermnote_retrieval.operations.snapshots import Snapshots
+from dermnote_retrieval.operations.snapshots import Restore, Snapshots
 from dermnote_retrieval.query.search import Search
-from dermnote_retrieval.runtime.measurements import WorkMetrics
-from dermnote_retrieval.runtime.threadpool import WorkerPool
+from dermnote_retrieval.runtime.batching import WorkerPool
+from dermnote_retrieval.runtime.metrics import WorkMetrics
 from dermnote_retrieval.settings import Settings
 from dermnote_retrieval.store.database import Database
 from dermnote_retrieval.store.items import ItemStore
@@ -28,8 +26,51 @@ from dermnote_retrieval.store.vectors import ModelRef, VectorStore
 
 log = logging.getLogger(__name__)
 BULK_THREADS = 2
+MAINTENANCE_INTERVAL_S = 1.0
+# How long `close` waits for the thread.
+CLOSE_TIMEOUT_S = 2.0
 # Folders of the index checkpoint that version 0.1 wrote.
 CHECKPOINT_FOLDERS = ("index", ".index", ".index.old")
+
+
+class Maintenance:
+    """A thread that builds inverted lists for an index of the served model that has outgrown exact search."""
+
+    def __init__(self, writer: ItemWriter, *, interval_s: float = MAINTENANCE_INTERVAL_S) -> None:
+        self._writer = writer
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._running = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the thread still runs, possibly in a build that did not end before `close` returned."""
+        return self._thread.is_alive()
+
+    def close(self, *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Stop the thread. A build is dropped; one that does not end in `timeout_s` continues without effect."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def run_once(self) -> None:
+        """Do what is due now; one caller at a time."""
+        with self._running:
+            for index in self._writer.served.indexes.values():
+                if not index.shrink() and index.outgrown:
+                    index.build(stop=self._stop)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            try:
+                self.run_once()
+            except Exception:  # the service continues with the indexes it has
+                log.exception("maintenance failed; it will be retried")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from dermnote_http.rate_limit import RateLimiter
 from dermnote_http.settings import read_settings
 from dermnote_notegen.api import batches, catalogue, notes
 from dermnote_notegen.api.jobs import Jobs, queue_errors
-from dermnote_notegen.api.metrics import JobsCollector
 from dermnote_notegen.queue.redis import connect
 from dermnote_notegen.settings import Settings
 from dermnote_notegen.writing.priors import load_priors
@@ -37,7 +36,7 @@ def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
     )
     app.state.jobs = jobs = Jobs(redis, settings)
     app.state.priors = load_priors(settings.priors_dir)
-    app.state.registry.register(JobsCollector(jobs))
+    app.state.registry.register(jobs)
     add_routes(app, [notes.router, batches.router, catalogue.router], health=catalogue.health)
     return app
 

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from dermnote_contracts.notes import MAX_BATCH, Batch, NoteRequest
 from dermnote_contracts.problems import FieldError, InvalidRequest, field_errors
-from dermnote_notegen.api.dependencies import CallerDep, IdempotencyKey, JobsDep
+from dermnote_notegen.api.jobs import CallerDep, IdempotencyKey, JobsDep
 from dermnote_notegen.writing.strategies import note_facts
 
 router = APIRouter(tags=["batches"])

@@ -5,10 +5,9 @@ from fastapi import APIRouter, Response
 from dermnote_contracts.notes import Health, ModelInfo, PriorsInfo, Strategy, StrategyInfo
 from dermnote_contracts.problems import EngineUnavailable, UnknownPrior
 from dermnote_contracts.vocabulary import UnknownTerm, vocabularies
-from dermnote_notegen.api.dependencies import JobsDep, PriorsDep
+from dermnote_notegen.api.jobs import JobsDep, PriorsDep
 from dermnote_notegen.writing.priors import Prior
-from dermnote_notegen.writing.prompts import prompt_file
-from dermnote_notegen.writing.strategies import CARRIED, TOPIC_OF
+from dermnote_notegen.writing.strategies import CARRIED, TOPIC_OF, prompt_file
 
 router = APIRouter(tags=["catalogue"])
 health = APIRouter(tags=["health"], prefix="/health")

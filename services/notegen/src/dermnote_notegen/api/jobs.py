@@ -1,26 +1,33 @@
-"""The API's jobs: submit, cancel, report. One transaction creates the records and queues the RQ jobs."""
+"""The API's jobs: submit, cancel, report, count for Prometheus; and the routes' dependencies that provide them."""
 
 import hashlib
 import json
+import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Annotated
 
+from fastapi import Depends, Header, Request
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError, WatchError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from dermnote_contracts.notes import ENDED, Batch, ModelInfo, NoteJob, NoteRequest
-from dermnote_contracts.problems import IdempotencyKeyReused, QueueFull, QueueUnavailable
+from dermnote_contracts.problems import IdempotencyKeyReused, InvalidRequest, QueueFull, QueueUnavailable
+from dermnote_http.auth import Caller, caller_of
 from dermnote_http.logging import request_id
-from dermnote_notegen.queue.records import IDEMPOTENCY, MODEL, Memory, NoteStore, Submission
+from dermnote_notegen.queue.records import IDEMPOTENCY, MODEL, NoteStore, Submission
 from dermnote_notegen.queue.rq_queue import NoteQueue
 from dermnote_notegen.settings import Settings
+from dermnote_notegen.writing.priors import Priors
 from dermnote_notegen.writing.strategies import note_facts
 
 RETRY_AFTER_S = 5
+MAX_WAIT_S = 60
 # Share of Redis' maxmemory above which new notes are rejected; the rest is reserved for ending accepted ones.
 FULL_SHARE = 0.85
 
@@ -36,23 +43,8 @@ def queue_errors() -> Iterator[None]:
         raise QueueUnavailable("Redis does not answer; retry", retry_after_s=RETRY_AFTER_S) from error
 
 
-@dataclass(frozen=True)
-class QueueStatistics:
-    """The present state of the queue, and counts of all notes that ever ended in this Redis.
-
-    `ended`: notes by status; `texts`: texts of finished notes by source (llm, template).
-    """
-
-    waiting: int
-    running: int
-    workers: int
-    ended: dict[str, int]
-    texts: dict[str, int]
-    memory: Memory
-
-
-class Jobs:
-    """Submits and cancels notes; reads them through `store`.
+class Jobs(Collector):
+    """Submits and cancels notes; reads them through `store`. A Prometheus collector of the queue.
 
     `owner` is the name of the caller's key: notes, batches and idempotency keys of other owners count as unknown.
     """
@@ -142,18 +134,28 @@ class Jobs:
         body = self._redis.get(MODEL)
         return None if body is None else ModelInfo.model_validate_json(body)
 
-    def statistics(self) -> QueueStatistics:
-        """The values of /metrics; raises QueueUnavailable."""
-        with queue_errors():
-            ended, texts = self.store.ended_counts()
-            return QueueStatistics(
-                waiting=self._queue.waiting(),
-                running=self._queue.running(),
-                workers=self._queue.workers_alive(),
-                ended=ended,
-                texts=texts,
-                memory=self.store.memory(),
-            )
+    def collect(self) -> Iterator[Metric]:
+        """Queue length, workers, ended notes and Redis' memory, read from Redis at each scrape. No ids."""
+        try:
+            with queue_errors():
+                states = {"waiting": self._queue.waiting(), "running": self._queue.running()}
+                workers = self._queue.workers_alive()
+                ended, texts = self.store.ended_counts()
+                memory = self.store.memory()
+        except QueueUnavailable:
+            yield GaugeMetricFamily("dermnote_notegen_redis_up", "1 while Redis responds", value=0)
+            return
+        bytes_ = {"used": memory.used, "limit": memory.limit}
+        yield GaugeMetricFamily("dermnote_notegen_redis_up", "1 while Redis responds", value=1)
+        yield GaugeMetricFamily("dermnote_notegen_workers", "Workers with a fresh heartbeat", value=workers)
+        yield _family(GaugeMetricFamily, "jobs", "Notes waiting and running", "state", states)
+        yield _family(GaugeMetricFamily, "redis_bytes", "Memory of Redis: used, limit (0: none)", "what", bytes_)
+        yield _family(CounterMetricFamily, "notes_ended", "Ended notes by status", "status", ended)
+        yield _family(CounterMetricFamily, "texts", "Texts of finished notes by source", "source", texts)
+
+    def describe(self) -> list[Metric]:
+        """Empty: registration must not need Redis, which may not be up yet."""
+        return []
 
     def checks(self) -> dict[str, str]:
         """Readiness checks by name: "ok" or the problem."""
@@ -172,3 +174,48 @@ class Jobs:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _family(
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    name: str,
+    meaning: str,
+    label: str,
+    values: Mapping[str, int],
+) -> Metric:
+    family = kind(f"dermnote_notegen_{name}", meaning, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+async def get_jobs(request: Request) -> AsyncIterator[Jobs]:
+    """The app's jobs; Redis errors of a route become QueueUnavailable."""
+    with queue_errors():
+        yield request.app.state.jobs
+
+
+def get_priors(request: Request) -> Priors:
+    """The app's clinical priors."""
+    priors: Priors = request.app.state.priors
+    return priors
+
+
+def preferred_wait_s(prefer: Annotated[str | None, Header()] = None) -> int:
+    """Seconds of `Prefer: wait=N` (RFC 7240), at most 60; 0 without it."""
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?(?:$|[,;\s])", prefer or "", re.IGNORECASE)
+    return min(int(match[1]), MAX_WAIT_S) if match else 0
+
+
+def idempotency_key(key: Annotated[str | None, Header(alias="Idempotency-Key")] = None) -> str | None:
+    """The Idempotency-Key, 1 to 255 printable characters."""
+    if key is not None and not (1 <= len(key) <= 255 and key.isprintable()):
+        raise InvalidRequest("Idempotency-Key must have 1 to 255 printable characters")
+    return key
+
+
+CallerDep = Annotated[Caller, Depends(caller_of)]
+PriorsDep = Annotated[Priors, Depends(get_priors)]
+JobsDep = Annotated[Jobs, Depends(get_jobs)]
+WaitS = Annotated[int, Depends(preferred_wait_s)]
+IdempotencyKey = Annotated[str | None, Depends(idempotency_key)]

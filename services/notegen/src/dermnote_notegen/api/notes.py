@@ -13,11 +13,9 @@ from pydantic import BaseModel
 
 from dermnote_contracts.notes import ENDED, NoteJob, NoteRequest, Strategy
 from dermnote_contracts.problems import DermnoteError
-from dermnote_notegen.api.dependencies import CallerDep, IdempotencyKey, JobsDep, PriorsDep, WaitS
-from dermnote_notegen.api.jobs import Jobs, queue_errors
+from dermnote_notegen.api.jobs import CallerDep, IdempotencyKey, Jobs, JobsDep, PriorsDep, WaitS, queue_errors
 from dermnote_notegen.writing.prompt import build_prompt
-from dermnote_notegen.writing.prompts import prompt_file
-from dermnote_notegen.writing.strategies import note_facts
+from dermnote_notegen.writing.strategies import note_facts, prompt_file
 
 router = APIRouter(tags=["notes"])
 POLL_S = 0.1

@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dermnote_notegen.engine.context import BatchToken
 from dermnote_notegen.engine.llama import ContextConfig, LlamaContext, Weights, cpu_flags
+from dermnote_notegen.engine.model import BatchToken
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 120.0

@@ -15,13 +15,11 @@ from dermnote_contracts.completions import (
     PromptTokensDetails,
     Segment,
 )
-from dermnote_notegen.engine.context import ContextBroken
-from dermnote_notegen.engine.decoding import Decoder, OutputSegment, SegmentedDecoder, TextDecoder
-from dermnote_notegen.engine.grammar import Grammar, Vocabulary
 from dermnote_notegen.engine.llama import NAME, ContextConfig, LlamaContext, Weights
 from dermnote_notegen.engine.metrics import EngineMetrics
 from dermnote_notegen.engine.model import (
     CompletionFuture,
+    ContextBroken,
     EngineBusy,
     EngineFailed,
     GrammarError,
@@ -30,9 +28,9 @@ from dermnote_notegen.engine.model import (
     PromptTooLong,
 )
 from dermnote_notegen.engine.prefix_cache import CACHED_LOGITS
-from dermnote_notegen.engine.sampling import Sampler, SamplingParams
+from dermnote_notegen.engine.sampling import Grammar, Sampler, SamplingParams, Vocabulary
 from dermnote_notegen.engine.scheduler import Scheduler
-from dermnote_notegen.engine.sequence import Outcome, Sequence
+from dermnote_notegen.engine.sequence import Decoder, Outcome, OutputSegment, SegmentedDecoder, Sequence, TextDecoder
 
 log = logging.getLogger(__name__)
 # A quarter of the cells may hold unused branches for later requests; more slows down every token, which looks at the

@@ -14,10 +14,8 @@ import numpy as np
 from llguidance.llamacpp import lltokenizer_from_vocab
 from numpy.typing import NDArray
 
-from dermnote_notegen.engine.context import BatchToken, CacheFull, ContextBroken
-from dermnote_notegen.engine.grammar import Vocabulary
-from dermnote_notegen.engine.model import ModelNotFound
-from dermnote_notegen.engine.sampling import Logits
+from dermnote_notegen.engine.model import BatchToken, CacheFull, ContextBroken, ModelNotFound
+from dermnote_notegen.engine.sampling import Logits, Vocabulary
 
 log = logging.getLogger(__name__)
 NAME = f"llama-cpp-python {llama_cpp.__version__}"

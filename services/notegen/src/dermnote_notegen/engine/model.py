@@ -1,18 +1,21 @@
-"""The interface of a loaded language model, its errors, and where its weights come from."""
+"""The interfaces of an engine, its model and its KV cache, their errors, and where the weights come from."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry
 
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import Quantization
 from dermnote_contracts.problems import StartRefused
+
+if TYPE_CHECKING:  # needs NumPy, which a scripted engine does without
+    from dermnote_notegen.engine.sampling import Logits
 
 CompletionFuture = Future[CompletionResponse]
 
@@ -107,3 +110,46 @@ def sha256_of(path: Path) -> str:
     """Hex sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class CacheFull(Exception):
+    """The batch needs more free cells than there are; the cache is unchanged."""
+
+
+class ContextBroken(Exception):
+    """The cache is in an unknown state and must be rebuilt."""
+
+
+class BatchToken(NamedTuple):
+    """One token of a batch, at `position` of a sequence; `logits`: compute the logits after it."""
+
+    token: int
+    position: int
+    seq_id: int
+    logits: bool
+
+
+class KVCache(Protocol):
+    """Sequences 0 to `max_sequences` - 1 over shared cells. `drop` frees positions from `start` on."""
+
+    max_sequences: int
+
+    def copy(self, source: int, target: int, *, length: int) -> None: ...
+
+    def drop(self, seq_id: int, *, start: int) -> None: ...
+
+
+class Context(KVCache, Protocol):
+    """A model and its cache of `cells` tokens. `shares`: prefixes can be copied between sequences."""
+
+    cells: int
+    shares: bool
+
+    def decode(self, batch: Sequence[BatchToken]) -> None:
+        """Raises CacheFull or ContextBroken."""
+
+    def logits(self, index: int) -> "Logits":
+        """Logits after token `index` of the last batch, shape [vocabulary]; valid until the next batch."""
+
+    def rebuild(self) -> None:
+        """Replace the cache with an empty one."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dermnote_notegen.engine.context import KVCache
+from dermnote_notegen.engine.model import KVCache
 from dermnote_notegen.engine.sampling import Logits
 
 # Nodes whose logits are cached, one 32-bit float for every token of the vocabulary.

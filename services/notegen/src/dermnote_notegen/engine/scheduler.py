@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 
-from dermnote_notegen.engine.context import BatchToken, CacheFull, Context, ContextBroken
+from dermnote_notegen.engine.model import BatchToken, CacheFull, Context, ContextBroken
 from dermnote_notegen.engine.prefix_cache import Branch, Node, NoFreeSequence, PrefixCache
 from dermnote_notegen.engine.sampling import Logits
 from dermnote_notegen.engine.sequence import Outcome, Sequence

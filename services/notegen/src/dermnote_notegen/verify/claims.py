@@ -10,22 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+from dermnote_notegen.verify.findings import Run, readings, runs
 from dermnote_notegen.verify.lexicon import FINDING, NEUTRAL, Lexicon, Match, TextClaim, role
-from dermnote_notegen.verify.negation import (
-    Negation,
-    denial_after,
-    is_denied_likewise,
-    is_denied_with_others,
-)
 from dermnote_notegen.verify.patterns import patterned
 from dermnote_notegen.verify.qualifiers import (
+    Negation,
+    denial_after,
     is_denied_itself,
+    is_denied_likewise,
+    is_denied_with_others,
     is_of_someone,
     qualified,
     says_it_is_here,
     typical_here,
 )
-from dermnote_notegen.verify.sentence import Run, Subject, is_of_this_lesion, readings, runs
 
 SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 
@@ -179,3 +177,63 @@ def _other_reading(field_name: str, match: Match, *, typical: bool) -> bool:
     if field_name == FINDING:
         return not typical and (match.words[0] in role("containers") or match.is_closed_finding or match.is_symptom)
     return typical and match.is_symptom and field_name.startswith("symptoms.") and match.value(FINDING) is not None
+
+
+class Subject:
+    """The subject of the words: this lesion, or a diagnosis in general."""
+
+    def __init__(self) -> None:
+        self.is_general = False
+        self._of_this = False
+        self._after_name = False
+
+    def advance(self, match: Match, following: Match | None) -> None:
+        """Read the next phrase. After a diagnosis, "around the lesion" changes nothing; "the lesion shows" does."""
+        if match.is_finding:
+            return
+        words = set(match.words)
+        names = match.value("diagnosis") is not None or match.is_of_the_diagnosis
+        acts = following is not None and following.words[0] in role("verbs")
+        if self._after_name and "which" in words:
+            self._of_this, self.is_general = False, True
+        elif following is not None and following.is_cue and words & role("pronouns"):
+            pass  # "it typically shows": as a thing of its kind
+        elif not names and words & role("one_lesion") and (not self.is_general or acts or words & role("pronouns")):
+            self._of_this, self.is_general = True, False
+        elif not self._of_this and (names or words & role("many_lesions")):
+            self.is_general = True
+        self._after_name = names
+
+
+def _is_a_hallmark(matches: Sequence[Match], number: int) -> bool:
+    """ "A raised lesion is typical of it": the lesion is a typical one, not the patient's."""
+    articles = [
+        match.words[0] for match in matches[:number] if match.words[0] in ("a", "an", "the", "this", "his", "her")
+    ]
+    verb = matches[number + 1 : number + 2]
+    called = any(match.is_cue for match in matches[number + 2 : number + 5])
+    return articles[-1:] in (["a"], ["an"]) and called and bool(verb) and verb[0].words[0] in role("copulas")
+
+
+def is_of_this_lesion(matches: Sequence[Match]) -> bool:
+    """True when a sentence speaks of the lesion at hand: by a pronoun, as what acts, or before it names anything.
+
+    "Melanoma typically shows a halo around the lesion" does not.
+    """
+    named = False
+    for number, (match, following) in enumerate(itertools.pairwise([*matches, None])):
+        if match is None or match.is_finding or len(match.words) > 1 or _is_a_hallmark(matches, number):
+            named = named or (match is not None and match.value("diagnosis") is not None)
+            continue
+        word = match.words[0]
+        named = named or match.value("diagnosis") is not None or match.is_cue
+        acts = following is not None and following.words[0] in role("verbs") and following.start == match.end + 1
+        of_its_kind = following is not None and following.is_cue and word in role("pronouns")
+        of_the = number > 1 and matches[number - 1].words == ("the",) and matches[number - 2].joins and not acts
+        if (
+            word in role("one_lesion")
+            and not (of_its_kind or of_the)
+            and (not named or acts or word in role("pronouns"))
+        ):
+            return True
+    return False

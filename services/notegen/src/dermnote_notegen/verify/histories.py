@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dermnote_notegen.verify.lexicon import TextClaim, Word, history_words, words
-from dermnote_notegen.verify.negation import DENIED_AT_ONCE
+from dermnote_notegen.verify.qualifiers import DENIED_AT_ONCE
 
 PERSONAL, FAMILY = "personal_hx_mm", "family_hx_mm"
 MELANOMA = ("melanoma", "melanomas")

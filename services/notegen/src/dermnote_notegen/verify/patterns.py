@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from dermnote_notegen.verify.histories import histories
 from dermnote_notegen.verify.lexicon import Lexicon, TextClaim
-from dermnote_notegen.verify.qualifiers import bound, vague
 
 NUMBER_WORDS = (
     "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
@@ -57,6 +56,20 @@ HINTS = {
     SIZE: re.compile(r"mm\b|cm\b|met(?:er|re)", re.IGNORECASE),
     FITZPATRICK: re.compile(r"type|fitzpatrick|fst", re.IGNORECASE),
 }
+BOUND = re.compile(
+    r"(?:\b(?:(?:less|more|greater|fewer|larger|smaller|longer|shorter|older|younger|bigger) than|at least|at most"
+    r"|up to|short of|(?:grown|increased|enlarged) by|over|under|above|below|before|after|until|exceed(?:s|ing)"
+    r"|nearly|almost|not)"
+    r"\s+(?:an?\s+|the\s+)?|[<>≤≥±~≈]\s*)$",
+    re.IGNORECASE,
+)
+BOUND_AFTER = re.compile(
+    r"\s*(?:(?:or|and) (?:more|less|so|over|older|younger|above|below|under)|at (?:least|most)|from)\b", re.IGNORECASE
+)
+ABOUT = re.compile(r"\b(?:about|around|approximately|approx\.?|roughly|circa)\s+$", re.IGNORECASE)
+_THING = r"(?:lesion|image|photograph|picture|record|clinic|hospital|department|dermatologist)"
+THING_BEFORE = re.compile(rf"\b{_THING}\s+(?:(?:on file\s+|on record\s+)?(?:is|was)\s+)?$", re.IGNORECASE)
+THING_AFTER = re.compile(rf"\s*{_THING}\b", re.IGNORECASE)
 BOUNDED = ("age", "clin_size_long_diam_mm", "fitzpatrick_skin_type")
 ROMAN = dict(zip("123456", ("I", "II", "III", "IV", "V", "VI"), strict=True))
 
@@ -87,9 +100,9 @@ def _outside(names: list[tuple[int, int]], text: str, start: int) -> Iterator[Te
     """The numeric claims from `start` outside `names`; a value includes words that make it a bound ("more than")."""
     for claim in _numbers(text, start):
         if not any(begin < claim.end and claim.start < end for begin, end in names):
-            limit = bound(text, claim.start, claim.end) if claim.field in BOUNDED else ""
+            limit = _bound(text, claim.start, claim.end) if claim.field in BOUNDED else ""
             if claim.field == "age":
-                limit = limit or vague(text, claim.start, claim.end)
+                limit = limit or _vague(text, claim.start, claim.end)
             yield replace(claim, value=f"{limit} {claim.value}") if limit else claim
 
 
@@ -119,3 +132,16 @@ def _millimetres(number: str, unit: str) -> str:
         return number.lower()
     value = float(number) * (10 if unit.lower().startswith("c") else 1)
     return str(int(value) if value.is_integer() else round(value, 3))
+
+
+def _bound(text: str, start: int, end: int) -> str:
+    """The words that make a number a bound: "more than" 6 mm, 6 mm "or more", "almost" 61; empty without any."""
+    match = BOUND.search(text, 0, start) or BOUND_AFTER.match(text, end)
+    return match[0].strip().lower() if match else ""
+
+
+def _vague(text: str, start: int, end: int) -> str:
+    """Whether an age is not the patient's ("a 61-year-old photograph") or uncertain ("about 61 years old")."""
+    if THING_BEFORE.search(text, 0, start) or THING_AFTER.match(text, end):
+        return "thing of"
+    return "about" if ABOUT.search(text, 0, start) else ""

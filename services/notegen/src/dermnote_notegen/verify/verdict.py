@@ -10,8 +10,8 @@ from dermnote_contracts.metadata import walk
 from dermnote_contracts.notes import Claim, StatedFact, Verification
 from dermnote_contracts.vocabulary import diagnoses, sites
 from dermnote_notegen.verify.claims import ANSWERED, SENTENCE, claims
+from dermnote_notegen.verify.findings import NOTHING, Typical, modifiers, typical_of
 from dermnote_notegen.verify.lexicon import FINDING, TextClaim, phrase, role
-from dermnote_notegen.verify.typical import NOTHING, Typical, modifiers, typical_of
 from dermnote_notegen.verify.vocabulary import note_lexicon
 from dermnote_notegen.writing.priors import Prior
 

@@ -3,6 +3,6 @@
 `write_note` is re-exported because queued jobs name it as `dermnote_notegen.worker.write_note`.
 """
 
-from dermnote_notegen.worker.task import write_note
+from dermnote_notegen.worker.writer import write_note
 
 __all__ = ["write_note"]

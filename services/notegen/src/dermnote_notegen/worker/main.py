@@ -9,16 +9,23 @@ import gc
 import logging
 import os
 import sys
+import time
 
-from dermnote_contracts.problems import EngineUnavailable
+from redis.exceptions import RedisError
+
+from dermnote_contracts.problems import EngineUnavailable, WorkerGaveUp
 from dermnote_http.app import start_errors
 from dermnote_http.logging import configure_logging
+from dermnote_notegen.queue.records import MODEL
+from dermnote_notegen.queue.rq_queue import NoteWorker
 from dermnote_notegen.worker.supervisor import Process, Supervisor
-from dermnote_notegen.worker.task import Runtime, maintain, process_runtime, work
+from dermnote_notegen.worker.writer import Runtime, process_runtime
 
 log = logging.getLogger(__name__)
 ENGINE = "from dermnote_notegen.engine.server import main; main()"
 ENGINE_STOP_S = 10
+MODEL_TTL_S = 30
+REPORT_S = 5
 
 
 def exec_engine() -> None:
@@ -71,6 +78,51 @@ def wait_for_engine(supervisor: Supervisor, runtime: Runtime) -> None:
         if exit_code is not None and exit_code > 0:
             sys.exit(exit_code)
     runtime.engine.close()
+
+
+def work(runtime: Runtime) -> None:
+    """Write notes from the queue until a stop signal, or until Redis stays unavailable."""
+    try:
+        _note_worker(runtime).work(logging_level="WARNING")
+    except RedisError as error:
+        log.warning("Redis does not answer: %s", error)
+
+
+def maintain(runtime: Runtime) -> None:
+    """For all workers: report the loaded model and recover the jobs of dead workers."""
+    interval_s = runtime.settings.maintenance_interval_s
+    next_cleaning = time.monotonic()
+    while True:
+        try:
+            _report_model(runtime)
+            if time.monotonic() >= next_cleaning:
+                _note_worker(runtime).clean_registries()
+                next_cleaning = time.monotonic() + interval_s
+        except RedisError as error:
+            log.warning("Redis does not answer: %s", error)
+        time.sleep(min(REPORT_S, interval_s))
+
+
+def _report_model(runtime: Runtime) -> None:
+    """Store the loaded model for the API; it expires after 30 s without a report."""
+    try:
+        model = runtime.engine.info()
+    except EngineUnavailable:
+        log.warning("the engine does not answer")
+    else:
+        runtime.redis.set(MODEL, model.model_dump_json(), ex=MODEL_TTL_S)
+
+
+def _note_worker(runtime: Runtime) -> NoteWorker:
+    def give_up(note_id: str) -> None:
+        runtime.store.fail(note_id, WorkerGaveUp().problem())
+
+    return NoteWorker(
+        runtime.redis,
+        maintenance_interval_s=runtime.settings.maintenance_interval_s,
+        orphan_after_s=runtime.settings.orphan_after_s,
+        on_failed=give_up,
+    )
 
 
 def main() -> None:

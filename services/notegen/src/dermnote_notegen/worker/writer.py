@@ -1,22 +1,36 @@
-"""Writes notes: attempt, verify, retry, fall back. Needs of the engine only that it completes text."""
+"""The RQ task, and what it runs: write a note with the engine, verify it, retry, fall back to a template."""
 
+import functools
+import logging
 import random
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol
 
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
 from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import ModelInfo, Note, NoteRequest, Provenance, Tokens
-from dermnote_contracts.problems import NoteUnfaithful
+from dermnote_contracts.problems import EngineCrashed, EngineRefused, InvalidRequest, NoteUnfaithful
+from dermnote_http.logging import request_id_scope
+from dermnote_http.settings import read_settings
+from dermnote_notegen.queue.records import NoteStore
+from dermnote_notegen.queue.redis import connect
+from dermnote_notegen.settings import Settings
 from dermnote_notegen.verify import Verdict, Verifier
+from dermnote_notegen.worker.engine_client import EngineClient
 from dermnote_notegen.writing.note_grammar import write_skeleton, write_template
-from dermnote_notegen.writing.priors import Prior, Priors
+from dermnote_notegen.writing.priors import Prior, Priors, load_priors
 from dermnote_notegen.writing.prompt import Prompt, build_prompt
-from dermnote_notegen.writing.prompts import prompt_file
-from dermnote_notegen.writing.strategies import NoteFacts, note_facts
+from dermnote_notegen.writing.strategies import NoteFacts, note_facts, prompt_file
 
+log = logging.getLogger(__name__)
+REDIS_TIMEOUT_S = 30  # longer than a worker blocks for a job
 MAX_ATTEMPTS = 4
 MAX_SKELETONS = 16
 # A text counts as the model's own (`source: llm`) if the model made at least this many choices in it.
@@ -204,3 +218,59 @@ def _decisions(answer: CompletionResponse) -> int:
     """The model's choices in a text; every generated token counts as one if the engine doesn't count them."""
     usage = answer.usage
     return usage.completion_tokens if usage.decisions is None else usage.decisions
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What jobs need. Built once in the supervisor and inherited by each worker, which opens its own connections."""
+
+    settings: Settings
+    redis: Redis
+    store: NoteStore
+    engine: EngineClient
+    writer: NoteWriter
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Runtime":
+        """Build everything; connects to nothing yet. Commands are retried while Redis restarts.
+
+        Raises PasswordUnreadable, PriorsInvalid.
+        """
+        retry = Retry(ExponentialBackoff(cap=2, base=0.1), retries=12)
+        redis = connect(settings, retry=retry, socket_timeout=REDIS_TIMEOUT_S)
+        engine = EngineClient(
+            socket=settings.engine_socket,
+            url=settings.engine_url,
+            model_name=settings.model if settings.engine_url else "",
+            wait_s=settings.engine_wait_s,
+        )
+        writer = NoteWriter(engine, load_priors(settings.priors_dir))
+        return cls(settings, redis, NoteStore(redis, note_ttl_s=settings.note_ttl_s), engine, writer)
+
+
+@functools.cache
+def process_runtime() -> Runtime:
+    """This process's runtime, from the environment. Only for `write_note`, which RQ calls by name with a note id."""
+    return Runtime.from_settings(read_settings(Settings))
+
+
+def write_note(note_id: str) -> None:
+    """The RQ task. Idempotent: an ended note is left as it is.
+
+    Errors that a retry can't cure fail the note with their reason; any other exception makes RQ retry the job.
+    """
+    runtime = process_runtime()
+    started = runtime.store.start(note_id)
+    if started is None:
+        return
+    request = started.request
+    seed = request.options.seed if request.options.seed is not None else secrets.randbelow(2**31)
+    with request_id_scope(started.request_id):
+        try:
+            notes = runtime.writer.write(request, seed=seed)
+        except (InvalidRequest, EngineRefused, EngineCrashed) as error:
+            runtime.store.fail(note_id, error.problem())
+            log.info("note %s failed: %s", note_id, error.code)
+        else:
+            runtime.store.finish(note_id, notes)
+            log.info("note %s finished: %s", note_id, ", ".join(note.provenance.source for note in notes))

@@ -12,7 +12,7 @@ from typing import Any
 from dermnote_contracts.vocabulary import diagnoses
 from dermnote_notegen.writing.phrase_grammar import Alternative, Part, PhraseGrammar, Rule, resolve
 from dermnote_notegen.writing.priors import Finding, Prior
-from dermnote_notegen.writing.prompts import prompt_file
+from dermnote_notegen.writing.strategies import prompt_file
 
 ADULT_FROM_YEARS = 18
 TYPICAL_GROUPS = 3

@@ -11,8 +11,7 @@ from dermnote_contracts.vocabulary import diagnoses
 from dermnote_notegen.writing.note_grammar import build_note_grammar, person_in_short, usable_findings, write_skeleton
 from dermnote_notegen.writing.phrase_grammar import PhraseGrammar
 from dermnote_notegen.writing.priors import Prior
-from dermnote_notegen.writing.prompts import Example, PromptFile, prompt_file
-from dermnote_notegen.writing.strategies import NoteFacts
+from dermnote_notegen.writing.strategies import Example, NoteFacts, PromptFile, prompt_file
 
 TOKENS_PER_WORD = 2.5
 EXTRA_TOKENS = 8

@@ -1,8 +1,13 @@
-"""Strategies: the facts each one puts into a note, and the requests it rejects. Pure functions."""
+"""Strategies: the facts each one puts into a note, the requests it rejects, and its prompt file (prompts/*.toml)."""
 
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from dermnote_contracts.notes import NoteRequest, Strategy, Topic
 from dermnote_contracts.problems import NoFacts, StrategyNeedsDiagnosis
@@ -32,6 +37,42 @@ CARRIED: dict[Strategy, tuple[str, ...]] = {
 NEEDS_DIAGNOSIS: frozenset[Strategy] = frozenset(("M", "P1"))
 # The model chooses a diagnosis, which counts as unsupported even if it is right.
 HIDES_DIAGNOSIS: frozenset[Strategy] = frozenset(("P3",))
+
+
+class Example(BaseModel):
+    """An invented patient's facts, from which the note's sentences are generated, and the lesion's description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    facts: Mapping[str, Any]
+    description: str
+
+
+class PromptFile(BaseModel):
+    """One strategy's file. Without an instruction it uses no model; without wordings the model writes freely.
+
+    `wordings`: rules of a phrase grammar; `words`: words for single facts; `most_alternatives`: per rule and seed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str
+    instruction: str = ""
+    examples: tuple[Example, ...] = ()
+    stop: tuple[str, ...] = ()
+    max_words: int = 0
+    temperature: float = 0.0
+    wordings: Mapping[str, Sequence[str]] = {}
+    words: Mapping[str, Any] = {}
+    most_alternatives: int = 0
+
+
+@cache
+def prompt_file(strategy: Strategy) -> PromptFile:
+    """The data file of a strategy."""
+    return PromptFile.model_validate(
+        tomllib.loads((files(__package__) / "prompts" / f"{strategy}.toml").read_text("utf-8"))
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from starlette.types import Message
 from dermnote_contracts.problems import InsufficientStorage, InvalidRequest, TooLarge, UnsupportedMedia, field_errors
 from dermnote_retrieval.runtime.shutdown import Shutdown
 from dermnote_retrieval.service import Service
-from dermnote_retrieval.store.disk import translate_full_disk
+from dermnote_retrieval.store.database import translate_full_disk
 
 Model = TypeVar("Model", bound=BaseModel)
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")

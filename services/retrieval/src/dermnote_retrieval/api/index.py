@@ -16,8 +16,7 @@ from dermnote_contracts.retrieval import (
     Waiting,
 )
 from dermnote_retrieval.api.forms import ServiceDep
-from dermnote_retrieval.encoder.batched import BatchedEncoder
-from dermnote_retrieval.encoder.protocol import Encoder
+from dermnote_retrieval.encoder.base import BatchedEncoder, Encoder
 from dermnote_retrieval.index.adaptive import AdaptiveIndex
 from dermnote_retrieval.service import Service
 

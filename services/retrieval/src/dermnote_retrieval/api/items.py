@@ -20,7 +20,7 @@ from dermnote_retrieval.ingest.writer import RejectedRecord
 from dermnote_retrieval.query.executor import image_link
 from dermnote_retrieval.runtime.shutdown import Shutdown
 from dermnote_retrieval.service import Service
-from dermnote_retrieval.store.disk import translate_full_disk
+from dermnote_retrieval.store.database import translate_full_disk
 from dermnote_retrieval.store.items import ROUTES, ListedItem
 
 router = APIRouter(tags=["items"])

@@ -16,11 +16,10 @@ from dermnote_contracts.retrieval import (
     Encoding,
     ModelSummary,
 )
-from dermnote_http.openapi import body_schema
+from dermnote_http.app import body_schema
 from dermnote_retrieval.api.forms import FORM_TYPES, Form, ServiceDep, media_type, read_body, read_form, validated
-from dermnote_retrieval.encoder.protocol import Encoder, Vectors
-from dermnote_retrieval.encoder.vector_codec import write_vector
-from dermnote_retrieval.runtime.measurements import StepTimer
+from dermnote_retrieval.encoder.base import Encoder, Vectors, write_vector
+from dermnote_retrieval.runtime.metrics import StepTimer
 from dermnote_retrieval.service import Service
 
 router = APIRouter(tags=["models"])

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
 from dermnote_contracts.retrieval import MAX_K, Distinct, Exclude, SearchRequest, SearchResponse, Via
-from dermnote_http.openapi import body_schema
+from dermnote_http.app import body_schema
 from dermnote_retrieval.api.forms import (
     FORM_TYPES,
     Form,
@@ -20,8 +20,7 @@ from dermnote_retrieval.api.forms import (
 )
 from dermnote_retrieval.ingest.records import parse_json
 from dermnote_retrieval.query.executor import Scope, SearchPlan
-from dermnote_retrieval.runtime.measurements import StepTimer
-from dermnote_retrieval.runtime.metrics import Metrics
+from dermnote_retrieval.runtime.metrics import Metrics, StepTimer
 from dermnote_retrieval.service import Service
 
 router = APIRouter(tags=["search"])

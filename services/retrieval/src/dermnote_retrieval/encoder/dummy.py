@@ -16,7 +16,7 @@ from dermnote_contracts.manifest import ModelManifest, Preprocessing
 from dermnote_contracts.problems import UnknownModel
 from dermnote_imaging.decoder import RgbImage
 from dermnote_imaging.preprocessing import cell_means
-from dermnote_retrieval.encoder.protocol import Encoder, Vectors, unit_rows
+from dermnote_retrieval.encoder.base import Encoder, Vectors, unit_rows
 
 COLOURS: Final = {
     "black": (0, 0, 0),
@@ -54,17 +54,13 @@ class DummyEncoder:
     """Deterministic. Image dimensions: colour shares, then the mean colours of nine fields, cut to the width."""
 
     def __init__(self, manifest: ModelManifest) -> None:
-        self._manifest = manifest
-
-    @property
-    def manifest(self) -> ModelManifest:
-        return self._manifest
+        self.manifest = manifest
 
     def fit(self, image: RgbImage) -> RgbImage:
         return image
 
     def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
-        rows = np.zeros((len(images), self._manifest.image_dim))
+        rows = np.zeros((len(images), self.manifest.image_dim))
         for row, image in zip(rows, images, strict=True):
             pixels = cell_means(image, width=24, height=24).astype(np.int32)
             distances = ((pixels[:, :, None, :] - _PALETTE) ** 2).sum(axis=-1)
@@ -75,20 +71,20 @@ class DummyEncoder:
         return unit_rows(rows)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        rows = np.zeros((len(texts), self._manifest.text_dim))
+        rows = np.zeros((len(texts), self.manifest.text_dim))
         for row, text in zip(rows, texts, strict=True):
             for word in re.findall(r"\w+|[^\w\s]", text.lower()):
-                row[self._dimension(word)] += 5 if self._manifest.aligned and word in _DIMENSIONS else 1
+                row[self._dimension(word)] += 5 if self.manifest.aligned and word in _DIMENSIONS else 1
         return unit_rows(rows)
 
     def close(self) -> None:
         """Nothing to release."""
 
     def _dimension(self, word: str) -> int:
-        if self._manifest.aligned and word in _DIMENSIONS:
+        if self.manifest.aligned and word in _DIMENSIONS:
             return _DIMENSIONS[word]
         digest = hashlib.blake2b(word.encode("utf-8"), digest_size=4).digest()
-        return len(COLOURS) + int.from_bytes(digest) % (self._manifest.text_dim - len(COLOURS))
+        return len(COLOURS) + int.from_bytes(digest) % (self.manifest.text_dim - len(COLOURS))
 
 
 class DummyModels:

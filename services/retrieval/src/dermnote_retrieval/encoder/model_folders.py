@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dermnote_contracts.manifest import IMAGE_GRAPH, MANIFEST_NAME, TEXT_GRAPH, ModelManifest
 from dermnote_contracts.problems import ModelRefused, UnknownModel
 from dermnote_retrieval.encoder import onnx
-from dermnote_retrieval.encoder.protocol import Encoder
+from dermnote_retrieval.encoder.base import Encoder
 
 Runtime = Literal["auto", "onnx", "openclip"]
 log = logging.getLogger(__name__)

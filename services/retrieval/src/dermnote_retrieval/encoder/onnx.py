@@ -15,8 +15,7 @@ import onnxruntime
 
 from dermnote_contracts.manifest import IMAGE_GRAPH, PADDING, PIXELS, TEXT_GRAPH, TOKENS, ModelManifest
 from dermnote_contracts.problems import ModelRefused
-from dermnote_retrieval.encoder.inputs import TOKENIZER, BatchTokenizer, FolderEncoder
-from dermnote_retrieval.encoder.protocol import check_vectors, loading_errors
+from dermnote_retrieval.encoder.base import TOKENIZER, BatchTokenizer, FolderEncoder, check_vectors, loading_errors
 
 NEEDED = (IMAGE_GRAPH, TEXT_GRAPH, TOKENIZER)
 Rows = npt.NDArray[np.float32]

@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 
 from dermnote_contracts.manifest import ModelManifest
 from dermnote_contracts.problems import ModelRefused
-from dermnote_retrieval.encoder.inputs import TOKENIZER, BatchTokenizer, FolderEncoder
-from dermnote_retrieval.encoder.protocol import check_vectors, loading_errors
+from dermnote_retrieval.encoder.base import TOKENIZER, BatchTokenizer, FolderEncoder, check_vectors, loading_errors
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"

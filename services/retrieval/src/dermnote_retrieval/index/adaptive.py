@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dermnote_contracts.retrieval import IndexRecall
-from dermnote_retrieval.index.exact import VectorMatrix
-from dermnote_retrieval.index.faiss_backend import InvertedLists, Mask, use_threads
-from dermnote_retrieval.index.types import EVERYTHING, Neighbours, Numbers, Selection, Vectors
+from dermnote_retrieval.index.exact import EVERYTHING, Neighbours, Selection, VectorMatrix
+from dermnote_retrieval.index.faiss_backend import InvertedLists, Mask, Numbers, Vectors, use_threads
 
 log = logging.getLogger(__name__)
 CANDIDATES_PER_HIT = 4

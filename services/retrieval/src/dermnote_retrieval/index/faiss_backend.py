@@ -7,8 +7,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from dermnote_retrieval.index.types import Numbers, Vectors
-
+Numbers = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Ranked = tuple[npt.NDArray[np.float32], Numbers]
 """(scores, ids), both [queries, k], best first; id -1 where there are fewer."""

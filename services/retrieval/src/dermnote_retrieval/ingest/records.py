@@ -15,8 +15,7 @@ from dermnote_contracts.problems import InvalidRequest, field_errors
 from dermnote_contracts.retrieval import Group, ItemId, Route
 from dermnote_imaging.decoder import Decoder
 from dermnote_imaging.stored import StoredImage
-from dermnote_retrieval.encoder.protocol import Vectors
-from dermnote_retrieval.encoder.vector_codec import read_vector
+from dermnote_retrieval.encoder.base import Vectors, read_vector
 
 MAX_NOTE_CHARS = 20_000
 MAX_METADATA_VALUES = 256

@@ -24,10 +24,10 @@ from dermnote_contracts.problems import (
 )
 from dermnote_contracts.retrieval import BulkOutcome, Route
 from dermnote_imaging.stored import open_stored
-from dermnote_retrieval.encoder.protocol import Encoder, Vectors
+from dermnote_retrieval.encoder.base import Encoder, Vectors
 from dermnote_retrieval.index.adaptive import AdaptiveIndex, Limits
 from dermnote_retrieval.ingest.records import Record
-from dermnote_retrieval.runtime.measurements import WorkMetrics
+from dermnote_retrieval.runtime.metrics import WorkMetrics
 from dermnote_retrieval.store.items import ItemStore, NewItem
 from dermnote_retrieval.store.vectors import VectorStore
 

@@ -13,8 +13,7 @@ import numpy as np
 from dermnote_contracts.problems import Conflict, InsufficientStorage, Stopping
 from dermnote_contracts.retrieval import ModelSummary, Route
 from dermnote_imaging.stored import open_stored
-from dermnote_retrieval.encoder.batched import ModelLoader
-from dermnote_retrieval.encoder.protocol import Encoder, Vectors
+from dermnote_retrieval.encoder.base import Encoder, ModelLoader, Vectors
 from dermnote_retrieval.index.adaptive import Limits
 from dermnote_retrieval.ingest.writer import ItemWriter, ServedModel, build_indexes
 from dermnote_retrieval.store.items import ItemStore

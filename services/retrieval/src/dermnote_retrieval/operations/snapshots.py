@@ -1,4 +1,4 @@
-"""Snapshots: consistent copies of the store, taken while it is written to and verified before they are restored.
+"""Snapshots: consistent copies of the store, taken while it is written to, verified and restored.
 
 A snapshot is complete or absent: it is written under a temporary name and renamed after its manifest.
 """
@@ -16,10 +16,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from dermnote_contracts.problems import SnapshotDamaged, UnknownSnapshot
+from dermnote_contracts.problems import Conflict, InsufficientStorage, ModelMismatch, SnapshotDamaged, UnknownSnapshot
 from dermnote_contracts.retrieval import Snapshot
-from dermnote_retrieval.store.database import Database
-from dermnote_retrieval.store.disk import translate_full_disk
+from dermnote_retrieval.encoder.base import Encoder, ModelLoader
+from dermnote_retrieval.index.adaptive import Limits
+from dermnote_retrieval.ingest.writer import ItemWriter, ServedModel, build_indexes
+from dermnote_retrieval.operations.reembedding import Reembedding
+from dermnote_retrieval.store.database import Database, translate_full_disk
 from dermnote_retrieval.store.items import ROUTES
 
 log = logging.getLogger(__name__)
@@ -158,3 +161,72 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+class Restore:
+    """Restores snapshots, one at a time: the model, the store as it was, and new indexes over it.
+
+    Searches meanwhile are rejected with 503: an old index over the new store would return the wrong items.
+    """
+
+    def __init__(
+        self,
+        writer: ItemWriter,
+        snapshots: Snapshots,
+        *,
+        reembedding: Reembedding,
+        models: ModelLoader,
+        limits: Limits,
+    ) -> None:
+        self._writer = writer
+        self._snapshots = snapshots
+        self._reembedding = reembedding
+        self._models = models
+        self._limits = limits
+
+    def run(self, snapshot_id: str) -> Snapshot:
+        """Serve the content of a snapshot; everything stored since is lost.
+
+        Raises UnknownSnapshot, SnapshotDamaged, Conflict while the store is re-embedded, and ModelMismatch or
+        UnknownModel if the snapshot's model is not available.
+        """
+        snapshot = self._snapshots.get(snapshot_id)
+        self._snapshots.verify(snapshot)
+        writer = self._writer
+        with self._reembedding.paused():
+            encoder = self._encoder(snapshot)
+            with writer.items.database.write_lock:
+                with writer.new_epoch():
+                    self._snapshots.copy_back(snapshot)
+                self._forget_target()
+                indexes = build_indexes(writer.vectors, encoder.manifest, limits=self._limits)
+                previous, writer.served = writer.served, ServedModel(encoder, indexes, writer.epoch)
+                writer.version += 1
+        if previous.encoder is not encoder:
+            previous.encoder.close()
+        log.info("restored snapshot %s: %d items", snapshot_id, snapshot.items)
+        return snapshot
+
+    def _forget_target(self) -> None:
+        """Clear the target of a snapshot taken during re-embedding. The store is already restored: must not fail."""
+        try:
+            if self._writer.vectors.model("target") is not None:
+                self._writer.vectors.set_target(None)
+        except InsufficientStorage:
+            log.warning("the disk is full: the next start resumes the re-embedding during which the snapshot was taken")
+
+    def _encoder(self, snapshot: Snapshot) -> Encoder:
+        """The encoder of the snapshot's model: the one that is served, or a newly loaded one."""
+        served = self._writer.served
+        if snapshot.model_id in (None, served.model_id):
+            return served.encoder
+        if snapshot.model is None:
+            raise Conflict("the snapshot does not name the model of its vectors")
+        encoder = self._models.load(snapshot.model)
+        if encoder.manifest.model_id != snapshot.model_id:
+            encoder.close()
+            raise ModelMismatch(
+                f"the snapshot's vectors were computed by {snapshot.model} ({snapshot.model_id}); "
+                f"the model folder now holds {encoder.manifest.model_id}"
+            )
+        return encoder

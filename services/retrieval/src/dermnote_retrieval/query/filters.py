@@ -1,4 +1,4 @@
-"""The filter language over metadata, compiled to a condition for the store. Pure functions.
+"""The filter language over metadata, compiled to SQL conditions, and a cache of the items that pass a filter.
 
     {"diagnosis": "melanoma", "age": {"gte": 50}}          all must hold
     {"or": [{"sex": "male"}, {"not": {"site": {"in": ["back", "face"]}}}]}
@@ -8,6 +8,9 @@ A list in the metadata matches each of its members. null means missing. Values o
 same function as stored metadata; other keys are compared unchanged.
 """
 
+import json
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +18,9 @@ from pydantic import ValidationError
 
 from dermnote_contracts.metadata import LesionMetadata, normalise_known
 from dermnote_contracts.problems import FieldError, FilterRefused, field_errors
-from dermnote_retrieval.store.items import Condition
-from dermnote_retrieval.store.metadata_rows import SqlValue, sql_value
+from dermnote_contracts.retrieval import Exclude
+from dermnote_retrieval.index.exact import EVERYTHING, Selection
+from dermnote_retrieval.store.items import Condition, ItemStore, SqlValue, sql_value
 
 MAX_COMPARISONS = 256
 MAX_IN_VALUES = 1000
@@ -24,6 +28,8 @@ MAX_DEPTH = 16
 GROUPS = ("symptoms", "findings")
 OPERATORS = ("in", "gte", "lte")
 _ALWAYS = Condition("1")
+# Limits on cached filters and on the item numbers in all of them (8 bytes each).
+MAX_FILTERS, MAX_NUMBERS = 64, 4_000_000
 
 
 def compile_filter(spec: Mapping[str, Any]) -> Condition:
@@ -155,3 +161,47 @@ def _join(word: str, parts: list[Condition]) -> Condition:
 
 def _invalid(at: str, message: str, *, nearest: list[str] | None = None) -> FilterRefused:
     return FilterRefused(message, errors=[FieldError(field=at, message=message, nearest=nearest)])
+
+
+class FilterCache:
+    """Selections over one store, cached until the next write. `version()` changes with every write of items."""
+
+    def __init__(self, items: ItemStore, version: Callable[[], object]) -> None:
+        self._items = items
+        self._version = version
+        self._lock = threading.Lock()
+        self._cached_version: object = None
+        self._cached: OrderedDict[str, Selection] = OrderedDict()
+
+    def selection(self, spec: Mapping[str, Any] | None, exclude: Exclude) -> Selection:
+        """The items that pass a filter and are not excluded; raises FilterRefused."""
+        matching = self._matching(spec) if spec else EVERYTHING
+        if not exclude.ids and not exclude.groups:
+            return matching
+        return Selection(matching.allowed, self._items.named(ids=exclude.ids, groups=exclude.groups))
+
+    def _matching(self, spec: Mapping[str, Any]) -> Selection:
+        condition = compile_filter(spec)  # first: an invalid filter is never cached
+        key, version = json.dumps(spec, sort_keys=True), self._version()
+        with self._lock:
+            if self._cached_version != version:
+                self._cached.clear()
+                self._cached_version = version
+            if key in self._cached:
+                self._cached.move_to_end(key)
+                return self._cached[key]
+        # The version was read before the items, so the result is of that version or a later one, and dropped with it.
+        selection = Selection(self._items.matching(condition))
+        with self._lock:
+            if self._cached_version == version:
+                self._add(key, selection)
+        return selection
+
+    def _add(self, key: str, selection: Selection) -> None:
+        self._cached[key] = selection
+        while len(self._cached) > MAX_FILTERS or sum(map(_size, self._cached.values())) > MAX_NUMBERS:
+            self._cached.popitem(last=False)
+
+
+def _size(selection: Selection) -> int:
+    return 0 if selection.allowed is None else len(selection.allowed)

@@ -10,13 +10,16 @@ from dataclasses import replace
 import numpy as np
 
 from dermnote_contracts.problems import EncoderNotAligned, InvalidRequest, Unavailable, UnknownItem
-from dermnote_contracts.retrieval import Exclude, Route, SearchResponse, Via
+from dermnote_contracts.retrieval import Exclude, Hit, Route, SearchResponse, Via
 from dermnote_imaging.decoder import RgbImage
-from dermnote_retrieval.encoder.protocol import Encoder, Vectors, unit_rows
+from dermnote_retrieval.encoder.base import Encoder, Vectors, unit_rows
 from dermnote_retrieval.ingest.writer import ItemWriter, ServedModel
 from dermnote_retrieval.query.executor import QueryExecutor, Scope, SearchPlan
-from dermnote_retrieval.query.filter_cache import FilterCache
-from dermnote_retrieval.runtime.measurements import StepTimer
+from dermnote_retrieval.query.filters import FilterCache
+from dermnote_retrieval.runtime.batching import Batcher
+from dermnote_retrieval.runtime.metrics import StepTimer
+
+MAX_BATCH = 64
 
 
 class Search:
@@ -26,15 +29,16 @@ class Search:
         self._writer = writer
         self._max_waiting = max_waiting
         self._filters = FilterCache(writer.items, lambda: writer.version)
-        self._executor = QueryExecutor(writer.items, writer.work)
+        executor = QueryExecutor(writer.items, writer.work)
+        self._batcher: Batcher[SearchPlan, list[Hit]] = Batcher(executor.run, max_size=MAX_BATCH, name="search")
 
     def close(self) -> None:
-        """End the search thread."""
-        self._executor.close()
+        """Answer waiting plans, then end the search thread."""
+        self._batcher.close()
 
     def waiting(self) -> int:
         """Number of plans that no search has taken yet."""
-        return self._executor.waiting()
+        return self._batcher.waiting()
 
     def by_image(self, image: RgbImage, scope: Scope, *, timer: StepTimer) -> SearchPlan:
         """Similar images, and notes if the encoder is aligned. Blocks while the image is encoded."""
@@ -81,9 +85,10 @@ class Search:
 
     async def answer(self, plan: SearchPlan) -> SearchResponse:
         """The hits of a plan, searched together with other waiting plans. Raises Unavailable if too many wait."""
-        if self._executor.waiting() >= self._max_waiting:
+        if self._batcher.waiting() >= self._max_waiting:
             raise Unavailable("too many requests are waiting", retry_after_s=1)
-        hits = await wrap_future(self._executor.submit(plan))
+        (future,) = self._batcher.submit([plan])
+        hits = await wrap_future(future)
         self._writer.check_epoch(plan.served)
         return SearchResponse(
             hits=hits,

@@ -1,8 +1,4 @@
-"""Dynamic batching: calls that arrive while one is running share the next encoder call or index search.
-
-Fair: a batch takes one input per caller in turn, so that a large bulk load delays a single query by at most the running
-batch.
-"""
+"""The threads of requests, and dynamic batching: calls that arrive together share an encoder call or index search."""
 
 import logging
 import threading
@@ -12,9 +8,47 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from anyio import CapacityLimiter, to_thread
+
+from dermnote_contracts.problems import Unavailable
+
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+
+class WorkerPool:
+    """Runs functions in threads and rejects requests with 503 when too many wait. Bulk loads have their own threads.
+
+    Endpoints for operators (health, index information, metrics) do not use it, so that they answer under full load.
+    """
+
+    def __init__(self, *, threads: int, bulk_threads: int, max_waiting: int) -> None:
+        self._requests = CapacityLimiter(threads)
+        self._bulk = CapacityLimiter(bulk_threads)
+        self._max_waiting = max_waiting
+
+    def waiting(self) -> int:
+        """Number of requests waiting for a thread."""
+        return self._requests.statistics().tasks_waiting
+
+    def waiting_loads(self) -> int:
+        """Number of bulk loads waiting for a thread."""
+        return self._bulk.statistics().tasks_waiting
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run one request's work."""
+        return await self._run(work, self._requests)
+
+    async def run_bulk(self, work: Callable[[], T]) -> T:
+        """Run a bulk load, which may take as long as its stream."""
+        return await self._run(work, self._bulk)
+
+    async def _run(self, work: Callable[[], T], limiter: CapacityLimiter) -> T:
+        if limiter.statistics().tasks_waiting >= self._max_waiting:
+            raise Unavailable("too many requests are waiting", retry_after_s=1)
+        return await to_thread.run_sync(work, limiter=limiter)
 
 
 @dataclass
@@ -27,7 +61,8 @@ class Batcher(Generic[In, Out]):
     """Runs `work` on up to `max_size` inputs at a time, in `threads` threads of its own.
 
     `work` returns one output per input, in order. If it raises, each input is retried alone, so that an invalid input
-    fails only its own caller.
+    fails only its own caller. Fair: a batch takes one input per caller in turn, so that a large bulk load delays a
+    single query by at most the running batch.
     """
 
     def __init__(

@@ -3,8 +3,11 @@
 synchronous=FULL: a committed transaction survives kill -9 and power loss.
 """
 
+import errno
 import fcntl
+import os
 import sqlite3
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -13,8 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from dermnote_contracts.problems import Conflict, DermnoteError, InsufficientStorage, StartRefused, Stopping
-from dermnote_retrieval.store.disk import translate_full_disk
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# A file that cannot grow: the store or its log, and the log's shared memory.
+SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+# An exhausted quota and a disk that only fails on sync end with one of these primary codes; so do broken disks.
+SQLITE_MAYBE_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+PROBE_BYTES = 1 << 16
 # `items.changed` and the table `erased` are no longer used; they keep stores and snapshots of 0.1 interchangeable.
 SCHEMA_VERSION = 3
 SCHEMA = """
@@ -214,3 +222,33 @@ def _lock_folder(folder: Path) -> IO[bytes]:
         guard.close()
         raise StartRefused(f"another process serves the data folder {folder}; stop it or use another one") from error
     return guard
+
+
+@contextmanager
+def translate_full_disk(detail: str, *, at: Path) -> Iterator[None]:
+    """Raise InsufficientStorage with `detail` when the block fails because the disk of the folder `at` is full."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        if _is_full(error, folder=at):
+            raise InsufficientStorage(detail) from error
+        raise
+
+
+def _is_full(error: OSError | sqlite3.OperationalError, *, folder: Path) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code in SQLITE_FULL or (code & 0xFF in SQLITE_MAYBE_FULL and _probe_fails(folder))
+
+
+def _probe_fails(folder: Path) -> bool:
+    """Whether a small file does not fit: SQLite hides the operating system's error code."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error.errno in FULL
+    return False

@@ -12,14 +12,38 @@ import numpy.typing as npt
 
 from dermnote_contracts.retrieval import Distinct, Route
 from dermnote_retrieval.store.database import Database
-from dermnote_retrieval.store.metadata_rows import SqlValue, metadata_rows
 
+SqlValue = str | int | float | bytes
 Vectors = npt.NDArray[np.float32]
 ROUTES: tuple[Route, ...] = ("notes", "images")
 # SQLite limits a string to a billion bytes, and one item may have several million.
 ITEMS_PER_ROW = 32
 _COLUMNS = "number, id, note, metadata, grp, version, has_image, note_digest, signs"
 _LISTED = "(select group_concat(distinct route) from vectors where item = number), " + _COLUMNS  # noqa: S608
+
+
+def sql_value(value: str | float | bool) -> SqlValue:
+    """A metadata value as it is stored and compared."""
+    return (b"true" if value else b"false") if isinstance(value, bool) else value
+
+
+def metadata_rows(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, SqlValue]]:
+    """Every (dotted path, value) in the metadata, so that a filter is an index lookup: ("symptoms.itch", "yes").
+
+    A list has one row per member. Booleans are stored apart from 1 and 0; null counts as missing.
+    """
+    for key, value in metadata.items():
+        yield from _rows_at(f"{prefix}{key}", value)
+
+
+def _rows_at(path: str, value: Any) -> Iterator[tuple[str, SqlValue]]:
+    if isinstance(value, Mapping):
+        yield from metadata_rows(value, f"{path}.")
+    elif isinstance(value, list):
+        for member in value:
+            yield from _rows_at(path, member)
+    elif value is not None:
+        yield path, sql_value(value)
 
 
 @dataclass(frozen=True)
@@ -215,14 +239,10 @@ def _upsert(connection: sqlite3.Connection, item: NewItem, *, model_id: str) -> 
 def _write_parts(connection: sqlite3.Connection, number: int, item: NewItem, *, model_id: str) -> None:
     if item.image is not None:
         connection.execute("insert into pictures values (?, ?, ?)", (number, item.image, item.thumbnail))
-    connection.executemany("insert into facts values (?, ?, ?)", _metadata_rows(number, item.metadata))
+    # 1 and 1.0 are the same value to SQLite, and to a Python dict.
+    rows = [(number, path, value) for path, value in dict.fromkeys(metadata_rows(item.metadata))]
+    connection.executemany("insert into facts values (?, ?, ?)", rows)
     connection.executemany(
         "insert into vectors values (?, ?, ?, ?)",
         [(number, route, model_id, vector.tobytes()) for route, vector in item.vectors.items()],
     )
-
-
-def _metadata_rows(number: int, metadata: Mapping[str, Any]) -> Iterator[tuple[int, str, SqlValue]]:
-    # 1 and 1.0 are the same value to SQLite, and to a Python dict.
-    for path, value in dict.fromkeys(metadata_rows(metadata)):
-        yield number, path, value

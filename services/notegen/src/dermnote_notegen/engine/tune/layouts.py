@@ -23,7 +23,6 @@ from filelock import FileLock
 
 from dermnote_contracts.notes import Quantization
 from dermnote_notegen.engine.amx_probe import repacking_works
-from dermnote_notegen.engine.context import BatchToken
 from dermnote_notegen.engine.llama import (
     NAME,
     ContextConfig,
@@ -33,7 +32,7 @@ from dermnote_notegen.engine.llama import (
     cpu_info,
     quantize,
 )
-from dermnote_notegen.engine.model import PRESETS, ModelInfo, sha256_of
+from dermnote_notegen.engine.model import PRESETS, BatchToken, ModelInfo, sha256_of
 from dermnote_notegen.engine.sampling import Logits
 
 log = logging.getLogger(__name__)

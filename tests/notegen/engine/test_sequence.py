@@ -9,17 +9,17 @@ import pytest
 
 llguidance = pytest.importorskip("llguidance")
 
-from dermnote_notegen.engine.decoding import (  # noqa: E402
+from dermnote_notegen.engine.sampling import Grammar, Sampler, SamplingParams, Vocabulary  # noqa: E402  # noqa: E402
+from dermnote_notegen.engine.scheduler import Scheduler  # noqa: E402
+from dermnote_notegen.engine.sequence import (  # noqa: E402  # noqa: E402
     Decoder,
+    Outcome,
     Output,
     OutputSegment,
     SegmentedDecoder,
+    Sequence,
     TextDecoder,
 )
-from dermnote_notegen.engine.grammar import Grammar, Vocabulary  # noqa: E402
-from dermnote_notegen.engine.sampling import Sampler, SamplingParams  # noqa: E402
-from dermnote_notegen.engine.scheduler import Scheduler  # noqa: E402
-from dermnote_notegen.engine.sequence import Outcome, Sequence  # noqa: E402
 from tests.notegen.engine.fake_context import FakeContext  # noqa: E402
 
 ALL_BYTES = [bytes([code]) for code in range(1, 256)]
