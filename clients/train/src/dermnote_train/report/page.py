@@ -1,8 +1,13 @@
 """Renders a report's template as one self-contained HTML page."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dermnote_train.data.records import Record
+from dermnote_train.evaluation.tables import format_interval, format_number
+from dermnote_train.report.images import thumbnail
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -14,4 +19,23 @@ def render_page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {
+        "number": format_number,
+        "interval": format_interval,
+        "thumbnail": thumbnail,
+        "short_facts": _short_facts,
+        "shares": _with_shares,
+    }
     return environment.get_template(template).render(**values)
+
+
+def _short_facts(record: Record) -> str:
+    """The main metadata in a few words: "61 · male · back"."""
+    metadata = record.metadata
+    facts = (metadata.age, metadata.sex, metadata.site)
+    return " · ".join(str(value) for value in facts if value is not None) or "no age, sex or site given"
+
+
+def _with_shares(counts: Sequence[int]) -> list[tuple[int, float]]:
+    """Each count with its share of their sum."""
+    return [(count, count / max(sum(counts), 1)) for count in counts]
