@@ -5,13 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from dermnote_contracts.problems import ImageRefused
-from dermnote_imaging.decoder import decode, read_header
+from dermnote_imaging.decoder import RgbImage, decode, read_header
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.progress import Report, Step, silent
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 
 
@@ -48,6 +47,11 @@ class ImageFolder:
 def without_suffix(name: str) -> str:
     """An image name without an image suffix; other dots belong to the name."""
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
+
+
+def decode_file(path: Path, *, bound_px: int = MAX_PIXELS) -> RgbImage:
+    """An upright RGB image; by default not made smaller. Raises ImageRefused, and OSError for an unreadable file."""
+    return decode(path.read_bytes(), max_pixels=MAX_PIXELS, bound_px=bound_px)
 
 
 def header_fault(path: Path) -> str | None:

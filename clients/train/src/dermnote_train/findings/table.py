@@ -10,16 +10,19 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from dermnote_contracts.metadata import Findings
+from dermnote_imaging.decoder import RgbImage
+from dermnote_imaging.preprocessing import from_pixels, shrink
+from dermnote_train.data.images import decode_file
 from dermnote_train.data.records import Record
 from dermnote_train.data.tables import read_table
 from dermnote_train.errors import UserError
 from dermnote_train.files import atomic_write
 from dermnote_train.findings.measures import COLOURS, Measures, measure_lesion
-from dermnote_train.findings.segmentation import LesionNotFound, find_lesion, shrunk
+from dermnote_train.findings.segmentation import SIDE, LesionNotFound, find_lesion
 from dermnote_train.progress import Report, Step, silent
 
 STAGE = "measure lesions"
@@ -51,7 +54,7 @@ class ImageFindings:
     measures: Measures | None = None
 
 
-def measure_image(image: Image.Image, *, image_id: str) -> ImageFindings:
+def measure_image(image: RgbImage, *, image_id: str) -> ImageFindings:
     """The findings of one RGB image."""
     try:
         measures = measure_lesion(find_lesion(image))
@@ -74,8 +77,7 @@ def measure_dataset(records: Sequence[Record], *, progress: Report = silent) -> 
 
 def _measure_file(file: tuple[Path, str]) -> ImageFindings:
     path, image_id = file
-    with Image.open(path) as image:
-        return measure_image(ImageOps.exif_transpose(image), image_id=image_id)
+    return measure_image(decode_file(path), image_id=image_id)
 
 
 def write_findings(path: Path, measured: Sequence[ImageFindings]) -> None:
@@ -142,9 +144,8 @@ def draw_sheet(path: Path, records: Sequence[Record]) -> None:
         sheet.save(partial, format="PNG")
 
 
-def _tile(record: Record) -> tuple[Image.Image, str]:
-    with Image.open(record.image_path) as file:
-        image = shrunk(ImageOps.exif_transpose(file))
+def _tile(record: Record) -> tuple[RgbImage, str]:
+    image = shrink(decode_file(record.image_path), side=SIDE)
     try:
         lesion = find_lesion(image)
     except LesionNotFound as error:
@@ -156,4 +157,4 @@ def _tile(record: Record) -> tuple[Image.Image, str]:
     found = measures.findings()
     shape = ", ".join(filter(None, (found.asymmetry, found.border))) or "cut off: no shape, no border"
     colours = ", ".join(f"{name} {measures.colours[name]:.0%}" for name in found.colours or ())
-    return Image.fromarray(pixels), "\n".join([shape, textwrap.fill(colours, 42)])
+    return from_pixels(pixels), "\n".join([shape, textwrap.fill(colours, 42)])

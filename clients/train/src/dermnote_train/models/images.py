@@ -14,10 +14,9 @@ from torch import Tensor
 
 from dermnote_contracts.manifest import Preprocessing
 from dermnote_contracts.problems import ImageRefused
-from dermnote_imaging.decoder import RgbImage
-from dermnote_imaging.decoder import decode as decode_image
+from dermnote_imaging.decoder import BOUND_PX, RgbImage
 from dermnote_imaging.preprocessing import fit
-from dermnote_train.data.images import MAX_PIXELS
+from dermnote_train.data.images import decode_file
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.progress import Report, Step, silent
@@ -49,7 +48,7 @@ def preprocess(image: RgbImage, *, preprocessing: Preprocessing) -> NDArray[np.u
 
 def _decode_file(record: Record, *, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     try:
-        image = decode_image(record.image_path.read_bytes(), max_pixels=MAX_PIXELS)
+        image = decode_file(record.image_path, bound_px=BOUND_PX)
     except FileNotFoundError as error:
         raise UserError(_unreadable(record.image_path, record, "the file does not exist")) from error
     except OSError as error:
