@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dermnote_imaging.preprocessing import cell_means, from_pixels
 from dermnote_train.data.images import decode_file
 from dermnote_train.data.records import Record
-from dermnote_train.progress import Report, Step, silent
+from dermnote_train.progress import Report, silent, track
 
 STAGE = "compare images"
 SIDE = 32
@@ -45,12 +45,8 @@ class DuplicatePair:
 
 def fingerprints(records: Sequence[Record], *, progress: Report = silent) -> tuple[Fingerprint, ...]:
     """The fingerprint of every record's image."""
-    found = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for one in pool.map(_fingerprint, records):
-            found.append(one)
-            progress(Step(STAGE, len(found), len(records)))
-    return tuple(found)
+        return tuple(track(pool.map(_fingerprint, records), stage=STAGE, total=len(records), progress=progress))
 
 
 def _fingerprint(record: Record) -> Fingerprint:

@@ -8,7 +8,7 @@ from dermnote_contracts.problems import ImageRefused
 from dermnote_imaging.decoder import RgbImage, decode, read_header
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
-from dermnote_train.progress import Report, Step, silent
+from dermnote_train.progress import Report, silent, track
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 50_000_000
@@ -82,13 +82,9 @@ def decode_fault(path: Path) -> str | None:
 
 def undecodable(records: Sequence[Record], *, progress: Report = silent) -> list[tuple[Record, str]]:
     """Records whose image cannot be decoded, each with the reason."""
-    found = []
-    for done, record in enumerate(records, 1):
-        fault = decode_fault(record.image_path)
-        if fault is not None:
-            found.append((record, fault))
-        progress(Step("check images", done, len(records)))
-    return found
+    faults = (decode_fault(record.image_path) for record in records)
+    tracked = track(faults, stage="check images", total=len(records), progress=progress)
+    return [(record, fault) for record, fault in zip(records, tracked, strict=True) if fault is not None]
 
 
 def check_decodable(records: Sequence[Record], *, progress: Report = silent) -> None:

@@ -1,6 +1,5 @@
 """Findings of a data set: measured in parallel, stored as CSV, added to the metadata, shown on a contact sheet."""
 
-import csv
 import os
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -20,10 +19,10 @@ from dermnote_train.data.images import decode_file
 from dermnote_train.data.records import Record
 from dermnote_train.data.tables import read_table
 from dermnote_train.errors import UserError
-from dermnote_train.files import atomic_write
+from dermnote_train.files import atomic_write, write_csv
 from dermnote_train.findings.measures import COLOURS, Measures, measure_lesion
 from dermnote_train.findings.segmentation import SIDE, LesionNotFound, find_lesion
-from dermnote_train.progress import Report, Step, silent
+from dermnote_train.progress import Report, silent, track
 
 STAGE = "measure lesions"
 COLUMNS = (
@@ -68,11 +67,8 @@ def measure_dataset(records: Sequence[Record], *, progress: Report = silent) -> 
     workers = min(len(os.sched_getaffinity(0)), len(records))
     # Not fork: it would copy locks that library threads hold.
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-        measured = []
-        for one in pool.map(_measure_file, [(r.image_path, r.image_id) for r in records], chunksize=8):
-            measured.append(one)
-            progress(Step(STAGE, len(measured), len(records)))
-    return tuple(measured)
+        measured = pool.map(_measure_file, [(r.image_path, r.image_id) for r in records], chunksize=8)
+        return tuple(track(measured, stage=STAGE, total=len(records), progress=progress))
 
 
 def _measure_file(file: tuple[Path, str]) -> ImageFindings:
@@ -82,10 +78,7 @@ def _measure_file(file: tuple[Path, str]) -> ImageFindings:
 
 def write_findings(path: Path, measured: Sequence[ImageFindings]) -> None:
     """Write the CSV atomically."""
-    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(map(_cells, measured))
+    write_csv(path, COLUMNS, map(_cells, measured))
 
 
 def _cells(one: ImageFindings) -> Iterator[object]:

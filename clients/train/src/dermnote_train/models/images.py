@@ -19,7 +19,7 @@ from dermnote_imaging.preprocessing import fit
 from dermnote_train.data.images import decode_file
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
-from dermnote_train.progress import Report, Step, silent
+from dermnote_train.progress import Report, silent, track
 
 MAX_BYTES = 8 * 2**30
 DECODING_THREADS = 4
@@ -35,9 +35,9 @@ def decode(records: Sequence[Record], *, preprocessing: Preprocessing, progress:
     pixels = torch.empty((len(records), 3, size, size), dtype=torch.uint8)
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
         decoded = pool.map(lambda record: _decode_file(record, preprocessing=preprocessing), records)
-        for done, image in enumerate(decoded, start=1):
-            pixels[done - 1] = torch.from_numpy(image)
-            progress(Step("decode images", done, len(records)))
+        tracked = track(decoded, stage="decode images", total=len(records), progress=progress)
+        for row, image in enumerate(tracked):
+            pixels[row] = torch.from_numpy(image)
     return pixels
 
 

@@ -1,9 +1,9 @@
-"""Renders a report's template as one self-contained HTML page."""
+"""Renders the templates of this package: reports, each one self-contained HTML page, and model cards."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from dermnote_train.data.records import Record
 from dermnote_train.evaluation.tables import format_interval, format_number
@@ -11,10 +11,11 @@ from dermnote_train.report.images import thumbnail
 
 
 def render_page(template: str, **values: Any) -> str:
-    """The HTML of a template in this package."""
+    """A template in this package, filled in; in HTML, the values are escaped."""
     environment = Environment(
         loader=PackageLoader("dermnote_train", "report"),
-        autoescape=True,
+        autoescape=select_autoescape(["html.j2"]),
+        keep_trailing_newline=template.endswith(".md.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

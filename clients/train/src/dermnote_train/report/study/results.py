@@ -128,16 +128,7 @@ def _forests(rows: Sequence[Comparison]) -> list[str]:
     return [
         forest(
             family[0].upper() + family[1:],
-            [
-                ForestRow(
-                    f"{one.arm} − {one.against}",
-                    _gain(one),
-                    one.difference.interval.low,
-                    one.difference.interval.high,
-                    _significant(one),
-                )
-                for one in members
-            ],
+            [ForestRow(f"{one.arm} − {one.against}", one.difference.interval, _significant(one)) for one in members],
             unit=UNITS[members[0].measure],
         )
         for family, members in families.items()
