@@ -356,7 +356,7 @@ def test_weights_are_not_evaluated_on_their_training_images(
     killed = shutil.copytree(run_dir, tmp_path / "killed", ignore=shutil.ignore_patterns("evaluation-*"))
     shutil.copy(retrained / "model.safetensors", killed / "model.safetensors")
 
-    assert "trained on another split" in fail(dermnote("evaluate", killed, drawn))
+    assert "not trained on the split in this folder" in fail(dermnote("evaluate", killed, drawn))
     assert not (killed / "evaluation-drawn.json").exists()
     succeed(dermnote("evaluate", retrained, drawn))
 
