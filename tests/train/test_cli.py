@@ -562,7 +562,7 @@ def test_searching_notes_with_an_unaligned_encoder_is_a_one_line_error(served: D
     line = fail(served("search", images / "images" / "0.png", "--via", "notes"))
 
     assert "not aligned" in line
-    assert "train a model" in line
+    assert "train and activate a model" in line
 
 
 def test_a_strategy_that_is_not_offered_is_a_one_line_error(

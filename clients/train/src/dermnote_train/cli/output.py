@@ -67,13 +67,13 @@ class _WarningLines(logging.Handler):
 
 @contextmanager
 def warning_lines() -> Iterator[None]:
-    """Show warnings that are logged in the block, such as of a damaged file that is computed again."""
-    handler, root = _WarningLines(logging.WARNING), logging.getLogger()
-    root.addHandler(handler)
+    """Show warnings that this package logs in the block, such as of a damaged file that is computed again."""
+    handler, log = _WarningLines(logging.WARNING), logging.getLogger("dermnote_train")
+    log.addHandler(handler)
     try:
         yield
     finally:
-        root.removeHandler(handler)
+        log.removeHandler(handler)
 
 
 @contextmanager
