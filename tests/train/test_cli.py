@@ -18,11 +18,13 @@ from typer.testing import CliRunner, Result
 
 from dermnote_contracts.problems import InsufficientStorage
 from dermnote_contracts.retrieval import BulkOutcome
-from dermnote_train.cli import make_app
+from dermnote_train.cli import make_app, output
 from dermnote_train.data.adapters import load_dataset
 from dermnote_train.data.draw import draw_dataset
 from dermnote_train.notes.blinding import BLINDED
 from dermnote_train.notes.table import read_notes, write_notes
+from dermnote_train.progress import Step
+from dermnote_train.study.cells.outputs import reusable_facts
 from tests.notegen.processes import free_port
 from tests.train.servers import (
     Answer,
@@ -354,7 +356,7 @@ def test_weights_are_not_evaluated_on_their_training_images(
     killed = shutil.copytree(run_dir, tmp_path / "killed", ignore=shutil.ignore_patterns("evaluation-*"))
     shutil.copy(retrained / "model.safetensors", killed / "model.safetensors")
 
-    assert "not trained on the split" in fail(dermnote("evaluate", killed, drawn))
+    assert "not trained on the split in this folder" in fail(dermnote("evaluate", killed, drawn))
     assert not (killed / "evaluation-drawn.json").exists()
     succeed(dermnote("evaluate", retrained, drawn))
 
@@ -581,3 +583,22 @@ def test_the_installed_command_prints_one_line_and_exits_with_1(tmp_path: Path) 
     assert result.stderr.splitlines() == [
         f"error: {tmp_path / 'nowhere'}: no such folder; give a folder with metadata.csv and images/"
     ]
+
+
+def test_a_warning_during_a_command_is_one_line_on_stderr(tmp_path: Path) -> None:
+    app, path = make_app(), tmp_path / "seed0.safetensors"
+    path.write_bytes(b"damaged")
+
+    @app.command()
+    def study_cells() -> None:
+        with output.progress_bars() as progress:
+            assert reusable_facts(path, digest="any") is None
+            progress(Step("frozen cells", 1, 1))
+
+    result = CliRunner().invoke(app, ["study-cells"])
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "frozen cells: 1/1 \n"
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"warning: {path} is damaged (")
+    assert line.endswith("; computing this cell again")

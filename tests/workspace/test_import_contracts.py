@@ -37,6 +37,20 @@ def test_one_module_per_deployable_imports_open_clip() -> None:
     assert sorted(file.split("/")[1] for file in files) == ["retrieval", "train"]
 
 
+def test_the_training_client_imports_pillow_for_drawing_only() -> None:
+    """Images of the user are decoded by dermnote_imaging, whose decoder has limits."""
+    source = "clients/train/src/dermnote_train/"
+    files = {file for file in _files_importing("PIL") if file.startswith(source)}
+
+    assert {file.removeprefix(source) for file in files} == {
+        "data/draw.py",
+        "data/paint.py",
+        "findings/table.py",
+        "report/images.py",
+    }
+    assert not [file for file in files if "Image.open" in (ROOT / file).read_text()]
+
+
 def _files_importing(library: str) -> set[str]:
     starts = (
         f"import {library}\n",

@@ -21,11 +21,18 @@ def fit(image: RgbImage, preprocessing: Preprocessing) -> RgbImage:
     return image.crop((left, top, left + size, top + size))
 
 
+def shrink(image: RgbImage, *, side: int) -> RgbImage:
+    """A copy whose longer side is at most `side`; a smaller image is not enlarged."""
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return small
+
+
 def cell_means(image: RgbImage, *, width: int, height: int) -> Pixels:
-    """The mean colour of each cell of a grid over the image, uint8 [height, width, 3]."""
+    """The mean colour of each cell of a grid over the image, uint8 [height, width, 3] ([height, width] in gray)."""
     return np.asarray(image.resize((width, height), Image.Resampling.BOX))
 
 
 def from_pixels(pixels: Pixels) -> RgbImage:
-    """The image of an array uint8 [height, width, 3]."""
+    """The image of an array uint8 [height, width, 3], or a gray one of [height, width]."""
     return Image.fromarray(pixels)

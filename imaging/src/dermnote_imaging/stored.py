@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dermnote_imaging.decoder import RgbImage
+from dermnote_imaging.preprocessing import shrink
 
 THUMBNAIL_PX = 160
 THUMBNAIL_TYPE = "image/jpeg"
@@ -23,11 +24,9 @@ class StoredImage:
     @classmethod
     def of(cls, image: RgbImage) -> "StoredImage":
         """The stored form of a decoded image."""
-        small = image.copy()
-        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
         return cls(
             jpeg=_jpeg(image, quality=95, subsampling=0),
-            thumbnail=_jpeg(small, quality=85, subsampling=2),
+            thumbnail=_jpeg(shrink(image, side=THUMBNAIL_PX), quality=85, subsampling=2),
             difference_hash=difference_hash(image),
         )
 

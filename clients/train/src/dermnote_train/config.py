@@ -5,14 +5,18 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class LossWeights(BaseModel):
+class StrictModel(BaseModel):
+    """An immutable model that rejects unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LossWeights(StrictModel):
     """Weights of the loss terms (losses.py); the defaults are those of arXiv 2511.21827.
 
     `info_nce` is the paper's alternative to `nt_xent`, with a weight of 0.25. `fused_ce` is ours: the cross-entropy of
     the mean of both branches' logits, for models that also receive a note at test time.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_ce: float = Field(default=1.0, ge=0)
     text_ce: float = Field(default=1.0, ge=0)
@@ -24,7 +28,7 @@ class LossWeights(BaseModel):
     temperature: float = Field(default=0.07, gt=0)
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(StrictModel):
     """One training run. The defaults suit 2 CPU cores; `TrainConfig.paper()` gives the paper's own values.
 
     `preset`: the towers (towers.py). `lr`: learning rate of the image tower; `head_lr`: of the new linear layers,
@@ -34,8 +38,6 @@ class TrainConfig(BaseModel):
     bfloat16 on a GPU and float32 on a CPU. `accumulate`: batches per optimiser step. `save_every`: batches between two
     checkpoints, from which an interrupted run resumes.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     preset: str = Field(default="lite", pattern=r"^(lite|paper|hf-hub:.+|local-dir:.+)$")
     image_size: int = Field(default=128, ge=32, le=512)

@@ -1,17 +1,14 @@
 """Pushes a data set to the retrieval service and searches it for similar images."""
 
-import io
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from dermnote_contracts.problems import DermnoteError, InsufficientStorage, one_line
 from dermnote_contracts.retrieval import BulkOutcome, Exclude, SearchResponse, Via
-from dermnote_train.data.images import FORMATS
+from dermnote_imaging.decoder import read_header
 from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.errors import UserError
 from dermnote_train.progress import Report, Step, silent
@@ -137,8 +134,6 @@ def _check_disk(outcomes: Sequence[BulkOutcome]) -> None:
 
 def _item(record: Record, dataset: LesionDataset, note: str | None, *, run: str | None) -> NewItem:
     content = read_image(record.image_path)
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        suffix = SUFFIX_OF.get(image.format or "", "jpg")  # Pillow calls a JPEG of several images MPO
     metadata = record.metadata.given() | {
         "dataset": dataset.name,
         "label": record.label,
@@ -147,7 +142,7 @@ def _item(record: Record, dataset: LesionDataset, note: str | None, *, run: str 
     return NewItem(
         item_id=item_id(dataset.name, record.image_id),
         image=content,
-        suffix=suffix,
+        suffix=SUFFIX_OF[read_header(content).format],
         note=note,
         metadata=metadata if run is None else metadata | {"run": run},
         group=record.group,

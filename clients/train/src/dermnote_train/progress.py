@@ -1,7 +1,10 @@
 """Progress of long-running work, independent of how it is displayed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -19,3 +22,10 @@ Report = Callable[[Step], None]
 
 def silent(_: Step) -> None:
     """Discard the progress."""
+
+
+def track(items: Iterable[Item], *, stage: str, total: int, progress: Report) -> Iterator[Item]:
+    """The items, each reported when the next one is taken."""
+    for done, item in enumerate(items, start=1):
+        yield item
+        progress(Step(stage, done, total))

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from dermnote_contracts.problems import DermnoteError, one_line
-from dermnote_train.cli import datasets, demo, evaluate, export, findings, index, notes, study, train
+from dermnote_train.cli import datasets, demo, evaluate, export, findings, index, notes, output, study, train
 from dermnote_train.errors import UserError
 
 
@@ -18,7 +18,8 @@ class _OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         code = 1
         try:
-            return super().invoke(ctx)
+            with output.warning_lines():
+                return super().invoke(ctx)
         except UserError as error:
             message = str(error)
         except DermnoteError as error:

@@ -9,8 +9,8 @@ import typer
 from dermnote_train.cli import options, output
 from dermnote_train.errors import UserError
 from dermnote_train.evaluation.evaluate import evaluate as evaluate_model
-from dermnote_train.evaluation.tables import subgroup_rows
-from dermnote_train.files import atomic_write
+from dermnote_train.evaluation.tables import format_interval, format_number
+from dermnote_train.files import write_text
 from dermnote_train.models.checkpoint import load_checkpoint
 from dermnote_train.models.run_folder import read_run_data, read_run_split
 from dermnote_train.notes.table import read_notes
@@ -59,15 +59,14 @@ def evaluate(
             ("fact", "value", "images", "groups", "classes", "accuracy", "95 % interval", "chance"),
             [
                 (
-                    *(row.field, row.value, row.images, row.groups, row.classes),
-                    *(row.accuracy.value, row.accuracy.interval, row.accuracy.chance),
+                    *(row.field.replace("_", " "), row.value, row.n, row.groups, row.classes),
+                    format_number(row.balanced_accuracy.value),
+                    *(format_interval(row.balanced_accuracy), format_number(row.chance)),
                 )
-                for row in subgroup_rows(result)
+                for row in result.subgroups
             ],
         )
     path = run / f"evaluation-{dataset.name}.json"
-    with atomic_write(path) as partial:
-        partial.write_text(
-            json.dumps({"dataset": dataset.name, "synthetic": dataset.synthetic} | result.as_json(), indent=2)
-        )
+    metrics = {"dataset": dataset.name, "synthetic": dataset.synthetic} | result.as_json()
+    write_text(path, json.dumps(metrics, indent=2))
     output.print_line(f"metrics: {path}")

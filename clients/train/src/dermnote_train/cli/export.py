@@ -11,8 +11,8 @@ from dermnote_train.errors import UserError
 from dermnote_train.models.checkpoint import load_checkpoint
 from dermnote_train.models.export import Runtime, export_lite, export_model
 from dermnote_train.models.run_folder import read_run_data
+from dermnote_train.report.study.model_cards import CARD_NAME
 from dermnote_train.settings import Settings
-from dermnote_train.study.model_cards import CARD_NAME
 
 MODEL_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 

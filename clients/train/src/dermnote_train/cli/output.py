@@ -1,6 +1,8 @@
 """Terminal output of the commands: lines, tables and progress bars."""
 
+import logging
 import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from typer import echo
 
 from dermnote_train.progress import Report, Step
 
@@ -55,6 +58,24 @@ def format_cell(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+class _WarningLines(logging.Handler):
+    """Writes each record as one line to stderr, above the progress bars where there are any."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        echo(f"{record.levelname.lower()}: {' '.join(record.getMessage().split())}", err=True)
+
+
+@contextmanager
+def warning_lines() -> Iterator[None]:
+    """Show warnings that this package logs in the block, such as of a damaged file that is computed again."""
+    handler, log = _WarningLines(logging.WARNING), logging.getLogger("dermnote_train")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
 @contextmanager
 def progress_bars() -> Iterator[Report]:
     """One progress bar per stage (the epochs of a run share one); log lines without a terminal."""
@@ -70,6 +91,7 @@ def progress_bars() -> Iterator[Report]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
         console=terminal,
+        redirect_stderr=sys.stderr.isatty(),  # above the bars; to a file it goes as it is
     )
     tasks: dict[str, TaskID] = {}
 

@@ -8,15 +8,14 @@ import typer
 
 from dermnote_train.cli import options, output
 from dermnote_train.data.adapters import read_folder
+from dermnote_train.report.study.model_cards import write_cards
 from dermnote_train.report.study.page import write_study_report
 from dermnote_train.report.study.results import answers
 from dermnote_train.settings import Settings
 from dermnote_train.study.analysis.export import write_results
 from dermnote_train.study.analysis.figures import compute_results
 from dermnote_train.study.analysis.results import StudyResults
-from dermnote_train.study.cells.cell import cell_paths
 from dermnote_train.study.cells.outputs import read_cell
-from dermnote_train.study.model_cards import write_cards
 from dermnote_train.study.plan import Mode, StudyPlan, plan_of, read_plan
 from dermnote_train.study.runner import CELLS, PARTS, StudyState, run_study
 from dermnote_train.study.samples import drawn_samples
@@ -65,8 +64,8 @@ def study(
             service, state, folder=folder / "drawn", out=folder / "notes" / "drawn", progress=progress
         )
         model = service.model()
-    cells = [read_cell(folder / CELLS / path) for path in cell_paths(state.cells)]
-    ablations = [read_cell(folder / CELLS / path) for path in cell_paths(state.ablations)]
+    cells = [read_cell(folder / CELLS / one.path) for one in state.cells]
+    ablations = [read_cell(folder / CELLS / one.path) for one in state.ablations]
     results = compute_results(
         cells,
         pools={name: domain.records for name, domain in state.data.domains.items()},
@@ -112,15 +111,8 @@ def print_study(state: StudyState, results: StudyResults) -> None:
         f"The best arm of each question ({len(state.cells)} cells, {results.opened} configurations opened)",
         ("trained on", "tested on", "question", "arm", "gain", "95 % interval", "p (Holm)"),
         [
-            (
-                f"{one.setting.route} ({one.setting.grid})",
-                one.setting.pool,
-                one.question,
-                one.arm,
-                one.value,
-                one.interval,
-                one.p_value,
-            )
+            (f"{where.route} ({where.grid})", where.pool, one.question, one.arm, one.value, one.interval, one.p_value)
             for one in answers(results)
+            for where in [one.setting]
         ],
     )

@@ -6,16 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dermnote_contracts.metadata import LesionMetadata
-from dermnote_train.data.images import ImageFolder
-from dermnote_train.data.labels import (
-    PAPER5,
-    ClassSet,
-    GivenLabel,
-    find_labels,
-    ordered_classes,
-    read_labels,
-)
-from dermnote_train.data.layouts import Layout, folder_layout, layout_of
+from dermnote_train.data.labels import PAPER5, ClassSet, find_labels, ordered_classes, read_labels
+from dermnote_train.data.layouts import folder_layout, layout_of
 from dermnote_train.data.presence import Presence, presences, without
 from dermnote_train.data.records import LesionDataset, Record
 from dermnote_train.data.rows import Fault, RowReader, faults_error
@@ -90,7 +82,7 @@ def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool 
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", layout.name).strip("_") or "dataset"
     labels = labels or find_labels(folder)
     given = read_labels(labels, source=name) if labels else {}
-    reader = _row_reader(layout, table, folder, name=name, labels=given, leaky_fields=leaky_fields)
+    reader = RowReader(layout, folder, columns=table.columns, name=name, labels=given, leaky_fields=leaky_fields)
     records, faults, skipped = reader.read_all(table)
     found = presences(records)
     revealing = () if leaky_fields else tuple(one.path for one in found if one.reveals_class)
@@ -119,7 +111,7 @@ def matching_images(folder: Path, *, where: Mapping[str, Sequence[str]]) -> froz
     table = folder_table(folder)
     if unknown := sorted(set(where) - set(table.columns)):
         raise UserError(f"{table.path}: no column {', '.join(unknown)}; it has {', '.join(table.columns)}")
-    reader = _row_reader(folder_layout(folder, table), table, folder)
+    reader = RowReader(folder_layout(folder, table), folder, columns=table.columns)
     return frozenset(
         reader.image_id(row)
         for row in table.rows
@@ -130,30 +122,12 @@ def matching_images(folder: Path, *, where: Mapping[str, Sequence[str]]) -> froz
 def read_metadata(path: Path, *, leaky_fields: bool = False) -> tuple[LesionMetadata, ...]:
     """The facts of every row of a table, without its images. Raises UserError with the number of faults."""
     table = read_table(path)
-    reader = _row_reader(layout_of(table.path, table.columns), table, path.parent, leaky_fields=leaky_fields)
+    layout = layout_of(table.path, table.columns)
+    reader = RowReader(layout, path.parent, columns=table.columns, leaky_fields=leaky_fields)
     results = [reader.metadata(row) for row in table.rows if reader.skip_reason(row) is None]
     if faults := [fault for faults in results if isinstance(faults, list) for fault in faults]:
         raise faults_error(table.path, faults)
     return tuple(metadata for metadata in results if isinstance(metadata, LesionMetadata))
-
-
-def _row_reader(
-    layout: Layout,
-    table: Table,
-    folder: Path,
-    *,
-    name: str | None = None,
-    labels: Mapping[str, GivenLabel] | None = None,
-    leaky_fields: bool = False,
-) -> RowReader:
-    return RowReader(
-        layout,
-        name=name or layout.name,
-        columns=table.columns,
-        images=ImageFolder(folder),
-        labels=labels or {},
-        leaky_fields=leaky_fields,
-    )
 
 
 def _is_synthetic(table: Table) -> bool:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import imagehash
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
+from dermnote_imaging.preprocessing import cell_means, from_pixels
+from dermnote_train.data.images import decode_file
 from dermnote_train.data.records import Record
-from dermnote_train.progress import Report, Step, silent
+from dermnote_train.progress import Report, silent, track
 
 STAGE = "compare images"
 SIDE = 32
@@ -19,7 +20,6 @@ LIMITS = ((4, 0.94), (8, 0.97))
 the pixels (32 x 32, gray). Hashes alone would match any two round, centred lesions."""
 CHUNK = 512
 THREADS = 4
-POSES = (None, *Image.Transpose)  # upright first, then the seven rotations and reflections
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,24 +45,19 @@ class DuplicatePair:
 
 def fingerprints(records: Sequence[Record], *, progress: Report = silent) -> tuple[Fingerprint, ...]:
     """The fingerprint of every record's image."""
-    found = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for one in pool.map(_fingerprint, records):
-            found.append(one)
-            progress(Step(STAGE, len(found), len(records)))
-    return tuple(found)
+        return tuple(track(pool.map(_fingerprint, records), stage=STAGE, total=len(records), progress=progress))
 
 
 def _fingerprint(record: Record) -> Fingerprint:
-    with Image.open(record.image_path) as file:
-        file.draft("L", (4 * SIDE, 4 * SIDE))
-        small = ImageOps.exif_transpose(file).convert("L").resize((4 * SIDE, 4 * SIDE), Image.Resampling.LANCZOS)
+    image = decode_file(record.image_path, bound_px=8 * SIDE).convert("L").resize((4 * SIDE, 4 * SIDE))
+    gray = np.asarray(image)
     hashes, pixels = [], []
-    for pose in POSES:
-        posed = small if pose is None else small.transpose(pose)
+    for pose in (np.rot90(one, turns) for one in (gray, gray.T) for turns in range(4)):  # upright first
+        posed = from_pixels(np.ascontiguousarray(pose))
         bits = imagehash.phash(posed, hash_size=8).hash.ravel()
         hashes.append(int("".join("1" if bit else "0" for bit in bits), 2))
-        tiny = np.asarray(posed.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
+        tiny = cell_means(posed, width=SIDE, height=SIDE).astype(np.float32)
         pixels.append((tiny - tiny.mean()) / (tiny.std() + 1e-6))
     return Fingerprint(record, np.array(hashes, dtype=np.uint64), np.stack(pixels))
 

@@ -5,13 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from dermnote_contracts.problems import ImageRefused
-from dermnote_imaging.decoder import decode, read_header
+from dermnote_imaging.decoder import RgbImage, decode, read_header
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
-from dermnote_train.progress import Report, Step, silent
+from dermnote_train.progress import Report, silent, track
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000
 
 
@@ -50,6 +49,11 @@ def without_suffix(name: str) -> str:
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
 
 
+def decode_file(path: Path, *, bound_px: int = MAX_PIXELS) -> RgbImage:
+    """An upright RGB image; by default not made smaller. Raises ImageRefused, and OSError for an unreadable file."""
+    return decode(path.read_bytes(), max_pixels=MAX_PIXELS, bound_px=bound_px)
+
+
 def header_fault(path: Path) -> str | None:
     """Why a file is not a usable image, from its header alone; None if it is one."""
     try:
@@ -78,13 +82,9 @@ def decode_fault(path: Path) -> str | None:
 
 def undecodable(records: Sequence[Record], *, progress: Report = silent) -> list[tuple[Record, str]]:
     """Records whose image cannot be decoded, each with the reason."""
-    found = []
-    for done, record in enumerate(records, 1):
-        fault = decode_fault(record.image_path)
-        if fault is not None:
-            found.append((record, fault))
-        progress(Step("check images", done, len(records)))
-    return found
+    faults = (decode_fault(record.image_path) for record in records)
+    tracked = track(faults, stage="check images", total=len(records), progress=progress)
+    return [(record, fault) for record, fault in zip(records, tracked, strict=True) if fault is not None]
 
 
 def check_decodable(records: Sequence[Record], *, progress: Report = silent) -> None:

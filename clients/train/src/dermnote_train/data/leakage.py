@@ -11,7 +11,7 @@ from dermnote_train.data.duplicates import DuplicatePair, find_duplicates, finge
 from dermnote_train.data.presence import Presence
 from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.data.splits import PART_NAMES
-from dermnote_train.files import atomic_write
+from dermnote_train.files import write_text
 from dermnote_train.progress import Report, silent
 
 
@@ -79,15 +79,12 @@ def write_leakage(path: Path, leakage: Leakage) -> None:
         "twins_across": [_pair(pair) for pair in leakage.duplicates_across],
         "twins_with_other": [_pair(pair) for pair in leakage.duplicates_with_other],
     }
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(report, indent=2) + "\n")
 
 
 def _pair(pair: DuplicatePair) -> dict[str, Any]:
-    return {
-        "first": {"image_id": pair.first.image_id, "group": pair.first.group, "label": pair.first.label},
-        "second": {"image_id": pair.second.image_id, "group": pair.second.group, "label": pair.second.label},
-        "bits": pair.bits,
-        "correlation": round(pair.correlation, 4),
-        "turned": pair.turned,
-    }
+    first, second = (
+        {"image_id": one.image_id, "group": one.group, "label": one.label} for one in (pair.first, pair.second)
+    )
+    correlation = round(pair.correlation, 4)
+    return {"first": first, "second": second, "bits": pair.bits, "correlation": correlation, "turned": pair.turned}

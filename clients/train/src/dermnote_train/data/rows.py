@@ -44,22 +44,22 @@ def faults_error(table: Path, faults: Sequence[Fault]) -> UserError:
 
 
 class RowReader:
-    """Reads the rows of a layout. Faults are collected, never raised."""
+    """Reads the rows of a layout. Faults are collected, never raised. `name`: of the data set, part of every group."""
 
     def __init__(
         self,
         layout: Layout,
+        folder: Path,
         *,
-        name: str,
         columns: tuple[str, ...],
-        images: ImageFolder,
-        labels: Mapping[str, GivenLabel],
-        leaky_fields: bool,
+        name: str = "",
+        labels: Mapping[str, GivenLabel] | None = None,
+        leaky_fields: bool = False,
     ) -> None:
         self.layout = layout
         self.name = name
-        self.images = images
-        self.labels = labels
+        self.images = ImageFolder(folder)
+        self.labels = labels or {}
         self.image_column = next(name for name in layout.image if name in columns)
         self.group_columns = tuple(name for name in layout.group if name in columns)
         self.diagnosis_columns = tuple(name for name in layout.diagnoses if name in columns) or (layout.diagnosis,)

@@ -1,6 +1,5 @@
 """Selects a balanced part of a data set, and splits it into training, validation and test parts by group."""
 
-import csv
 import random
 import warnings
 from collections import Counter, defaultdict
@@ -13,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.data.tables import read_table
 from dermnote_train.errors import UserError
-from dermnote_train.files import atomic_write
+from dermnote_train.files import write_csv
 
 FOLDS = 5  # one is the test part, one the validation part: 60/20/20
 ATTEMPTS = 50
@@ -110,13 +109,12 @@ def _fold(records: Sequence[Record], *, folds: int, state: int) -> tuple[tuple[R
 
 def write_split(path: Path, split: Split) -> None:
     """Write image_id, part, group, label and seed of every record as CSV, atomically."""
-    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(SPLIT_COLUMNS)
-        for part in PART_NAMES:
-            writer.writerows(
-                (record.image_id, part, record.group, record.label, split.seed) for record in getattr(split, part)
-            )
+    rows = [
+        (record.image_id, part, record.group, record.label, split.seed)
+        for part in PART_NAMES
+        for record in getattr(split, part)
+    ]
+    write_csv(path, SPLIT_COLUMNS, rows)
 
 
 def read_split(path: Path, dataset: LesionDataset) -> Split:

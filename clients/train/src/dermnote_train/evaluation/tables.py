@@ -71,33 +71,6 @@ def instance_level_rows(retrieval: Retrieval) -> list[MetricRow]:
     return [_row(f"R@{k}", value, chance=level.chance_recall_at[k]) for k, value in level.recall_at.items()]
 
 
-@dataclass(frozen=True)
-class SubgroupRow:
-    """One subgroup with its size and its balanced accuracy."""
-
-    field: str
-    value: str
-    images: int
-    groups: int
-    classes: int
-    accuracy: MetricRow
-
-
-def subgroup_rows(evaluation: Evaluation) -> list[SubgroupRow]:
-    """Balanced accuracy by sex, age, skin type and site, for subgroups with enough records."""
-    return [
-        SubgroupRow(
-            one.field.replace("_", " "),
-            one.value,
-            one.n,
-            one.groups,
-            one.classes,
-            _row("balanced accuracy", one.balanced_accuracy, chance=one.chance),
-        )
-        for one in evaluation.subgroups
-    ]
-
-
 def _row(name: str, value: Interval | float, *, chance: float | None = None) -> MetricRow:
     estimate = value if isinstance(value, Interval) else Interval(value, math.nan, math.nan)
     chance_text = "" if chance is None else format_number(chance)

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 from skimage import color, filters, measure, morphology
+
+from dermnote_imaging.decoder import RgbImage
+from dermnote_imaging.preprocessing import shrink
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
@@ -57,18 +59,11 @@ class Lesion:
         return float((outline & ~inner).sum() / max(outline.sum(), 1))
 
 
-def shrunk(image: Image.Image) -> Image.Image:
-    """The image in RGB, its longer side at most SIDE."""
-    small = image.convert("RGB")
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return small
-
-
-def find_lesion(image: Image.Image) -> Lesion:
+def find_lesion(image: RgbImage) -> Lesion:
     """Segment the lesion of an RGB image. Raises LesionNotFound if nothing, or everything, differs from the skin."""
     if min(image.size) < MIN_SIDE:
         raise LesionNotFound(f"the image is too small; at least {MIN_SIDE} pixels are needed")
-    rgb = _without_hair(np.asarray(shrunk(image), dtype=np.float64) / 255)
+    rgb = _without_hair(np.asarray(shrink(image, side=SIDE), dtype=np.float64) / 255)
     visible = _visible(rgb)
     bare = _bare_skin(rgb, visible)
     brightness = float(np.median(bare.mean(axis=2)))

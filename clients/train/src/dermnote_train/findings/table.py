@@ -1,6 +1,5 @@
 """Findings of a data set: measured in parallel, stored as CSV, added to the metadata, shown on a contact sheet."""
 
-import csv
 import os
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -10,17 +9,20 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from dermnote_contracts.metadata import Findings
+from dermnote_imaging.decoder import RgbImage
+from dermnote_imaging.preprocessing import from_pixels, shrink
+from dermnote_train.data.images import decode_file
 from dermnote_train.data.records import Record
 from dermnote_train.data.tables import read_table
 from dermnote_train.errors import UserError
-from dermnote_train.files import atomic_write
+from dermnote_train.files import atomic_write, write_csv
 from dermnote_train.findings.measures import COLOURS, Measures, measure_lesion
-from dermnote_train.findings.segmentation import LesionNotFound, find_lesion, shrunk
-from dermnote_train.progress import Report, Step, silent
+from dermnote_train.findings.segmentation import SIDE, LesionNotFound, find_lesion
+from dermnote_train.progress import Report, silent, track
 
 STAGE = "measure lesions"
 COLUMNS = (
@@ -51,7 +53,7 @@ class ImageFindings:
     measures: Measures | None = None
 
 
-def measure_image(image: Image.Image, *, image_id: str) -> ImageFindings:
+def measure_image(image: RgbImage, *, image_id: str) -> ImageFindings:
     """The findings of one RGB image."""
     try:
         measures = measure_lesion(find_lesion(image))
@@ -65,25 +67,18 @@ def measure_dataset(records: Sequence[Record], *, progress: Report = silent) -> 
     workers = min(len(os.sched_getaffinity(0)), len(records))
     # Not fork: it would copy locks that library threads hold.
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-        measured = []
-        for one in pool.map(_measure_file, [(r.image_path, r.image_id) for r in records], chunksize=8):
-            measured.append(one)
-            progress(Step(STAGE, len(measured), len(records)))
-    return tuple(measured)
+        measured = pool.map(_measure_file, [(r.image_path, r.image_id) for r in records], chunksize=8)
+        return tuple(track(measured, stage=STAGE, total=len(records), progress=progress))
 
 
 def _measure_file(file: tuple[Path, str]) -> ImageFindings:
     path, image_id = file
-    with Image.open(path) as image:
-        return measure_image(ImageOps.exif_transpose(image), image_id=image_id)
+    return measure_image(decode_file(path), image_id=image_id)
 
 
 def write_findings(path: Path, measured: Sequence[ImageFindings]) -> None:
     """Write the CSV atomically."""
-    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(map(_cells, measured))
+    write_csv(path, COLUMNS, map(_cells, measured))
 
 
 def _cells(one: ImageFindings) -> Iterator[object]:
@@ -142,9 +137,8 @@ def draw_sheet(path: Path, records: Sequence[Record]) -> None:
         sheet.save(partial, format="PNG")
 
 
-def _tile(record: Record) -> tuple[Image.Image, str]:
-    with Image.open(record.image_path) as file:
-        image = shrunk(ImageOps.exif_transpose(file))
+def _tile(record: Record) -> tuple[RgbImage, str]:
+    image = shrink(decode_file(record.image_path), side=SIDE)
     try:
         lesion = find_lesion(image)
     except LesionNotFound as error:
@@ -156,4 +150,4 @@ def _tile(record: Record) -> tuple[Image.Image, str]:
     found = measures.findings()
     shape = ", ".join(filter(None, (found.asymmetry, found.border))) or "cut off: no shape, no border"
     colours = ", ".join(f"{name} {measures.colours[name]:.0%}" for name in found.colours or ())
-    return Image.fromarray(pixels), "\n".join([shape, textwrap.fill(colours, 42)])
+    return from_pixels(pixels), "\n".join([shape, textwrap.fill(colours, 42)])

@@ -7,12 +7,12 @@ import hashlib
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dermnote_train.config import TrainConfig
+from dermnote_train.config import StrictModel, TrainConfig
 from dermnote_train.data.records import Split
 from dermnote_train.errors import UserError
 from dermnote_train.files import atomic_write
@@ -23,13 +23,11 @@ CHECKPOINT_NAME = "model.safetensors"
 FROZEN_PREFIXES = ("towers.clip.text.", "towers.clip.logit_")
 
 
-class CheckpointInfo(BaseModel):
+class CheckpointInfo(StrictModel):
     """Metadata of a checkpoint. `epoch`: the epoch of its weights, counted from 1.
 
     `split_id` identifies the training split, so that the test part of another split is never taken for held-out data.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = 1
     config: TrainConfig

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from dermnote_contracts import __version__
 from dermnote_contracts.manifest import MANIFEST_NAME, ModelManifest, Preprocessing
 from dermnote_train.files import atomic_folder, sha256_file
 from dermnote_train.models import towers
-from dermnote_train.models.model import EMBEDDING, LesionModel
+from dermnote_train.models.model import LesionModel
 from dermnote_train.models.onnx_export import write_graphs
 from dermnote_train.models.towers import CONTEXT_TOKENS, TOKENIZER_FILES, Towers
 
@@ -28,24 +27,12 @@ Runtime = Literal["both", "onnx", "openclip"]
 """Which runtimes can serve a folder: ONNX graphs, open_clip's own files, or both."""
 
 
-@dataclass(frozen=True)
-class _VectorSpec:
-    """The manifest's description of the vectors and of the training data."""
-
-    aligned: bool
-    image_dim: int
-    text_dim: int
-    classes: tuple[str, ...] = ()
-    synthetic: bool = False
-
-
 def export_lite(
     models_dir: Path, *, name: str = "lite", image_size: int = LITE_IMAGE_SIZE, runtime: Runtime = "both"
 ) -> Path:
     """Export the pretrained lite towers: vectors of 1280 (image) and 384 (text), not aligned. Returns the folder."""
     lite = towers.lite(image_size=image_size)
-    spec = _VectorSpec(aligned=False, image_dim=lite.image_features, text_dim=lite.text_features)
-    return _write(models_dir / name, lite, heads={}, spec=spec, runtime=runtime)
+    return _write(models_dir / name, lite, heads={}, runtime=runtime)
 
 
 def export_model(
@@ -65,15 +52,17 @@ def export_model(
     """
     head = model.head
     text = fold_linear(head.text, head.shared) if model.with_notes else _identity(model.towers.text_features)
-    spec = _VectorSpec(
+    heads = {"image": fold_linear(head.image, head.shared), "text": text}
+    return _write(
+        models_dir / name,
+        model.towers,
+        heads=heads,
         aligned=model.with_notes,
-        image_dim=EMBEDDING,
-        text_dim=text.out_features,
         classes=model.classes,
         synthetic=synthetic,
+        runtime=runtime,
+        card=card,
     )
-    heads = {"image": fold_linear(head.image, head.shared), "text": text}
-    return _write(models_dir / name, model.towers, heads=heads, spec=spec, runtime=runtime, card=card)
 
 
 @torch.no_grad()
@@ -98,8 +87,10 @@ def _write(
     source: Towers,
     *,
     heads: Mapping[str, nn.Linear],
-    spec: _VectorSpec,
     runtime: Runtime,
+    aligned: bool = False,
+    classes: Sequence[str] = (),
+    synthetic: bool = False,
     card: Path | None = None,
 ) -> Path:
     description = source.description
@@ -121,14 +112,14 @@ def _write(
             kind="onnx" if runtime == "onnx" else "openclip",
             name=folder.name,
             model_id=f"{folder.name}-{model_hash}",
-            aligned=spec.aligned,
-            image_dim=spec.image_dim,
-            text_dim=spec.text_dim,
+            aligned=aligned,
+            image_dim=heads["image"].out_features if heads else source.image_features,
+            text_dim=heads["text"].out_features if heads else source.text_features,
             context_tokens=CONTEXT_TOKENS,
             preprocessing=source.preprocessing,
             files={path.name: sha256_file(path) for path in sorted(partial.iterdir())},
-            classes=list(spec.classes),
-            synthetic_data=spec.synthetic,
+            classes=list(classes),
+            synthetic_data=synthetic,
             created_at=datetime.now(UTC),
             made_by=f"dermnote-train {__version__}",
         )

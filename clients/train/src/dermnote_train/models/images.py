@@ -14,13 +14,12 @@ from torch import Tensor
 
 from dermnote_contracts.manifest import Preprocessing
 from dermnote_contracts.problems import ImageRefused
-from dermnote_imaging.decoder import RgbImage
-from dermnote_imaging.decoder import decode as decode_image
+from dermnote_imaging.decoder import BOUND_PX, RgbImage
 from dermnote_imaging.preprocessing import fit
-from dermnote_train.data.images import MAX_PIXELS
+from dermnote_train.data.images import decode_file
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
-from dermnote_train.progress import Report, Step, silent
+from dermnote_train.progress import Report, silent, track
 
 MAX_BYTES = 8 * 2**30
 DECODING_THREADS = 4
@@ -36,9 +35,9 @@ def decode(records: Sequence[Record], *, preprocessing: Preprocessing, progress:
     pixels = torch.empty((len(records), 3, size, size), dtype=torch.uint8)
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
         decoded = pool.map(lambda record: _decode_file(record, preprocessing=preprocessing), records)
-        for done, image in enumerate(decoded, start=1):
-            pixels[done - 1] = torch.from_numpy(image)
-            progress(Step("decode images", done, len(records)))
+        tracked = track(decoded, stage="decode images", total=len(records), progress=progress)
+        for row, image in enumerate(tracked):
+            pixels[row] = torch.from_numpy(image)
     return pixels
 
 
@@ -49,7 +48,7 @@ def preprocess(image: RgbImage, *, preprocessing: Preprocessing) -> NDArray[np.u
 
 def _decode_file(record: Record, *, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     try:
-        image = decode_image(record.image_path.read_bytes(), max_pixels=MAX_PIXELS)
+        image = decode_file(record.image_path, bound_px=BOUND_PX)
     except FileNotFoundError as error:
         raise UserError(_unreadable(record.image_path, record, "the file does not exist")) from error
     except OSError as error:

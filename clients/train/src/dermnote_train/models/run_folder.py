@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from dermnote_train.config import StrictModel
 from dermnote_train.data.labels import ClassSet
 from dermnote_train.data.records import LesionDataset, Split
 from dermnote_train.data.splits import read_split, write_split
@@ -13,10 +14,8 @@ from dermnote_train.files import write_text
 DATA_NAME, SPLIT_NAME = "data.json", "split.csv"
 
 
-class RunData(BaseModel):
+class RunData(StrictModel):
     """The data set of a run. `synthetic`: its images are drawn."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     dataset: str
     classes: tuple[str, ...]

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from matplotlib import rc_context
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dermnote_train.evaluation.results import Interval
 from dermnote_train.report.images import data_uri
 
 INK, FAINT = "#1f2a30", "#d9dedb"
@@ -41,9 +42,7 @@ class ForestRow:
     """One row of a forest plot: a difference with its interval; `significant`: after correction."""
 
     name: str
-    value: float
-    low: float
-    high: float
+    difference: Interval
     significant: bool
 
 
@@ -53,10 +52,11 @@ def forest(title: str, rows: Sequence[ForestRow], *, unit: str) -> str:
         figure = Figure(figsize=(5.6, 0.9 + 0.24 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for y, row in enumerate(rows):
-            hue = HUES[0] if row.value >= 0 else HUES[1]
-            axes.plot([row.low, row.high], [y, y], color=hue, linewidth=1.6, solid_capstyle="butt")
+            value, low, high = astuple(row.difference)
+            hue = HUES[0] if value >= 0 else HUES[1]
+            axes.plot([low, high], [y, y], color=hue, linewidth=1.6, solid_capstyle="butt")
             face = hue if row.significant else "white"
-            axes.plot([row.value], [y], "o", color=hue, markersize=5.5, markerfacecolor=face)
+            axes.plot([value], [y], "o", color=hue, markersize=5.5, markerfacecolor=face)
         axes.axvline(0, color="#8a9499", linewidth=0.9)
         axes.set_yticks(range(len(rows)), [row.name for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)

@@ -1,14 +1,12 @@
 """The report of `dermnote demo`."""
 
 from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from dermnote_train.data.records import Record
-from dermnote_train.demo import Arm, DemoResult, QueryResult
-from dermnote_train.evaluation.results import Retrieval
+from dermnote_train.demo import Arm, DemoResult
 from dermnote_train.evaluation.tables import (
     class_level_rows,
     classification_rows,
@@ -16,12 +14,10 @@ from dermnote_train.evaluation.tables import (
     format_number,
     instance_level_rows,
     retrieval_directions,
-    subgroup_rows,
 )
 from dermnote_train.files import write_text
 from dermnote_train.notes.table import NoteRow
 from dermnote_train.report.charts import Curve, chart
-from dermnote_train.report.images import thumbnail
 from dermnote_train.report.page import render_page
 
 SAMPLES = 5
@@ -45,38 +41,28 @@ def render(result: DemoResult, *, created_at: datetime) -> str:
         samples=_note_samples(result),
         data=_data_table(result),
         curves=_curves(result),
-        arms=[(arm, classification_rows(arm.evaluation.classification), _confusion(arm)) for arm in result.arms],
-        subgroups=subgroup_rows(result.model.evaluation),
+        arms=[(arm, classification_rows(arm.evaluation.classification)) for arm in result.arms],
         retrieval=[
-            (name, class_level_rows(one), instance_level_rows(one), _pool_remark(one))
+            (name, class_level_rows(one), instance_level_rows(one), one.instance_level)
             for name, one in retrieval_directions(result.model.evaluation)
         ],
-        queries=[_query(query) for query in result.queries],
         settings=_settings(result),
     )
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One of the large numbers at the top."""
-
-    value: str
-    name: str
-    remark: str
-
-
-def _tiles(result: DemoResult) -> list[Tile]:
+def _tiles(result: DemoResult) -> list[tuple[str, str, str]]:
+    """The large numbers at the top, each with its name and a remark."""
     rows, model = result.notes.rows, result.model.evaluation
     accuracy = model.classification.balanced_accuracy
     faithful = sum(row.faithful_at_first for row in rows)
     fallbacks = sum(row.source == "template" and row.strategy != "M" for row in rows)
     tiles = [
-        Tile(
+        (
             f"{faithful / len(rows):.0%}",
             "of the notes faithful at first try",
             f"{fallbacks} of {len(rows)} fell back to the template",
         ),
-        Tile(
+        (
             format_number(accuracy.value),
             "balanced accuracy, images alone",
             f"95 % interval {format_interval(accuracy)}, chance {format_number(model.classification.chance)}",
@@ -86,14 +72,11 @@ def _tiles(result: DemoResult) -> list[Tile]:
         by_class = model.image_to_note.class_level
         k = 5 if 5 in by_class.precision_at else max(by_class.precision_at)
         remark = f"held-out notes, chance {format_number(by_class.chance_precision)}"
-        tiles.append(Tile(format_number(by_class.precision_at[k].value), f"class P@{k}, image → note", remark))
-    speed = result.notes.notes_per_s
-    if speed is None:
-        return [*tiles, Tile("–", "notes per second", "all notes existed already")]
-    return [
-        *tiles,
-        Tile(f"{speed:.1f}", "notes per second", f"{result.notes.requested} written in {result.notes.seconds:.0f} s"),
-    ]
+        tiles.append((format_number(by_class.precision_at[k].value), f"class P@{k}, image → note", remark))
+    if (speed := result.notes.notes_per_s) is None:
+        return [*tiles, ("–", "notes per second", "all notes existed already")]
+    remark = f"{result.notes.requested} written in {result.notes.seconds:.0f} s"
+    return [*tiles, (f"{speed:.1f}", "notes per second", remark)]
 
 
 def _note_metrics(result: DemoResult) -> list[tuple[str, str]]:
@@ -115,29 +98,15 @@ def _share(part: int, total: int) -> str:
     return f"{part} of {total} ({part / total:.0%})"
 
 
-def _note_samples(result: DemoResult) -> list[dict[str, object]]:
-    """Held-out records with the exact text of their notes: one per class, preferring the language model's own text."""
-    rows: dict[str, NoteRow] = {row.image_id: row for row in result.notes.rows}
+def _note_samples(result: DemoResult) -> list[tuple[Record, NoteRow]]:
+    """Held-out records with their notes word for word: one per class, preferring the language model's own text."""
+    rows = {row.image_id: row for row in result.notes.rows}
     samples = []
     for name in result.dataset.classes[:SAMPLES]:
         of_class = [record for record in result.split.test if record.label == name]
         record = min(of_class, key=lambda one: rows[one.image_id].source != "llm")
-        samples.append(
-            {
-                "record": record,
-                "image": thumbnail(record.image_path),
-                "row": rows[record.image_id],
-                "facts": short_facts(record),
-            }
-        )
+        samples.append((record, rows[record.image_id]))
     return samples
-
-
-def short_facts(record: Record) -> str:
-    """The main metadata in a few words: "61 · male · back"."""
-    metadata = record.metadata
-    facts = (metadata.age, metadata.sex, metadata.site)
-    return " · ".join(str(value) for value in facts if value is not None) or "no age, sex or site given"
 
 
 def _data_table(result: DemoResult) -> dict[str, object]:
@@ -167,40 +136,6 @@ def _curves(result: DemoResult) -> list[str]:
         chart("Validation cross-entropy", curves(result.arms, "val_ce")),
         chart("Validation balanced accuracy", accuracy, floor=chance, unit_range=True),
     ]
-
-
-def _pool_remark(retrieval: Retrieval) -> str:
-    own = retrieval.instance_level
-    return (
-        f"{own.pool} held-out pairs, {own.distinct_notes} distinct notes; median rank of the own partner "
-        f"{own.median_rank:g}, by chance {(own.pool + 1) / 2:g}"
-    )
-
-
-def _confusion(arm: Arm) -> list[tuple[str, list[tuple[int, float]]]]:
-    """One row per true class: counts, and their share of the row."""
-    evaluation = arm.evaluation
-    return [
-        (name, with_shares(row))
-        for name, row in zip(evaluation.classes, evaluation.classification.confusion, strict=True)
-    ]
-
-
-def with_shares(counts: tuple[int, ...]) -> list[tuple[int, float]]:
-    """Each count with its share of their sum."""
-    return [(count, count / max(sum(counts), 1)) for count in counts]
-
-
-def _query(result: QueryResult) -> dict[str, object]:
-    """A query image with its hits."""
-    return {
-        "record": result.query,
-        "image": thumbnail(result.query.image_path),
-        "facts": short_facts(result.query),
-        "took_ms": result.took_ms,
-        "same_class": sum(hit.same_class for hit in result.hits),
-        "hits": [{"found": hit, "image": thumbnail(hit.record.image_path)} for hit in result.hits],
-    }
 
 
 def _settings(result: DemoResult) -> list[tuple[str, str]]:

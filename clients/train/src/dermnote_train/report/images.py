@@ -6,19 +6,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from dermnote_train.data.images import FORMATS
+from dermnote_train.data.images import decode_file
 
 THUMBNAIL_PX = 176
 
 
 def thumbnail(path: Path, *, side: int = THUMBNAIL_PX) -> str:
     """The central square of an image, `side` pixels, without its metadata, as a JPEG data URI."""
-    with Image.open(path, formats=FORMATS) as image:
-        rgb = image.convert("RGB")
-    width, height = rgb.size
+    image = decode_file(path)
+    width, height = image.size
     edge = min(width, height)
     left, top = (width - edge) // 2, (height - edge) // 2
-    square = rgb.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + edge, top + edge))
+    square = image.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + edge, top + edge))
     stream = io.BytesIO()
     square.save(stream, format="JPEG", quality=82)
     return data_uri(stream.getvalue(), "image/jpeg")

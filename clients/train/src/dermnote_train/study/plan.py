@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from dermnote_train.config import TrainConfig
+from dermnote_train.config import StrictModel, TrainConfig
 from dermnote_train.errors import UserError
 from dermnote_train.study.arms import ARMS
 from dermnote_train.training.augment import Augmentation
@@ -20,25 +20,21 @@ Mode = Literal["strict", "paper"]
 Wording = Literal["notes", "facts"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Domain(_Section):
+class Domain(StrictModel):
     """A data folder, or only its rows whose cells match `where` (column -> accepted cells)."""
 
     folder: Path
     where: Mapping[str, tuple[str, ...]] = {}
 
 
-class Route(_Section):
+class Route(StrictModel):
     """Training on one domain, testing on its held-out part ("home") and on all of each domain in `away`."""
 
     train: str
     away: tuple[str, ...] = ()
 
 
-class FrozenGrid(_Section):
+class FrozenGrid(StrictModel):
     """Heads trained on features of the pretrained image tower, with `views` augmented views of every image.
 
     `patience`: epochs without a better validation loss before a candidate stops. `wording`: the text branch gets the
@@ -56,7 +52,7 @@ class FrozenGrid(_Section):
     batch_size: int = Field(default=128, ge=2, le=4096)
 
 
-class TunedGrid(_Section):
+class TunedGrid(StrictModel):
     """Image tower and heads trained together, once per cell, as `dermnote train` does."""
 
     arms: tuple[str, ...] = ("image", "M", "G", "G-findings", "random")
@@ -65,7 +61,7 @@ class TunedGrid(_Section):
     config: TrainConfig = TrainConfig()
 
 
-class Ablations(_Section):
+class Ablations(StrictModel):
     """Changes to the frozen grid ([trials] in TOML), each compared with it on home validation data.
 
     For reporting only: no setting of the study may be chosen from them, since validation images of one seed are test
@@ -78,12 +74,12 @@ class Ablations(_Section):
     changes: Mapping[str, Mapping[str, Any]] = {}
 
 
-class StudyPlan(_Section):
+class StudyPlan(StrictModel):
     """A complete study. `mode`: "paper" splits by image and searches pools that include the query's own note and the
     training notes, as the authors' code does; "strict" does neither. `resamples`: for the intervals.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     domains: Mapping[str, Domain]
     routes: tuple[Route, ...] = Field(min_length=1)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from dermnote_train.models.towers import Towers, weights_hash
 from dermnote_train.progress import Report, Step
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.study.arms import NOTE_SETS
-from dermnote_train.study.cells.cell import Cell, StudyNotes, all_texts, cell_path, grid_cells, required_sets
+from dermnote_train.study.cells.cell import Cell, StudyNotes, all_texts, grid_cells, required_sets
 from dermnote_train.study.cells.frozen import Features, FrozenCell, compute_cells
 from dermnote_train.study.cells.outputs import VALIDATION, CellFacts, reusable_facts, write_cell
 from dermnote_train.study.cells.tuned import TrainingInterrupted, TunedCell, compute_tuned_cell
@@ -88,15 +88,11 @@ def check_same_study(out: Path, plan: StudyPlan) -> None:
         raise UserError(f"{out} holds a study with {existing}, and this one has {settings}; use another --out")
 
 
-@dataclass(frozen=True)
-class _PartResult:
+class _PartResult(NamedTuple):
     """One part: metadata of its finished cells, and the number of missing ones."""
 
     cells: tuple[CellFacts, ...] = ()
     missing: int = 0
-
-    def __add__(self, other: "_PartResult") -> "_PartResult":
-        return _PartResult(self.cells + other.cells, self.missing + other.missing)
 
 
 @dataclass(frozen=True)
@@ -118,26 +114,26 @@ class _Run:
 
     def ablations(self) -> _PartResult:
         """Their cells have validation outputs only."""
-        result = _PartResult()
         routes = self.plan.ablations.routes if self.plan.ablations else ()
+        results = []
         for name, grid in self.plan.ablation_grids().items():
             cells = [
                 FrozenCell(**vars(replace(cell, pools={VALIDATION: cell.pools[VALIDATION]})), grid=grid, ablation=name)
                 for cell in self._cells(grid)
                 if not routes or cell.route in routes
             ]
-            result += self._frozen(cells, grid=grid, part="trials", stage=f"ablation {name}")
-        return result
+            results.append(self._frozen(cells, grid=grid, part="trials", stage=f"ablation {name}"))
+        return _PartResult(tuple(facts for one in results for facts in one.cells), sum(one.missing for one in results))
 
     def tuned_grid(self) -> _PartResult:
         grid = self.plan.tuned
         cells = [] if grid is None else [TunedCell(**vars(cell), grid=grid) for cell in self._cells(grid)]
-        result = _PartResult()
+        finished = []
         for number, cell in enumerate(cells, start=1):
-            facts = self._tuned(cell)
-            result += _PartResult(missing=1) if facts is None else _PartResult((facts,))
+            if (facts := self._tuned(cell)) is not None:
+                finished.append(facts)
             self.progress(Step("tuned cells", number, len(cells), _label(cell)))
-        return result
+        return _PartResult(tuple(finished), len(cells) - len(finished))
 
     def _cells(self, grid: FrozenGrid | TunedGrid) -> Iterator[Cell]:
         return grid_cells(self.plan, self.data, self.notes, grid=grid)
@@ -173,7 +169,7 @@ class _Run:
         if missing and not self._stopped(part):
             features = self._features(missing, grid=grid, tower=tower, key=key)
             for facts in compute_cells(missing, features=features, folder=folder, should_stop=self.should_stop):
-                finished[cell_path(facts.grid, facts.route, facts.arm, facts.seed)] = facts
+                finished[facts.path] = facts
                 self.progress(Step(stage, len(finished), len(cells), _label(facts)))
         return _PartResult(tuple(finished.values()), len(cells) - len(finished))
 

@@ -1,6 +1,5 @@
 """The training loop: images and optional notes in, one run folder out."""
 
-import csv
 import json
 import math
 import time
@@ -21,7 +20,7 @@ from dermnote_train.config import TrainConfig
 from dermnote_train.data.records import Split
 from dermnote_train.errors import UserError
 from dermnote_train.evaluation.metrics import balanced_accuracy
-from dermnote_train.files import atomic_write, write_text
+from dermnote_train.files import write_csv, write_text
 from dermnote_train.models import checkpoint
 from dermnote_train.models.inference import predict_images
 from dermnote_train.models.model import LesionModel
@@ -276,10 +275,8 @@ def _log_to_tensorboard(writer: SummaryWriter | None, row: EpochRow) -> None:
 
 
 def _write_history(history: Sequence[EpochRow], *, run_dir: Path) -> None:
-    with atomic_write(run_dir / "history.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(EpochRow)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in history)
+    columns = [field.name for field in fields(EpochRow)]
+    write_csv(run_dir / "history.csv", columns, (asdict(row).values() for row in history))
 
 
 def _write_run(result: TrainResult, *, config: TrainConfig, split: Split) -> None:

@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 
 from dermnote_contracts.notes import ModelInfo
+from dermnote_train.data.records import Record
 from dermnote_train.evaluation.tables import format_number
 from dermnote_train.files import write_text
-from dermnote_train.report.demo import short_facts
-from dermnote_train.report.images import thumbnail
 from dermnote_train.report.page import render_page
-from dermnote_train.report.study.results import ablation_table, answers, settings_sections
-from dermnote_train.study.analysis.results import StudyResults
+from dermnote_train.report.study.results import answers, settings_sections
+from dermnote_train.study.analysis.results import INPUT_LABELS, StudyResults
 from dermnote_train.study.arms import ARMS, NOTE_SETS
 from dermnote_train.study.cells.heads import IMAGE_CANDIDATES, TEXT_CANDIDATES, Candidate
-from dermnote_train.study.cells.outputs import HOME, CellOutputs, PoolOutputs, versions
+from dermnote_train.study.cells.outputs import HOME, CellOutputs, Floats32, versions
 from dermnote_train.study.runner import StudyState
 from dermnote_train.study.samples import Sample
 
@@ -39,6 +38,8 @@ def write_study_report(
     html = render_page(
         "study.html.j2",
         state=state,
+        results=results,
+        inputs=INPUT_LABELS,
         created_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         arms={name: ARMS[name].description for name in state.plan.arms()},
         answers=answers(results),
@@ -46,19 +47,10 @@ def write_study_report(
         fidelity=_fidelity(state),
         data=_data_rows(state),
         leakage=_leakage(state),
-        samples=[
-            {
-                "image": thumbnail(one.record.image_path),
-                "record": one.record,
-                "facts": short_facts(one.record),
-                "notes": list(one.notes.items()),
-            }
-            for one in samples
-        ],
+        samples=samples,
         queries=[] if public else _queries(state, cells),
         run_settings=_run_settings(state, results, model),
         choices=_choices(cells),
-        ablations=ablation_table(state, results),
         public=public,
     )
     write_text(path, html)
@@ -112,29 +104,27 @@ def _leakage(state: StudyState) -> list[tuple[object, ...]]:
     ]
 
 
-def _queries(state: StudyState, cells: Sequence[CellOutputs]) -> list[dict[str, Any]]:
+def _queries(state: StudyState, cells: Sequence[CellOutputs]) -> list[tuple[Record, list[tuple[Record, str]]]]:
     """Held-out images with the nearest notes of other lesions, by the first cell that is tested with blinded notes."""
     for cell in cells:
         pool = cell.pools.get(HOME)
         if pool is not None and pool.note is not None and cell.facts.arm in ("G-findings-blinded", "G-blinded"):
-            return _nearest_notes(state, cell, pool)
+            return _nearest_notes(state, cell, pool.image, pool.note)
     return []
 
 
-def _nearest_notes(state: StudyState, cell: CellOutputs, pool: PoolOutputs) -> list[dict[str, Any]]:
-    assert pool.note is not None  # noqa: S101 (checked by the caller)
+def _nearest_notes(
+    state: StudyState, cell: CellOutputs, image: Floats32, note: Floats32
+) -> list[tuple[Record, list[tuple[Record, str]]]]:
     by_id = {one.image_id: one for one in state.data.domains[cell.facts.route].records}
-    records = [by_id[image_id] for image_id in pool.image_ids]
+    records = [by_id[image_id] for image_id in cell.pools[HOME].image_ids]
     texts = state.notes[state.data.dataset_of[cell.facts.route]][ARMS[cell.facts.arm].test_notes].texts
-    image, note = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (pool.image, pool.note))
+    image, note = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (image, note))
     queries = []
     for row in range(0, len(records), max(1, len(records) // QUERIES))[:QUERIES]:
         query = records[row]
         ranked = [records[item] for item in np.argsort(-(note @ image[row])) if records[item].group != query.group]
-        hits = [
-            (hit, thumbnail(hit.image_path), texts[hit.image_id], hit.label == query.label) for hit in ranked[:HITS]
-        ]
-        queries.append({"record": query, "image": thumbnail(query.image_path), "hits": hits})
+        queries.append((query, [(hit, texts[hit.image_id]) for hit in ranked[:HITS]]))
     return queries
 
 

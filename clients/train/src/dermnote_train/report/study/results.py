@@ -6,21 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from dermnote_train.evaluation.results import Interval
-from dermnote_train.evaluation.tables import format_interval, format_number
+from dermnote_train.evaluation.tables import format_number
 from dermnote_train.report.charts import ForestRow, forest
-from dermnote_train.report.demo import with_shares
 from dermnote_train.study.analysis.results import (
     INPUT_LABELS,
     ClassificationResult,
     Comparison,
-    RetrievalResult,
     Setting,
     StudyResults,
     SubgroupResult,
 )
 from dermnote_train.study.arms import ARMS
 from dermnote_train.study.cells.outputs import HOME
-from dermnote_train.study.runner import StudyState
 
 SIGNIFICANCE = 0.05
 CONTROLS = ("random", "random-findings", "shuffled", "shuffled-labels")
@@ -93,7 +90,7 @@ def _signed_interval(interval: Interval) -> str:
 
 
 def settings_sections(results: StudyResults) -> list[dict[str, Any]]:
-    """One section per setting: tables, forest plots, confusion matrices, retrieval and subgroups."""
+    """One section per setting: the rows of its tables, forest plots, confusion matrices and subgroups."""
 
     def of_setting(rows: Iterable[Any], setting: Setting) -> list[Any]:
         return [one for one in rows if one.setting == setting]
@@ -106,10 +103,14 @@ def settings_sections(results: StudyResults) -> list[dict[str, Any]]:
             {
                 "setting": setting,
                 "title": f"Trained on {setting.route}, tested {tested}",
-                "classification": _classification_table(classification),
+                "classification": sorted(classification, key=lambda one: list(INPUT_LABELS).index(one.input)),
+                "best": {
+                    by: max(_accuracy(one) for one in classification if one.input == by)
+                    for by in {one.input for one in classification}
+                },
                 "forests": _forests(of_setting(results.comparisons, setting)),
                 "confusions": _confusions(classification),
-                "retrieval": _retrieval_table(of_setting(results.retrieval, setting)),
+                "retrieval": sorted(of_setting(results.retrieval, setting), key=lambda one: (one.notes, one.direction)),
                 "subgroups": _subgroup_table(of_setting(results.subgroups, setting)),
             }
         )
@@ -120,22 +121,6 @@ def _accuracy(one: ClassificationResult) -> float:
     return one.balanced_accuracy.value
 
 
-def _classification_table(rows: Sequence[ClassificationResult]) -> list[dict[str, Any]]:
-    best = {by: max(_accuracy(one) for one in rows if one.input == by) for by in {one.input for one in rows}}
-    others = ("f1_macro", "f1_micro", "f1_weighted", "kappa_linear", "auroc_macro", "calibration_error")
-    return [
-        {
-            "arm": one.arm,
-            "input": INPUT_LABELS[one.input],
-            "balanced": format_number(_accuracy(one)),
-            "interval": format_interval(one.balanced_accuracy),
-            "best": _accuracy(one) == best[one.input],
-            "others": [format_number(getattr(one, name)) for name in others],
-        }
-        for one in sorted(rows, key=lambda one: list(INPUT_LABELS).index(one.input))
-    ]
-
-
 def _forests(rows: Sequence[Comparison]) -> list[str]:
     families: defaultdict[str, list[Comparison]] = defaultdict(list)
     for one in rows:
@@ -143,52 +128,20 @@ def _forests(rows: Sequence[Comparison]) -> list[str]:
     return [
         forest(
             family[0].upper() + family[1:],
-            [
-                ForestRow(
-                    f"{one.arm} − {one.against}",
-                    _gain(one),
-                    one.difference.interval.low,
-                    one.difference.interval.high,
-                    _significant(one),
-                )
-                for one in members
-            ],
+            [ForestRow(f"{one.arm} − {one.against}", one.difference.interval, _significant(one)) for one in members],
             unit=UNITS[members[0].measure],
         )
         for family, members in families.items()
     ]
 
 
-def _confusions(rows: Sequence[ClassificationResult]) -> list[dict[str, Any]]:
+def _confusions(rows: Sequence[ClassificationResult]) -> list[ClassificationResult]:
     """Of images alone, and of the best arm by images and by image and note."""
     shown = [one for one in rows if one.arm == "image"]
     for by in ("image", "both"):
         own = [one for one in rows if one.input == by and one.arm != "image"]
         shown += [max(own, key=_accuracy)] if own else []
-    return [
-        {"title": f"{one.arm}, {INPUT_LABELS[one.input]}", "rows": [with_shares(row) for row in one.confusion]}
-        for one in shown
-    ]
-
-
-def _retrieval_table(rows: Sequence[RetrievalResult]) -> list[dict[str, Any]]:
-    return [
-        {
-            "arm": one.arm,
-            "direction": one.direction,
-            "notes": "own, naming the class" if one.reads_class else one.notes,
-            "reads_class": one.reads_class,
-            "map": format_number(one.mean_average_precision.value),
-            "interval": format_interval(one.mean_average_precision),
-            "chance": format_number(one.chance_map),
-            "classless": format_number(one.classless_map),
-            "p10": format_number(one.precision_at[10]),
-            "r10": format_number(one.recall_at[10]),
-            "r10_chance": format_number(one.chance_recall_at[10]),
-            "rank": f"{one.median_rank:g} of {one.pool_size}",
-        }
-        for one in sorted(rows, key=lambda one: (one.notes, one.direction))
-    ]
+    return shown
 
 
 def _subgroup_table(rows: Sequence[SubgroupResult]) -> dict[str, Any]:
@@ -197,35 +150,4 @@ def _subgroup_table(rows: Sequence[SubgroupResult]) -> dict[str, Any]:
     by_subgroup: defaultdict[tuple[str, str], dict[str, SubgroupResult]] = defaultdict(dict)
     for one in rows:
         by_subgroup[one.field, one.value][one.arm] = one
-    return {
-        "arms": arms,
-        "rows": [
-            (
-                field,
-                value,
-                next(iter(own.values())),
-                [format_number(own[arm].balanced_accuracy) if arm in own else "" for arm in arms],
-            )
-            for (field, value), own in by_subgroup.items()
-        ],
-    }
-
-
-def ablation_table(state: StudyState, results: StudyResults) -> list[dict[str, Any]]:
-    """Each ablation with its changed settings, and each arm's difference from the unchanged grid."""
-    changes = state.plan.ablations.changes if state.plan.ablations else {}
-    return [
-        {
-            "ablation": one.ablation,
-            "change": ", ".join(f"{setting}: {value}" for setting, value in changes[one.ablation].items()),
-            "route": one.route,
-            "arm": one.arm,
-            "input": INPUT_LABELS[one.input],
-            "seeds": one.seeds,
-            "balanced": format_number(one.balanced_accuracy),
-            "difference": f"{one.difference.interval.value:+.3f}",
-            "interval": _signed_interval(one.difference.interval),
-            "excludes_zero": one.difference.interval.low > 0 or one.difference.interval.high < 0,
-        }
-        for one in results.ablations
-    ]
+    return {"arms": arms, "rows": by_subgroup}

@@ -1,14 +1,13 @@
 """Writes the results of a study: one JSON file with everything, and one CSV file per kind."""
 
-import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dermnote_train.evaluation.results import plain_json
-from dermnote_train.files import atomic_write, write_text
+from dermnote_train.files import write_csv, write_text
 from dermnote_train.study.analysis.results import StudyResults
 
 CSV_FIELDS = {
@@ -36,20 +35,14 @@ def write_results(folder: Path, results: StudyResults) -> None:
     content = _with_file_keys(plain_json(asdict(results), digits=6))
     write_text(folder / "figures.json", json.dumps(content, indent=1) + "\n")
     for name, field in CSV_FIELDS.items():
-        _write_csv(folder / f"{name}.csv", [_flat(asdict(row)) for row in getattr(results, field)])
+        rows = [_flat(asdict(row)) for row in getattr(results, field)]
+        write_csv(folder / f"{name}.csv", list(rows[0]) if rows else [], [row.values() for row in rows])
 
 
 def _with_file_keys(value: Any) -> Any:
     if isinstance(value, dict):
         return {FILE_KEYS.get(name, name): _with_file_keys(inner) for name, inner in value.items()}
     return [_with_file_keys(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,14 +1,22 @@
 """The cells of a study: the inputs of each in either grid, and its file name."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dermnote_train.data.labels import DIAGNOSIS_OF
 from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.study.arms import ARMS, NOTE_SETS, Texts
 from dermnote_train.study.cells.heads import Criterion
-from dermnote_train.study.cells.outputs import HOME, TRAINING, VALIDATION, CellFacts, Choice, PoolOutputs, versions
+from dermnote_train.study.cells.outputs import (
+    HOME,
+    TRAINING,
+    VALIDATION,
+    CellFacts,
+    Choice,
+    PoolOutputs,
+    cell_path,
+    versions,
+)
 from dermnote_train.study.domains import StudyData
 from dermnote_train.study.facts import list_facts
 from dermnote_train.study.note_sets import NoteSetTexts
@@ -71,16 +79,6 @@ class Cell:
             seconds=seconds,
             versions=versions(),
         )
-
-
-def cell_path(grid: str, route: str, arm: str, seed: int) -> str:
-    """A cell's file, relative to the study's folder of cells."""
-    return f"{grid}/{route}/{arm}/seed{seed}.safetensors"
-
-
-def cell_paths(cells: Iterable[CellFacts]) -> list[Path]:
-    """The files of cells, relative to the study's folder of cells."""
-    return [Path(cell_path(one.grid, one.route, one.arm, one.seed)) for one in cells]
 
 
 def required_sets(plan: StudyPlan) -> tuple[str, ...]:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from dermnote_train.config import StrictModel
 from dermnote_train.errors import UserError
 from dermnote_train.files import atomic_write
 from dermnote_train.study.cells.heads import INPUTS, Criterion, Input
@@ -41,20 +42,16 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
 
 
-class Choice(BaseModel):
+class Choice(StrictModel):
     """The selection for one criterion: the candidate's index, its epoch, and every candidate's loss."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     candidate: int
     epoch: int
     losses: tuple[float, ...]
 
 
-class CellFacts(BaseModel):
+class CellFacts(StrictModel):
     """The metadata of a cell. `digest`: of all its inputs; `versions`: of the libraries."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = FORMAT
     grid: str
@@ -68,6 +65,16 @@ class CellFacts(BaseModel):
     trained_on: int
     seconds: float
     versions: Mapping[str, str]
+
+    @property
+    def path(self) -> str:
+        """The cell's file, relative to the study's folder of cells."""
+        return cell_path(self.grid, self.route, self.arm, self.seed)
+
+
+def cell_path(grid: str, route: str, arm: str, seed: int) -> str:
+    """A cell's file, relative to the study's folder of cells."""
+    return f"{grid}/{route}/{arm}/seed{seed}.safetensors"
 
 
 @dataclass(frozen=True)

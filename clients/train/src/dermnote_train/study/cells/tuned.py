@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch.nn.functional import normalize
 
-from dermnote_train.config import TrainConfig
+from dermnote_train.config import StrictModel, TrainConfig
 from dermnote_train.data.records import Record
 from dermnote_train.files import write_text
 from dermnote_train.models import images
@@ -36,11 +35,9 @@ TUNED = "tuned"
 RUN_RECORD_NAME = "trained.json"
 
 
-class RunRecord(BaseModel):
+class RunRecord(StrictModel):
     """The record of a finished run. `digest`: of all inputs of its weights; `epoch`, `loss`: the best epoch and its
     cross-entropy on validation data; `seconds` of training."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     digest: str
     epoch: int
