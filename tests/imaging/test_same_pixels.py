@@ -7,8 +7,7 @@ import pytest
 
 from dermnote_contracts.manifest import Preprocessing
 from dermnote_contracts.metadata import LesionMetadata
-from dermnote_imaging.decoder import BOUND_PX
-from dermnote_imaging.preprocessing import fit
+from dermnote_imaging.decoder import BOUND_PX, fit
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings
 from dermnote_train.data.images import decode_fault, header_fault

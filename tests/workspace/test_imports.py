@@ -36,7 +36,7 @@ print(json.dumps({"modules": len(names), "before": before, "after": state()}))
 MODULES = {
     "dermnote_contracts": 8,
     "dermnote_http": 7,
-    "dermnote_imaging": 3,
+    "dermnote_imaging": 2,
     "dermnote_notegen": 45,
     "dermnote_retrieval": 39,
     "dermnote_train": 90,

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
 PROBLEM_JSON = "application/problem+json"
 MAX_FIELD_CHARS = 200
@@ -298,6 +299,14 @@ def field_errors(errors: Sequence[Any], *, index: int | None = None) -> list[Fie
 def _paths(error: Any) -> list[tuple[Any, ...]]:
     fields = (error.get("ctx") or {}).get("fields") or []
     return [(*error["loc"], field) for field in fields] or [error["loc"]]
+
+
+def parse_json(text: str | bytes, *, at: str) -> Any:
+    """Strict JSON (no NaN, limited depth); raises InvalidRequest with the field's name."""
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest.at(at, f"is not valid JSON: {error}") from error
 
 
 def one_line(error: DermnoteError) -> str:

@@ -13,18 +13,22 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from dermnote_contracts.manifest import Preprocessing
 from dermnote_contracts.problems import ImageRefused
 
 RgbImage = Image.Image
+Pixels = npt.NDArray[np.uint8]
 BOUND_PX = 512
 """Default limit of a decoded image's longer side."""
 
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _PLUGINS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
@@ -133,3 +137,30 @@ def _rgb(image: Image.Image) -> RgbImage:
         image = image.convert("RGBA")
     # A new image from the pixels alone: EXIF, comments and profiles stay behind in `image.info`.
     return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
+
+
+def fit(image: RgbImage, preprocessing: Preprocessing) -> RgbImage:
+    """Resize the shorter side to `image_size` and crop the centre; an image of that size stays as it is."""
+    size, (width, height) = preprocessing.image_size, image.size
+    short, long = min(width, height), max(width, height)
+    scaled = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
+    image = image.convert("RGB").resize(scaled, _RESAMPLING[preprocessing.interpolation])
+    left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def shrink(image: RgbImage, *, side: int) -> RgbImage:
+    """A copy whose longer side is at most `side`; a smaller image is not enlarged."""
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return small
+
+
+def cell_means(image: RgbImage, *, width: int, height: int) -> Pixels:
+    """The mean colour of each cell of a grid over the image, uint8 [height, width, 3] ([height, width] in gray)."""
+    return np.asarray(image.resize((width, height), Image.Resampling.BOX))
+
+
+def from_pixels(pixels: Pixels) -> RgbImage:
+    """The image of an array uint8 [height, width, 3], or a gray one of [height, width]."""
+    return Image.fromarray(pixels)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dermnote_imaging.decoder import RgbImage
-from dermnote_imaging.preprocessing import shrink
+from dermnote_imaging.decoder import RgbImage, shrink
 
 THUMBNAIL_PX = 160
 THUMBNAIL_TYPE = "image/jpeg"

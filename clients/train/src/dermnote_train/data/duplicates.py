@@ -8,7 +8,7 @@ import imagehash
 import numpy as np
 from numpy.typing import NDArray
 
-from dermnote_imaging.preprocessing import cell_means, from_pixels
+from dermnote_imaging.decoder import cell_means, from_pixels
 from dermnote_train.data.images import decode_file
 from dermnote_train.data.records import Record
 from dermnote_train.progress import Report, silent, track

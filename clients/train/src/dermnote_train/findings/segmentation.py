@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import color, filters, measure, morphology
 
-from dermnote_imaging.decoder import RgbImage
-from dermnote_imaging.preprocessing import shrink
+from dermnote_imaging.decoder import RgbImage, shrink
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]

@@ -13,8 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from dermnote_contracts.metadata import Findings
-from dermnote_imaging.decoder import RgbImage
-from dermnote_imaging.preprocessing import from_pixels, shrink
+from dermnote_imaging.decoder import RgbImage, from_pixels, shrink
 from dermnote_train.data.images import decode_file
 from dermnote_train.data.records import Record
 from dermnote_train.data.tables import read_table

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from dermnote_contracts.manifest import Preprocessing
 from dermnote_contracts.problems import ImageRefused
-from dermnote_imaging.decoder import BOUND_PX, RgbImage
-from dermnote_imaging.preprocessing import fit
+from dermnote_imaging.decoder import BOUND_PX, RgbImage, fit
 from dermnote_train.data.images import decode_file
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError

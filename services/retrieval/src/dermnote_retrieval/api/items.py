@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.background import BackgroundTask
 from starlette.responses import StreamingResponse
 
-from dermnote_contracts.problems import NotFound, UnknownItem, UnsupportedMedia
+from dermnote_contracts.problems import NotFound, UnknownItem, UnsupportedMedia, parse_json
 from dermnote_contracts.retrieval import Item, ItemId, ItemPage
 from dermnote_imaging.stored import THUMBNAIL_TYPE
 from dermnote_retrieval.api.forms import BodyStream, ServiceDep, media_type, read_form
 from dermnote_retrieval.ingest.bulk import read_ndjson, read_tar, until_shutdown
-from dermnote_retrieval.ingest.records import Record, RecordFields, make_record, parse_json
+from dermnote_retrieval.ingest.records import Record, RecordFields, make_record
 from dermnote_retrieval.ingest.writer import RejectedRecord
 from dermnote_retrieval.query.executor import image_link
 from dermnote_retrieval.runtime.shutdown import Shutdown

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia
+from dermnote_contracts.problems import InvalidRequest, UnsupportedMedia, parse_json
 from dermnote_contracts.retrieval import MAX_K, Distinct, Exclude, SearchRequest, SearchResponse, Via
 from dermnote_http.app import body_schema
 from dermnote_retrieval.api.forms import (
@@ -18,7 +18,6 @@ from dermnote_retrieval.api.forms import (
     read_form,
     validated,
 )
-from dermnote_retrieval.ingest.records import parse_json
 from dermnote_retrieval.query.executor import Scope, SearchPlan
 from dermnote_retrieval.runtime.metrics import Metrics, StepTimer
 from dermnote_retrieval.service import Service

@@ -15,8 +15,7 @@ from tokenizers import Tokenizer
 from dermnote_contracts.manifest import ModelManifest, Preprocessing
 from dermnote_contracts.problems import InvalidRequest, ModelRefused
 from dermnote_contracts.retrieval import MAX_VECTOR
-from dermnote_imaging.decoder import RgbImage
-from dermnote_imaging.preprocessing import fit, from_pixels
+from dermnote_imaging.decoder import RgbImage, fit, from_pixels
 from dermnote_retrieval.runtime.batching import Batcher
 from dermnote_retrieval.runtime.metrics import WorkMetrics
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from dermnote_contracts.manifest import ModelManifest, Preprocessing
 from dermnote_contracts.problems import UnknownModel
-from dermnote_imaging.decoder import RgbImage
-from dermnote_imaging.preprocessing import cell_means
+from dermnote_imaging.decoder import RgbImage, cell_means
 from dermnote_retrieval.encoder.base import Encoder, Vectors, unit_rows
 
 COLOURS: Final = {

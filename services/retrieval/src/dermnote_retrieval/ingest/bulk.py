@@ -11,9 +11,9 @@ from typing import IO, Any, cast
 
 from pydantic import ValidationError
 
-from dermnote_contracts.problems import DermnoteError, InvalidRequest, Stopping, TooLarge, field_errors
+from dermnote_contracts.problems import DermnoteError, InvalidRequest, Stopping, TooLarge, field_errors, parse_json
 from dermnote_imaging.decoder import Decoder
-from dermnote_retrieval.ingest.records import ClientVectors, Record, make_record, parse_json
+from dermnote_retrieval.ingest.records import ClientVectors, Record, make_record
 from dermnote_retrieval.ingest.writer import RejectedRecord
 from dermnote_retrieval.runtime.shutdown import Shutdown
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import IO, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
-from pydantic_core import from_json
 
 from dermnote_contracts.metadata import normalise_known
 from dermnote_contracts.problems import InvalidRequest, field_errors
@@ -110,14 +109,6 @@ def _client_vectors(fields: ClientVectors) -> dict[Route, Vectors]:
     if vectors and fields.model is None:
         raise InvalidRequest.at("model", "must name the model that computed the vectors")
     return vectors
-
-
-def parse_json(text: str | bytes, *, at: str) -> Any:
-    """Strict JSON (no NaN, limited depth); raises InvalidRequest with the field's name."""
-    try:
-        return from_json(text, allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidRequest.at(at, f"is not valid JSON: {error}") from error
 
 
 def _check_values(metadata: Mapping[str, Any]) -> None:
