@@ -1,7 +1,8 @@
 """Benchmarks `dermnote_train.training.train` against a plain training loop like that of the paper's authors.
 
-The plain loop decodes and resizes every image, and runs the frozen text tower on padded notes, at every step. Images,
-notes, model, losses, batch size, epochs and validation are the same; each arm runs in its own process, in turns.
+At every step, the plain loop decodes and resizes the images of its batch, and runs the frozen text tower on padded
+notes. Images, notes, model, losses, batch size, epochs and validation are the same. Each measurement runs in its own
+process; the arms alternate.
 """
 
 import argparse
@@ -39,7 +40,7 @@ ARMS = ("dermnote", "plain", "plain, 2 loaders")
 
 
 def notes_of(dataset: LesionDataset) -> dict[str, str]:
-    """A note of the length of strategy G (about 45 words) for every record."""
+    """A note as long as those of strategy G (about 45 words) for every record."""
     return {
         record.image_id: (
             f"A {record.metadata.age or 50}-year-old patient was seen because of a skin lesion on the "
@@ -134,7 +135,7 @@ def run_in_subprocess(arm: str, options: argparse.Namespace, folder: Path) -> di
 
 
 def main() -> None:
-    """Run every arm in turns; print medians and ratio, and write all measurements to lab/results/train.json."""
+    """Run the arms in turn; print medians and ratio, and write all measurements to lab/results/train.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=320, help="drawn lesions")
     parser.add_argument("--epochs", type=int, default=3)

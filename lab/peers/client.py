@@ -1,7 +1,7 @@
 """Send llama.cpp's server many concurrent completions, and measure time and memory.
 
-Uses its native `/completion` rather than `/v1/completions`: only that one reports tokens from the prompt cache and
-accepts the whole sampling chain.
+Uses its native `/completion` rather than `/v1/completions`: only the native route reports tokens from the prompt
+cache and accepts the whole sampling chain.
 """
 
 import asyncio
@@ -73,8 +73,8 @@ class PeerAnswer:
 class PeerBatch:
     """The answers in the order of the requests.
 
-    `cpu_s`: the server's during the batch; `others_cpu_s`: that of all other processes in that time, high on a busy
-    machine; `peak_bytes`: the server's, since its start.
+    `cpu_s`: CPU time of the server during the batch; `others_cpu_s`: that of all other processes in the same time (high
+    on a busy machine); `peak_bytes`: peak memory of the server since its start.
     """
 
     answers: Sequence[PeerAnswer]
@@ -121,7 +121,7 @@ async def complete_all(
 ) -> Sequence[PeerAnswer]:
     """The answers in the order of the requests; a failed request has an answer with an error."""
     turns = asyncio.Semaphore(concurrency)
-    # A smaller pool would time requests out while they wait for a connection.
+    # With a smaller pool, requests could time out while they wait for a connection.
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=timeout_s, trust_env=False) as client:
 

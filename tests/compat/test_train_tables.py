@@ -1,7 +1,8 @@
-"""Files written by version 0.1.0 of the training client still load, and its interrupted run resumes.
+"""Files written by version 0.1.0 of the training client still load, and a run interrupted in it resumes.
 
-tests/compat/train-0.1.0 was written by that version for a drawn data set; expected.json holds the values that it read
-back itself. The interrupted run had submitted two batches of ten notes; the first had ended, with one failure.
+tests/compat/train-0.1.0 was written by that version for a drawn data set; expected.json holds what that
+version itself read from these files. The interrupted run had submitted two batches of ten notes; the first had ended,
+with one failure.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The peers' client and process, with a small HTTP server and, if it is installed, llama.cpp's server."""
+"""Client and process of lab.peers, tested with a small HTTP server and, if installed, llama.cpp's server."""
 
 import asyncio
 import json

@@ -203,10 +203,10 @@ def test_deterministic_requests_are_not_batched(engine: LLMEngine, alone: list[s
     assert (engine.stats.decoded_tokens, engine.stats.steps) == before
 
 
-def test_without_deterministic_the_same_batches_give_the_same_texts(
+def test_equal_batches_give_equal_texts_even_without_deterministic(
     weights: Weights, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    """In the same order, one at a time, all batches are the same. In a shared batch a text may differ."""
+    """Requests sent one at a time, in the same order, form the same batches. In a shared batch a text may differ."""
     cases = [long(number, seed=number) for number in range(24)]
     with running(weights) as engine:
         apart = [text(submit_and_wait(engine, case.request())) for case in cases]
@@ -218,7 +218,7 @@ def test_without_deterministic_the_same_batches_give_the_same_texts(
 
     share = sum(map(str.__eq__, apart, together)) / len(cases)
     record_testsuite_property("share_of_identical_texts_of_40_tokens", share)
-    print(f"identical texts of 40 tokens without deterministic: {share:.0%}")
+    print(f"identical texts of 40 tokens without `deterministic`: {share:.0%}")
     assert again == apart[:8]
     assert len(set(apart)) == len(cases)
 

@@ -98,7 +98,7 @@ def test_under_a_grammar_texts_depend_on_the_seed(engine: EngineClient) -> None:
     assert len({drawn(seed) for seed in range(12)}) > 3
 
 
-def test_a_grammar_cut_by_the_limit_finishes_with_length(engine: EngineClient) -> None:
+def test_a_text_cut_by_the_token_limit_has_finish_reason_length(engine: EngineClient) -> None:
     request = CompletionRequest(prompt="Say:", max_tokens=4, grammar='root ::= " one two three four five six seven"')
 
     assert engine.complete(request).choices[0].finish_reason == "length"

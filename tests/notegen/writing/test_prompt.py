@@ -67,7 +67,7 @@ def test_the_prompt_for_an_engine_without_grammars_has_the_facts() -> None:
     )
 
 
-def test_the_segments_are_the_grammars_sentences_each_after_the_prompt() -> None:
+def test_each_sentence_of_the_grammar_is_a_segment_generated_from_the_prompt() -> None:
     segments = prompt_of("G", FACTS).segments
 
     assert len(segments) == len(["presentation", "symptoms", "typical", "outcome"])
@@ -105,7 +105,7 @@ def test_a_blinded_prompt_has_no_disease_and_no_typical_findings(strategy: Strat
         assert word not in text, word
 
 
-def test_examples_have_the_same_kinds_of_facts() -> None:
+def test_examples_show_the_same_kinds_of_facts_as_the_request() -> None:
     text = prompt_of("P2", {"site": "back", "diagnosis": "melanoma"}).text
 
     assert "year" not in text
@@ -136,7 +136,7 @@ def test_p1_names_superclass_class_and_the_given_findings() -> None:
     assert line == "superclass malignant; class melanoma; diagnosis nodular melanoma; border sharp.\nNote:"
 
 
-def test_the_nearest_examples_are_chosen_the_nearest_last() -> None:
+def test_the_nearest_examples_are_chosen_with_the_nearest_last() -> None:
     examples = prompt_file("P2").examples
 
     chosen = choose_examples(examples, diagnosis="nodular melanoma")
@@ -155,7 +155,7 @@ def test_options_reach_the_model(strategy: Strategy) -> None:
     assert (plain.max_tokens, with_options.max_tokens) == (round(prompt_file(strategy).max_words * 2.5), 75)
 
 
-def test_a_seed_only_chooses_wordings() -> None:
+def test_a_seed_changes_the_wordings_only() -> None:
     one, other = prompt_of("G", FACTS, seed=1), prompt_of("G", FACTS, seed=2)
 
     assert one.text == other.text

@@ -56,7 +56,7 @@ def test_a_field_missing_at_random_does_not_reveal_the_class(shares: Mapping[str
     assert [one.reveals_class for one in presences(filled(shares, each=each))] == [False]
 
 
-def test_fields_of_all_or_no_records_are_not_listed() -> None:
+def test_fields_that_all_or_no_records_have_are_not_listed() -> None:
     assert presences(filled({"NEV": 1.0, "MEL": 1.0})) == ()
     assert presences(filled({"NEV": 0.0, "MEL": 0.0})) == ()
     assert presences(()) == ()

@@ -1,4 +1,4 @@
-"""API keys of the client: sent with every request, never shown, and named when missing."""
+"""API keys of the client: sent with every request, never shown; if it is missing, the error names the setting."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -35,7 +35,7 @@ def owners(arm: str, known: tuple[Record, ...], *, seed: int = 0) -> list[str]:
 
 
 @given(LABELS)
-def test_an_arm_uses_each_image_s_own_notes(labels: list[str]) -> None:
+def test_every_image_is_trained_with_its_own_notes(labels: list[str]) -> None:
     known = records(labels)
     assert owners("G", known) == [record.image_id for record in known]
     both = training_texts(ARMS["mixed"], known, sets(known), seed=0)
@@ -67,7 +67,7 @@ def test_note_owners_depend_on_the_seed() -> None:
     assert owners("random", known, seed=0) == owners("random", known, seed=0)
 
 
-def test_a_random_note_for_a_single_image_is_rejected() -> None:
+def test_random_notes_need_more_than_one_image() -> None:
     with pytest.raises(UserError, match="no other"):
         owners("random", records(["NEV"]))
 
@@ -147,7 +147,7 @@ def test_note_owners_match_the_training_texts(labels: list[str]) -> None:
         assert [known[row].image_id for row in rows] == owners(arm, known, seed=3)
 
 
-def test_facts_are_listed_as_a_note_may_state_them() -> None:
+def test_listed_facts_are_those_that_a_note_of_the_set_may_state() -> None:
     (record,) = records(
         ["MEL"], diagnosis="melanoma", age=45, symptoms=Symptoms(itch="yes"), findings=Findings(asymmetry="asymmetric")
     )

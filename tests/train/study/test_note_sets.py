@@ -56,7 +56,7 @@ def test_findings_are_requested_for_sets_that_state_them(notegen: ManualNoteServ
     assert all(request.metadata.findings.border == "sharp" for request in notegen.requests)
 
 
-def test_p2_is_written_from_the_class_alone_and_shared_by_24_texts_per_class(
+def test_p2_is_written_from_the_class_alone_and_24_texts_per_class_are_shared(
     notegen: ManualNoteService, tmp_path: Path
 ) -> None:
     notes = write(notegen, tmp_path, "P2", dataset(80))
@@ -68,7 +68,9 @@ def test_p2_is_written_from_the_class_alone_and_shared_by_24_texts_per_class(
     assert all(("nevus" in notes.texts[f"i{n}"]) == (n % 2 == 0) for n in range(80)), "of the same class"
 
 
-def test_p3_is_shared_by_equal_facts_regardless_of_the_diagnosis(notegen: ManualNoteService, tmp_path: Path) -> None:
+def test_images_with_equal_facts_share_a_p3_note_whatever_the_diagnosis(
+    notegen: ManualNoteService, tmp_path: Path
+) -> None:
     records = tuple(
         Record(f"i{n}", Path("x.jpg"), "g", "NEV", LesionMetadata(age=50, diagnosis=name))
         for n, name in enumerate(("nevus", "melanoma"))
@@ -86,7 +88,7 @@ def test_without_known_facts_a_fixed_sentence_replaces_the_note(notegen: ManualN
 
 
 def test_a_blinded_set_whose_notes_name_a_diagnosis_is_rejected(notegen: ManualNoteService, tmp_path: Path) -> None:
-    """The handwritten notes of this test name it."""
+    """Every note that ManualNoteService writes names the diagnosis."""
     with pytest.raises(UserError, match="name a diagnosis"):
         write(notegen, tmp_path, "G-blinded", dataset(2))
 

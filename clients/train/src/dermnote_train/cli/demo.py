@@ -83,5 +83,7 @@ def print_result(result: DemoResult) -> None:
         print_hits(title, [hit.hit for hit in query.hits[:3]])
     print_notes(result.notes)
     for arm in result.arms:
-        title = f"{arm.name}: {arm.evaluation.n} held-out images of {result.dataset.name}, images alone as input"
+        title = (
+            f"{arm.name}: {arm.evaluation.n} held-out images of data set {result.dataset.name}, images alone as input"
+        )
         options.print_metrics(title, arm.evaluation)

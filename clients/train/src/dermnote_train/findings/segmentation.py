@@ -13,17 +13,17 @@ from dermnote_imaging.decoder import RgbImage, shrink
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 
-SIDE = 256  # longer side in pixels at which images are measured
+SIDE = 256  # longer side in pixels to which images are reduced before they are measured
 SKIN = np.array([0.40, 0.32, 0.28])
 """Share of red, green and blue in the reference skin to which every image is normalised."""
-MIN_SIDE = 48  # shorter side in pixels from which an image is measured
-HAIR = 0.06  # how much darker than its surroundings (0..1) a line of at most six pixels must be to count as hair
+MIN_SIDE = 48  # least shorter side in pixels of an image that can be measured
+HAIR = 0.06  # least difference (0..1) from its surroundings at which a dark line, up to six pixels wide, counts as hair
 DARK_FIELD = 14.0  # L* below which a region that touches the image's edge is the dermoscope's rim
 FRAME = 0.12  # width of the frame from which the skin is sampled, as a share of the image
-MIN_AREA, MAX_AREA = 0.015, 0.75  # share of the image that a lesion covers
+MIN_AREA, MAX_AREA = 0.015, 0.75  # limits of the share of the image that a lesion covers
 FITS = 4  # iterations of the skin fit
 MIN_SOLIDITY = 0.65  # share of its convex hull that a lesion fills; less indicates merged patches
-MIN_CONTRAST = 5.5  # least difference of the median CIE76 distances from the skin inside and outside the lesion
+MIN_CONTRAST = 5.5  # least difference between the median CIE76 distances from the skin, inside and outside the lesion
 MAX_CUT = 0.25  # share of the outline that may lie on the image's edge
 
 
@@ -36,7 +36,8 @@ class Lesion:
     """A segmented lesion in an image [h, w].
 
     `lab`: CIELAB normalised to even light and the reference skin, without hair [h, w, 3]; `area`: mask of the lesion
-    [h, w]; `distance`: CIE76 from the `skin` [3] [h, w]; `visible`: mask without the dermoscope's rim [h, w].
+    [h, w]; `skin`: the reference skin at the image's brightness [3]; `distance`: CIE76 from `skin` [h, w]; `visible`:
+    mask without the dermoscope's rim [h, w].
     """
 
     lab: Floats
@@ -98,10 +99,11 @@ def _visible(rgb: Floats) -> Bools:
 
 
 def _bare_skin(rgb: Floats, visible: Bools) -> Floats:
-    """Estimated skin colour under the actual light at every pixel [h, w, 3]: a quadratic in the logarithm.
+    """Estimated skin colour under the actual light at every pixel [h, w, 3].
 
-    Fitted to a frame along the edge of the visible area, repeatedly without pixels that are darker or much lighter than
-    the fit: hairs, spots and parts of the lesion (after Cavalcanti and Scharcanski 2011).
+    A quadratic is fitted to the logarithm of the colours in a frame along the edge of the visible area. The fit is
+    repeated without the pixels that are darker or much lighter than it: hairs, spots and parts of the lesion (after
+    Cavalcanti and Scharcanski 2011).
     """
     width = max(2, round(FRAME * min(visible.shape)))
     frame = visible & ~ndimage.binary_erosion(np.pad(visible, 1), iterations=width)[1:-1, 1:-1]
@@ -143,7 +145,7 @@ def _check_plausible(lesion: Lesion) -> None:
     if share > MAX_AREA:
         raise LesionNotFound("the lesion fills the image, so there is no skin to compare it with")
     if lesion.area.sum() < MIN_SOLIDITY * morphology.convex_hull_image(lesion.area).sum():
-        raise LesionNotFound("the region that differs from the skin is ragged patches, not one lesion")
+        raise LesionNotFound("the region that differs from the skin consists of ragged patches, not one lesion")
     if lesion.cut > MAX_CUT:
         raise LesionNotFound("the lesion extends beyond the image")
     outside = lesion.visible & ~lesion.area

@@ -59,7 +59,7 @@ class LesionModel(nn.Module):
         return self.head.shared.weight.device
 
     def forward(self, pixels: Tensor, text: Tensor | None) -> tuple[BranchOutput, BranchOutput | None]:
-        """Both branches for n pairs, or only the images'. pixels: uint8 [n, 3, s, s]; text: [n, text_features]."""
+        """Both branches for n pairs, or only the image branch. pixels: uint8 [n, 3, s, s]; text: [n, text_features]."""
         return self.image_branch(pixels), None if text is None else self.text_branch(text)
 
     def image_branch(self, pixels: Tensor) -> BranchOutput:

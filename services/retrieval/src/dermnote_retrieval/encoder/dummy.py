@@ -1,4 +1,4 @@
-"""An encoder without weights, for trials and tests of the service: colours and words.
+"""An encoder without weights, for trials and tests of the service: vectors from colours and words.
 
 Images become shares of named colours. Texts become hashed word counts; in the aligned variant a colour's name maps to
 that colour's dimension, so that "red lesion" finds red images.
@@ -50,7 +50,7 @@ def _manifest(name: str) -> ModelManifest:
 
 
 class DummyEncoder:
-    """Deterministic. Image dimensions: colour shares, then the mean colours of nine fields, cut to the width."""
+    """Deterministic. Image dimensions: colour shares, then mean colours of nine areas, cut to `image_dim` values."""
 
     def __init__(self, manifest: ModelManifest) -> None:
         self.manifest = manifest
