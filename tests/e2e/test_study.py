@@ -74,7 +74,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_without_time_no_cell_runs_and_the_rest_is_reported(stack: Stack, plan: Path, out: Path) -> None:
     done = stack.dermnote("study", plan, "--out", out, "--minutes", "0", timeout_s=900)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "18 cells are still to be made" in done.stdout
+    assert "18 cells are left" in done.stdout
 
 
 def test_study_export_index_and_search_succeed(stack: Stack, plan: Path, out: Path) -> None:
