@@ -13,8 +13,13 @@ ROOT = Path(__file__).parents[2]
 REPEATED = re.compile(r"(?:dermnote/[a-z-]+:|newTag: |DERMNOTE_VERSION(?::-|=|` \| ))(\d+\.\d+\.\d+)")
 
 
+def tracked_files() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return listed.stdout.split()
+
+
 def test_every_package_takes_its_version_from_the_contracts() -> None:
-    for file in [path for path in ROOT.glob("*/**/pyproject.toml") if ".venv" not in path.parts]:
+    for file in [ROOT / name for name in tracked_files() if name.endswith("/pyproject.toml")]:
         project, described = file.parent, tomllib.loads(file.read_text())
         assert "version" not in described["project"], project
         path = project / described["tool"]["hatch"]["version"]["path"]
@@ -23,10 +28,9 @@ def test_every_package_takes_its_version_from_the_contracts() -> None:
 
 
 def test_every_image_tag_is_that_version() -> None:
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     versions = {
         (name, tag)
-        for name in names
+        for name in tracked_files()
         if name.endswith((".yml", ".yaml", ".md")) and name != "CHANGELOG.md"
         for tag in REPEATED.findall((ROOT / name).read_text())
     }
