@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from dermnote_notegen.verify import Verifier
-from dermnote_notegen.writing.note_grammar import write_skeleton
+from dermnote_notegen.writing.grammar import write_skeleton
 from dermnote_notegen.writing.priors import load_priors
 from dermnote_notegen.writing.strategies import note_facts
 from lab.engine import choose, our_arms, peer_arms, read_arguments, request_record

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dermnote_contracts.metadata import walk
 from dermnote_notegen.verify import Verifier
 from dermnote_notegen.verify.lexicon import phrase
-from dermnote_notegen.writing.note_grammar import build_note_grammar, write_skeleton
+from dermnote_notegen.writing.grammar import build_note_grammar, write_skeleton
 from dermnote_notegen.writing.priors import load_priors
 from tests.notegen.invented import VALUES, lesions
 

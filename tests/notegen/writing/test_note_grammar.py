@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dermnote_contracts.metadata import walk
 from dermnote_contracts.vocabulary import diagnoses
 from dermnote_notegen.verify import Verifier
-from dermnote_notegen.writing.note_grammar import (
+from dermnote_notegen.writing.grammar import (
     article,
     build_note_grammar,
     person_in_short,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dermnote_contracts.completions import CompletionRequest
 from dermnote_notegen.engine.scripted import ScriptedModel
-from dermnote_notegen.writing.phrase_grammar import PhraseGrammar, Rule, UnknownRule, resolve
+from dermnote_notegen.writing.grammar import PhraseGrammar, Rule, UnknownRule, resolve
 
 RULES = {
     "root": ["{Who} {sees} {what?}{!nothing}.", "It is {nothing}."],

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from dermnote_notegen.engine.model import find_weights
 from dermnote_notegen.verify import Verifier
-from dermnote_notegen.writing.note_grammar import build_note_grammar
-from dermnote_notegen.writing.phrase_grammar import PhraseGrammar
+from dermnote_notegen.writing.grammar import PhraseGrammar, build_note_grammar
 from dermnote_notegen.writing.priors import load_priors
 from tests.notegen.invented import lesions
 

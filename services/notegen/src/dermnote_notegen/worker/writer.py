@@ -24,7 +24,7 @@ from dermnote_notegen.queue.redis import connect
 from dermnote_notegen.settings import Settings
 from dermnote_notegen.verify import Verdict, Verifier
 from dermnote_notegen.worker.engine_client import EngineClient
-from dermnote_notegen.writing.note_grammar import write_skeleton, write_template
+from dermnote_notegen.writing.grammar import write_skeleton, write_template
 from dermnote_notegen.writing.priors import Prior, Priors, load_priors
 from dermnote_notegen.writing.prompt import Prompt, build_prompt
 from dermnote_notegen.writing.strategies import NoteFacts, note_facts, prompt_file

@@ -8,8 +8,13 @@ from dermnote_contracts.completions import Segment
 from dermnote_contracts.metadata import walk
 from dermnote_contracts.notes import NoteOptions, Strategy
 from dermnote_contracts.vocabulary import diagnoses
-from dermnote_notegen.writing.note_grammar import build_note_grammar, person_in_short, usable_findings, write_skeleton
-from dermnote_notegen.writing.phrase_grammar import PhraseGrammar
+from dermnote_notegen.writing.grammar import (
+    PhraseGrammar,
+    build_note_grammar,
+    person_in_short,
+    usable_findings,
+    write_skeleton,
+)
 from dermnote_notegen.writing.priors import Prior
 from dermnote_notegen.writing.strategies import Example, NoteFacts, PromptFile, prompt_file
 
