@@ -15,7 +15,7 @@ def usable_cores(cgroups: Path = CGROUPS) -> int:
 
 
 def _limit(cgroups: Path) -> float | None:
-    """CPU time over time, as `docker run --cpus` and Kubernetes' limits set it; None without a limit.
+    """The limit in cores (CPU time per elapsed time) from `docker run --cpus` or Kubernetes; None without one.
 
     A container sees its own group at the mount's root.
     https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.org/scheduler/sched-bwc.html

@@ -68,7 +68,8 @@ class ClassRetrieval:
 class InstanceRetrieval:
     """Instance-level retrieval: only the query's own partner is relevant, among all held-out items (`pool`).
 
-    Equal notes share the recall, since each may be the partner; `distinct_notes` counts the different ones.
+    Notes that tie with the partner (equal texts) count in part: the recall is the probability that the partner is among
+    the first k if ties are ordered at random. `distinct_notes`: number of different texts.
     """
 
     recall_at: dict[int, Interval]

@@ -27,7 +27,7 @@ MIN_FALL = 5.0  # least difference in CIE76 between inside and outside for a sec
 MAX_CUT = 0.12  # share of the outline on the image's edge up to which shape and border are measured
 REACH = 0.35  # length of a border profile on each side of the outline, as a share of the radius
 MIN_SHARE = 0.06  # share of the lesion's area from which a colour counts
-SKIN_COLOURED = 6.0  # CIE76 from the skin below which a pixel counts as skin-coloured only
+SKIN_COLOURED = 6.0  # a pixel at most this far (CIE76) from the skin's colour gets no colour term
 
 
 @dataclass(frozen=True)

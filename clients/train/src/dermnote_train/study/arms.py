@@ -107,7 +107,7 @@ WITH_FINDINGS: BlindedSet = "G-findings-blinded"
 ARMS: Mapping[str, Arm] = {
     "image": Arm("images alone"),
     "M": Arm("the paper's template: class and superclass", ("M",)),
-    "P1": Arm("the paper's P1: class and closed options, as the model wrote them", ("P1",)),
+    "P1": Arm("the paper's P1: class and fixed lists of terms, as the model wrote them", ("P1",)),
     "P2": Arm("the paper's P2: class and a freer description, as the model wrote them", ("P2",)),
     "P3": Arm("the paper's P3: no diagnosis given, as the model wrote them", ("P3",)),
     "G": Arm("verified notes", ("G",)),

@@ -13,7 +13,7 @@ router = APIRouter(tags=["catalogue"])
 health = APIRouter(tags=["health"], prefix="/health")
 TITLES: dict[Strategy, str] = {
     "M": "Fixed template over superclass, class and subclass; no model",
-    "P1": "Superclass, class and subclass; the model describes what is typical with closed options",
+    "P1": "Superclass, class and subclass; the model describes what is typical in a given list of terms",
     "P2": "Class, demographics and site; the model describes freely",
     "P3": "No diagnosis; a free report in which the model chooses one",
     "G": "Facts as a skeleton, typical findings from clinical priors; the model chooses within a grammar",

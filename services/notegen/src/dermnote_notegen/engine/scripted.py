@@ -21,7 +21,8 @@ GBNF_PART = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z][A-Za-z0-9-]*|\|)')
 
 
 class ScriptedModel:
-    """Answers with `texts` in turn; without any, with a text of the request's grammar or a sentence of its facts line.
+    """Answers with `texts` in turn. Without any, it answers with a random text that the request's grammar allows or,
+    without a grammar, with the last `Facts:` line of the prompt as a sentence.
 
     `token_s`: seconds per word, so that a test can kill a process in the middle of a note. A prompt that contains
     `DEADLY` crashes the process.

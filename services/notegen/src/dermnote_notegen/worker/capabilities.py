@@ -15,8 +15,8 @@ GRAMMAR_FIELDS: dict[str, Callable[[str], Any]] = {
     "guided_grammar": lambda grammar: grammar,
     "structured_outputs": lambda grammar: {"grammar": grammar},
 }
-# Fields that only our own engine accepts; a grammar is sent in the field that the probe found.
-OWN_ENGINE_ONLY = {"grammar", "segments", "deterministic", "deadline_s"}
+# Fields that are removed for a remote server; a grammar is sent in the field that the probe found.
+REMOVED_FIELDS = {"grammar", "segments", "deterministic", "deadline_s"}
 # No model writes this unconstrained: a server that returns it follows the grammar.
 PROBE_TEXT = "zxqj7"
 
@@ -39,7 +39,7 @@ class Capabilities:
 
     def body(self, request: CompletionRequest, *, model: str) -> dict[str, Any]:
         """A request with only the fields that the server accepts."""
-        excluded = OWN_ENGINE_ONLY | (set() if self.extra_sampling else set(EXTRA_SAMPLING))
+        excluded = REMOVED_FIELDS | (set() if self.extra_sampling else set(EXTRA_SAMPLING))
         body = request.model_dump(mode="json", exclude=excluded) | {"model": model}
         if request.grammar is not None and self.grammar_field is not None:
             body[self.grammar_field] = GRAMMAR_FIELDS[self.grammar_field](request.grammar)
@@ -55,7 +55,7 @@ class ProbeAnswer:
 
 
 def probe(send: Callable[[dict[str, Any]], ProbeAnswer], *, model: str, retry_after_s: float) -> Capabilities:
-    """Request a text that only a grammar can produce, in each known grammar field, and the extra sampling settings.
+    """Send a request with the extra sampling settings, then one per known grammar field until the grammar is followed.
 
     `retry_after_s`: how long inconclusive answers are valid. Passes on the errors of `send`.
     """

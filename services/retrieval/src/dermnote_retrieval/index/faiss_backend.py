@@ -78,7 +78,7 @@ class InvertedLists:
 
     @property
     def bytes_(self) -> int:
-        """Memory: 8 bits per value, an id each, and the hash table that finds them (about 32 bytes per entry)."""
+        """Memory: vectors at 8 bits per value, their ids, a hash table of the ids (about 32 bytes each), centroids."""
         return len(self) * (self._faiss.code_size + 8 + 32) + self.lists * self._faiss.d * 4
 
     def add(self, numbers: Numbers, vectors: Vectors) -> None:
