@@ -94,7 +94,7 @@ def _json_items(body: bytes) -> list[Any]:
 
 def _ndjson_items(body: bytes) -> list[Any]:
     lines = [line for line in body.split(b"\n") if line.strip()]
-    too_many = len(lines) > MAX_BATCH  # the caller rejects so many without reading them
+    too_many = len(lines) > MAX_BATCH  # the caller rejects the batch by its length alone
     return list(lines) if too_many else [_parse_json(line, index=index) for index, line in enumerate(lines)]
 
 
