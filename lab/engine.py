@@ -1,7 +1,8 @@
-"""Benchmarks the engine against its peers with the same weights, prompts, sampling and limits, and cold caches.
+"""Benchmarks the engine against its peers with the same model, prompts, sampling and token limits, and cold caches.
 
-Short trials first select the best settings of each peer on this machine. Then our engine at several slot counts,
-llama.cpp's server (PyPI xllamacpp) and plain llama_cpp.Llama run in turns; both arms of a ratio get the same requests.
+Short trials first select the best settings of each peer on this machine: the layout (quantisation of the weights) and,
+for a server, the slot count. Then the arms run in turns: our engine with several slot counts, llama.cpp's server (PyPI
+xllamacpp) and plain llama_cpp.Llama. Both arms of a ratio get the same requests.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from lab.throughput.requests import CHOICE, Diagnoses, Facts, Mix
 from lab.throughput.selection import Candidate, Selection, choose_free, choose_guided, choose_plain
 
 SIDES = ("ours", "server", "plain")
-SELECTION_SALT = 0  # rounds use salts from 1 on, so their requests differ
+SELECTION_SALT = 0  # rounds use salts from 1 on, so their requests differ from those of the selection
 
 Arm = Callable[[int], Run]
 
@@ -38,23 +39,26 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--notes", type=int, default=36, help="requests per round of our engine and of the server's P2")
+    parser.add_argument("--notes", type=int, default=36, help="requests per round of our arms and the server's P2 arms")
     parser.add_argument(
         "--few",
         type=int,
         default=16,
-        help="requests per round of the slow arms and of ours compared with them",
+        help="requests per round of the slow arms and of our arms that are compared with them",
     )
     parser.add_argument("--tries", type=int, default=16, help="requests per trial when selecting a peer's settings")
-    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 8, 16, 24, 32], help="our slot counts for G")
-    parser.add_argument("--free-slots", type=int, nargs="+", default=[16, 24], help="our slot counts for P2")
-    parser.add_argument("--few-slots", type=int, nargs="+", default=[24], help="our slot counts with few requests")
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 8, 16, 24, 32], help="slot counts of our G arms")
+    parser.add_argument("--free-slots", type=int, nargs="+", default=[16, 24], help="slot counts of our P2 arms")
+    parser.add_argument("--few-slots", type=int, nargs="+", default=[24], help="slot counts of our --few arms")
     parser.add_argument("--server-slots", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--server-layouts", nargs="+", default=["source", "Q8_0", "BF16", "IQ4_NL", "Q4_0"])
     parser.add_argument("--plain-layouts", nargs="+", default=["source", "Q8_0", "BF16", "Q4_0"])
     parser.add_argument("--diagnoses", choices=get_args(Diagnoses), default="common")
     parser.add_argument(
-        "--facts", choices=get_args(Facts), default="shared", help="shared: the facts that both P2 and G state; or all"
+        "--facts",
+        choices=get_args(Facts),
+        default="shared",
+        help="shared: only the facts that both P2 and G state; all: symptoms and findings too",
     )
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--out", type=Path, default=Path("lab/results/engine.json"))
@@ -62,7 +66,7 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def choose(bench: Bench, arguments: argparse.Namespace) -> dict[str, Selection]:
-    """Select the best settings of each peer; keys are prefixes of its arms' names."""
+    """Select the best settings of each peer; the keys are prefixes of the names of its arms."""
     selections: dict[str, Selection] = {}
     few = max(1, arguments.tries // 2)
 
@@ -89,9 +93,9 @@ def choose(bench: Bench, arguments: argparse.Namespace) -> dict[str, Selection]:
 
 
 def our_arms(bench: Bench, arguments: argparse.Namespace) -> dict[str, Arm]:
-    """Name -> a function that runs one round: G and P2 with all requests, and with as few as the slow peers get.
+    """Name -> a function that runs one round: G and P2 with --notes requests, and with --few like the slow peers.
 
-    One more arm of G states symptoms and findings too; it is in no ratio.
+    With the facts `shared`, an additional arm of G also states symptoms and findings; it is part of no ratio.
     """
 
     def arm(name: str, strategy: Strategy, slots: int, notes: int, *, facts: Facts | None = None) -> Arm:
@@ -148,7 +152,7 @@ def printed(when: str, run: Run) -> Run:
 
 
 def limits() -> dict[str, float]:
-    """llama.cpp's own tokens per second in the engine's layout: an upper bound for us."""
+    """Tokens per second of llama.cpp alone, in the engine's layout: an upper bound for the engine."""
     code = "import json; from lab.peers.limits import measured; print(json.dumps(measured()))"
     done = subprocess.run(  # noqa: S603 - the command is the benchmark's own
         [sys.executable, "-c", code],
@@ -190,7 +194,7 @@ def request_record(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def cpu() -> dict[str, Any]:
-    """The processor's name, and those of its vector extensions for which llama.cpp has kernels."""
+    """The processor's name, and the vector extensions (AVX, AMX, F16C) that decide which kernels llama.cpp uses."""
     lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     fields = {name.strip(): value.strip() for name, value in lines.items()}
     units = [flag for flag in fields.get("flags", "").split() if flag.startswith(("avx", "amx", "f16c"))]

@@ -1,7 +1,8 @@
 """Measures the faithfulness and variety of notes for random rows of metadata tables.
 
-Needs the local stack (`make up`). `--table`: a metadata CSV (HAM10000, PAD-UFES-20, plain); default: drawn lesions.
-M and G use the default policy (`retry`), P1 to P3 `fallback`: `source: llm` then means faithful at first attempt.
+Needs the local stack (`make up`). `--table` names a metadata CSV; without it, lesions are drawn as in `dermnote demo`.
+M and G use the default `on_unfaithful: retry`; P1 to P3 use `fallback`, with which `source: llm` means that the note
+was faithful at the first attempt.
 """
 
 import argparse
@@ -60,7 +61,7 @@ class WrittenNote:
 
 @dataclass(frozen=True)
 class Results:
-    """Results of one strategy on one table. Shares are 0 to 1; `second_checker`: share of notes that it accepts."""
+    """Results of one strategy on one table; shares are 0 to 1. `second_checker`: the share that it accepts."""
 
     strategy: str
     notes: int
@@ -102,7 +103,7 @@ def _has_facts(request: NoteRequest) -> bool:
 
 
 def write(service: NoteService, requests: Sequence[NoteRequest]) -> tuple[list[WrittenNote], float]:
-    """Write the notes of all requests; returns them and the seconds taken. Raises RuntimeError if one failed."""
+    """Write the notes of all requests; returns notes and seconds taken. Raises RuntimeError if a note failed."""
     started = time.perf_counter()
     written: list[WrittenNote] = []
     for start in range(0, len(requests), BATCH):
@@ -192,7 +193,7 @@ def most_frequent(written: Sequence[WrittenNote]) -> float:
 
 
 def rows_of(path: Path | None, *, count: int, seed: int) -> list[LesionMetadata]:
-    """Random rows of a table, or of drawn lesions, sorted by diagnosis (whose prompts share the most)."""
+    """Random rows of a table, or of drawn lesions, sorted by diagnosis, so that prompts share prefixes."""
     if path is None:
         with tempfile.TemporaryDirectory() as folder:
             drawn = draw_dataset(Path(folder) / "drawn", seed=seed, count=count)
@@ -212,7 +213,7 @@ def show(table: str, results: Sequence[Results]) -> None:
 
 
 def plot(results: dict[str, list[Results]], path: Path) -> None:
-    """Plot faithfulness (at the first attempt, as delivered) and variety (one text's share, self-BLEU)."""
+    """Plot faithfulness (at the first attempt, as delivered) and variety (most frequent text's share, self-BLEU)."""
     from matplotlib.figure import Figure  # noqa: PLC0415  takes a second, and only the plot needs it
 
     figure = Figure(figsize=(9, 3.2 * len(results)), layout="constrained")
@@ -230,7 +231,7 @@ def main() -> None:
     """Measure; print the results and write them as JSON, with a plot and all notes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, action="append", help="metadata CSV; may be given several times")
-    parser.add_argument("--notes", type=int, default=60, help="rows of each table")
+    parser.add_argument("--notes", type=int, default=60, help="number of rows to use from each table")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("lab/results"))

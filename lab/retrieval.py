@@ -1,4 +1,4 @@
-"""Benchmarks search over HTTP against clip-retrieval's service and FAISS in process, on the same clustered vectors.
+"""Benchmarks our search over HTTP against clip-retrieval's service and in-process FAISS on the same clustered vectors.
 
 For each size, the vectors are loaded over HTTP, the service is restarted from its files, and 1, 8 and 32 clients
 search: by vector, and with filters that keep 50 %, 1 % and 0.01 % of the items. Then image queries run through the
@@ -38,7 +38,7 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         "--models",
         type=Path,
         default=Path(".dermnote/models"),
-        help="model folder; `lite` is exported if missing",
+        help="directory of model folders; `lite` is exported into it if missing",
     )
     parser.add_argument("--out", type=Path, default=Path("lab/results/retrieval.json"))
     return parser.parse_args(given)
@@ -77,7 +77,7 @@ def draw_images(folder: Path) -> list[bytes]:
 
 
 def ensure_lite(models: Path) -> Path:
-    """Export `lite`, for both runtimes, unless the model folder has it; returns the folder."""
+    """Export `lite` for both runtimes into the directory `models` unless it is there; returns the directory."""
     if not (models / "lite" / "image.onnx").is_file():
         command = [str(Path(sys.executable).with_name("dermnote")), "export", "lite", "--models-dir", str(models)]
         subprocess.run(command, check=True)  # noqa: S603 - the command is the benchmark's own

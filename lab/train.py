@@ -1,8 +1,8 @@
 """Benchmarks `dermnote_train.training.train` against a plain training loop like that of the paper's authors.
 
 At every step, the plain loop decodes and resizes the images of its batch, and runs the frozen text tower on padded
-notes. Images, notes, model, losses, batch size, epochs and validation are the same. Each measurement runs in its own
-process; the arms alternate.
+notes. Images, notes, model, losses, batch size, epochs and validation are the same for both. Each measurement runs in
+its own process; the arms alternate.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def plain(config: TrainConfig, split: Split, classes: tuple[str, ...], notes: di
 
 
 def ours(config: TrainConfig, split: Split, classes: tuple[str, ...], notes: dict[str, str]) -> float:
-    """Seconds of `train` from its first decoded image on: text features, epochs, validation, and writing files."""
+    """Seconds from the first decoded image until `train` returns, with text features, validation and written files."""
     started: list[float] = []
 
     def report(_: Step) -> None:

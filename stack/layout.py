@@ -83,7 +83,7 @@ def _saved_redis_port(path: Path) -> int:
 
 
 def with_free_redis_port(layout: Layout) -> Layout:
-    """The same layout, with another port for the embedded server if its own is in use."""
+    """`layout`, with a new port for the embedded server if the present one is in use."""
     if layout.external_redis_url or is_free(layout.redis_port):
         return layout
     return replace(layout, redis_port=free_port())

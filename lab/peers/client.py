@@ -1,7 +1,7 @@
 """Send llama.cpp's server many concurrent completions, and measure time and memory.
 
-Uses its native `/completion` rather than `/v1/completions`: only the native route reports tokens from the prompt
-cache and accepts the whole sampling chain.
+Uses the server's native `/completion` rather than `/v1/completions`: only the native route reports how many
+tokens came from the prompt cache, and accepts the whole sampling chain.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lab.peers.process import ServerProcess, machine_cpu_s
 
 TIMEOUT_S = 120.0
-# The chain of llama_cpp.Llama, in its order, without samplers that do nothing at their defaults.
+# llama_cpp.Llama's chain of samplers in its order, without those that have no effect with their default settings.
 SAMPLERS = ("top_k", "top_p", "min_p", "temperature")
 FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
 class PeerRequest:
-    """One completion request. `top_k` 0, `top_p` 1 and `min_p` 0 disable the filter; `grammar`: GBNF."""
+    """One completion request. `top_k` 0, `top_p` 1 and `min_p` 0 each disable that filter; `grammar`: GBNF."""
 
     prompt: str
     max_tokens: int
@@ -73,8 +73,8 @@ class PeerAnswer:
 class PeerBatch:
     """The answers in the order of the requests.
 
-    `cpu_s`: CPU time of the server during the batch; `others_cpu_s`: that of all other processes in the same time (high
-    on a busy machine); `peak_bytes`: peak memory of the server since its start.
+    `cpu_s`: CPU time of the server during the batch; `others_cpu_s`: CPU time of all other processes except this
+    client in the same period (high on a busy machine); `peak_bytes`: peak memory of the server since its start.
     """
 
     answers: Sequence[PeerAnswer]

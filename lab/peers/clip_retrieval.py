@@ -1,8 +1,8 @@
-"""clip-retrieval's own KnnService and Flask app over a flat FAISS index of given vectors, in its own environment.
+"""Serves clip-retrieval's KnnService with Flask over a flat FAISS index of given vectors, in a separate environment.
 
-clip-retrieval pins NumPy 1 and depends on torch, two CLIP packages and a tracker, which a search by vector never calls.
-So it is installed without its dependencies, together with those that this path needs and Dermnote's FAISS version;
-`torch` is an empty module. Its image and text towers are therefore not part of any comparison.
+clip-retrieval pins NumPy 1 and depends on torch, two CLIP packages and an experiment tracker, which a search by vector
+never calls. It is therefore installed without its dependencies; only those that such a search needs are added, with
+Dermnote's version of FAISS, and an empty module replaces `torch`. Its image and text towers are thus not compared.
 
     python -m lab.peers.clip_retrieval VECTORS.npy METADATA_FOLDER PORT      (inside that environment)
 """
@@ -25,7 +25,7 @@ FOLDER = Path(".dermnote/peers/clip-retrieval")
 
 
 def python_of(folder: Path = FOLDER) -> Path:
-    """The interpreter of its virtual environment, which the first call creates. Raises CalledProcessError."""
+    """The Python of clip-retrieval's virtual environment, which the first call creates. Raises CalledProcessError."""
     python = folder / "bin" / "python"
     if not (folder / "made").is_file():
         venv.create(folder, with_pip=True, clear=True)
@@ -38,7 +38,7 @@ def python_of(folder: Path = FOLDER) -> Path:
 
 def main() -> None:
     """Serve until killed."""
-    # These are installed in the other environment only.
+    # Imported here, because other modules import this one where Flask is not installed.
     import faiss  # noqa: PLC0415
     import numpy as np  # noqa: PLC0415
     from flask import Flask  # noqa: PLC0415
@@ -75,10 +75,10 @@ def main() -> None:
 
 
 def _clip_back() -> Any:
-    """The module with the service. Importing the package itself would import all of its other commands."""
+    """The module `clip_back`, which contains the service, imported without the package's other commands."""
     spec = find_spec("clip_retrieval")
     if spec is None or spec.submodule_search_locations is None:
-        sys.exit("clip-retrieval is not installed here")
+        sys.exit("clip-retrieval is not installed in this environment")
     package = ModuleType("clip_retrieval")
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules |= {"clip_retrieval": package, "torch": ModuleType("torch")}

@@ -1,4 +1,4 @@
-"""llama.cpp's own speed on this machine, as llama-bench would measure it, in the layout that the engine runs."""
+"""Measures llama.cpp's speed on this machine without the engine, as llama-bench does, in the engine's layout."""
 
 import itertools
 import statistics
@@ -16,7 +16,7 @@ DEPTH = 100
 
 
 def measured() -> dict[str, float]:
-    """Tokens per second: a prompt of 128 and of 512 tokens; one and sixteen sequences generating after 100 tokens."""
+    """Tokens per second for prompts of 128 and 512 tokens, and for generation in 1 and 16 sequences of 100 tokens."""
     settings = Settings()
     name, path, sha256 = find_weights("smollm2")
     source = WeightsFile(path, ModelInfo(name, sha256))
@@ -49,7 +49,7 @@ def _tokens(seq_id: int, start: int, count: int) -> list[BatchToken]:
 def _rate(
     context: LlamaContext, steps: Sequence[Sequence[Sequence[BatchToken]]], *, untimed: int | None = None
 ) -> float:
-    """Median tokens per second. `untimed`: first steps that are not counted; by default one, if there are several."""
+    """Median tokens per second. `untimed`: number of first steps left out, by default 1 (0 if there is only one)."""
     skipped = len(steps) > 1 if untimed is None else untimed
     rates = []
     for _ in range(ROUNDS):

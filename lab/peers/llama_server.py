@@ -1,8 +1,8 @@
-"""llama.cpp's own HTTP server, as shipped by PyPI's xllamacpp, in its own process: the peer of the comparison.
+"""llama.cpp's own HTTP server, as shipped by PyPI's xllamacpp, in its own process: a peer of our engine.
 
     python -m lab.peers.llama_server --model file.gguf --slots 4 --context-tokens 2048 --threads 2 --port 8090
 
-Needs xllamacpp only. It serves until SIGTERM or SIGINT, or until its parent process is gone.
+Requires no package except xllamacpp. The server runs until SIGTERM or SIGINT, or until its parent process has exited.
 """
 
 import argparse
@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 HOST = "127.0.0.1"
-CELLS_STEP = 256  # llama.cpp rounds a slot's context up to this
+CELLS_STEP = 256  # llama.cpp rounds a slot's context up to a multiple of this
 PARENT_POLL_S = 0.5
-# How often OpenMP threads spin at a barrier before they sleep: the same as in Dermnote's engine (OPENMP_SPINS there).
+# How often OpenMP threads spin at a barrier before they sleep; equal to OPENMP_SPINS of our engine.
 SPINS = "1000"
 WARNINGS = 2
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Settings of llama.cpp's server. Prompt cache, continuous batching and flash attention (auto) are always on.
+    """Settings of llama.cpp's server. Prompt cache and continuous batching are always on, flash attention is `auto`.
 
-    `context_tokens`: KV cells of all slots together; `kv_unified`: one pool of cells, not an equal share per slot;
-    `host_cache_mib`: most memory for prompts evicted from slots, 0 for none (8192 is the server's default);
-    `reuse_tokens`: shortest piece of an earlier prompt that is shifted to another position, 0 for never (the results
-    then differ from what the model would compute).
+    `context_tokens`: KV cells of all slots together; `kv_unified`: one pool of cells instead of an equal share per
+    slot; `host_cache_mib`: memory limit for prompts evicted from slots, 0 for none (8192 is the server's default);
+    `reuse_tokens`: length of the shortest piece of an earlier prompt that is reused at another position, 0 to disable
+    such reuse (the results then differ from those without reuse).
     """
 
     model: Path
@@ -58,7 +58,7 @@ class ServerSettings:
 
 
 def context_for(slots: int, *, request_tokens: int) -> int:
-    """KV cells with which no request of up to `request_tokens` (prompt and answer) fails while all slots are busy."""
+    """KV cells that are enough for a request of up to `request_tokens` (prompt and answer) in every slot."""
     return slots * -(-request_tokens // CELLS_STEP) * CELLS_STEP
 
 
@@ -103,7 +103,7 @@ def server_parameters(xllamacpp: Any, settings: ServerSettings, *, port: int) ->
 
 
 def wait_for_exit() -> None:
-    """Return at SIGTERM or SIGINT, or once the parent process is gone."""
+    """Return at SIGTERM or SIGINT, or once the parent process has exited."""
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -115,7 +115,7 @@ def wait_for_exit() -> None:
 def main() -> None:
     """Serve."""
     settings, port = read_arguments()
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when the library loads, so before the import
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # libgomp reads it when it is loaded, so it is set before the import
     xllamacpp = importlib.import_module("xllamacpp")
     server = xllamacpp.Server(server_parameters(xllamacpp, settings, port=port))
     print(f"{xllamacpp.__name__} {xllamacpp.__version__} serves {settings} on {server.listening_address}", flush=True)

@@ -1,8 +1,8 @@
-"""Plain llama_cpp.Llama in a loop, in its own process: what most people write first.
+"""Plain llama_cpp.Llama in a loop, in its own process: the program that most people write first.
 
     python -m lab.peers.plain_llama < requests.json > answers.json
 
-It reuses the longest common prefix with its last prompt, so it is not naive.
+llama_cpp.Llama does not recompute the prefix that a prompt shares with the previous one.
 """
 
 import json
@@ -26,7 +26,7 @@ SPINS = "1000"
 
 @dataclass(frozen=True)
 class PlainSettings:
-    """`context_tokens`: of the one sequence."""
+    """Settings of llama_cpp.Llama. `context_tokens`: the length of its only sequence."""
 
     model: Path
     context_tokens: int
@@ -35,7 +35,7 @@ class PlainSettings:
 
 @dataclass(frozen=True)
 class PlainAnswer:
-    """One text. `prefilled_tokens`: prompt tokens after the prefix shared with the last prompt."""
+    """One text. `prefilled_tokens`: prompt tokens after the prefix that is shared with the previous prompt."""
 
     text: str
     finished: bool
@@ -45,7 +45,7 @@ class PlainAnswer:
 
 @dataclass(frozen=True)
 class PlainBatch:
-    """The answers in order; wall seconds without loading; peak resident memory of the process."""
+    """The answers in the order of the requests, wall time without loading the model, and peak resident memory."""
 
     answers: Sequence[PlainAnswer]
     wall_s: float
@@ -70,7 +70,7 @@ def plain_llama(requests: Sequence[PeerRequest], settings: PlainSettings) -> Pla
 
 
 def complete(llama: Any, request: PeerRequest) -> PlainAnswer:
-    """One free text; the part of the prompt that the model holds already is not computed again."""
+    """Complete one request; a prefix shared with the previous prompt is not computed again. Ignores `grammar`."""
     import llama_cpp  # noqa: PLC0415 - only the child loads it
 
     prompt = llama.tokenize(request.prompt.encode(), add_bos=True, special=False)

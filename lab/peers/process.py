@@ -1,4 +1,4 @@
-"""A peer's server as a child process: start, wait until it serves, read its resource use, stop it.
+"""A peer's server as a child process: starts it, waits until it is ready, reads its resource use and stops it.
 
 Linux only: memory and processor time come from /proc.
 """
@@ -84,7 +84,7 @@ def server_process(
 ) -> Iterator[ServerProcess]:
     """Run a server, yield once GET `healthy` returns 200, and stop it on exit. Raises ServerFailed.
 
-    `socket_path`: it listens on this Unix socket; `environment`: variables in addition to this process' own.
+    `socket_path`: the Unix socket on which it listens; `environment`: variables in addition to this process's own.
     """
     with tempfile.TemporaryDirectory(prefix="dermnote-peer-") as folder:
         log = Path(folder, "server.log")
@@ -107,7 +107,7 @@ def server_process(
 
 
 def machine_cpu_s() -> float:
-    """Busy seconds of all of this machine's cores since it started, for all processes."""
+    """CPU seconds that all processes have used on all cores since this machine started."""
     user, nice, system, _, _, irq, softirq, *_ = (
         int(ticks) for ticks in Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
     )
@@ -133,9 +133,9 @@ def _wait_until_healthy(
     ends = time.monotonic() + ready_s
     while not _is_healthy(client, path):
         if (code := child.poll()) is not None:
-            raise ServerFailed(f"the server exited with code {code} before it served\n{log_tail(log)}")
+            raise ServerFailed(f"the server exited with code {code} before it was ready\n{log_tail(log)}")
         if time.monotonic() > ends:
-            raise ServerFailed(f"the server did not serve within {ready_s:g} s\n{log_tail(log)}")
+            raise ServerFailed(f"the server was not ready within {ready_s:g} s\n{log_tail(log)}")
         time.sleep(POLL_S)
 
 

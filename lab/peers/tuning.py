@@ -1,6 +1,6 @@
-"""Find the best settings of llama.cpp's own server on this machine, with one cold start per combination.
+"""Find the best settings of llama.cpp's own server on this machine; each combination starts cold.
 
-Prompts and sampling are those of the notes (P2, or G with its grammar); the verifier checks every text.
+The requests are those of notes (strategy P2, or G with its grammar); the verifier checks every text.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class Result:
     error: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """The result as JSON values."""
         head = {
             "model": self.settings.model.name,
             "slots": self.settings.slots,
@@ -63,7 +63,7 @@ class Result:
 
 def most_tokens(requests: Sequence[PeerRequest], *, model: Path) -> int:
     """Tokens of the longest prompt with its completion."""
-    import llama_cpp  # noqa: PLC0415 - only this needs it, and the server has its own
+    import llama_cpp  # noqa: PLC0415 - only this function needs it; the server uses xllamacpp
 
     vocabulary = llama_cpp.Llama(str(model), vocab_only=True, verbose=False)
     return max(len(vocabulary.tokenize(one.prompt.encode())) + one.max_tokens for one in requests)
@@ -110,7 +110,7 @@ def combinations(arguments: argparse.Namespace, *, longest: int) -> Iterator[Ser
 def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["smollm2"], help="presets or GGUF files")
+    parser.add_argument("--models", nargs="+", default=["smollm2"], help="presets of models, or GGUF files")
     parser.add_argument("--slots", nargs="+", type=int, default=[1, 4, 8, 16])
     parser.add_argument("--kv-unified", nargs="+", type=int, choices=(0, 1), default=[0, 1])
     parser.add_argument("--host-cache-mib", nargs="+", type=int, default=[8192])
@@ -120,7 +120,7 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--strategy", choices=("P2", "G"), default="P2")
     parser.add_argument("--notes", type=int, default=24)
-    parser.add_argument("--salt", type=int, default=1, help="selects the requests")
+    parser.add_argument("--salt", type=int, default=1, help="seed of the requests")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="an interpreter with xllamacpp")
     return parser.parse_args(given)
 

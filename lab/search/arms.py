@@ -33,7 +33,7 @@ QUERY_SEED = 99
 
 @dataclass
 class Arm:
-    """The measurements of one server with this many vectors. `rows`: kind of query -> one row per number of clients."""
+    """One arm's measurements with `vectors` stored vectors. `rows`: kind of query -> one row per number of clients."""
 
     name: str
     vectors: int
@@ -48,7 +48,7 @@ def queries(count: int = 500) -> Vectors:
 
 @contextmanager
 def our_server(folder: Path, **settings: str) -> Iterator[ServerProcess]:
-    """The retrieval service with its default settings. `settings`: names without the RETRIEVAL_ prefix."""
+    """The retrieval service with a dummy encoder. `settings`: other settings, named without the RETRIEVAL_ prefix."""
     port = free_port()
     values = {"DATA_DIR": str(folder), "PORT": str(port), "ENCODER": "dummy", "MODEL": MODEL} | settings
     with server_process(
@@ -89,7 +89,7 @@ def _search_request(vector: Vectors, spec: Mapping[str, Any] | None, url: str) -
 
 
 def _hits(load: Load, count: int, spec: Mapping[str, Any] | None) -> dict[str, float]:
-    """The fewest hits of any response, and the number that a complete response has."""
+    """Number of hits in the shortest response, and in a complete one."""
     limit = spec["share"]["lte"] if spec else None
     matching = count if limit is None else sum(metadata(number)["share"] <= limit for number in range(count))
     fewest = min(len(json.loads(body)["hits"]) for body in load.bodies)
@@ -97,10 +97,10 @@ def _hits(load: Load, count: int, spec: Mapping[str, Any] | None) -> dict[str, f
 
 
 def _service_overhead(server: ServerProcess, requests: Sequence[bytes], *, seconds: float) -> dict[str, float]:
-    """Milliseconds per query, sent one at a time, that are neither encoding nor index search.
+    """Milliseconds per query that neither encoding nor the index search takes; queries are sent one at a time.
 
-    `own_ms`: measured by the client, median of the last responses. `own_inside_ms`: measured in the app, the mean
-    according to the sums and counts at /metrics.
+    `own_ms`: the median of the last responses, measured by the client. `own_inside_ms`: the mean, measured inside the
+    service and calculated from the sums and counts at /metrics.
     """
     before = _search_seconds(server)
     load = drive(server.url, requests, clients=1, seconds=seconds)
@@ -115,7 +115,7 @@ def _service_overhead(server: ServerProcess, requests: Sequence[bytes], *, secon
 
 
 def _search_seconds(server: ServerProcess) -> dict[str, float]:
-    """Total seconds of all searches so far, as `requests` and by step, and their `count`."""
+    """Totals of all searches so far: seconds of whole `requests`, seconds of each step, and the `count` of searches."""
     totals: dict[str, float] = {}
     for family in text_string_to_metric_families(httpx.get(f"{server.url}/metrics").text):
         for sample in family.samples:
@@ -214,7 +214,7 @@ def run_faiss(count: int, *, seconds: float) -> Arm:
 def run_images(
     images: Sequence[bytes], *, runtime: str, folder: Path, models: Path, clients: Sequence[int], seconds: float
 ) -> Arm:
-    """Search by image through the `lite` towers; shows what batching encoder calls gains. `images`: JPEG files."""
+    """Search by image through the `lite` towers, which shows the gain from batched encoding. `images`: JPEG files."""
     arm = Arm(f"lite, {runtime}", len(images))
     with our_server(folder, ENCODER=runtime, MODEL="lite", MODELS_DIR=str(models)) as server:
         with httpx.Client(base_url=server.url, timeout=120) as client:

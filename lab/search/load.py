@@ -1,4 +1,4 @@
-"""Load generator: concurrent clients over keep-alive HTTP, each sending its next request when it has its response.
+"""Load generator: concurrent clients over keep-alive HTTP; each sends its next request after its response has arrived.
 
 Works on raw bytes, because on two cores an HTTP client library would take more time than the server.
 """
@@ -21,9 +21,9 @@ _LENGTH = re.compile(rb"content-length: *(\d+)")
 
 @dataclass
 class Load:
-    """The result of a load test. `seconds`: per successful request, from sending it to its last byte.
+    """The result of a load test. `seconds`: time of each successful request until the last byte of its response.
 
-    `bodies`: of the last successful responses, after warm-up.
+    `bodies`: the bodies of the last successful responses.
     """
 
     clients: int

@@ -1,4 +1,4 @@
-"""Ratios, a table and plots of cost by size from the arms' measurements. Only `plot` writes a file."""
+"""Turns the arms' measurements into ratios, a table, and plots over the index size. Only `plot` writes a file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,11 @@ def table(arms: Sequence[Arm]) -> str:
 
 
 def ratios(arms: Sequence[Arm]) -> dict[str, float]:
-    """Ours over clip-retrieval at the most clients, large over small index, and image queries batched over single."""
+    """Ratios, with keys that name both sides.
+
+    Our service to clip-retrieval's with the most clients; 1,000,000 vectors to 100,000; image queries of the most
+    clients to those of one, and with ONNX Runtime to those with open_clip.
+    """
     found: dict[str, float] = {}
     sizes = sorted({arm.vectors for arm in arms if arm.name == OURS})
     for size in sizes:
@@ -69,7 +73,7 @@ def _last(arms: Sequence[Arm], name: str, vectors: int, kind: str) -> dict[str, 
 
 
 def plot(arms: Sequence[Arm], path: Path) -> None:
-    """Plot queries per second and p99 at the most clients, and memory, by size. Image queries are not plotted."""
+    """Plot queries/s and p99 with the most clients, and peak memory, over the index size, without image queries."""
     if not any(arm.name in (OURS, PEER, FAISS) for arm in arms):
         return
     figure = Figure(figsize=(12, 4), layout="constrained")

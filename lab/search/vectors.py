@@ -11,7 +11,7 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]
 DIM = 512
 CLUSTERS = 2000
-# Length of the noise around a centre of length 1: cosines within a cluster are about 0.6.
+# Length of the noise around a centre of length 1: the cosine similarity of two vectors of a cluster is about 0.6.
 SPREAD = 0.8
 CHUNK = 2000
 # The metadata's `share` is uniform over 0 to 9999, so that a filter on it can keep any share of the items.

@@ -1,7 +1,7 @@
-"""A second checker of notes, written from the design alone and independent of the shipped verifier.
+"""A second checker of notes, written from the definition of a faithful note alone, independently of the verifier.
 
-It removes from the text all words that the facts explain; every remaining word must be in a short list of connecting
-words. Anything unforeseen is therefore a problem.
+It removes all words that it recognises as part of a claim and checks these claims against the facts. Every remaining
+word must be in a short list of connecting words, so that any unforeseen wording is reported as a problem.
 """
 
 import re
@@ -20,9 +20,10 @@ __all__ = ["check"]
 def check(
     text: str, *, facts: Mapping[str, Any], allowed: Mapping[str, Any] | None = None, prior: Prior | None = None
 ) -> list[str]:
-    """The problems of a note, in reading order; [] means faithful.
+    """The problems of a note; an empty list means that it is faithful.
 
-    `facts` must be stated, `allowed` may be (default: the facts); both in the shape of LesionMetadata.given().
+    `facts`: those that the note must state; `allowed`: those that it may state (default: `facts`); both in the form of
+    LesionMetadata.given().
     `prior`: the findings that may be worded as typical of the diagnosis.
     """
     permitted = facts if allowed is None else allowed

@@ -1,4 +1,7 @@
-"""Checks each claim against the metadata, and which facts it states. A true but broader term states no fact."""
+"""Checks each claim against the metadata, and determines which facts it states.
+
+A term that is true but broader than the fact ("trunk" for "chest") is allowed, but does not state the fact.
+"""
 
 from collections.abc import Mapping
 from functools import cache
@@ -12,7 +15,7 @@ Stated = set[tuple[str, str]]
 _ADULT_YEARS = 18
 _TRUNK = {"anterior torso", "posterior torso", "lateral torso"}
 _FACE = {"forehead", "cheek", "nose", "lip", "eyelid"}
-# Image type -> sets of words of which one must occur, and all words that may occur.
+# Image type -> (alternative sets of words, one of which must occur completely; all words that may occur).
 _IMAGES: dict[str, tuple[tuple[set[str], ...], set[str]]] = {
     "dermoscopic": (({"dermoscopic"},), {"dermoscopic"}),
     "clinical: overview": (({"overview"},), {"clinical", "overview"}),
@@ -104,7 +107,7 @@ def _is_broader(path: str, value: object, allowed: Mapping[str, Any]) -> bool:
 
 @cache
 def _regions(site: str) -> frozenset[str]:
-    """The sites that include a site: ISIC's general one, the trunk for the torsos, the face for its parts."""
+    """The regions that include a site: ISIC's general site, the trunk for torso sites, the face for its parts."""
     general = sites()[site].general
     regions = {vocabularies()["site"].normalise(general)} if general else set()
     regions |= {"trunk"} if regions & _TRUNK else set()

@@ -1,4 +1,7 @@
-"""Determines which claims of a part are affirmed and which denied, by reading claims and cues in order."""
+"""Determines which claims of a part are affirmed and which are denied, by reading claims and cues in order.
+
+Cues are words that affirm or deny a claim, such as "reports", "denies", "no" or "was absent".
+"""
 
 import re
 from dataclasses import dataclass, field

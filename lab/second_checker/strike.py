@@ -1,6 +1,6 @@
-"""Removes the words of a part that a fact, a typical finding or a cue explains; the rest must be connecting words.
+"""Finds the claims in a part of a note and removes their words; the words that remain must be connecting words.
 
-Finds claims and unexplained words, whether or not a claim is true.
+Whether a claim is true is not checked here.
 """
 
 import re
@@ -40,7 +40,7 @@ _HINTS = {
 
 @dataclass
 class Claim:
-    """A claim about patient or lesion; `positive` is False if it is denied."""
+    """A claim about the patient or the lesion. `positive`: False if denied; `fixed`: earlier cues do not count."""
 
     path: str
     value: object

@@ -27,7 +27,7 @@ class Part:
 
 
 def sentences(text: str) -> list[str]:
-    """The raw sentences; a semicolon or line break ends one like a full stop."""
+    """The raw sentences; a semicolon or line break also ends a sentence."""
     pieces = re.split(r"(?<=[.;])(?<!Mr\.)(?<!Mrs\.)(?<!Ms\.)(?<!Dr\.)\s+|[\r\n]+", text)
     return [piece.strip().rstrip(".;").strip() for piece in pieces if piece.strip(" .;")]
 
@@ -44,7 +44,7 @@ def parts(text: str, prior: Prior | None) -> list[Part]:
 
 
 def stray_capitals(text: str, prior: Prior | None) -> list[str]:
-    """Capitalised words inside a sentence that no heading, diagnosis or typical finding explains: likely names."""
+    """Capitalised words in sentences that are neither eponyms nor connecting words nor in the prior: likely names."""
     capitalised = re.compile(r"(?<=[a-z0-9,).] )[A-Z][a-z]+")
     words = [
         word for sentence in sentences(unicodedata.normalize("NFKC", text)) for word in capitalised.findall(sentence)

@@ -47,7 +47,7 @@ def _plurals(spelling: str) -> set[str]:
 
 @cache
 def diagnosis_names(extra: tuple[tuple[str, str], ...] = ()) -> dict[str, str]:
-    """Every spelling of every diagnosis -> its term; `extra` adds the synonyms of a prior."""
+    """Every spelling of every diagnosis -> the vocabulary's term for it; `extra` adds the synonyms of a prior."""
     spelled = [(spelling, name) for name, d in diagnoses().items() for spelling in (name, *d.synonyms)]
     names: dict[str, str] = {}
     for spelling, name in [*spelled, *extra]:
@@ -64,7 +64,7 @@ def diagnosis_regex(extra: tuple[tuple[str, str], ...] = ()) -> re.Pattern[str]:
 
 @cache
 def site_names() -> dict[str, str]:
-    """Every spelling of every site, including adjectives -> its term."""
+    """Every spelling of every site, including adjectives -> the vocabulary's term for it."""
     named = ((s, name) for name, site in sites().items() for s in (name, *site.synonyms, *site.adjectives))
     return {normalise(spelling): name for spelling, name in named}
 
@@ -178,7 +178,7 @@ def wordings() -> tuple[Wording, ...]:
     )
 
 
-# Words that claim something in other contexts but nothing in these phrases, so only the phrases are removed.
+# Phrases without a claim, although some of their words are claims elsewhere; only whole phrases are removed.
 PHRASES = (
     r"\bclinical (?=examination|evaluation|assessment|review|history|note|findings?|features?|diagnosis)",
     r"\bunder (?=evaluation|examination|review|assessment|inspection)|\bmarked by\b|\bas well(?: as)?\b",

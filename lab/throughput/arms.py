@@ -20,7 +20,7 @@ from lab.peers.plain_llama import PlainSettings, plain_llama
 from lab.peers.process import ServerProcess, llama_server, server_process
 from lab.throughput.requests import BenchRequest, peer_request
 
-REQUEST_TOKENS = 512  # the longest prompt with its completion has 501
+REQUEST_TOKENS = 512  # the longest prompt with its completion has 501 tokens
 ENGINE_READY_S = 300  # the first start converts the weights
 
 
@@ -35,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Run:
-    """The result of a round. `processed`: decoded tokens with prompts; `faithful`: texts that pass the verifier."""
+    """The result of a round. `processed`: decoded tokens, with prompts; `faithful`: texts that pass the verifier."""
 
     arm: str
     notes: int
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def faithful_per_s(self) -> float:
-        """Notes that pass the verifier at first try per wall second."""
+        """Notes per wall second that pass the verifier at the first attempt."""
         return self.faithful / self.seconds
 
     @property
@@ -64,7 +64,7 @@ class Run:
 
 @contextmanager
 def our_engine(slots: int, *, folder: Path) -> Iterator[tuple[ServerProcess, Path]]:
-    """Run the engine with its default settings; yields process and socket. Weights are converted before it is ready."""
+    """Run the engine with default settings; yields process and socket once the weights are converted and loaded."""
     socket = folder / f"engine-{slots}.sock"
     environment = {"NOTEGEN_ENGINE_SOCKET": str(socket), "NOTEGEN_SLOTS": str(slots)}
     command = [sys.executable, "-c", "from dermnote_notegen.engine.server import main; main()"]

@@ -1,4 +1,4 @@
-"""The benchmark's set-up, shared by all arms: weights in every layout, threads, requests and verifier."""
+"""The set-up that all arms of the benchmark share: weights in every layout, threads, requests and verifier."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SOURCE = "source"  # the original weights
 
 @dataclass(frozen=True)
 class Bench:
-    """Runs rounds of each side. `files`: weights by layout; `folder`: for sockets. `salt`: seed of the requests."""
+    """Runs single rounds of an arm. `files`: weights by layout; `folder`: for sockets; `salt`: seed of the requests."""
 
     files: Mapping[str, Path]
     folder: Path
@@ -37,7 +37,7 @@ class Bench:
     def ours(
         self, arm: str, strategy: Strategy, *, slots: int, salt: int, notes: int, facts: Facts | None = None
     ) -> Run:
-        """Run our engine after a cold start, in its own layout. `facts` overrides those of `mix`."""
+        """Run our engine, which selects its layout itself, after a cold start. `facts` overrides `mix.facts`."""
         batch = self.batch(strategy, salt=salt, notes=notes, facts=facts)
         return run_ours(arm, batch, slots=slots, folder=self.folder, verifier=self.verifier)
 

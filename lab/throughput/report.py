@@ -25,7 +25,7 @@ PAIRS = {
 def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row per arm: medians over the rounds, with the range of faithful notes per second.
 
-    `requests`: per round. Raises ValueError if an arm's rounds have different numbers of requests.
+    `requests`: number of requests per round. Raises ValueError if an arm's rounds have different numbers of requests.
     """
     return [_row(arm, [run for run in runs if run.arm == arm]) for arm in dict.fromkeys(run.arm for run in runs)]
 
@@ -50,16 +50,17 @@ def _row(arm: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float]:
-    """Our best arm over each peer's best with identical requests; no ratio for a peer with a rate of 0.
+    """Our best arm's rate divided by each peer's best on identical requests; no ratio for a peer with a rate of 0.
 
-    Few of a peer's free notes are faithful, so the higher of its median and its pooled rate counts.
+    Few notes that a peer writes without a grammar are faithful. Its rate of faithful notes is therefore the higher of
+    the median over the rounds and the rate over all rounds together.
     """
     values = {name: ratio(rows, ours, peer, column) for name, (ours, peer, column) in PAIRS.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def ratio(rows: Sequence[Row], ours: str, peer: str, column: str) -> float | None:
-    """Our best over the peer's best with equal numbers of requests; the lowest ratio if there are several numbers."""
+    """Our best rate divided by the peer's best with equally many requests; the lowest ratio if there are several."""
     columns = (column, "faithful_pooled_per_s") if column == "faithful_per_s" else (column,)
     values = []
     for requests in {row["requests"] for row in rows}:
@@ -89,7 +90,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Faithful notes per second of every arm with their range, and all notes per second."""
+    """Plot the faithful notes per second of every arm, with their range, and all notes per second."""
     figure = Figure(figsize=(8, 0.4 * len(rows) + 1.5), layout="constrained")
     axes = figure.subplots()
     names = [f"{row['arm']} ({row['requests']})" for row in rows][::-1]

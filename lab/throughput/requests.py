@@ -21,8 +21,8 @@ from lab.peers.client import PeerRequest
 Diagnoses = Literal["common", "all"]
 Facts = Literal["shared", "all"]
 """`shared`: age, sex, site and diagnosis, which notes of P2 and G both state; `all`: symptoms and findings too."""
-# Images per class as published (10.1038/sdata.2018.161, 10.1016/j.dib.2020.106221), in the eight classes that both
-# share with ISIC 2019: akiec and ACK are actinic keratosis here, bkl and SEK benign keratosis.
+# Images per class as published (10.1038/sdata.2018.161, 10.1016/j.dib.2020.106221), under the names of the eight ISIC
+# 2019 classes: akiec (HAM10000) and ACK (PAD-UFES-20) are actinic keratosis here, bkl and SEK benign keratosis.
 HAM10000 = {
     "nevus": 6705,
     "melanoma": 1113,
@@ -58,7 +58,7 @@ CHOICE = (
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """A note request, and the completion request that the service makes of it."""
+    """A note request, and the completion request that the note service builds from it."""
 
     request: NoteRequest
     completion: CompletionRequest
@@ -68,7 +68,7 @@ class BenchRequest:
 class Mix:
     """Contents of the records of a batch.
 
-    `diagnoses`: "common", the eight classes by frequency, or "all" diagnoses that have a prior, equally likely.
+    `diagnoses`: "common" for the eight classes by frequency, "all" for all diagnoses with a prior, equally likely.
     """
 
     diagnoses: Diagnoses = "common"
@@ -76,9 +76,9 @@ class Mix:
 
 
 def make_requests(count: int, *, strategy: Strategy, salt: int, priors: Priors, mix: Mix = Mix()) -> list[BenchRequest]:
-    """`count` requests with distinct facts; a larger count begins with the same ones, another salt gives others.
+    """`count` requests with distinct facts; a larger count only adds requests, another salt gives different ones.
 
-    Raises ValueError if a salt does not have that many seeds.
+    Raises ValueError if `count` exceeds the number of seeds per salt.
     """
     if count > SEEDS_PER_SALT:
         raise ValueError(f"at most {SEEDS_PER_SALT} requests per salt")

@@ -1,4 +1,4 @@
-"""Selects the best settings of a peer on this machine in short trials of layouts and slot counts."""
+"""Selects the best settings of a peer on this machine (layout of the weights, slot count) in short trials."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -53,10 +53,11 @@ class Selection:
 
 
 def choose_free(attempt: Trial, *, layouts: Sequence[str], slots: Sequence[int]) -> Selection:
-    """The server's best for free notes: layouts at four slots, then slots for the best layouts by either measure.
+    """The server's best settings for notes without a grammar, by notes and by faithful notes per second.
 
-    Keeps the best by notes per second and by faithful ones. Few notes are faithful, so the best layout by that measure
-    is partly luck: if both are the same layout, the next most faithful one is kept too.
+    Tries all layouts with four slots, then the best layout by each measure with the other slot counts, and keeps the
+    best candidate by each measure. Few notes are faithful, so the second measure is partly luck: if both candidates
+    have the same layout, the one with the most faithful notes per second in another layout is kept too.
     """
     tried = _tried(attempt, (Candidate(layout, FIRST_SLOTS) for layout in layouts))
     measures = ("notes/s", "faithful notes/s")
@@ -73,7 +74,7 @@ def choose_free(attempt: Trial, *, layouts: Sequence[str], slots: Sequence[int])
 
 
 def choose_guided(attempt: Trial, *, layout: str, slots: Sequence[int] = GUIDED_SLOTS) -> Selection:
-    """The server's best slots under the grammar, in its fastest layout for free notes."""
+    """The server's best slot count for notes with a grammar, in the given layout."""
     return _one(_tried(attempt, (Candidate(layout, many) for many in slots)), "faithful notes/s")
 
 
@@ -92,5 +93,5 @@ def _one(tried: Mapping[Candidate, Run], measure: str) -> Selection:
 
 
 def _best(tried: Mapping[Candidate, Run], measure: str) -> Candidate:
-    """The best by a measure; by notes per second if that is equal (no note was faithful)."""
+    """The best candidate by a measure; notes per second break ties, as when no note was faithful."""
     return max(tried, key=lambda candidate: (MEASURES[measure](tried[candidate]), tried[candidate].notes_per_s))

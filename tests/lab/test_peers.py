@@ -260,7 +260,7 @@ def test_a_server_that_exits_at_once_raises_with_its_log() -> None:
     command = [sys.executable, "-c", "import sys; print('no such model'); sys.exit(3)"]
 
     with (
-        pytest.raises(ServerFailed, match=r"code 3 before it served\nno such model"),
+        pytest.raises(ServerFailed, match=r"code 3 before it was ready\nno such model"),
         server_process(command, url=f"http://{HOST}:{free_port()}"),
     ):
         pass
@@ -270,7 +270,7 @@ def test_a_server_that_never_serves_raises_with_its_log() -> None:
     command = [sys.executable, "-c", "import time; print('loading', flush=True); time.sleep(60)"]
 
     with (
-        pytest.raises(ServerFailed, match=r"did not serve within 0.5 s\nloading"),
+        pytest.raises(ServerFailed, match=r"was not ready within 0.5 s\nloading"),
         server_process(command, url=f"http://{HOST}:{free_port()}", ready_s=0.5),
     ):
         pass
@@ -316,5 +316,5 @@ def test_llama_cpps_own_server_rejects_an_invalid_model_file(tmp_path: Path) -> 
     (tmp_path / "bad.gguf").write_bytes(b"no model")
     settings = ServerSettings(tmp_path / "bad.gguf", slots=1, context_tokens=256)
 
-    with pytest.raises(ServerFailed, match="before it served"), llama_server(settings):
+    with pytest.raises(ServerFailed, match="before it was ready"), llama_server(settings):
         pass

@@ -194,7 +194,7 @@ class NoteService:
     def __post_init__(self) -> None:
         self.valkey = Valkey(self.folder / "valkey", port=self.redis_port)
         self.engine = self._program(Program, "dermnote-notegen-engine", lambda _: self.engine_answers())
-        self.worker = self._program(WorkerProgram, "dermnote-notegen-worker", lambda log: "workers take notes" in log)
+        self.worker = self._program(WorkerProgram, "dermnote-notegen-worker", lambda log: "workers started" in log)
         self.api = self._program(Program, "dermnote-notegen", lambda _: answers(f"{self.url}/health/live"))
 
     @property

@@ -263,7 +263,7 @@ def test_fields_whose_presence_reveals_the_class_are_shown_and_dropped(
         writer.writeheader()
         writer.writerows(rows)
     output = succeed(dermnote("datasets", "inspect", folder))
-    assert "dropped, since their presence reveals the class (--leaky-fields keeps them): symptoms.itch" in output
+    assert "dropped fields, whose presence reveals the class (--leaky-fields keeps them): symptoms.itch" in output
     assert all(record.metadata.symptoms.itch is None for record in load_dataset(folder).records)
     assert any(record.metadata.symptoms.itch for record in load_dataset(folder, leaky_fields=True).records)
 

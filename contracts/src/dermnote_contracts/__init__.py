@@ -1,4 +1,4 @@
-"""Models, vocabularies and errors that cross a process boundary. Depends on pydantic alone."""
+"""Pydantic models, vocabularies and errors that services and clients exchange. Depends on pydantic alone."""
 
 __version__ = "0.1.0"
 """The version of every Dermnote package, image and API."""

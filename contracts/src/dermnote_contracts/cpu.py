@@ -28,6 +28,6 @@ def _limit(cgroups: Path) -> float | None:
         except OSError:
             return None
     try:
-        return int(quota) / int(period) if int(quota) > 0 else None  # v1 says -1, v2 "max"
+        return int(quota) / int(period) if int(quota) > 0 else None  # no limit: -1 in v1, "max" in v2
     except (ValueError, ZeroDivisionError):
         return None

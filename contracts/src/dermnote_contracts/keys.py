@@ -1,4 +1,4 @@
-"""Former home of the key command: `python -m dermnote_contracts.keys` runs `python -m dermnote_http.keys`."""
+"""The key command under its former name: runs `python -m dermnote_http.keys`."""
 
 import runpy
 import sys

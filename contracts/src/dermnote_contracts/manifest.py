@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MANIFEST_NAME = "manifest.json"
 IMAGE_GRAPH, TEXT_GRAPH = "image.onnx", "text.onnx"
-# float32 [n, 3, image_size, image_size] and int64 [n, tokens] in, float32 [n, dim] out, not normalised.
+# Graph inputs: float32 [n, 3, image_size, image_size], int64 [n, tokens]. Output: float32 [n, dim], not normalised.
 PIXELS, TOKENS = "pixels", "tokens"
 PADDING = "pad_token_id"
 """Key in the text graph's metadata: id of the padding token, which the graph masks."""

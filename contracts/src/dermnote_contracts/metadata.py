@@ -1,6 +1,6 @@
 """LesionMetadata: the validated and normalised facts of one lesion.
 
-Field names follow ISIC's isic-metadata where it has the field; values are kept as given (an age of 92 stays 92).
+Field names follow ISIC's isic-metadata where it has the field; numbers are kept as given (an age of 92 stays 92).
 """
 
 import math

@@ -26,7 +26,7 @@ class NoteOptions(_Body):
     """Options for writing the note. Without a seed, one is drawn and reported in the provenance.
 
     `deterministic`: the same request with the same seed gives the same note, whatever the load. Such requests run one
-    at a time. A remote server in place of Dermnote's engine receives only the seed.
+    at a time. If a remote server replaces Dermnote's engine, only the seed is sent to it.
     """
 
     seed: int | None = Field(default=None, ge=0, lt=2**31)

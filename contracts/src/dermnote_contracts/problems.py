@@ -271,7 +271,7 @@ def error_classes() -> dict[str, type[DermnoteError]]:
 
 
 def error_from_problem(body: Any, *, status: int) -> DermnoteError:
-    """The error that the service raised, from its response; DermnoteError if the response is not one of ours."""
+    """The error that the service raised, from its response; DermnoteError for an invalid body or unknown code."""
     if not isinstance(body, dict) or "code" not in body:
         return DermnoteError(f"HTTP {status} without a problem body")
     try:
@@ -283,7 +283,7 @@ def error_from_problem(body: Any, *, status: int) -> DermnoteError:
 
 
 def field_errors(errors: Sequence[Any], *, index: int | None = None) -> list[FieldError]:
-    """Pydantic's errors as ours, without the rejected values. Fields that contradict each other get one error each."""
+    """Pydantic's errors as FieldErrors, without the rejected values. Contradicting fields get one error each."""
     return [
         FieldError(
             field=".".join(map(str, path))[:MAX_FIELD_CHARS] or "body",
@@ -302,7 +302,7 @@ def _paths(error: Any) -> list[tuple[Any, ...]]:
 
 
 def parse_json(text: str | bytes, *, at: str) -> Any:
-    """Strict JSON (no NaN, limited depth); raises InvalidRequest with the field's name."""
+    """Parse strict JSON (no NaN, limited depth). Raises InvalidRequest for the field `at`."""
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError as error:

@@ -92,7 +92,7 @@ class Diagnosis:
 
     @property
     def spellings(self) -> tuple[str, ...]:
-        """All other accepted spellings; in running text, only the synonyms mean the term."""
+        """All accepted spellings except the name. In running text, only name and synonyms denote the diagnosis."""
         return (*self.synonyms, *self.labels, *_last_part(self.isic))
 
 
@@ -108,7 +108,7 @@ class Site:
 
     @property
     def spellings(self) -> tuple[str, ...]:
-        """All other accepted spellings."""
+        """All accepted spellings except the name."""
         return (*self.synonyms, *_last_part(self.isic))
 
 

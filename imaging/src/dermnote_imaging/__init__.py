@@ -1,1 +1,1 @@
-"""Image decoding for the retrieval service and the training client: one file, the same pixels everywhere."""
+"""Image decoding for the retrieval service and the training client, so that both get the same pixels from a file."""

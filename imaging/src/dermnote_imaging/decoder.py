@@ -72,14 +72,14 @@ class ImageHeader:
 
 
 class Decoder:
-    """Decodes uploads for many threads, `concurrency` at a time: each takes 3 to 4 bytes of memory per pixel."""
+    """Decodes uploads for many threads, `concurrency` at a time; each upload takes 3 to 4 bytes of memory per pixel."""
 
     def __init__(self, limits: ImageLimits, *, concurrency: int) -> None:
         self.limits = limits
         self._slots = threading.BoundedSemaphore(concurrency)
 
     def decode(self, upload: bytes | IO[bytes]) -> RgbImage:
-        """An upright RGB image; an open file is read only once a slot is free. Raises ImageRefused."""
+        """An upright RGB image; a file object is read only when its decoding starts. Raises ImageRefused."""
         with self._slots:
             data = upload if isinstance(upload, bytes) else upload.read()
             return decode(data, max_pixels=self.limits.max_pixels, bound_px=self.limits.bound_px)
@@ -90,7 +90,7 @@ def decode(data: bytes, *, max_pixels: int, bound_px: int = BOUND_PX) -> RgbImag
     try:
         _verify(data, max_pixels=max_pixels)
         with _open(io.BytesIO(data)) as image:
-            image.draft(None, (2 * bound_px, 2 * bound_px))  # decodes a large JPEG at a reduced scale, much faster
+            image.draft(None, (2 * bound_px, 2 * bound_px))  # much faster: decodes a large JPEG at a reduced scale
             image.load()
             upright = _rgb(ImageOps.exif_transpose(image))
     except _DECODING_ERRORS as error:
@@ -135,12 +135,12 @@ def _rgb(image: Image.Image) -> RgbImage:
         return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")
-    # A new image from the pixels alone: EXIF, comments and profiles stay behind in `image.info`.
+    # A new image from the pixels alone, without the EXIF data, comments and colour profiles in `image.info`.
     return Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
 
 
 def fit(image: RgbImage, preprocessing: Preprocessing) -> RgbImage:
-    """Resize the shorter side to `image_size` and crop the centre; an image of that size stays as it is."""
+    """Resize the shorter side to `image_size` and crop the centre; an image that has this size is unchanged."""
     size, (width, height) = preprocessing.image_size, image.size
     short, long = min(width, height), max(width, height)
     scaled = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
@@ -157,10 +157,10 @@ def shrink(image: RgbImage, *, side: int) -> RgbImage:
 
 
 def cell_means(image: RgbImage, *, width: int, height: int) -> Pixels:
-    """The mean colour of each cell of a grid over the image, uint8 [height, width, 3] ([height, width] in gray)."""
+    """The mean colour of each cell of a grid over the image, uint8 [height, width, 3], or [height, width] if gray."""
     return np.asarray(image.resize((width, height), Image.Resampling.BOX))
 
 
 def from_pixels(pixels: Pixels) -> RgbImage:
-    """The image of an array uint8 [height, width, 3], or a gray one of [height, width]."""
+    """An image from a uint8 array: RGB from [height, width, 3], gray from [height, width]."""
     return Image.fromarray(pixels)

@@ -37,9 +37,9 @@ def open_stored(jpeg: bytes) -> RgbImage:
 
 
 def difference_hash(image: RgbImage) -> int:
-    """64 signs of brightness differences between neighbours in 9 x 8 cells, as a signed integer.
+    """The 64-bit difference hash (dHash), as a signed integer; the hashes of near-duplicates differ in few bits.
 
-    Near-duplicates differ in few bits.
+    A bit is 1 if a cell of a 9 x 8 grid is brighter than its left neighbour.
     """
     grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     return int(np.packbits(grey[:, 1:] > grey[:, :-1]).view(">i8")[0])

@@ -21,7 +21,7 @@ def logged(caplog: pytest.LogCaptureFixture, *, no_sharing: str | None = None, w
 
 
 def test_a_model_that_cannot_share_prefixes_logs_a_warning_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
-    lines = logged(caplog, no_sharing="its memory is recurrent: a state cannot be cut at a prefix")
+    lines = logged(caplog, no_sharing="the model's memory is recurrent: a state cannot be cut at a prefix")
 
     (warning,) = [line for line, level in lines.items() if level == logging.WARNING]
     assert "not shared" in warning

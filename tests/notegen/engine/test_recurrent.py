@@ -144,5 +144,5 @@ def test_the_engine_starts_with_it_and_logs_why_nothing_is_shared(path: Path, ca
         engine.close()
 
     assert first.choices[0].text
-    assert "prefixes are not shared between requests: its memory is recurrent" in caplog.text
+    assert "prefixes are not shared between requests: the model's memory is recurrent" in caplog.text
     assert engine.info()["memory_mib"] >= (SLOTS + 2) * STATE_BYTES >> 20

@@ -441,7 +441,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         ({"itch": "sometimes"}, "itch: not a known symptom; nearest known: yes, no"),
         ({"colours": "red;mauve"}, "colours: not a known colours; nearest known: white, red"),
         ({"benign_malignant": "malignant"}, "row: diagnosis is benign, but benign_malignant says otherwise"),
-        ({"patient_id": ""}, "patient_id: is empty; the data are split by it, so every row needs one"),
+        ({"patient_id": ""}, "patient_id: is empty; the data are split by it, so every row needs a value"),
         ({"image": ""}, "image: is empty"),
     ],
 )

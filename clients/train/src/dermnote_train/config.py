@@ -14,8 +14,9 @@ class StrictModel(BaseModel):
 class LossWeights(StrictModel):
     """Weights of the loss terms (losses.py); the defaults are those of arXiv 2511.21827.
 
-    `info_nce` is the paper's alternative to `nt_xent`, with a weight of 0.25. `fused_ce` is ours: the cross-entropy of
-    the mean of both branches' logits, for models that also receive a note at test time.
+    Two terms are off by default. `info_nce` is the paper's alternative to `nt_xent`; the paper gives it a weight of
+    0.25. `fused_ce` is ours: the cross-entropy of the mean of both branches' logits, for models that also receive a
+    note at test time.
     """
 
     image_ce: float = Field(default=1.0, ge=0)
@@ -31,12 +32,12 @@ class LossWeights(StrictModel):
 class TrainConfig(StrictModel):
     """One training run. The defaults suit 2 CPU cores; `TrainConfig.paper()` gives the paper's own values.
 
-    `preset`: the towers (towers.py). `lr`: learning rate of the image tower; `head_lr`: of the new linear layers,
-    higher than the paper's 1e-4, at which a few short epochs hardly change new layers. `tuned`: the trainable part of
-    the image tower. `patience`: epochs without a lower validation loss before the run stops. `frozen_norm`: batch
-    normalisation keeps ImageNet's statistics; a few hundred images give poor estimates. `precision`: "auto" is
-    bfloat16 on a GPU and float32 on a CPU. `accumulate`: batches per optimiser step. `save_every`: batches between two
-    checkpoints, from which an interrupted run resumes.
+    `preset`: the towers (towers.py). `lr`: learning rate of the image tower; `head_lr`: learning rate of the head's
+    linear layers, which start from random weights and would hardly change in a few short epochs at the paper's 1e-4.
+    `tuned`: the trainable part of the image tower. `patience`: epochs without a lower validation loss before the run
+    stops. `frozen_norm`: batch normalisation keeps ImageNet's statistics, since a few hundred images would give poor
+    estimates. `precision`: "auto" is bfloat16 on a GPU and float32 on a CPU. `accumulate`: batches per optimiser step.
+    `save_every`: batches between two checkpoints, from which an interrupted run resumes.
     """
 
     preset: str = Field(default="lite", pattern=r"^(lite|paper|hf-hub:.+|local-dir:.+)$")

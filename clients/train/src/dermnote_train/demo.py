@@ -31,7 +31,11 @@ from dermnote_train.training.train import TrainResult, train
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """Settings of a run. `compare`: also train on images alone, with the same budget; `queries`: held-out images."""
+    """Settings of a run.
+
+    `compare`: also train a model on images alone, with the same settings; `queries`: number of held-out images to
+    search with; `k`: hits per query.
+    """
 
     strategy: Strategy = "G"
     config: TrainConfig = field(default_factory=TrainConfig)
@@ -72,7 +76,7 @@ class QueryResult:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Results of a run, in order. `seconds`: wall time by stage."""
+    """Results of a run, in the order of its stages. `seconds`: wall time by stage."""
 
     dataset: LesionDataset
     plan: DemoPlan

@@ -1,4 +1,4 @@
-"""Pushes a data set to the retrieval service and searches it for similar images."""
+"""Pushes a data set to the retrieval service and searches that service for similar images."""
 
 import time
 from collections import Counter

@@ -25,7 +25,7 @@ from dermnote_http.settings import ServiceSettings
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 _REF = "#/components/schemas/{model}"
 _FASTAPI_MODELS = ("HTTPValidationError", "ValidationError")
-_ERROR_RESPONSES = {"4XX": "The request is rejected; `code` says why", "5XX": "The service cannot answer now"}
+_ERROR_RESPONSES = {"4XX": "The request is rejected; `code` gives the reason", "5XX": "The service cannot answer now"}
 
 
 def base_app(
@@ -41,8 +41,8 @@ def base_app(
 ) -> FastAPI:
     """An app with problem+json errors, authentication, request ids and /metrics; `add_routes` completes it.
 
-    `service`: the part of metric names after `dermnote_`. `keys`: from `open_keys`; without them and without
-    ALLOW_UNAUTHENTICATED only loopback may call. `middleware` runs inside authentication, the first outermost.
+    `service`: the part of metric names after `dermnote_`. `keys`: from `open_keys`; without keys and without
+    ALLOW_UNAUTHENTICATED only loopback may call. `middleware` runs after authentication; its first entry is outermost.
     `app.state.registry` is the app's own Prometheus registry, so that several apps can share a process.
     """
     guards: list[Middleware] = []
@@ -63,9 +63,9 @@ def base_app(
 def add_routes(
     app: FastAPI, routers: Sequence[APIRouter], *, health: APIRouter, bodies: Sequence[type[BaseModel]] = ()
 ) -> None:
-    """Add the routers, which need a key where there are keys, the open health routes, and /metrics.
+    """Add the routers and /metrics, which require a key if the service has keys, and the health routes, which do not.
 
-    `bodies`: models of the bodies that routes parse themselves, for the OpenAPI document.
+    `bodies`: models of the request bodies that routes parse themselves, for the OpenAPI document.
     """
     for router in routers:
         app.include_router(router, dependencies=[Depends(BEARER)])
@@ -88,12 +88,12 @@ def start_errors(program: str) -> Iterator[None]:
 
 
 def uvicorn_options(settings: ServiceSettings, **options: Any) -> dict[str, Any]:
-    """uvicorn's options for a service: its address, and no log configuration, which `configure_logging` sets up."""
+    """uvicorn's options for a service: its address, and no log configuration (`configure_logging` sets up logging)."""
     return {"host": settings.host, "port": settings.port, "log_config": None, **options}
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, str]:
-    """Reference to the schema of a body that its route parses itself; pass the model to `complete_document` too."""
+    """Reference to the schema of a request body that its route parses; pass the model to `complete_document` too."""
     return {"$ref": _REF.format(model=model.__name__)}
 
 

@@ -18,11 +18,11 @@ OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/docs", "/docs/oauth2-
 
 BEARER = HTTPBearer(
     scheme_name="key",
-    description="An API key. Required where the service was started with a key file.",
+    description="An API key. Required if the service was started with a key file.",
     bearerFormat="dn_...",
     auto_error=False,
 )
-"""Documents API keys in OpenAPI, as a dependency of every router that needs one. It rejects nothing."""
+"""Dependency of every router that requires a key. It only documents API keys in OpenAPI; KeyGuard verifies them."""
 
 
 def is_loopback(host: str) -> bool:
@@ -55,7 +55,7 @@ def open_keys(settings: ServiceSettings) -> KeyFile | None:
 
 @dataclass(frozen=True)
 class Caller:
-    """The owner of a request. Without keys, `name` is empty and nothing is counted."""
+    """The owner of a request. In a service without keys, `name` is empty and nothing is counted."""
 
     key: Key | None = None
     limiter: RateLimiter | None = None
@@ -70,7 +70,7 @@ class Caller:
         await self._count(1, whole=1)
 
     async def charge(self, units: int) -> None:
-        """Count a request worth `units`, one of which `enter` has counted; all of the rest or none.
+        """Count a request of `units`: adds the units that `enter` has not counted, all of them or none.
 
         Raises TooManyRequests, and InvalidRequest if the key's limit per minute is smaller than `units`.
         """
@@ -86,7 +86,7 @@ class Caller:
 
 
 def caller_of(request: Request) -> Caller:
-    """The caller that KeyGuard has let in; an anonymous one in a service without keys."""
+    """The caller that KeyGuard has authenticated; an anonymous one in a service without keys."""
     caller: Caller = getattr(request.state, "caller", Caller())
     return caller
 

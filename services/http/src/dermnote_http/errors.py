@@ -59,7 +59,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 class BodyLimit:
-    """Middleware: 413 for a body over `max_bytes`, by its Content-Length before reading or while it arrives."""
+    """Middleware: 413 for a body over `max_bytes`, by Content-Length before it is read, or by size as it arrives."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self.app = app
@@ -86,7 +86,7 @@ class BodyLimit:
             if received <= self.max_bytes:
                 await send(message)
 
-        with suppress(ClientDisconnect):  # the app's reaction to the body that is cut off here
+        with suppress(ClientDisconnect):  # raised in the app when `counted` cuts off the body
             await self.app(scope, counted, guarded)
         if received > self.max_bytes:
             await too_large(scope, receive, send)

@@ -105,8 +105,8 @@ def _read(path: Path) -> str:
 class KeyFile:
     """The current keys. The file is read again whenever it changes, so that a removed key is revoked at once.
 
-    If the file becomes invalid or unreadable, the last valid keys stay in force and one error is logged. Raises
-    KeysInvalid if the file has no key at the start.
+    If the file becomes invalid or unreadable, the last valid keys stay in force and one error is logged. The
+    constructor raises KeysInvalid, also for a file without a key.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,7 +134,7 @@ class KeyFile:
             self._keys = read_keys(self._path)
         except KeysInvalid as error:
             if str(error) != self._logged:
-                log.error("%s; the keys read before stay in force", error)  # noqa: TRY400 (no trace)
+                log.error("%s; the last valid keys stay in force", error)  # noqa: TRY400 (no trace)
             self._logged = str(error)
         else:
             self._version, self._logged = version, ""
@@ -198,7 +198,7 @@ def _edit(path: Path, change: Callable[[str], str]) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder itself: a lock file would stay next to the keys."""
+    """Lock the folder of the file; a separate lock file would be left behind next to the keys."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -208,7 +208,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command. Prints a new key once, on stdout; errors are one line on stderr and exit code 1."""
+    """Run the command. A new key is printed once, on stdout; errors are one line on stderr and exit code 1."""
     options = _parse(arguments)
     try:
         if options.command == "add":

@@ -22,18 +22,18 @@ def configure_logging(log_format: Literal["text", "json"] = "text") -> None:
     as_json = log_format == "json"
     handler.setFormatter(JsonFormatter(TEXT, rename_fields=JSON_FIELDS) if as_json else logging.Formatter(TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for name in ("httpx", "httpcore"):  # otherwise a line per request to the engine
+    for name in ("httpx", "httpcore"):  # otherwise they log every request to the engine
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def request_id() -> str | None:
-    """The id of the request that this code runs for."""
+    """The id of the current request; None outside a request."""
     return correlation_id.get()
 
 
 @contextmanager
 def request_id_scope(value: str | None) -> Iterator[None]:
-    """Run a block for the request `value`: its log lines carry that id."""
+    """Run a block under the request id `value`, which its log lines then contain."""
     token = correlation_id.set(value)
     try:
         yield

@@ -18,7 +18,7 @@ from dermnote_contracts.problems import TooManyRequests
 
 
 class RateLimiter:
-    """Counts units per name. `errors` translates what the storage raises."""
+    """Counts units per name. `errors`: a context manager that translates the storage's exceptions."""
 
     def __init__(
         self,
@@ -58,9 +58,9 @@ class RateLimiter:
             await run_in_threadpool(self.take, name, limit=limit, units=units, whole=whole)
 
     def take(self, name: str, *, limit: int, units: int = 1, whole: int = 1) -> None:
-        """Use `units` of the `limit` per window that a name has, or none of them.
+        """Count `units` for a name, or none of them if its `limit` per window would be exceeded.
 
-        Raises TooManyRequests; its Retry-After says when `whole` units are free, which the next attempt needs at once.
+        Raises TooManyRequests; its Retry-After is the time until the `whole` units of the request are free.
         """
         item = RateLimitItemPerSecond(limit, self._window_s)
         with self._errors():

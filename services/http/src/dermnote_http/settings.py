@@ -1,4 +1,4 @@
-"""Settings that every HTTP service has, and one-line errors for wrong ones."""
+"""Settings that every HTTP service has, and one-line errors for invalid ones."""
 
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -40,7 +40,7 @@ def read_settings(kind: type[S]) -> S:
 
 
 def _variable(kind: type[BaseSettings], location: tuple[int | str, ...]) -> str:
-    """The environment variable that set a field: its own alias in upper case, or prefix and name."""
+    """The environment variable of a field: its own alias, or prefix and name, in upper case."""
     name = str(location[0])
     field = kind.model_fields.get(name)
     aliases = {str(choice).upper() for one in kind.model_fields.values() for choice in _choices(one.validation_alias)}

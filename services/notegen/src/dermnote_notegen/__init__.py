@@ -1,1 +1,1 @@
-"""The note service: API, workers and engine, three processes that meet only over Redis and a socket."""
+"""The note service: API, worker and engine processes, which communicate only over Redis and a socket."""

@@ -1,4 +1,4 @@
-"""The only reader of the environment in this package. Units are in the names."""
+"""Settings from the environment, which no other module of this package reads. Units are part of the names."""
 
 import os
 from pathlib import Path
@@ -66,7 +66,7 @@ class Settings(ServiceSettings):
 
     @property
     def worker_count(self) -> int:
-        """Workers: more than the engine has slots, so that it is never idle while some verify."""
+        """Workers: by default more than the engine has slots, so that it stays busy while some workers verify notes."""
         return self.workers or self.engine_slots + self.engine_slots // 4
 
     @property

@@ -1,9 +1,9 @@
-"""The process: `dermnote-retrieval` or `python -m dermnote_retrieval`."""
+"""Entry point of the service: `dermnote-retrieval` or `python -m dermnote_retrieval`."""
 
 import os
 
-# OpenBLAS's threads spin for 2^20 cycles after each product, a third of a millisecond. By default they spin for about
-# 20 milliseconds, on cores that encoders need.
+# OpenBLAS's threads spin for 2^20 cycles (a third of a millisecond) after each product instead of the default of about
+# 20 milliseconds, because the encoders need the cores.
 OPENBLAS_THREAD_TIMEOUT = "20"
 
 

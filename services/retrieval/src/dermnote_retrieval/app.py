@@ -1,4 +1,4 @@
-"""The app and its entry point: the parts from service.py, the routes from api/."""
+"""The FastAPI app, assembled from the parts in service.py and the routes in api/, and the program's entry point."""
 
 import gc
 from collections.abc import AsyncIterator
@@ -23,14 +23,14 @@ from dermnote_retrieval.settings import Settings
 
 # Requests that still run after the drain are cancelled.
 AFTER_DRAIN_S = 1
-DESCRIPTION = "Items in, ranked hits out. Errors are application/problem+json with a stable code."
+DESCRIPTION = "Stores items and ranks them for a query. Errors are application/problem+json with a stable code."
 
 
 def create_app(settings: Settings, *, service: Service | None = None, keys: KeyFile | None = None) -> FastAPI:
     """The retrieval service's app. Raises StartRefused.
 
-    `service`: by default the lifespan opens one; in both cases it closes it. `keys`: the key file, if
-    it is open already.
+    `service`: by default, the app opens one when it starts. It closes the service at shutdown in either case.
+    `keys`: the key file, if the caller has opened it already.
     """
 
     @asynccontextmanager
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def serve(app: FastAPI, settings: Settings, *, closing_s: float = CLOSING_S) -> None:
-    """Serve an app of create_app until a signal, then drain it and close it within `closing_s`."""
+    """Serve an app that create_app returned until a signal arrives, then drain it and close it within `closing_s`."""
     # Without this, each full garbage collection walks through everything loaded so far while all requests wait.
     gc.collect()
     gc.freeze()
@@ -78,5 +78,5 @@ def serve(app: FastAPI, settings: Settings, *, closing_s: float = CLOSING_S) -> 
     options = uvicorn_options(settings, access_log=False, timeout_graceful_shutdown=AFTER_DRAIN_S)
     config = uvicorn.Config(app, **options)
     DrainingServer(config, shutdown=app.state.shutdown, drain_s=settings.drain_s, closing_s=closing_s).run()
-    if app.state.service.maintenance.busy:  # in FAISS, which must not be unloaded under it
+    if app.state.service.maintenance.busy:  # a thread is still in FAISS, whose library a normal exit would unload
         end_at_once(0)

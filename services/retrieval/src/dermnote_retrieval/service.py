@@ -53,7 +53,7 @@ class Maintenance:
         return self._thread.is_alive()
 
     def close(self, *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Stop the thread. A build is dropped; one that does not end in `timeout_s` continues without effect."""
+        """Stop the thread and drop a running build; a thread that does not end in `timeout_s` is left running."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -138,14 +138,14 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
 
 
 def model_source(settings: Settings) -> ModelSource:
-    """The source of models: the package's dummies, or the model folder."""
+    """The source of models: the built-in dummies, or the model folders in RETRIEVAL_MODELS_DIR."""
     if settings.encoder == "dummy":
         return DummyModels()
     return FolderModels(settings.models_dir, threads=settings.encoder_threads, runtime=settings.encoder)
 
 
 def _remove_checkpoint(data_dir: Path) -> None:
-    """Delete index files of version 0.1, which are as large as the vectors and out of date if 0.1 ever reads them."""
+    """Delete version 0.1's copy of the index: it is as large as the vectors, and stale if 0.1 ever reads it again."""
     for name in CHECKPOINT_FOLDERS:
         if (data_dir / name).is_dir():
             log.info("removing the index checkpoint %s of an older version", data_dir / name)
@@ -165,7 +165,11 @@ def _load_encoder(settings: Settings, models: ModelLoader, vectors: VectorStore)
 
 
 def _embed_store(settings: Settings, items: ItemStore, vectors: VectorStore, encoder: Encoder) -> None:
-    """Ensure that the store holds the encoder's vectors; re-embeds it only if the settings say so."""
+    """Ensure that the store holds the encoder's vectors.
+
+    A store with another model's vectors is re-embedded only if the settings allow it or an earlier process had begun
+    to; else raises ModelMismatch.
+    """
     active, manifest = vectors.model("active"), encoder.manifest
     model = ModelRef(name=manifest.name, model_id=manifest.model_id)
     if active and active.model_id != model.model_id and any(vectors.counts(active.model_id).values()):

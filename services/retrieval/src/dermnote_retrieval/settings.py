@@ -26,7 +26,7 @@ class Settings(ServiceSettings):
     model: ItemId | None = None
     """Name of the model to serve; default: the store's model, or the encoder's default for a new store."""
     reembed_at_start: bool = False
-    """Re-embed a store whose vectors are from another model before serving it; default: fail to start."""
+    """If the store holds another model's vectors, re-embed it before serving; default: fail to start."""
     max_upload_bytes: int = Field(default=20_000_000, ge=1_000)
     max_pixels: int = Field(default=40_000_000, ge=1_000, le=80_000_000)
     max_body_bytes: int = Field(default=2_000_000, ge=1_000)
@@ -48,7 +48,7 @@ class Settings(ServiceSettings):
     search_threads: int = Field(default_factory=usable_cores, ge=1, le=256)
     """Threads per index search; default: the cores that the process may use."""
     encoder_calls: int = Field(default=1, ge=1, le=64)
-    """Concurrent encoder calls."""
+    """Concurrent encoder calls for images, and as many for texts."""
     encoder_threads: int = Field(default_factory=usable_cores, ge=1, le=256)
     """Threads per encoder call; default: the cores that the process may use."""
     drain_s: float = Field(default=20, ge=0, le=3600)

@@ -107,7 +107,7 @@ def print_presences(reading: Reading) -> None:
         )
     if reading.left_out:
         output.print_line(
-            f"dropped, since their presence reveals the class (--leaky-fields keeps them): "
+            f"dropped fields, whose presence reveals the class (--leaky-fields keeps them): "
             f"{', '.join(reading.left_out)}"
         )
 
@@ -145,15 +145,17 @@ def fetch(
 def leakage(
     folder: options.Folder,
     *,
-    against: Annotated[Path | None, typer.Option(help="Another data set that is used for testing.")] = None,
-    split_file: Annotated[Path | None, typer.Option("--split", help="CSV of dermnote datasets split.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Separate test data set; report images that are in both.")
+    ] = None,
+    split_file: Annotated[Path | None, typer.Option("--split", help="CSV that dermnote datasets split wrote.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the full report.")] = None,
     classes: options.Classes = "paper5",
     labels: options.Labels = None,
 ) -> None:
     """Find what lets a model cheat: facts whose presence reveals the class, and duplicate images.
 
-    Exit code 1 if a group or an image is in two parts of the split, or in both data sets.
+    Exit code 1 if a group or an image is in two parts of the split, or if an image is in both data sets.
     """
     reading = read_folder(folder, labels=labels, leaky_fields=True)
     dataset = dataset_of(reading, classes=classes)

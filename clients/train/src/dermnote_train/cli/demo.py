@@ -27,7 +27,7 @@ def demo(
     strategy: options.StrategyOption = "G",
     epochs: Annotated[int, typer.Option(min=1, max=1000, help="Training epochs.")] = 8,
     image_size: Annotated[int, typer.Option(min=32, max=512, help="Side of the training images in pixels.")] = 128,
-    compare: Annotated[bool, typer.Option(help="Also train on images alone, with the same budget.")] = True,
+    compare: Annotated[bool, typer.Option(help="Also train a model without notes, with the same settings.")] = True,
     via: Annotated[Via, typer.Option(help="Search by matching note, by similar image, or both (fused).")] = "fused",
     classes: options.Classes = "paper5",
     labels: options.Labels = None,
@@ -75,7 +75,7 @@ def demo(
 
 
 def print_result(result: DemoResult) -> None:
-    """Print the notes found, the statistics of the notes, and the metrics of each arm."""
+    """Print the hits of the first queries, the statistics of the notes, and the metrics of each arm."""
     if result.dataset.synthetic:
         output.print_line("SYNTHETIC: the images are drawn by a program and the patients are invented")
     for query in result.queries[:SHOWN_QUERIES]:

@@ -17,18 +17,20 @@ from dermnote_train.notes.table import read_notes
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of dermnote train.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that dermnote train wrote.")],
     folder: options.Folder,
     *,
     notes: options.Notes = None,
     blinded: Annotated[
         Path | None,
-        typer.Option(help="notes.parquet of dermnote notes --blinded: also classify by note, and by image and note."),
+        typer.Option(
+            help="Blinded notes (dermnote notes --blinded); also classify by these notes, alone and with the images."
+        ),
     ] = None,
     labels: options.Labels = None,
     seed: options.Seed = 0,
 ) -> None:
-    """Evaluate on the run's test part or, given another data set, on all of its images of the run's classes."""
+    """Evaluate on the run's test part or on another data set (all its images whose class the run was trained on)."""
     data = read_run_data(run)
     with output.progress_bars() as progress:
         dataset = options.read_dataset(folder, classes=data.class_set, labels=labels, seed=seed, progress=progress)

@@ -19,7 +19,7 @@ MODEL_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 
 def export(
     what: Annotated[
-        str, typer.Argument(metavar="RUN|lite", help="A run folder, or lite: the pretrained towers without training.")
+        str, typer.Argument(metavar="RUN|lite", help="A run folder, or lite (the pretrained towers, not fine-tuned).")
     ],
     models_dir: Annotated[Path | None, typer.Option(help="Models folder; DERMNOTE_MODELS_DIR by default.")] = None,
     name: Annotated[
@@ -32,7 +32,7 @@ def export(
     """Write a model folder with its manifest, atomically."""
     name = name or ("lite" if what == "lite" else Path(what).resolve().name)
     if not re.fullmatch(MODEL_NAME, name):
-        raise UserError(f"{name}: not a valid model name; give --name of letters, digits, '.', '_' and '-'")
+        raise UserError(f"{name}: not a valid model name; choose a --name of letters, digits, '.', '_' and '-'")
     models_dir = models_dir or Settings().models_dir
     with output.console().status("exporting"):
         if what == "lite":

@@ -1,4 +1,4 @@
-"""dermnote notes: write the notes of a data set over HTTP."""
+"""dermnote notes: generate the notes of a data set with the note service."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,11 +28,11 @@ def notes(
     seed: options.Seed = 0,
     leaky_fields: options.Leaky = False,
     findings: Annotated[
-        Path | None, typer.Option(help="CSV of dermnote findings; adds the measured findings to the notes.")
+        Path | None, typer.Option(help="CSV that dermnote findings wrote; adds its findings to the notes.")
     ] = None,
     blinded: Annotated[
         bool,
-        typer.Option("--blinded", help="Write the notes without the diagnosis, as known before there is one."),
+        typer.Option("--blinded", help="Write notes without the diagnosis, as input for a classifier."),
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Notes per request.")] = 64,
     open_batches: Annotated[int, typer.Option(min=1, max=64, help="Batches in flight at the same time.")] = 4,

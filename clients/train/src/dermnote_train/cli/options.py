@@ -24,7 +24,9 @@ Folder = Annotated[
 Classes = Annotated[ClassSet, typer.Option(help="paper5: BEK NEV ACK BCC MEL; all: every diagnosis.")]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="Labels file (source,image,class8,name,group); labels8.csv in or next to the folder by default."),
+    typer.Option(
+        help="Labels CSV (columns source,image,class8,name,group); labels8.csv in or next to the folder by default."
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use at most this many images, balanced over the classes.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Random seed.")]
@@ -34,26 +36,24 @@ Leaky = Annotated[
         "--leaky-fields", help="Keep fields whose presence reveals the diagnosis (such as gender in PAD-UFES-20)."
     ),
 ]
-StrategyOption = Annotated[Strategy, typer.Option(help="Strategy that writes the notes.")]
-Notes = Annotated[
-    Path | None, typer.Option(help="Notes of dermnote notes; DERMNOTE_HOME/notes/NAME/notes.parquet by default.")
-]
+StrategyOption = Annotated[Strategy, typer.Option(help="How the notes are written (see docs/notes.md).")]
+Notes = Annotated[Path | None, typer.Option(help="Notes file; DERMNOTE_HOME/notes/NAME/notes.parquet by default.")]
 
 
 def note_service() -> NoteService:
-    """The note service of the settings."""
+    """A client of the note service that the settings name."""
     settings = Settings()
     return NoteService(settings.notegen_url, key=settings.notegen_api_key)
 
 
 def retrieval_service() -> RetrievalService:
-    """The retrieval service of the settings."""
+    """A client of the retrieval service that the settings name."""
     settings = Settings()
     return RetrievalService(settings.retrieval_url, key=settings.retrieval_api_key)
 
 
 def notes_path(dataset: str) -> Path:
-    """Default folder in which `dermnote notes` writes the notes of a data set."""
+    """Default path of the Parquet file that `dermnote notes` writes for a data set."""
     return Settings().dermnote_home / "notes" / dataset / "notes.parquet"
 
 
@@ -67,7 +67,7 @@ def read_dataset(
     leaky_fields: bool = False,
     progress: Report,
 ) -> LesionDataset:
-    """Load a data set and decode every image once, to report a broken one before any work. Raises UserError."""
+    """Load a data set and decode every image once, to report broken ones before any other work. Raises UserError."""
     dataset = load_dataset(folder, classes=classes, labels=labels, limit=limit, seed=seed, leaky_fields=leaky_fields)
     check_decodable(dataset.records, progress=progress)
     return dataset

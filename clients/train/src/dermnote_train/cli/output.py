@@ -29,7 +29,7 @@ EPOCH = re.compile(r" \d+/\d+$")
 
 
 def console() -> Console:
-    """The terminal; a fixed width without one."""
+    """The console for standard output, with a fixed width if that is not a terminal."""
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL)
 
@@ -67,7 +67,7 @@ class _WarningLines(logging.Handler):
 
 @contextmanager
 def warning_lines() -> Iterator[None]:
-    """Show warnings that this package logs in the block, such as of a damaged file that is computed again."""
+    """Print the warnings that this package logs within the block, for example that a damaged file is recomputed."""
     handler, log = _WarningLines(logging.WARNING), logging.getLogger("dermnote_train")
     log.addHandler(handler)
     try:
@@ -78,7 +78,7 @@ def warning_lines() -> Iterator[None]:
 
 @contextmanager
 def progress_bars() -> Iterator[Report]:
-    """One progress bar per stage (the epochs of a run share one); log lines without a terminal."""
+    """One progress bar per stage (the epochs of a run share one); plain lines if the output is not a terminal."""
     terminal = console()
     if not terminal.is_terminal:
         yield _line_report(terminal)
@@ -91,7 +91,7 @@ def progress_bars() -> Iterator[Report]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
         console=terminal,
-        redirect_stderr=sys.stderr.isatty(),  # above the bars; to a file it goes as it is
+        redirect_stderr=sys.stderr.isatty(),  # printed above the bars; left alone if stderr is a file
     )
     tasks: dict[str, TaskID] = {}
 
@@ -110,7 +110,7 @@ def progress_bars() -> Iterator[Report]:
 
 
 def _line_report(terminal: Console) -> Report:
-    """Progress as log lines: one at the end of each stage, and at most one every 20 s in between."""
+    """Progress as plain lines: one at the end of each stage, and at most one every 20 s in between."""
     last_line = time.monotonic()
     ended: set[str] = set()
 

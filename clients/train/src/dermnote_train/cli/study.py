@@ -27,16 +27,19 @@ def study(
     ],
     *,
     away: Annotated[
-        list[Path] | None, typer.Option(help="Another data folder, used for training and testing too; may be repeated.")
+        list[Path] | None, typer.Option(help="Another data folder to train and test on; may be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Study folder; DERMNOTE_HOME/study by default.")] = None,
     grid: Annotated[
         Literal["frozen", "trials", "tuned", "all"],
-        typer.Option(help="Grid whose cells are computed now; the report covers all finished cells."),
+        typer.Option(help="Grid to compute now (trials: the ablations); the report covers all finished cells."),
     ] = "all",
-    seeds: Annotated[int | None, typer.Option(min=1, max=100, help="Seeds per grid, instead of the plan's.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Number of seeds per grid; overrides the plan.")
+    ] = None,
     mode: Annotated[
-        Mode | None, typer.Option(help="paper: split by image and search pools with training notes, as in the paper.")
+        Mode | None,
+        typer.Option(help="paper: split by image, and include training notes in the searched pools, as in the paper."),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Start no new cell after this many minutes; run again to continue.")
@@ -100,7 +103,7 @@ def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | Non
     }
     for name, one in parts.items():
         if one is not None and seeds is not None:
-            most = one.seeds if name == "trials" else seeds  # at most the seeds of the frozen grid
+            most = one.seeds if name == "trials" else seeds  # ablations: never more than planned
             changes["ablations" if name == "trials" else name] = one.model_copy(update={"seeds": min(seeds, most)})
     return plan.model_copy(update=changes)
 
@@ -108,7 +111,7 @@ def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | Non
 def print_study(state: StudyState, results: StudyResults) -> None:
     """Print the best arm for each question and setting."""
     output.print_table(
-        f"The best arm of each question ({len(state.cells)} cells, {results.opened} configurations opened)",
+        f"The best arm of each question ({len(state.cells)} cells, {results.opened} configurations evaluated)",
         ("trained on", "tested on", "question", "arm", "gain", "95 % interval", "p (Holm)"),
         [
             (f"{where.route} ({where.grid})", where.pool, one.question, one.arm, one.value, one.interval, one.p_value)

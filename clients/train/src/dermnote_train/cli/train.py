@@ -31,7 +31,7 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="lite, paper (DenseNet121 and PubMedBERT), or open_clip's hf-hub:OWNER/NAME, local-dir:PATH."
+            help="lite, paper (DenseNet121, PubMedBERT), or an open_clip model (hf-hub:OWNER/NAME, local-dir:PATH)."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=1000, help="Training epochs.")] = None,

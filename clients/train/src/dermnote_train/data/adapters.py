@@ -33,9 +33,9 @@ class Reading:
     labels: Path | None
     unused_columns: tuple[str, ...]
     presences: tuple[Presence, ...] = ()
-    """Presence of each partly filled fact, before any was dropped."""
+    """Presence of each partly filled fact that was read, including those that were then dropped."""
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """Number of skipped rows by reason, where a data set does not only contain lesions with a diagnosis."""
+    """Number of skipped rows by reason, for data sets that also contain unusable rows, such as undiagnosed images."""
     left_out: tuple[str, ...] = ()
     """Paths of the facts that were dropped from the records because their presence reveals the class."""
 
@@ -51,9 +51,9 @@ def load_dataset(
 ) -> LesionDataset:
     """The usable records of a folder. Raises UserError with the number of faults if any row has one.
 
-    `labels`: a labels file; by default one in or next to the folder. `limit`: use a part that is balanced over the
-    classes, drawn with `seed` in whole groups. `leaky_fields`: keep facts whose presence reveals the class, as listed
-    by the layout or found by presence.py.
+    `labels`: a labels file; by default one in or next to the folder. `limit`: use at most this many records, balanced
+    over the classes and drawn with `seed` in whole groups. `leaky_fields`: keep facts whose presence reveals the class,
+    as listed by the layout or found by presence.py.
     """
     reading = read_folder(folder, labels=labels, leaky_fields=leaky_fields)
     if reading.faults:
@@ -76,7 +76,7 @@ def dataset_of(reading: Reading, *, classes: ClassSet, limit: int | None = None,
 
 
 def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool = False) -> Reading:
-    """Read and validate every row. Raises UserError without a readable table."""
+    """Read and validate every row. Raises UserError if the folder has no readable table."""
     table = folder_table(folder)
     layout = folder_layout(folder, table)
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", layout.name).strip("_") or "dataset"
@@ -107,7 +107,7 @@ def read_folder(folder: Path, *, labels: Path | None = None, leaky_fields: bool 
 
 
 def matching_images(folder: Path, *, where: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    """Ids of the images whose row has one of the given cells in every given column. Raises UserError."""
+    """Ids of the images whose rows match every condition of `where` (column -> accepted cells). Raises UserError."""
     table = folder_table(folder)
     if unknown := sorted(set(where) - set(table.columns)):
         raise UserError(f"{table.path}: no column {', '.join(unknown)}; it has {', '.join(table.columns)}")

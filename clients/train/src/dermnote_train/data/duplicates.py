@@ -16,15 +16,16 @@ from dermnote_train.progress import Report, silent, track
 STAGE = "compare images"
 SIDE = 32
 LIMITS = ((4, 0.94), (8, 0.97))
-"""Pairs of limits: the most bits of 64 in which two perceptual hashes (DCT) may differ, and the least correlation of
-the pixels (32 x 32, gray). Hashes alone would match any two round, centred lesions."""
+"""Two images are near-duplicates if they meet both limits of one entry: the most bits (of 64) in which their perceptual
+hashes (DCT) may differ, and the least correlation of their pixels (32 x 32, gray). Hashes alone would match any two
+round, centred lesions."""
 CHUNK = 512
 THREADS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Fingerprint:
-    """An image for comparison: its hashes [8] and pixels [8, 32, 32] in each of eight poses."""
+    """An image for comparison: its hashes [8] and pixels [8, 32, 32] in eight poses (rotated, mirrored)."""
 
     record: Record
     hashes: NDArray[np.uint64]
@@ -33,8 +34,8 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class DuplicatePair:
-    """Two images of the same scene. `bits`: hash bits that differ, of 64; `correlation`: of their pixels; `turned`: one
-    is mirrored or rotated."""
+    """Two images of the same scene. `bits`: number of hash bits (of 64) that differ; `correlation`: correlation of the
+    pixels; `turned`: one of the images is mirrored or rotated."""
 
     first: Record
     second: Record

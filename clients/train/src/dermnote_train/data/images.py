@@ -50,12 +50,12 @@ def without_suffix(name: str) -> str:
 
 
 def decode_file(path: Path, *, bound_px: int = MAX_PIXELS) -> RgbImage:
-    """An upright RGB image; by default not made smaller. Raises ImageRefused, and OSError for an unreadable file."""
+    """An upright RGB image, by default at full size. Raises ImageRefused, and OSError for an unreadable file."""
     return decode(path.read_bytes(), max_pixels=MAX_PIXELS, bound_px=bound_px)
 
 
 def header_fault(path: Path) -> str | None:
-    """Why a file is not a usable image, from its header alone; None if it is one."""
+    """Why a file is not a usable image, judging by its header alone; None if no fault is found."""
     try:
         header = read_header(path)
     except ImageRefused as error:

@@ -42,7 +42,7 @@ def class_of(diagnosis: str) -> str:
 
 
 def ordered_classes(found: set[str], *, classes: ClassSet) -> tuple[str, ...]:
-    """The given classes, the paper's first and in its order; `paper5` keeps only those."""
+    """The given classes, the paper's first and in its order; `paper5` keeps only the paper's."""
     first = tuple(code for code in PAPER5 if code in found)
     return first if classes == "paper5" else first + tuple(sorted(found - set(PAPER5)))
 

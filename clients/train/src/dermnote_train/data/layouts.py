@@ -20,13 +20,13 @@ COLUMNS_FILE = "columns.toml"
 class Layout:
     """The columns of a CSV. `facts`: metadata path -> column; `required`: columns that must exist.
 
-    `image`: candidates for the image column, the first in the header is used. `group`: candidates, the first that is
-    filled in a row; with `optional_groups` a row without any forms its own group.
+    `image`: possible image columns; the first that the header contains is used. `group`: possible group columns; each
+    row uses the first that it fills. With `optional_groups`, a row that fills none forms its own group.
 
-    `leaky`, `leaky_sizes`: facts that the data set fills depending on the diagnosis, dropped by default. `diagnoses`:
-    diagnosis columns, most specific first; the first known term is used. `spelled`: metadata path -> the data set's
-    term -> ours. `passes_over`: column -> cells whose rows are skipped; with `partly_labelled`, so are rows without a
-    diagnosis or whose diagnosis is not a known skin lesion.
+    `leaky`, `leaky_sizes`: facts that the data set fills in depending on the diagnosis, dropped by default.
+    `diagnoses`: diagnosis columns, most specific first; the first known term is used. `spelled`: metadata path -> the
+    data set's term -> ours. `passes_over`: column -> cells whose rows are skipped. `partly_labelled`: also skip rows
+    that have no diagnosis, or one that is not a known skin lesion.
     """
 
     name: str
@@ -159,7 +159,7 @@ LAYOUTS = (HAM10000, PAD_UFES_20, BCN20000, ISIC_ARCHIVE, ISIC_2019, DERM7PT, FI
 
 def layout_of(table: Path, columns: tuple[str, ...]) -> Layout:
     """The layout of a header. Raises UserError that names the missing columns."""
-    plain = {"image", "diagnosis"} <= set(columns)  # columns such as isic_id are then the owner's own
+    plain = {"image", "diagnosis"} <= set(columns)  # a CSV with both is plain, even with isic_id
     known = (layout for layout in LAYOUTS if all(name in columns for name in layout.recognised_by))
     layout = next((one for one in known if not (plain and one.diagnosis == "diagnosis")), None)
     layout = layout or _plain(table, columns)
@@ -193,7 +193,7 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class Columns(BaseModel):
-    """The content of columns.toml; its fields are those of Layout."""
+    """The content of columns.toml; its fields mean the same as in Layout."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -218,7 +218,7 @@ class Columns(BaseModel):
 
 
 def folder_layout(folder: Path, table: Table) -> Layout:
-    """The layout in the folder's columns.toml if there is one, else the one of the header. Raises UserError."""
+    """The layout that columns.toml defines, or without that file the layout of the header. Raises UserError."""
     path = folder / COLUMNS_FILE
     if not path.is_file():
         return layout_of(table.path, table.columns)

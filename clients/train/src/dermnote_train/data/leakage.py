@@ -19,8 +19,9 @@ from dermnote_train.progress import Report, silent
 class Leakage:
     """Leakage of a data set.
 
-    `duplicates`: near-duplicate images of the data set; `duplicates_across`: those in two parts of the split;
-    `duplicates_with_other`: with the other data set; `groups_across`: groups in two parts of the split.
+    `duplicates`: pairs of near-duplicate images in the data set; `duplicates_across`: the pairs whose images are in
+    different parts of the split; `duplicates_with_other`: pairs of an image of this data set and one of the other data
+    set; `groups_across`: groups in more than one part of the split.
     """
 
     presences: tuple[Presence, ...]
@@ -31,7 +32,7 @@ class Leakage:
 
     @property
     def crosses(self) -> bool:
-        """Whether test data are known from training."""
+        """Whether a group or an image is in two parts of the split, or an image is in both data sets."""
         return bool(self.groups_across or self.duplicates_across or self.duplicates_with_other)
 
 

@@ -1,6 +1,6 @@
 """Facts whose presence alone reveals the class.
 
-PAD-UFES-20 records sex, skin type and size for every cancer but for few benign lesions, so a note without the sex
+PAD-UFES-20 records sex, skin type and size for every cancer, but only for few benign lesions, so a note without the sex
 indicates a benign lesion. A model would learn that shortcut instead of anything medical.
 """
 
@@ -24,10 +24,10 @@ MAX_P = 0.001
 
 @dataclass(frozen=True)
 class Presence:
-    """Share of records in which a field is filled, overall and by class, and its association with the class.
+    """Share of records in which a field is filled, overall and by class, and how strongly that depends on the class.
 
-    `cramers_v`: 0 (none) to 1; `p_value`: of the chi-squared test of independence; `reveals_class`: both
-    pass their limits.
+    `cramers_v`: 0 (independent) to 1; `p_value`: of the chi-squared test of independence; `reveals_class`: the
+    dependence is strong enough (MIN_V) and significant (MAX_P).
     """
 
     path: str

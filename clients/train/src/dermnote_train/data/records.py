@@ -10,7 +10,7 @@ from dermnote_contracts.metadata import LesionMetadata
 class Record:
     """An image and its facts.
 
-    `image_id` is unique in its data set ([A-Za-z0-9._-]); `group` is the patient or lesion by which data are split and
+    `image_id` is unique in its data set ([A-Za-z0-9_-]); `group` is the patient or lesion by which data are split and
     hits excluded; `label` is one of LesionDataset.classes.
     """
 

@@ -44,7 +44,7 @@ def faults_error(table: Path, faults: Sequence[Fault]) -> UserError:
 
 
 class RowReader:
-    """Reads the rows of a layout. Faults are collected, never raised. `name`: of the data set, part of every group."""
+    """Reads the rows of a layout. Faults are returned, never raised. `name`: the data set's, a prefix of its groups."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class RowReader:
         return tuple(record for _, record in records.values()), tuple(faults), skipped
 
     def skip_reason(self, row: Row) -> str | None:
-        """Why a row is skipped in a data set that does not only contain labelled lesions; None if it is read."""
+        """Why the layout skips a row (`passes_over`, `partly_labelled`); None if it is read."""
         for column, cells in self.layout.passes_over.items():
             if row.cells.get(column) in cells:
                 return f"{column} is {row.cells[column]}"
@@ -107,7 +107,9 @@ class RowReader:
         faults = [*([path] if isinstance(path, Fault) else []), *(metadata if isinstance(metadata, list) else [])]
         if self.group_columns and not group and not self.layout.optional_groups:
             faults.append(
-                Fault(row.number, self.group_columns[0], "is empty; the data are split by it, so every row needs one")
+                Fault(
+                    row.number, self.group_columns[0], "is empty; the data are split by it, so every row needs a value"
+                )
             )
         if faults or isinstance(path, Fault) or isinstance(metadata, list) or metadata.diagnosis is None:
             return faults
@@ -116,7 +118,7 @@ class RowReader:
         return self._apply_labels(record, row)
 
     def image_id(self, row: Row) -> str:
-        """The id of a row's image: its name without suffix and without characters that file names exclude."""
+        """The id of a row's image: its name without suffix; _ replaces all but ASCII letters, digits, _ and -."""
         return re.sub(r"[^A-Za-z0-9_-]", "_", without_suffix(Path(row.cells[self.image_column]).as_posix()))
 
     def metadata(self, row: Row) -> LesionMetadata | list[Fault]:
@@ -129,7 +131,7 @@ class RowReader:
             return [self._fault(row, details) for details in error.errors()]
 
     def _diagnoses(self, row: Row) -> list[str]:
-        """The diagnoses of a row in the vocabulary's spelling, most specific first."""
+        """The diagnoses of a row, most specific first, with the layout's `spelled` terms replaced."""
         cells = [row.cells.get(column, "") for column in self.diagnosis_columns]
         return [self._spelled("diagnosis", cell) for cell in cells if not is_not_given(cell)]
 
@@ -160,7 +162,7 @@ class RowReader:
         return facts
 
     def _widest(self, row: Row) -> str:
-        """The column of the largest diameter; an invalid diameter comes first, so that it is reported."""
+        """The column of the largest diameter; an invalid one counts as the largest, so that it is reported."""
         return max(self.sizes, key=lambda column: _diameter(row.cells.get(column, "")))
 
     def _fault(self, row: Row, details: Any) -> Fault:
@@ -190,7 +192,7 @@ def _is_known(diagnosis: str) -> bool:
 
 
 def _diameter(cell: str) -> float:
-    """A diameter in mm: infinite if the cell is invalid, 0 if it was not measured (as PAD-UFES-20 writes it)."""
+    """A diameter in mm; infinite if the cell is invalid, 0 if it is empty. PAD-UFES-20 writes 0 for "not measured"."""
     try:
         size = 0.0 if is_not_given(cell) else float(cell)
     except ValueError:

@@ -61,7 +61,7 @@ def folder_table(folder: Path) -> Table:
 def _join(metadata: Table, truth: Table) -> Table:
     """The metadata with a column for the class, empty for an image without ground truth."""
     if "image" not in metadata.columns or "image" not in truth.columns:
-        raise UserError(f"{metadata.path}: needs a column image, and so does {truth.path.name}, to join the two")
+        raise UserError(f"{metadata.path}: cannot be joined with {truth.path.name}; both need a column image")
     classes = {row.cells.get("image", ""): _one_hot_class(truth, row) for row in truth.rows}
     rows = tuple(
         replace(row, cells={**row.cells, ONE_HOT_DIAGNOSIS: classes.get(row.cells.get("image", ""), "")})

@@ -16,7 +16,7 @@ NAN = float("nan")
 class Difference:
     """Difference between two arms (first - second): mean over seeds with 95 % interval, and a two-sided p-value.
 
-    `p_value`: twice the share of resamples on the other side of zero, never 0.
+    `p_value`: twice the share of resamples at or below zero, or at or above zero if that is smaller; never 0.
     """
 
     interval: Interval
@@ -30,9 +30,9 @@ class GroupBootstrap:
     groups [n]: the group of each image; strata [n]: its class, or None for a single stratum.
 
     `statistic` and `mean` resample one list of rows. `interval`, `point` and `difference` take one value per seed and
-    image [seeds, n], NaN where a seed did not test an image, and also resample the seeds. Their metric is the mean
-    within each stratum, then over strata, then over seeds: correctness by class gives balanced accuracy, average
-    precision without strata gives mAP.
+    image [seeds, n], NaN where a seed did not test an image; their intervals also resample the seeds. The metric is the
+    mean within each stratum, then over strata, then over seeds. With 1 for a correct and 0 for a wrong prediction and
+    the classes as strata, that is balanced accuracy; with average precisions and no strata, mAP.
     """
 
     groups: Sequence[str]

@@ -58,7 +58,7 @@ def evaluate(
 
     records: held-out ones (split.test, or another data set's). notes: image_id -> note; records without a note are left
     out of retrieval, and a model trained without notes has no retrieval. blinded: image_id -> note written without the
-    diagnosis, for every record: classified alone and with the image. `resamples`: for the bootstrap intervals.
+    diagnosis, for every record; classified alone and with the image. `resamples`: for the bootstrap intervals.
     Raises UserError if there are no records, a label is not one of the model's classes, an image is unreadable, or
     blinded notes are missing, name a diagnosis, or are given for a model that was trained without notes.
     """

@@ -11,7 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-SCORE_DECIMALS = 6  # cosines closer than this are ties, so that rounding does not rank equal texts
+SCORE_DECIMALS = 6  # cosines are rounded to this, so that equal texts tie despite floating-point errors
 
 
 def confusion_matrix(labels: Ints, predicted: Ints, *, classes: int) -> Ints:
@@ -70,11 +70,11 @@ def calibration_error(labels: Ints, probabilities: Floats, *, bins: int = 15) ->
 
 @dataclass(frozen=True)
 class ClassHits:
-    """Class-level retrieval per query (NaN if the pool has nothing relevant): P@k, average precision and their chance.
+    """Class-level retrieval per query (NaN if the pool has nothing relevant): P@k, average precision, chance levels.
 
-    `chance_*`: a pool in random order. `classless_average_precision`: the same ranking for a query class drawn from all
-    queries at random, which is what rankings without class knowledge reach. It exceeds chance where items of a class
-    are ranked next to each other, as similar notes are.
+    `chance_*`: expected for a pool in random order. `classless_average_precision`: expected for the same ranking if the
+    query had the class of a random query; a ranking that ignores the query's class reaches this. It exceeds chance
+    where items of a class are ranked next to each other, as similar notes are.
     """
 
     precision_at: dict[int, Floats]
@@ -155,9 +155,9 @@ def chance_ap(relevant: int, pool: int) -> float:
 
 @dataclass(frozen=True)
 class InstanceHits:
-    """Instance-level retrieval per query: recall of its own partner among the first k, and the partner's rank from 1.
+    """Instance-level retrieval per query: recall at k and rank (from 1) of its partner, the other half of its pair.
 
-    If t items tie (the partner included), they share the recall and the rank is the middle one.
+    If other items tie with the partner, both are expected values under random tie-breaking.
     """
 
     recall_at: dict[int, Floats]
@@ -165,7 +165,7 @@ class InstanceHits:
 
 
 def instance_level(scores: Floats, *, ks: Sequence[int]) -> InstanceHits:
-    """scores: [n, n]; item i is the partner of query i."""
+    """Recall and rank of each query's partner. scores: [n, n]; item i is the partner of query i."""
     rounded = scores.round(SCORE_DECIMALS)
     own = np.diagonal(rounded)[:, None]
     better, tied = (rounded > own).sum(axis=1), (rounded == own).sum(axis=1)

@@ -17,10 +17,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Classification:
-    """Classification from one kind of input. `confusion[true][predicted]` counts images, in the order of `classes`.
+    """Classification from one kind of input. `confusion[true][predicted]` counts images, classes as in Evaluation.
 
-    `chance`: the balanced accuracy of guessing, 1 / (classes present among the records). Macro means are over the
-    classes present. `auroc_macro`: one-vs-rest; `calibration_error`: of the predicted class, 15 bins.
+    `chance`: the balanced accuracy of guessing, 1 / (number of classes among the records). Macro means are over these
+    classes. `auroc_macro`: one-vs-rest; `calibration_error`: of the predicted class, 15 bins.
     """
 
     balanced_accuracy: Interval
@@ -54,7 +54,8 @@ class Subgroup:
 class ClassRetrieval:
     """Class-level retrieval: hits of the query's class are relevant; the query's own group is excluded.
 
-    precision_at: k -> P@k. `chance_*`: a random ranking of the same pools. `queries`: those with relevant items.
+    precision_at: k -> P@k. `chance_*`: expected for random rankings of the same pools. `queries`: number of queries
+    with relevant items.
     """
 
     precision_at: dict[int, Interval]
@@ -66,7 +67,7 @@ class ClassRetrieval:
 
 @dataclass(frozen=True)
 class InstanceRetrieval:
-    """Instance-level retrieval: only the query's own partner is relevant, among all held-out items (`pool`).
+    """Instance-level retrieval among `pool` items: only the query's partner (the image's note, or the reverse) counts.
 
     Notes that tie with the partner (equal texts) count in part: the recall is the probability that the partner is among
     the first k if ties are ordered at random. `distinct_notes`: number of different texts.

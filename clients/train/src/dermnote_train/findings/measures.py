@@ -1,7 +1,7 @@
 """Measures a segmented lesion and maps the measures to the terms of the closed vocabulary.
 
-The thresholds are ours, chosen on drawn shapes with known properties and on about 200 images of HAM10000 and
-PAD-UFES-20 with their outlines. The measures do not depend on the class label.
+The thresholds are ours, chosen on drawn shapes with known properties and by inspecting about 200 segmented images of
+HAM10000 and PAD-UFES-20. The measures do not depend on the class label.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from dermnote_contracts.vocabulary import vocabularies
 from dermnote_train.findings.segmentation import Bools, Floats, Lesion
 
 COLOURS = vocabularies()["colours"].terms
-CANVAS = 129  # side of the square on which a lesion is folded; odd, so that it has a centre
-FOLDED = 48.0  # radius on the canvas of a disc of the lesion's area
+CANVAS = 129  # side in pixels of the square on which a lesion is mirrored; odd, so that it has a centre pixel
+FOLDED = 48.0  # radius to which a lesion is scaled on the canvas: that of a disc of the same area
 SHAPE_LIMIT, COLOUR_LIMIT = 0.18, 9.0
-"""Limits above which an axis is asymmetric: share of the area without mirror image; mean CIE76 to the mirror image."""
+"""Limits above which a lesion is asymmetric, in the units of `asymmetry`."""
 SECTORS = 8
 SHARP_WIDTH = 0.16
-"""A sector's border is sharp if the colour falls from three quarters to one quarter within this share of the radius."""
-SHARP_FROM, INDISTINCT_TO = 6, 2  # numbers of sharp sectors out of eight
+"""A sector's border is sharp if its contrast with the skin falls from 3/4 to 1/4 within this share of the radius."""
+SHARP_FROM, INDISTINCT_TO = 6, 2  # of eight sectors: a border is sharp from 6 sharp ones, indistinct up to 2
 MIN_FALL = 5.0  # least difference in CIE76 between inside and outside for a sector to have a sharp border
-MAX_CUT = 0.12  # share of the outline on the image's edge up to which shape and border are measured
+MAX_CUT = 0.12  # shape and border are measured if at most this share of the outline is on the image's edge
 REACH = 0.35  # length of a border profile on each side of the outline, as a share of the radius
 MIN_SHARE = 0.06  # share of the lesion's area from which a colour counts
 SKIN_COLOURED = 6.0  # a pixel at most this far (CIE76) from the skin's colour gets no colour term
@@ -32,10 +32,10 @@ SKIN_COLOURED = 6.0  # a pixel at most this far (CIE76) from the skin's colour g
 
 @dataclass(frozen=True)
 class Measures:
-    """Measures of a lesion. `shape`, `colour`: asymmetry, the larger of two axes; None if the lesion is cut off.
+    """Measures of a lesion. `shape`, `colour`: asymmetry (see `asymmetry`); None if the lesion is cut off.
 
-    `sharp_sectors`: out of eight, or None likewise; `colours`: share of the lesion for every colour term; `area`: share
-    of the image.
+    `sharp_sectors`: out of eight; None if the lesion is cut off. `colours`: share of the lesion for every colour term.
+    `area`: share of the visible image that the lesion covers.
     """
 
     area: float
@@ -58,7 +58,7 @@ class Measures:
 
 
 def measure_lesion(lesion: Lesion) -> Measures:
-    """Measure everything."""
+    """All measures of a segmented lesion."""
     complete = lesion.cut <= MAX_CUT
     shape, colour = asymmetry(lesion) if complete else (None, None)
     return Measures(
@@ -133,7 +133,7 @@ def _width(profile: Floats) -> float:
 
 
 def colour_shares(lesion: Lesion) -> dict[str, float]:
-    """Share of the area by colour of the closed vocabulary; skin-coloured pixels have none."""
+    """Share of the lesion's area per colour term; skin-coloured pixels count for none."""
     lab = lesion.lab[lesion.area]
     light, red, yellow = lab.T
     chroma, hue = np.hypot(red, yellow), np.degrees(np.arctan2(yellow, red))

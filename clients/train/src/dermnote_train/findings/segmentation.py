@@ -16,14 +16,14 @@ Bools = NDArray[np.bool_]
 SIDE = 256  # longer side in pixels to which images are reduced before they are measured
 SKIN = np.array([0.40, 0.32, 0.28])
 """Share of red, green and blue in the reference skin to which every image is normalised."""
-MIN_SIDE = 48  # least shorter side in pixels of an image that can be measured
-HAIR = 0.06  # least difference (0..1) from its surroundings at which a dark line, up to six pixels wide, counts as hair
+MIN_SIDE = 48  # images whose shorter side has fewer pixels are rejected
+HAIR = 0.06  # a dark line, up to six pixels wide, is hair if it differs this much (0..1) from its surroundings
 DARK_FIELD = 14.0  # L* below which a region that touches the image's edge is the dermoscope's rim
 FRAME = 0.12  # width of the frame from which the skin is sampled, as a share of the image
 MIN_AREA, MAX_AREA = 0.015, 0.75  # limits of the share of the image that a lesion covers
 FITS = 4  # iterations of the skin fit
 MIN_SOLIDITY = 0.65  # share of its convex hull that a lesion fills; less indicates merged patches
-MIN_CONTRAST = 5.5  # least difference between the median CIE76 distances from the skin, inside and outside the lesion
+MIN_CONTRAST = 5.5  # how much larger the median CIE76 distance from the skin must be inside the lesion than outside
 MAX_CUT = 0.25  # share of the outline that may lie on the image's edge
 
 
@@ -60,7 +60,7 @@ class Lesion:
 
 
 def find_lesion(image: RgbImage) -> Lesion:
-    """Segment the lesion of an RGB image. Raises LesionNotFound if nothing, or everything, differs from the skin."""
+    """Segment the lesion of an RGB image. Raises LesionNotFound if no lesion can be measured."""
     if min(image.size) < MIN_SIDE:
         raise LesionNotFound(f"the image is too small; at least {MIN_SIDE} pixels are needed")
     rgb = _without_hair(np.asarray(shrink(image, side=SIDE), dtype=np.float64) / 255)
@@ -102,7 +102,7 @@ def _bare_skin(rgb: Floats, visible: Bools) -> Floats:
     """Estimated skin colour under the actual light at every pixel [h, w, 3].
 
     A quadratic is fitted to the logarithm of the colours in a frame along the edge of the visible area. The fit is
-    repeated without the pixels that are darker or much lighter than it: hairs, spots and parts of the lesion (after
+    repeated without the pixels that are darker or much lighter than fitted: hairs, spots and parts of the lesion (after
     Cavalcanti and Scharcanski 2011).
     """
     width = max(2, round(FRAME * min(visible.shape)))
@@ -122,7 +122,7 @@ def _bare_skin(rgb: Floats, visible: Bools) -> Floats:
 
 
 def _lesion_mask(distance: Floats, visible: Bools) -> Bools:
-    """The largest, most central region above Otsu's threshold."""
+    """The region above Otsu's threshold with the largest area, in which central pixels count more."""
     smooth = filters.gaussian(distance, sigma=2)
     distinct = (smooth > filters.threshold_otsu(smooth[visible])) & visible
     tidy = morphology.closing(morphology.opening(distinct, morphology.disk(2)), morphology.disk(4))

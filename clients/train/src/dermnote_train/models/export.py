@@ -30,7 +30,7 @@ Runtime = Literal["both", "onnx", "openclip"]
 def export_lite(
     models_dir: Path, *, name: str = "lite", image_size: int = LITE_IMAGE_SIZE, runtime: Runtime = "both"
 ) -> Path:
-    """Export the pretrained lite towers: vectors of 1280 (image) and 384 (text), not aligned. Returns the folder."""
+    """Export the pretrained lite towers, not aligned: image vectors of 1280 values, text vectors of 384."""
     lite = towers.lite(image_size=image_size)
     return _write(models_dir / name, lite, heads={}, runtime=runtime)
 
@@ -157,7 +157,8 @@ def _config(source: Towers) -> str:
 
 
 def _model_hash(weights: Mapping[str, str], *, preprocessing: Preprocessing) -> str:
-    """12 hex digits over the weights and the preprocessing: the same weights at another size give other vectors.
+    """12 hex digits that identify weights and preprocessing: with another image size, the same weights give other
+    vectors.
 
     The runtime is not included: ONNX and open_clip give the same vectors, so either can serve the same store.
     """

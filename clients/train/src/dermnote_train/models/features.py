@@ -27,7 +27,7 @@ def text_features(
 ) -> Tensor:
     """n texts -> float32 [n, text_features] on the CPU; equal texts get identical rows.
 
-    cache_dir: folder of the cache between runs, one file per text tower; None disables the cache.
+    cache_dir: folder of a cache that later runs reuse, one file per text tower; None disables it.
     """
     keys = [hashlib.sha256(text.encode()).digest() for text in texts]
     path = None if cache_dir is None else cache_dir / f"text-features-{towers.text_id[:16]}.safetensors"

@@ -27,7 +27,7 @@ DECODING_THREADS = 4
 def decode(records: Sequence[Record], *, preprocessing: Preprocessing, progress: Report = silent) -> Tensor:
     """All images as one uint8 tensor [n, 3, size, size]: 3 * size² bytes each, 49 kB at 128 px.
 
-    Raises UserError for a missing or unreadable image, and if all of them exceed MAX_BYTES.
+    Raises UserError for a missing or unreadable image, or if the tensor would exceed MAX_BYTES.
     """
     size = preprocessing.image_size
     _check_memory(len(records), size=size)

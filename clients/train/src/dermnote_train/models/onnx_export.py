@@ -29,9 +29,9 @@ class _Branch(nn.Module):
 
 
 def write_graphs(folder: Path, source: Towers, *, heads: Mapping[str, nn.Module]) -> None:
-    """Write image.onnx (input float32 [n, 3, size, size]) and text.onnx (input int64 [n, tokens]) to `folder`, any n.
+    """Write image.onnx (input float32 [n, 3, size, size]) and text.onnx (input int64 [n, tokens]) to `folder`.
 
-    Both return float32 [n, dim], not normalised; without a head, the tower's own features.
+    n and tokens are dynamic. Both graphs return float32 [n, dim], not normalised; without a head, the tower's features.
     """
     size = source.preprocessing.image_size
     _write(

@@ -1,4 +1,4 @@
-"""The pretrained towers behind one type. The only module that imports open_clip.
+"""Loads pretrained towers, all as one type, `Towers`. The only module that imports open_clip.
 
 `lite` never uses the network; `paper` and hub models are downloaded by open_clip, timm and transformers.
 """
@@ -26,7 +26,7 @@ from dermnote_train.errors import UserError
 CONTEXT_TOKENS = 256
 LITE, PAPER, LOCAL_PREFIX = "lite", "paper", "local-dir:"
 OWN_FOLDER = "."
-"""In a stored configuration: the folder that holds it."""
+"""In an exported configuration, stands for the folder that contains that configuration."""
 PUBMED_BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
 PAPER_CONTEXT_TOKENS = 512
 PAPER_VISION = {
@@ -283,7 +283,7 @@ def _lite0_state() -> dict[str, Tensor]:
 
 
 def _trunk_weights(trunk: nn.Module) -> dict[str, Tensor]:
-    """The lite0 weights under timm's names: the file has other names but the same order, and the classifier last."""
+    """The lite0 weights under timm's names: the file has its own names in timm's order, with the classifier last."""
     pairs = list(zip(trunk.state_dict().items(), list(_lite0_state().items())[:-2], strict=True))
     for (name, tensor), (file_name, weight) in pairs:
         if tensor.shape != weight.shape or name.rpartition(".")[2] != file_name.rpartition(".")[2]:

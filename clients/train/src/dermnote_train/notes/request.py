@@ -36,7 +36,7 @@ class NotesPlan:
 
 @dataclass(frozen=True)
 class NotesRun:
-    """Result of a run. `requested`: notes requested now, the others were reused; `failed`: image id -> reason."""
+    """Result of a run. `requested`: number of notes requested; the others were reused. `failed`: image id -> reason."""
 
     rows: tuple[NoteRow, ...]
     failed: Mapping[str, str]
@@ -76,8 +76,8 @@ def write_dataset_notes(
 ) -> NotesRun:
     """Write `out`/notes.parquet with a note for every record, reusing the notes in the journal of earlier runs.
 
-    A note is reused if the same request (metadata, strategy, seed ...) was answered with the same prompt version,
-    clinical priors and language model.
+    A note is reused if an earlier run made the same request (metadata, strategy, seed ...) and the service still has
+    the same prompt version, clinical priors and language model.
     """
     started = time.monotonic()
     journal = Journal(out / f"notes-{plan.strategy}.journal.jsonl")

@@ -21,7 +21,8 @@ class NoteRow:
     """A finished note of one image, with its verification result and provenance.
 
     `synthetic`: the text is generated, always true; `synthetic_image`: the image is drawn. `faults`: the
-    unsupported, contradicted and missing claims that the verifier reports, as JSON. `request`: sha256 of the request.
+    unsupported, contradicted and missing claims that the verifier reports, as JSON. `request`: sha256 of everything
+    that the note depends on.
     """
 
     image_id: str

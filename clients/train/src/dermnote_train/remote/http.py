@@ -1,4 +1,4 @@
-"""HTTP client shared by both services: deadlines, retries, and problem+json raised as the class the service raised."""
+"""HTTP client for both services: timeouts, retries, and problem+json responses raised as the service's own errors."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self, TypeVar
@@ -29,7 +29,7 @@ class ServiceClient:
 
     `key` is sent with every request and never shown. Connection errors, 429 and 503 are retried for `patience_s`, so
     every request must be safe to repeat: a read, an upsert, or a post with an Idempotency-Key. Any method may raise
-    DermnoteError (the class that the service raised) or UserError (no usable answer from the service).
+    a DermnoteError of the class that the service raised, or UserError if the service gives no usable response.
     """
 
     service: ClassVar[str]
@@ -51,7 +51,7 @@ class ServiceClient:
         self._http.close()
 
     def health(self) -> Health:
-        """Readiness with its checks. Retries for two seconds only; a service that is not ready is a valid result."""
+        """The results of the readiness checks, even if some fail. Retries connection errors for two seconds only."""
         response = self._send("GET", "/health/ready", timeout_s=10.0, patience_s=min(self.patience_s, 2.0), busy=())
         body = _json(response)
         fields = body if isinstance(body, dict) else {}
@@ -99,8 +99,8 @@ class ServiceClient:
             return TypeAdapter(kind).validate_json(content)
         except ValidationError as error:
             raise UserError(
-                f"{self.url} sent a response that is not a valid {getattr(kind, '__name__', kind)}; check that it is "
-                f"the {self.service}, in the same version as this client"
+                f"{self.url} sent a response that is not a valid {getattr(kind, '__name__', kind)}; check that "
+                f"this is the URL of the {self.service}, and that its version is the client's"
             ) from error
 
     def parse_lines(self, kind: type[Body], content: bytes) -> list[Body]:
@@ -154,8 +154,8 @@ class ServiceClient:
         body = _json(response)
         if not isinstance(body, dict) or "code" not in body:
             raise UserError(
-                f"{self.url} answered {call} with HTTP {response.status_code} without a problem body; check that it is "
-                f"the {self.service}"
+                f"{self.url} answered {call} with HTTP {response.status_code} without a problem body; check that "
+                f"this is the URL of the {self.service}"
             )
         error = error_from_problem(body, status=response.status_code)
         if isinstance(error, Unauthorized):
@@ -170,7 +170,7 @@ def _check_busy(response: httpx.Response, busy: tuple[int, ...]) -> None:
 
 
 def _attempts(patience_s: float) -> Iterator[stamina.Attempt]:
-    """Attempts while the connection fails or the service is busy; a single one without patience."""
+    """Attempts while the connection fails or the service is busy; only one if `patience_s` is 0."""
 
     def backoff(error: Exception) -> bool | float:
         """Whether to retry, and after how many seconds if a busy service sends Retry-After."""

@@ -139,7 +139,7 @@ class RetrievalService(ServiceClient):
     def wait_active(
         self, name: str, *, model_id: str, timeout_s: float = 600.0, on_progress: Callable[[float], None] | None = None
     ) -> ModelSummary:
-        """Block until the model of activate_model is active. Raises UserError on failure or timeout.
+        """Block until the model passed to activate_model is active. Raises UserError on failure or timeout.
 
         `model_id` distinguishes the new weights from older ones of the same name; `on_progress` receives the
         re-embedded share, 0 to 1.

@@ -110,7 +110,7 @@ def _note_samples(result: DemoResult) -> list[tuple[Record, NoteRow]]:
 
 
 def _data_table(result: DemoResult) -> dict[str, object]:
-    """Images of every class in every part, and the totals of images and groups."""
+    """Number of images per class and part of the split, and the numbers of images and groups per part."""
     parts = {"training": result.split.train, "validation": result.split.val, "held out": result.split.test}
     counts = {part: Counter(record.label for record in records) for part, records in parts.items()}
     return {
@@ -122,7 +122,7 @@ def _data_table(result: DemoResult) -> dict[str, object]:
 
 
 def _curves(result: DemoResult) -> list[str]:
-    """Loss, validation cross-entropy and validation accuracy by epoch."""
+    """Charts of training loss, validation cross-entropy and validation balanced accuracy by epoch."""
     chance = result.model.evaluation.classification.chance
 
     def curves(arms: tuple[Arm, ...], field: str) -> list[Curve]:

@@ -1,4 +1,4 @@
-"""Renders the templates of this package: reports, each one self-contained HTML page, and model cards."""
+"""Renders the templates of this package: model cards, and reports (each a self-contained HTML page)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from dermnote_train.report.images import thumbnail
 
 
 def render_page(template: str, **values: Any) -> str:
-    """A template in this package, filled in; in HTML, the values are escaped."""
+    """Render a template of this package with `values`, which are escaped in HTML."""
     environment = Environment(
         loader=PackageLoader("dermnote_train", "report"),
         autoescape=select_autoescape(["html.j2"]),
@@ -38,5 +38,5 @@ def _short_facts(record: Record) -> str:
 
 
 def _with_shares(counts: Sequence[int]) -> list[tuple[int, float]]:
-    """Each count with its share of their sum."""
+    """Each count with its share of the total."""
     return [(count, count / max(sum(counts), 1)) for count in counts]

@@ -22,8 +22,8 @@ BlindedSet = Literal["G-blinded", "G-findings-blinded"]
 class NoteSet:
     """The notes of one kind. `findings`: they state the findings measured in the image.
 
-    `class_only`: written from the diagnosis alone, as the paper does for P2. `copies`: how many notes are written from
-    equal facts; further images share them in turn. None: every image has its own note.
+    `class_only`: they are written from the diagnosis alone, as in the paper. `copies`: number of notes written for
+    images with equal facts, which share them in turn; None: every image has its own note.
     """
 
     strategy: Strategy
@@ -35,7 +35,7 @@ class NoteSet:
 
     @property
     def hides_diagnosis(self) -> bool:
-        """Whether the language model gets no diagnosis; with P3 it chooses one."""
+        """Whether the language model is not given the diagnosis; with P3 it chooses one itself."""
         return self.blinded or self.strategy == "P3"
 
     @property
@@ -65,8 +65,9 @@ class Arm:
     """One arm. `notes`: the note sets it is trained with, one drawn per image and step; `test_notes`: the blinded notes
     it is tested with.
 
-    `pairing`: each image's own notes, those of another image of the class, or of any other image. `table`: the facts
-    of the blinded notes as numbers replace the text. `shuffled_labels`: a control that must stay at chance.
+    `pairing`: each image gets its own notes, those of another image of its class, or those of any other image.
+    `table`: the text is replaced by the facts of the blinded notes, as numbers. `shuffled_labels`: the training labels
+    are shuffled; this control must stay at chance.
     """
 
     description: str
@@ -107,9 +108,9 @@ WITH_FINDINGS: BlindedSet = "G-findings-blinded"
 ARMS: Mapping[str, Arm] = {
     "image": Arm("images alone"),
     "M": Arm("the paper's template: class and superclass", ("M",)),
-    "P1": Arm("the paper's P1: class and fixed lists of terms, as the model wrote them", ("P1",)),
-    "P2": Arm("the paper's P2: class and a freer description, as the model wrote them", ("P2",)),
-    "P3": Arm("the paper's P3: no diagnosis given, as the model wrote them", ("P3",)),
+    "P1": Arm("the paper's P1 notes as the model wrote them: class and fixed lists of terms", ("P1",)),
+    "P2": Arm("the paper's P2 notes as the model wrote them: class and a freer description", ("P2",)),
+    "P3": Arm("the paper's P3 notes as the model wrote them: no diagnosis given", ("P3",)),
     "G": Arm("verified notes", ("G",)),
     "G-findings": Arm("verified notes with the findings measured in the image", ("G-findings",), WITH_FINDINGS),
     "G-blinded": Arm("verified notes without the diagnosis", ("G-blinded",)),
@@ -117,14 +118,18 @@ ARMS: Mapping[str, Arm] = {
         "verified notes without the diagnosis, with measured findings", ("G-findings-blinded",), WITH_FINDINGS
     ),
     "mixed": Arm(
-        "both kinds of notes with measured findings, one drawn per step",
+        "verified notes with measured findings, with or without the diagnosis, one drawn per step",
         ("G-findings", "G-findings-blinded"),
         WITH_FINDINGS,
     ),
     "table": Arm("the facts of the blinded notes as a table, without text", (), table=True),
-    "table-findings": Arm("the same with measured findings", (), WITH_FINDINGS, table=True),
+    "table-findings": Arm(
+        "the facts of the blinded notes with measured findings as a table, without text", (), WITH_FINDINGS, table=True
+    ),
     "class-name": Arm("the class name alone", class_name=True),
-    "shuffled": Arm("verified notes of other images of the class", ("G-findings",), WITH_FINDINGS, pairing="class"),
+    "shuffled": Arm(
+        "control: verified notes of other images of the class", ("G-findings",), WITH_FINDINGS, pairing="class"
+    ),
     "random": Arm("control: notes of any other images", ("G",), pairing="any"),
     "random-findings": Arm(
         "control: notes of any other images, with the findings measured there",
@@ -135,13 +140,13 @@ ARMS: Mapping[str, Arm] = {
     "shuffled-labels": Arm("control: labels shuffled in training", shuffled_labels=True),
 }
 CONTROL_OF: Mapping[BlindedSet, str] = {"G-blinded": "random", "G-findings-blinded": "random-findings"}
-"""The arm of random notes that is tested with the same notes."""
+"""Blinded note set -> the arm that is trained with random notes and tested with this set."""
 NAMING_SETS: frozenset[str] = frozenset(("M", "P1", "P2", "P3", "G", "G-findings"))
 """Note sets whose texts name a diagnosis: retrieval over them measures reading, not vision."""
 
 
 def training_texts(arm: Arm, records: Sequence[Record], sets: Mapping[str, Texts], *, seed: int) -> list[list[str]]:
-    """The texts of an arm's training images: one list per note set, in the order of `records`.
+    """The texts of an arm's training images: one list per note set, each in the order of `records`.
 
     Texts of other images come from `records` only, so held-out images contribute nothing.
     """
@@ -171,7 +176,7 @@ def _any_other(records: Sequence[Record], seed: int) -> list[int]:
 
 
 def _within_class(records: Sequence[Record], seed: int) -> list[int]:
-    """A permutation without fixed points within each class, except that a class of one image keeps its note."""
+    """A permutation without fixed points within each class, except that the only image of a class keeps its note."""
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for row, record in enumerate(records):
         rows[record.label].append(row)

@@ -21,11 +21,11 @@ from dermnote_train.study.plan import Domain, Mode, Route, StudyPlan
 
 @dataclass(frozen=True)
 class StudyData:
-    """datasets: by name, with the facts that notes may state; domains: name -> a data set of the domain's records.
+    """Data sets by name, with only the facts that notes may state, and domains by name, as data sets of their own.
 
-    `classes`: those that all domains share; `facts`: paths that notes may state; `left_out`: per data set, the facts
-    that are not stated because their presence reveals the class; `presences` likewise; `image_hashes`: image_id ->
-    sha256 of its file.
+    `dataset_of`: domain -> data set; `classes`: those that all domains share; `facts`: paths of the facts that notes
+    may state; `left_out`: data set -> the facts that are not stated because their presence reveals the class;
+    `presences`: data set -> how often each fact is given, by class; `image_hashes`: image_id -> sha256 of its file.
     """
 
     datasets: Mapping[str, LesionDataset]
@@ -46,10 +46,10 @@ class StudyData:
 
 
 def read_domains(plan: StudyPlan, *, out: Path, findings: bool, progress: Report) -> StudyData:
-    """Read every folder once and form the domains. `findings`: measure them, or reuse those of `out`/findings.
+    """Read every folder once and form the domains. `findings`: add those in `out`/findings, or measure them.
 
-    Raises UserError, naming the folder, for faults, for two data sets of one name, and for domains that share fewer
-    than two classes.
+    Raises UserError for invalid rows, an image that cannot be decoded, two data sets with the same name, a domain
+    without rows, and domains that share fewer than two classes.
     """
     readings = {folder: read_folder(folder) for folder in dict.fromkeys(one.folder for one in plan.domains.values())}
     datasets: dict[str, LesionDataset] = {}
@@ -114,7 +114,7 @@ def _domain(name: str, domain: Domain, dataset: LesionDataset) -> LesionDataset:
 
 
 def _with_common_classes(domains: Mapping[str, LesionDataset]) -> Mapping[str, LesionDataset]:
-    """Every domain restricted to the classes that all have, since metrics over different classes do not compare."""
+    """Every domain with only the classes that all share, since metrics over different classes cannot be compared."""
     present = [{record.label for record in domain.records} for domain in domains.values()]
     first = next(iter(domains.values()))
     classes = tuple(name for name in first.classes if all(name in labels for labels in present))

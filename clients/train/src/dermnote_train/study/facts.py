@@ -1,6 +1,6 @@
 """The facts that a study's notes may state: those that every data set has, so that notes do not reveal their source.
 
-Also the same facts without words: as a list, and as a table of numbers. Pure functions.
+Also these facts without sentences: as a list, and as a table of numbers. Pure functions.
 """
 
 from collections import Counter

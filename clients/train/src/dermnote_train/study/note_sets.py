@@ -1,5 +1,5 @@
-"""Gets every note set of a study from the note service, and keeps the notes in files so that only missing ones are
-written."""
+"""Gets every note set of a study from the note service, and keeps the notes in files, so that only missing ones are
+requested."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ NOTHING_RECORDED = "A skin lesion. Nothing else is recorded."
 
 @dataclass(frozen=True)
 class NoteSetTexts:
-    """One note set of one data set. `texts`: image_id -> text, for every record; `rows`: notes of the service.
+    """One note set of one data set. `texts`: image_id -> text, for every record.
 
-    `without_facts`: number of records without any fact to state.
+    `rows`: the notes that the service wrote; `without_facts`: number of records without any fact to state.
     """
 
     rows: tuple[NoteRow, ...]
@@ -40,7 +40,7 @@ def write_note_sets(
 ) -> dict[str, NoteSetTexts]:
     """The note sets `names` of a data set, stored below `out`; a second run requests only missing notes.
 
-    dataset: with findings, if any of the sets states them. Raises UserError if any note failed.
+    dataset: must contain the findings if any of the sets states them. Raises UserError if any note failed.
     """
     return {
         name: _write_set(service, dataset, name=name, seed=seed, out=out / name, progress=progress) for name in names
@@ -84,7 +84,7 @@ def _note_sources(records: Sequence[Record], note_set: NoteSet) -> dict[str, str
     sources: defaultdict[str, list[str]] = defaultdict(list)
     shared: Counter[str] = Counter()
     source_of = {}
-    # P3 hides the diagnosis from the language model, so facts are equal whatever the diagnosis.
+    # P3 hides the diagnosis from the language model, so facts that differ only in the diagnosis are equal.
     hidden = set(DIAGNOSIS_FIELDS) if note_set.hides_diagnosis else set()
     for record in records:
         facts = record.metadata.model_dump_json(exclude=hidden, exclude_none=True)

@@ -1,4 +1,4 @@
-"""The plan of a study: domains, routes between them, arms and seeds. With its TOML form."""
+"""The plan of a study, which can be read from TOML: domains, routes between them, arms and seeds."""
 
 import re
 import tomllib
@@ -21,7 +21,7 @@ Wording = Literal["notes", "facts"]
 
 
 class Domain(StrictModel):
-    """A data folder, or only its rows whose cells match `where` (column -> accepted cells)."""
+    """A data folder, or only its rows that match `where` (column -> accepted values)."""
 
     folder: Path
     where: Mapping[str, tuple[str, ...]] = {}
@@ -62,7 +62,7 @@ class TunedGrid(StrictModel):
 
 
 class Ablations(StrictModel):
-    """Changes to the frozen grid ([trials] in TOML), each compared with it on home validation data.
+    """Changes to the frozen grid ([trials] in TOML), each compared with the unchanged grid on home validation data.
 
     For reporting only: no setting of the study may be chosen from them, since validation images of one seed are test
     images of another. routes: named by their training domain; empty for all. changes: name -> changed settings.
@@ -76,7 +76,8 @@ class Ablations(StrictModel):
 
 class StudyPlan(StrictModel):
     """A complete study. `mode`: "paper" splits by image and searches pools that include the query's own note and the
-    training notes, as the authors' code does; "strict" does neither. `resamples`: for the intervals.
+    training notes, as the authors' code does; "strict" does neither. `resamples`: bootstrap resamples for
+    the intervals.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -99,7 +100,7 @@ class StudyPlan(StrictModel):
                     f"{name!r} is also used as a folder name; it must not contain a slash or start with a dot"
                 )
         for name in set(self.domains) & set(POOLS):
-            raise ValueError(f"a domain cannot be named {name!r}, which is a part of every route; rename it")
+            raise ValueError(f"a domain cannot be named {name!r}, which is reserved for a part of a domain; rename it")
         return self
 
     @model_validator(mode="after")
@@ -176,7 +177,7 @@ def _validate(values: Mapping[str, Any], *, source: str) -> StudyPlan:
 
 
 def plan_of(home: Path, away: tuple[Path, ...], *, names: Mapping[Path, str]) -> StudyPlan:
-    """A plan without a file: each of the folders is the training domain once, and is tested on all others."""
+    """A plan without a file: one route per folder, which trains on this folder and tests on all others too."""
     folders = (home, *away)
     domains = {names[folder]: Domain(folder=folder) for folder in folders}
     if len(domains) < len(folders):

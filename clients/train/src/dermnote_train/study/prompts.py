@@ -27,9 +27,9 @@ def _sentence(text: str) -> str:
 
 
 def prompt_logits(image: Tensor, prompts: Tensor) -> Tensor:
-    """Logits [n, classes]: cosine between image embeddings [n, e] and each class's mean prompt, over TEMPERATURE.
+    """Logits [n, classes]: cosine between image embeddings [n, e] and each class's mean prompt, divided by TEMPERATURE.
 
-    prompts: embeddings [classes, prompts, e]; as in CLIP, each is normalised before and after averaging.
+    prompts: embeddings [classes, prompts, e]; as in CLIP, prompts and their means are normalised.
     """
     means = normalize(normalize(prompts, dim=-1).mean(dim=1), dim=-1)
     return normalize(image, dim=-1) @ means.T / TEMPERATURE

@@ -54,9 +54,9 @@ def run_study(
     should_stop: Callable[[], bool],
     parts: Collection[Part] = PARTS,
 ) -> StudyState:
-    """Compute the missing cells below `out`, in the plan's order, until `should_stop()`.
+    """Compute the missing cells below `out`, in the order of PARTS, until `should_stop()` is true.
 
-    parts: the parts to compute; finished cells of the others are reported all the same. Raises UserError or
+    parts: the parts to compute; the state also contains the finished cells of the other parts. Raises UserError or
     DermnoteError at the first failure; finished cells are kept.
     """
     check_same_study(out, plan)
@@ -85,7 +85,7 @@ def check_same_study(out: Path, plan: StudyPlan) -> None:
         write_text(path, json.dumps(settings) + "\n")
         return
     if existing != settings:
-        raise UserError(f"{out} holds a study with {existing}, and this one has {settings}; use another --out")
+        raise UserError(f"{out} holds a study with {existing}, but this plan has {settings}; use another --out")
 
 
 class _PartResult(NamedTuple):
@@ -113,7 +113,7 @@ class _Run:
         return self._frozen(cells, grid=grid, part="frozen", stage="frozen cells")
 
     def ablations(self) -> _PartResult:
-        """Their cells have validation outputs only."""
+        """Compute the cells of all ablations, which have validation outputs only."""
         routes = self.plan.ablations.routes if self.plan.ablations else ()
         results = []
         for name, grid in self.plan.ablation_grids().items():
@@ -155,7 +155,7 @@ class _Run:
         return outputs.facts
 
     def _frozen(self, cells: Sequence[FrozenCell], *, grid: FrozenGrid, part: Part, stage: str) -> _PartResult:
-        """Reuse the unchanged cells and compute the others; features are loaded only if there are any."""
+        """Reuse the unchanged cells and compute the others; features are loaded only if any cell is missing."""
         tower = towers.lite(image_size=grid.image_size)
         key = hashlib.sha256(f"{weights_hash(tower.visual)} {tower.text_id}".encode()).hexdigest()
         folder = self.out / CELLS

@@ -1,6 +1,6 @@
 """Augmentation as in arXiv 2511.21827: flips, quarter turns, resized crop 0.80-0.95, RGB shift, each with p 0.5.
 
-"strong" crops down to 0.40, and also varies brightness, contrast, saturation, hue and sharpness.
+"strong" always crops, down to 0.40, and replaces the RGB shift by colour jitter (brightness to hue) and blur.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ RGB_SHIFT = 20
 
 
 def augmentation(*, image_size: int, kind: Augmentation = "paper") -> v2.Transform:
-    """A random transform of one image, uint8 [3, size, size] to the same; it uses torch's global generator."""
+    """A random transform of one image, uint8 [3, size, size], with torch's global generator. Keeps type and shape."""
     quarter_turns = [v2.Lambda(partial(torch.rot90, k=quarters, dims=(-2, -1))) for quarters in (1, 2, 3)]
     turned = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.RandomApply([v2.RandomChoice(quarter_turns)])]
     if kind == "paper":
@@ -35,8 +35,8 @@ def augmentation(*, image_size: int, kind: Augmentation = "paper") -> v2.Transfo
 def augment(pixels: Tensor, transform: v2.Transform, *, seeds: Sequence[int] | None = None) -> Tensor:
     """Transform each image of [n, 3, size, size] independently.
 
-    seeds: one per image, which makes the result independent of batch and process; torch's global generator keeps its
-    state.
+    seeds: one per image, which makes each result independent of the batch and the process; torch's global generator
+    keeps its state.
     """
     if seeds is None:
         return torch.stack([transform(image) for image in pixels])
@@ -49,6 +49,6 @@ def augment(pixels: Tensor, transform: v2.Transform, *, seeds: Sequence[int] | N
 
 
 def shift_rgb(image: Tensor) -> Tensor:
-    """Add one offset in -RGB_SHIFT..RGB_SHIFT to each channel; values stay within 0..255."""
+    """Add a random offset in -RGB_SHIFT..RGB_SHIFT per channel; values are clamped to 0..255."""
     offsets = torch.randint(-RGB_SHIFT, RGB_SHIFT + 1, (3, 1, 1), dtype=torch.int16)
     return (image.to(torch.int16) + offsets).clamp(0, 255).to(torch.uint8)

@@ -51,10 +51,10 @@ def cosine_distance(image: Tensor, text: Tensor) -> Tensor:
 
 
 def supervised_nt_xent(image: Tensor, text: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
-    """Binary cross-entropy on cosine / temperature over all image-text pairs of the batch. [n, d] and [n].
+    """Binary cross-entropy on cosine / temperature over image-text pairs. image, text: [n, d]; labels: [n].
 
     Positives: each image with its own text. Negatives: image and text of different classes. Other pairs of the same
-    class are ignored. The means over positives and negatives are added; without negatives theirs is 0.
+    class are ignored. The loss is the mean over positives plus the mean over negatives (0 if there are none).
     """
     logits = _cosines(image, text) / temperature
     own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
@@ -65,7 +65,7 @@ def supervised_nt_xent(image: Tensor, text: Tensor, labels: Tensor, *, temperatu
 
 
 def supervised_info_nce(image: Tensor, text: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
-    """InfoNCE in both directions; the own text competes only with texts of other classes. [n, d] and [n]."""
+    """InfoNCE in both directions, with negatives of other classes only. image, text: [n, d]; labels: [n]."""
     logits = _cosines(image, text) / temperature
     own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     other_same_class = (labels[:, None] == labels[None, :]) & ~own

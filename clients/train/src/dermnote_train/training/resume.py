@@ -1,6 +1,7 @@
 """The complete state of an unfinished training run in one file, so that an interrupted run resumes exactly.
 
-Weights, optimiser moments, torch's generator, the position in the epoch and the losses so far. No pickle.
+The file holds the weights, the optimiser's moments, the state of torch's generator, the position in the epoch and the
+losses so far. It contains no pickle.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ class RunState:
 def run_key(
     config: TrainConfig, *, split: Split, classes: Sequence[str], notes: Mapping[str, str] | None, processes: int
 ) -> str:
-    """sha256 of all inputs of a run; a state with another key is not resumed."""
+    """sha256 of all inputs of a run; a run resumes only from a state with the same key."""
     texts = None if notes is None else [notes[record.image_id] for record in split.train]
     labels = [record.label for record in (*split.train, *split.val)]
     data = [checkpoint.split_id(split), list(classes), labels, texts]
@@ -59,7 +60,7 @@ def save_state(run_dir: Path, *, key: str, state: RunState, model: LesionModel, 
 
 
 def load_state(run_dir: Path, *, key: str, model: LesionModel, optimiser: Optimizer) -> RunState:
-    """Restore model, optimiser and generator from the saved state; an initial state if none of this run exists."""
+    """Restore model, optimiser and generator; returns the saved state, or an initial one if this run has none."""
     path = run_dir / RESUME_NAME
     if not path.exists():
         return RunState()

@@ -72,7 +72,7 @@ def check_trainable(split: Split, *, classes: Sequence[str], notes: Mapping[str,
     if len(split.val) < MIN_VALIDATION:
         raise UserError(
             f"only {len(split.val)} validation images: early stopping needs at least {MIN_VALIDATION}; "
-            "add images or split otherwise"
+            "add images or use another split"
         )
     if notes is not None:
         _check_notes(split.train, notes=notes)
@@ -101,7 +101,7 @@ def augmentation_seeds(positions: Tensor, *, seed: int, epoch: int) -> list[int]
 
 
 def _hash(*parts: int) -> int:
-    """A 63-bit number from several (FNV-1a), so that neighbouring seeds give unrelated numbers."""
+    """A 63-bit hash of several numbers (FNV-1a), so that neighbouring seeds give unrelated hashes."""
     digest = 0xCBF29CE484222325
     for part in parts:
         for byte in part.to_bytes(8, "little"):

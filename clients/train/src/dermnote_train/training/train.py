@@ -89,10 +89,10 @@ def train(
 
     notes: image_id -> note for every record of split.train; None trains the image branch alone (image CE only).
     run_dir: created if missing; it caches text features and the state of an unfinished run. The same call resumes that
-    run: killed at any point, it ends with the same weights on the same machine. group: the processes that train
-    together, all with the same arguments. tensorboard: write events to run_dir/tensorboard. progress: called after
-    every batch.
-    Raises UserError for parts that are too small, a class without training images, a record without a note, an
+    run; on the same machine, it ends with the weights of an uninterrupted run, whenever it was killed. group: the
+    processes that train together, all with the same arguments. tensorboard: write events to run_dir/tensorboard.
+    progress: called after every batch.
+    Raises UserError for too few validation images, a class with too few training images, a record without a note, an
     unreadable image, or a loss that is NaN or infinite.
     """
     check_trainable(split, classes=classes, notes=notes)

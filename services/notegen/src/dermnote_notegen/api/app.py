@@ -22,7 +22,7 @@ RATE_LIMIT_PREFIX = "notegen:used"
 
 
 def create_app(settings: Settings, *, redis: Redis | None = None) -> FastAPI:
-    """The note service's app. Raises StartRefused. `redis`: a connection to use; by default a lazy one is opened."""
+    """The note service's app. Raises StartRefused. `redis`: the client, by default one that connects at first use."""
     keys = open_keys(settings)
     redis = redis or connect(settings)
     app = base_app(

@@ -68,7 +68,7 @@ def parse_batch(body: bytes, *, content_type: str) -> list[NoteRequest]:
     """The requests of a batch body; raises InvalidRequest with the index and field of every invalid item."""
     items = _ndjson_items(body) if "ndjson" in content_type.lower() else _json_items(body)
     if not 1 <= len(items) <= MAX_BATCH:
-        raise InvalidRequest(f"a batch has 1 to {MAX_BATCH} items, this one {len(items)}")
+        raise InvalidRequest(f"a batch must have 1 to {MAX_BATCH} items; this one has {len(items)}")
     requests, errors = [], []
     for index, item in enumerate(items):
         try:
@@ -88,7 +88,7 @@ def _json_items(body: bytes) -> list[Any]:
     if not isinstance(document, dict) or not isinstance(document.get("items"), list):
         raise InvalidRequest('the body must be {"items": [NoteRequest, ...]}')
     if set(document) != {"items"}:
-        raise InvalidRequest("the body must have no other key than items")
+        raise InvalidRequest("the only key of the body must be items")
     return list(document["items"])
 
 

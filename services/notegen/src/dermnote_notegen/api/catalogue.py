@@ -22,7 +22,7 @@ TITLES: dict[Strategy, str] = {
 
 @router.get("/strategies")
 def get_strategies() -> list[StrategyInfo]:
-    """The available strategies, and the facts that each must state."""
+    """The available strategies, and the topics that each must state."""
     return [
         StrategyInfo(
             id=strategy,

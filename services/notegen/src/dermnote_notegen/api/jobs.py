@@ -1,4 +1,4 @@
-"""The API's jobs: submit, cancel, report, count for Prometheus; and the routes' dependencies that provide them."""
+"""The API's access to note jobs, with the queue's Prometheus metrics, and the FastAPI dependencies of the routes."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from dermnote_notegen.writing.strategies import note_facts
 
 RETRY_AFTER_S = 5
 MAX_WAIT_S = 60
-# Share of Redis' maxmemory above which new notes are rejected; the rest is reserved for ending accepted ones.
+# Share of Redis' maxmemory above which new notes are rejected; the rest is reserved for the results of accepted ones.
 FULL_SHARE = 0.85
 
 
@@ -46,7 +46,7 @@ def queue_errors() -> Iterator[None]:
 class Jobs(Collector):
     """Submits and cancels notes; reads them through `store`. A Prometheus collector of the queue.
 
-    `owner` is the name of the caller's key: notes, batches and idempotency keys of other owners count as unknown.
+    `owner` is the name of the caller's key: notes, batches and idempotency keys of other owners are treated as unknown.
     """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -57,7 +57,7 @@ class Jobs(Collector):
         self._ttl_s = settings.note_ttl_s
 
     def submit(self, request: NoteRequest, *, owner: str = "", idempotency_key: str | None = None) -> NoteJob:
-        """Queue one note; an idempotency key that was used with the same body returns the first note."""
+        """Queue one note; if the idempotency key was used with the same body before, returns the note queued then."""
         note_facts(request)
         submission = Submission([request], [uuid.uuid4().hex], owner=owner, request_id=request_id())
         return self.store.get(self._submit(submission, key=idempotency_key), owner=owner)
@@ -80,7 +80,7 @@ class Jobs(Collector):
             try:
                 return self._transaction(submission, new_id, key)
             except WatchError:
-                continue  # another request with this key was faster: return what it queued
+                continue  # another request used this key in the meantime: return what it queued
 
     def _transaction(self, submission: Submission, new_id: str, key: str | None) -> str:
         with self._redis.pipeline() as pipe:
@@ -135,7 +135,7 @@ class Jobs(Collector):
         return None if body is None else ModelInfo.model_validate_json(body)
 
     def collect(self) -> Iterator[Metric]:
-        """Queue length, workers, ended notes and Redis' memory, read from Redis at each scrape. No ids."""
+        """Queue length, workers, ended notes and Redis' memory, read from Redis at each scrape. Contains no ids."""
         try:
             with queue_errors():
                 states = {"waiting": self._queue.waiting(), "running": self._queue.running()}

@@ -60,7 +60,7 @@ async def create_note(
 
 @router.post("/notes/preview")
 def preview_note(body: NoteRequest, priors: PriorsDep) -> Preview:
-    """The prompt, the grammar and the facts that the note must state. No model is run."""
+    """The prompt, the grammar and the facts that the note must state. The model is not run."""
     facts = note_facts(body)
     prompts = prompt_file(body.strategy)
     prompt = None
@@ -88,7 +88,7 @@ JobDep = Annotated[NoteJob, Depends(requested_job)]
 
 @router.get("/notes/{note_id}")
 def get_note(job: JobDep) -> NoteJob:
-    """State and, once finished, the note."""
+    """The state of a note and, once it is finished, its text."""
     return job
 
 
@@ -99,7 +99,7 @@ async def note_events(job: JobDep, jobs: JobsDep, caller: CallerDep) -> AsyncIte
     The event's name is the status, its data the NoteJob. The stream ends early if the note is erased.
     """
     sent = ""
-    with suppress(DermnoteError), queue_errors():  # erased or Redis unavailable: an answer that has begun can only end
+    with suppress(DermnoteError), queue_errors():  # erased, or Redis fails: a response that has begun can only end
         async for state in _poll(jobs, job, owner=caller.name):
             if state.status != sent:
                 sent = state.status

@@ -1,1 +1,1 @@
-"""The engine process: owns the language model and answers completions on a Unix socket. Independent of notes."""
+"""The engine process: owns the language model and serves completions on a Unix socket. Independent of notes."""

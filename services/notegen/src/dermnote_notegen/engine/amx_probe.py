@@ -1,7 +1,7 @@
 """Checks in a child process that llama.cpp's weights for the CPU's matrix tiles (AMX) work on this machine.
 
 ggml repacks quantised weights for AMX, and on some machines computing with them kills the process (ggml-org/llama.cpp
-#20824). That cannot be caught, so without this check the engine would die at every first note.
+#20824). That cannot be caught, so without this check the engine would crash at its first request after every start.
 
     python -m dermnote_notegen.engine.amx_probe WEIGHTS     (the child: decodes with repacked weights)
 """
@@ -25,7 +25,7 @@ def repacking_works(path: Path) -> bool:
         return True
     works = succeeds([sys.executable, "-m", "dermnote_notegen.engine.amx_probe", str(path)])
     if not works:
-        log.warning("llama.cpp's AMX weights crash on this machine; the engine runs without them")
+        log.warning("weights repacked for AMX do not work on this machine; the engine does not repack them")
     return works
 
 
@@ -38,7 +38,7 @@ def succeeds(command: list[str]) -> bool:
 
 
 def main(path: Path) -> None:
-    """Decode a prompt, then single tokens: ggml has a kernel for each."""
+    """Decode a prompt, then single tokens, because ggml uses a different kernel for each."""
     weights = Weights(path, gpu_layers=0, repack=True)
     context = LlamaContext(weights, ContextConfig(cells=256, max_sequences=1, threads=THREADS))
     context.decode([BatchToken(token, token, 0, token == PROMPT_TOKENS - 1) for token in range(PROMPT_TOKENS)])

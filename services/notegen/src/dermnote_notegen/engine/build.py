@@ -10,7 +10,7 @@ from dermnote_notegen.engine.tune.layouts import WeightsFile, select_weights
 from dermnote_notegen.settings import Settings
 
 log = logging.getLogger(__name__)
-# Sequences beyond the running ones hold branches that later requests may continue.
+# Sequences that run no request hold branches of the prefix cache, which later requests may continue.
 SEQUENCES_PER_SLOT = 8
 
 
@@ -41,7 +41,10 @@ def load(settings: Settings) -> LLMEngine:
 
 
 def _max_sequences(weights: Weights, slots: int) -> int:
-    """Sequences for `slots` concurrent requests. Without shared prefixes no branch is kept, and each costs a state."""
+    """Number of sequences for `slots` concurrent requests.
+
+    A model that cannot share prefixes keeps no branches, and each of its sequences costs memory for a state.
+    """
     if weights.no_sharing_reason is not None:
         return min(slots + 1, MAX_SEQUENCES)
     return min(slots * SEQUENCES_PER_SLOT, MAX_SEQUENCES)

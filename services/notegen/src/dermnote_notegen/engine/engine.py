@@ -33,18 +33,18 @@ from dermnote_notegen.engine.scheduler import Scheduler
 from dermnote_notegen.engine.sequence import Decoder, Outcome, OutputSegment, SegmentedDecoder, Sequence, TextDecoder
 
 log = logging.getLogger(__name__)
-# A quarter of the cells may hold unused branches for later requests; more slows down every token, which looks at the
-# mask of every cell in use.
+# A quarter of the cells may hold branches that no running request uses, for later requests. More would slow down every
+# token, because attention reads the mask of every cell in use.
 UNUSED_SHARE = 4
-# Batches wait for each step of a deterministic request, so it decodes a few tokens and never a whole prompt.
+# Batches wait for each step of a deterministic request, so a step decodes few tokens and never a whole long prompt.
 ISOLATED_STEP_TOKENS = 32
 
 
 class LLMEngine:
-    """Runs up to `slots` requests concurrently. `context_tokens`: most tokens of a prompt and its completion.
+    """Runs up to `slots` requests concurrently. `context_tokens`: token limit of a prompt and its completion.
 
-    Deterministic requests run one at a time in a context of their own: logits depend slightly on the batch, and there
-    only the request determines it.
+    Deterministic requests run one at a time in a separate context: logits depend slightly on the other tokens of a
+    batch, and there a batch contains only tokens of the one request.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class LLMEngine:
 
     @property
     def memory_bytes(self) -> int:
-        """Most memory of weights, caches, recurrent states and cached logits, the deterministic requests' included.
+        """Maximum memory of weights, caches, recurrent states and cached logits, with those of deterministic requests.
 
-        llama.cpp's working memory is extra: about 100 MiB, more for wide models.
+        llama.cpp's compute buffers come on top: about 100 MiB, more for wide models.
         """
         cells = self._config.cells + self.context_tokens
         logits = CACHED_LOGITS * self._weights.vocabulary.size * 4
@@ -108,11 +108,11 @@ class LLMEngine:
         return self._weights.weight_bytes + cells * cache.per_token + states + logits
 
     def submit(self, request: CompletionRequest, *, cancelled: Callable[[], bool]) -> CompletionFuture:
-        """Queue a request. `cancelled` is called before every step; once true the future is cancelled.
+        """Queue a request. `cancelled` is called before every step; once it returns True, the future is cancelled.
 
-        Raises PromptEmpty (also for a fixed segment), PromptTooLong or GrammarError for an impossible request,
-        EngineBusy if the queue is full, and EngineFailed once the engine has ended. The future may also raise
-        GrammarError.
+        Raises PromptEmpty (if the prompt has no tokens, or the model's tokens cannot express a fixed segment),
+        PromptTooLong or GrammarError for an impossible request, EngineBusy if the queue is full, and EngineFailed once
+        the engine has ended. The future may also raise GrammarError.
         """
         prompt = self._weights.encode(request.prompt, begin=True)
         if not prompt:
@@ -169,7 +169,7 @@ class LLMEngine:
         with self._wake:
             while not (self._arrived or self._closing or any(scheduler.busy for scheduler in self._schedulers())):
                 self._wake.wait()
-        while self._arrived:  # removed only once it is queued, so that it is failed with the others on an error
+        while self._arrived:  # removed only after it is queued, so that `_fail_all` still finds it after an error
             sequence, deterministic = self._arrived[0]
             try:
                 (self._isolated_scheduler() if deterministic else self._scheduler).add(sequence)
@@ -190,7 +190,7 @@ class LLMEngine:
         if self._isolated is None:
             config = ContextConfig(
                 cells=self.context_tokens,
-                # The second one is for a prompt whose logits are computed again.
+                # The second one is temporary: it computes a decoded prompt's logits again.
                 max_sequences=2 if self._context.shares else 1,
                 threads=1,  # so that neither the load nor the number of cores affects the text
                 keys=self._config.keys,
@@ -200,7 +200,7 @@ class LLMEngine:
         return self._isolated
 
     def _step_isolated(self) -> None:
-        """If their context cannot be rebuilt, deterministic requests fail and the batches continue."""
+        """Step the deterministic requests; if their context cannot be rebuilt, they fail and the others continue."""
         if self._isolated is None or self._isolated_context is None:
             return
         try:
@@ -221,7 +221,7 @@ class LLMEngine:
             grammar = None if part.grammar is None else Grammar(part.grammar, vocabulary)
             return TextDecoder(sampler, vocabulary, max_tokens=part.max_tokens, stop=part.stop, grammar=grammar)
 
-        # Without shared prefixes each segment would decode the prompt again, so the whole grammar is preferred.
+        # Without shared prefixes each segment would decode the prompt again, so the request's grammar is preferred.
         if request.segments is None or (request.grammar is not None and not self._context.shares):
             return text_decoder(request), request.max_tokens
         segments = [
@@ -284,7 +284,7 @@ def _encode_fixed(text: str, vocabulary: Vocabulary) -> list[int]:
 
 
 def _longest_run(requested: list[Segment], segments: list[OutputSegment]) -> int:
-    """The most tokens after the prompt at one time: a `from_prompt` segment starts from the prompt again."""
+    """The most tokens that follow the prompt at any time; a `from_prompt` segment starts right after the prompt."""
     runs = [0]
     for given, segment in zip(requested, segments, strict=True):
         if segment.from_prompt:

@@ -24,7 +24,7 @@ ERROR_LEVEL = 4
 DECODED, NO_FREE_CELLS = 0, 1
 # llama.cpp's limit of sequences per context.
 MAX_SEQUENCES = 256
-# ggml's numbers of the cache types.
+# ggml's numbers for the types of cached keys and values.
 CACHE_TYPES = {"f16": 1, "bf16": 30}
 FLASH_ATTENTION_ON = 1
 ALL_LAYERS = -1
@@ -46,7 +46,7 @@ def _initialise() -> None:
 
 @dataclass(frozen=True)
 class ContextConfig:
-    """`cells`: tokens that the cache holds, all sequences together; `batch`: most tokens per decode.
+    """`cells`: size of the cache in tokens, for all sequences together; `batch`: most tokens per `decode` call.
 
     `keys`: type of the cache's keys; its values are f16.
     """
@@ -59,7 +59,7 @@ class ContextConfig:
 
 
 class CacheBytes(NamedTuple):
-    """Memory of a context's cache: per token, and per sequence whatever its length."""
+    """Memory of a context's cache: per token, and per sequence of any length."""
 
     per_token: int
     per_sequence: int
@@ -80,7 +80,7 @@ def cpu_info(field: str) -> str:
 
 
 def offloaded_layers(configured: int | None) -> int:
-    """Layers that run on the GPU: `configured`, all (-1) by default; 0 if llama.cpp was built without GPU support."""
+    """Number of layers on the GPU: `configured`, by default all (-1); 0 if llama.cpp was built without GPU support."""
     if not llama_cpp.llama_supports_gpu_offload():
         return 0
     return ALL_LAYERS if configured is None else configured
@@ -89,8 +89,8 @@ def offloaded_layers(configured: int | None) -> int:
 class Weights:
     """A loaded GGUF. Raises ModelNotFound if llama.cpp cannot load the file.
 
-    `gpu_layers`: see `offloaded_layers`; `repack`: let ggml repack the weights for this CPU, by default unless that may
-    crash (see amx_probe).
+    `gpu_layers`: see `offloaded_layers`; `repack`: let ggml repack the weights for this CPU, by default only if the
+    CPU has no AMX, because repacking for AMX may crash (see amx_probe).
     """
 
     def __init__(self, path: Path, *, gpu_layers: int | None = None, repack: bool | None = None) -> None:
@@ -116,9 +116,9 @@ class Weights:
     def no_sharing_reason(self) -> str | None:
         """Why sequences cannot share prefixes; None if they can."""
         if llama_cpp.llama_model_is_recurrent(self.model):
-            return "its memory is recurrent: a state cannot be cut at a prefix"
+            return "the model's memory is recurrent: a state cannot be cut at a prefix"
         if llama_cpp.llama_model_is_hybrid(self.model):
-            return "part of its memory is recurrent: a state cannot be cut at a prefix"
+            return "part of the model's memory is recurrent: a state cannot be cut at a prefix"
         return None
 
     @property
@@ -133,8 +133,9 @@ class Weights:
 
     @cached_property
     def cache_bytes(self) -> CacheBytes:
-        """Memory of the cache in 16 bit, measured by llama.cpp after one token and after two: the metadata of heads,
-        their sizes and states differs between architectures.
+        """Memory of the cache in 16 bit, from the size of llama.cpp's state after one token and after two.
+
+        It is measured because architectures describe heads, head sizes and states in different metadata.
         """
         config = ContextConfig(cells=MEASURED_CELLS, max_sequences=1, threads=1, batch=1)
         with closing(LlamaContext(self, config)) as context:
@@ -160,7 +161,7 @@ class Weights:
 
 
 class LlamaContext:
-    """One `llama_context` with a unified cache, for one thread. `shares`: sequences can share prefixes."""
+    """One `llama_context` with a unified cache, to be used by one thread. `shares`: sequences can share prefixes."""
 
     def __init__(self, weights: Weights, config: ContextConfig) -> None:
         self._weights = weights
@@ -179,7 +180,7 @@ class LlamaContext:
         params.n_seq_max = self.max_sequences
         params.n_threads = params.n_threads_batch = config.threads
         params.kv_unified = True  # otherwise a partial copy between sequences aborts the process
-        params.swa_full = True  # a cache of the window alone cannot be cut at a prefix
+        params.swa_full = True  # a cache that holds only the window cannot be cut at a prefix
         params.flash_attn_type = FLASH_ATTENTION_ON
         params.type_k, params.type_v = CACHE_TYPES[config.keys], CACHE_TYPES["f16"]
         params.offload_kqv = params.op_offload = self._weights.gpu_layers != 0
@@ -190,9 +191,9 @@ class LlamaContext:
             raise MemoryError(f"llama.cpp could not create a context of {config.cells} tokens")
 
     def decode(self, batch: Sequence[BatchToken]) -> None:
-        """Decode one batch. Raises CacheFull if cells are missing, ContextBroken if the cache is lost."""
+        """Decode one batch. Raises CacheFull if too few cells are free, ContextBroken if the cache is lost."""
         if not self._context:
-            raise ContextBroken("it could not be rebuilt for lack of memory")
+            raise ContextBroken("the context could not be rebuilt for lack of memory")
         status = int(llama_cpp.llama_decode(self._context, self._batch.filled(batch)))
         if status == NO_FREE_CELLS:
             raise CacheFull
@@ -221,7 +222,7 @@ class LlamaContext:
         return int(llama_cpp.llama_state_seq_get_size(self._context, seq_id))
 
     def rebuild(self) -> None:
-        """Replace the context with an empty one. Raises MemoryError if it does not fit; `decode` then fails."""
+        """Replace the context with an empty one. Raises MemoryError if memory is insufficient; `decode` then fails."""
         llama_cpp.llama_free(self._context)
         self._open()
 
@@ -242,7 +243,7 @@ def quantize(source: Path, target: Path, quantization: str) -> None:
 
 
 class _Batch:
-    """A `llama_batch` over reusable arrays, `columns` in the order of a BatchToken: one sequence per token."""
+    """A `llama_batch` over reusable arrays, `columns` in the field order of BatchToken; a token has one sequence."""
 
     def __init__(self, size: int) -> None:
         token, position, seq_id = (np.zeros(size, dtype=np.int32) for _ in range(3))

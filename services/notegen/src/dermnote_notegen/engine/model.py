@@ -1,4 +1,4 @@
-"""The interfaces of an engine, its model and its KV cache, their errors, and where the weights come from."""
+"""Interfaces of the engine, its model and its KV cache; their errors; and the lookup of the weights file."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from dermnote_contracts.completions import CompletionRequest, CompletionResponse
 from dermnote_contracts.notes import Quantization
 from dermnote_contracts.problems import StartRefused
 
-if TYPE_CHECKING:  # needs NumPy, which a scripted engine does without
+if TYPE_CHECKING:  # imports NumPy, which the scripted engine does not need
     from dermnote_notegen.engine.sampling import Logits
 
 CompletionFuture = Future[CompletionResponse]
@@ -29,7 +29,7 @@ class PromptTooLong(Exception):
 
 
 class PromptEmpty(Exception):
-    """The tokenizer finds no token in the prompt."""
+    """The prompt contains no tokens."""
 
 
 class GrammarError(Exception):
@@ -46,7 +46,7 @@ class EngineFailed(Exception):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which weights run. `sha256`: of the configured file; `quantization`: set if that file was re-quantised."""
+    """Which weights are in use. `sha256`: of the configured file; `quantization`: set if that file was re-quantised."""
 
     name: str
     sha256: str | None
@@ -130,7 +130,11 @@ class BatchToken(NamedTuple):
 
 
 class KVCache(Protocol):
-    """Sequences 0 to `max_sequences` - 1 over shared cells. `drop` frees positions from `start` on."""
+    """llama.cpp's sequences, with ids from 0 to `max_sequences` - 1, which share the cells of one cache.
+
+    `copy` adds the first `length` tokens of `source` to `target`; `drop` removes a sequence's tokens from position
+    `start` on.
+    """
 
     max_sequences: int
 
@@ -140,7 +144,7 @@ class KVCache(Protocol):
 
 
 class Context(KVCache, Protocol):
-    """A model and its cache of `cells` tokens. `shares`: prefixes can be copied between sequences."""
+    """A model and its cache of `cells` tokens. `shares`: whether sequences can share prefixes."""
 
     cells: int
     shares: bool

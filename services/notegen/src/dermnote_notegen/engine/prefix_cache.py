@@ -1,7 +1,7 @@
 """The KV cache as a tree of tokens over llama.cpp's sequences. Each shared prefix is decoded once.
 
-A sequence holds a path from the root; forking copies the common prefix, which costs no cells. Unused branches stay
-cached and are evicted, least recently used first, when a sequence or cells are needed.
+A sequence holds a path from the root; a fork shares the cells of the common prefix, so it needs no new ones. Unused
+branches stay cached and are evicted, least recently used first, when a sequence or cells are needed.
 """
 
 from collections import OrderedDict
@@ -13,7 +13,7 @@ import numpy as np
 from dermnote_notegen.engine.model import KVCache
 from dermnote_notegen.engine.sampling import Logits
 
-# Nodes whose logits are cached, one 32-bit float for every token of the vocabulary.
+# Number of nodes whose logits are cached; each takes one 32-bit float per token of the vocabulary.
 CACHED_LOGITS = 256
 
 
@@ -23,7 +23,7 @@ class NoFreeSequence(Exception):
 
 @dataclass(eq=False)
 class Branch:
-    """One of llama.cpp's sequences. `tip`: its deepest node; no other branch may extend the sequence beyond it."""
+    """One of llama.cpp's sequences. `tip`: its deepest node, the only one that can be extended without a fork."""
 
     seq_id: int
     tip: "Node"
@@ -31,9 +31,9 @@ class Branch:
 
 @dataclass(eq=False, repr=False, slots=True)
 class Node:
-    """One token after its parent's; a root (depth 0, the empty text) is its own parent.
+    """One token, which follows its parent's token. A root (depth 0, the empty text) is its own parent.
 
-    `branch`: one that holds the path to this node, None until it is decoded.
+    `branch`: a branch that holds the path to this node; None until the node is decoded.
     """
 
     token: int = -1
@@ -61,7 +61,7 @@ class Node:
 
     @property
     def removable(self) -> bool:
-        """Whether it is a leaf (not a root) that no request is at."""
+        """Whether it is a leaf, but not a root, and no request references it."""
         return bool(self.depth) and not self.children and not self.ref_count
 
     def path(self) -> Iterator["Node"]:
@@ -73,7 +73,7 @@ class Node:
 
 
 class PrefixCache:
-    """The nodes, their branches, and the requests at them. `cached_logits`: nodes whose logits are kept for reuse."""
+    """The tree of nodes with their branches and reference counts. `cached_logits`: how many nodes keep their logits."""
 
     def __init__(self, kv_cache: KVCache, *, cached_logits: int = CACHED_LOGITS) -> None:
         self._kv_cache = kv_cache
@@ -88,16 +88,16 @@ class PrefixCache:
 
     @property
     def idle_branches(self) -> int:
-        """Branches that no request is at."""
+        """Number of branches that no request references."""
         return len(self._idle)
 
     @property
     def sequences_used(self) -> int:
-        """Sequences that hold tokens."""
+        """Number of sequences that hold tokens."""
         return self._kv_cache.max_sequences - len(self._free_ids)
 
     def unused_cells(self, active: Iterable[Node]) -> int:
-        """Cells that hold tokens on no path to any of `active`."""
+        """Number of cells whose tokens are not on the path to any node in `active`."""
         self._clock += 1
         used = 0
         for leaf in active:
@@ -109,7 +109,7 @@ class PrefixCache:
         return self.cells_held - used
 
     def acquire(self, node: Node, tokens: Sequence[int]) -> Node:
-        """Reference the node `tokens` below `node`; missing nodes are created, to be decoded."""
+        """Add a reference to the node that `tokens` lead to from `node`, and return it; creates missing nodes."""
         for token in tokens:
             child = node.children.get(token)
             if child is None:
@@ -122,7 +122,7 @@ class PrefixCache:
         return node
 
     def advance(self, node: Node, tokens: Sequence[int]) -> Node:
-        """Move a reference from `node` to the node `tokens` below it."""
+        """Move a reference from `node` to the node that `tokens` lead to from it."""
         node.ref_count -= 1
         return self.acquire(node, tokens)
 
@@ -135,12 +135,12 @@ class PrefixCache:
             self._idle[node] = None
 
     def discard(self, node: Node, *, stem: Node) -> None:
-        """Remove the branch that ends at `node`, as far as it is unused and not beyond `stem`."""
+        """Remove the branch that ends at `node`: its unused nodes between `stem`, which stays, and `node`."""
         if node in self._idle and node is not stem:
             self._remove(node, stop=lambda ancestor: ancestor is stem)
 
     def missing(self, node: Node) -> tuple[Node, list[Node]]:
-        """(deepest decoded node above or at `node`, the nodes from there to `node` in order)."""
+        """(deepest decoded node on the path to `node`, the nodes after it that must be decoded, in order)."""
         chain = []
         while not node.decoded:
             chain.append(node)
@@ -148,9 +148,9 @@ class PrefixCache:
         return node, chain[::-1]
 
     def extend(self, anchor: Node, chain: Sequence[Node]) -> Branch:
-        """A branch to decode `chain` in, after `anchor`, which is decoded. Raises NoFreeSequence.
+        """Return a branch in which to decode `chain` after the decoded node `anchor`. Raises NoFreeSequence.
 
-        Follow it by `mark_decoded` or, if nothing was decoded, by `undo_extend`.
+        Call `mark_decoded` afterwards or, if nothing was decoded, `undo_extend`.
         """
         branch = anchor.branch
         if branch is None or branch.tip is not anchor:
@@ -159,14 +159,14 @@ class PrefixCache:
         return branch
 
     def undo_extend(self, anchor: Node, branch: Branch) -> None:
-        """Undo `extend`, which returned a branch for `anchor`."""
+        """Undo the call of `extend` that returned `branch` for `anchor`."""
         if branch is anchor.branch:
             branch.tip = anchor
         else:
             self.free(branch)
 
     def fork(self, node: Node) -> Branch:
-        """A new branch that holds the path to `node`, which is decoded. Raises NoFreeSequence."""
+        """A new branch that holds the path to the decoded node `node`. Raises NoFreeSequence."""
         while not self._free_ids:
             if not self.evict():
                 raise NoFreeSequence
@@ -187,20 +187,20 @@ class PrefixCache:
         self._free_ids.append(branch.seq_id)
 
     def store_logits(self, node: Node, logits: Logits) -> None:
-        """Cache a copy of the logits after `node`; the least recently used ones are evicted for it."""
+        """Cache a copy of the logits after `node`; if there is no free row, evict the least recently used logits."""
         if node.logits is None:
             node.logits = self._free_row(len(logits))
         np.copyto(node.logits, logits)
         self._with_logits[node] = None
 
     def logits(self, node: Node) -> Logits | None:
-        """The cached logits after `node`, valid until others are stored."""
+        """The cached logits after `node`, valid until the next call of `store_logits`."""
         if node.logits is not None:
             self._with_logits.move_to_end(node)
         return node.logits
 
     def _free_row(self, vocabulary: int) -> Logits:
-        """A row of one block that holds all cached logits: separate copies would fragment the memory."""
+        """A row of the array that holds all cached logits; separate arrays would fragment the memory."""
         if self._free_rows is None:
             self._free_rows = list(np.empty((self._cached_logits, vocabulary), dtype=np.float32))
         if not self._free_rows:
@@ -214,14 +214,14 @@ class PrefixCache:
             node.logits = None
 
     def evict(self) -> bool:
-        """Remove the least recently used idle branch up to where other requests passed; False if there is none."""
+        """Remove the least recently used idle branch, up to a node visited more than once; False if none is idle."""
         if not self._idle:
             return False
         self._remove(min(self._idle, key=lambda node: node.last_used), stop=lambda ancestor: ancestor.visits > 1)
         return True
 
     def clear(self) -> None:
-        """Remove all unused branches; sequences are then assigned in order again."""
+        """Remove all unused branches, so that free sequences are assigned in ascending order again."""
         while self.evict():
             pass
         self._free_ids.sort(reverse=True)
@@ -245,7 +245,7 @@ class PrefixCache:
             self._idle[node] = None
 
     def _shorten(self, branch: Branch, tip: Node) -> None:
-        """End `branch` at `tip`; free its sequence if another branch holds all of that path."""
+        """End `branch` at `tip`; free its sequence if another branch holds the whole path to `tip`."""
         other = next((child.branch for child in tip.children.values() if child.branch is not None), None)
         other = other or (tip.branch if tip.branch is not branch else None)
         if tip.depth and other is None:

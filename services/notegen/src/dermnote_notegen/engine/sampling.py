@@ -1,8 +1,8 @@
-"""Choosing the next token: by sampling from logits, among the tokens that a grammar (llguidance) allows.
+"""Chooses the next token: samples from logits, restricted to the tokens that a grammar (llguidance) allows.
 
-Filters are applied in llama.cpp's order: top-k, top-p, min-p, temperature. A sampled token is a decision if two tokens
-were allowed and neither one's text is a prefix of the other's: tokens that only split the same text differently are not
-a choice.
+Filters are applied in llama.cpp's order: top-k, top-p, min-p, temperature. A sampled token is a decision if at least
+two of the allowed tokens lead to different texts; if each is a prefix of the next longer one, they only split the same
+text differently.
 """
 
 import itertools
@@ -19,9 +19,11 @@ from dermnote_notegen.engine.model import GrammarError
 
 Logits = NDArray[np.float32]
 TokenIds = NDArray[np.int64]
-# Tokens this far below the best one (e^-16) are considered only if fewer than top_k are closer.
+# Tokens whose logit is further than this below the highest one (a probability ratio of e^-16) are considered only if
+# fewer than top_k tokens are within this margin.
 TOP_K_MARGIN = 16.0
-# A rule of names, literals and bars only is translated to Lark directly: llguidance's GBNF reader takes 1.7 ms more.
+# If every rule contains names, literals and bars only, the grammar is translated to Lark here, because llguidance's
+# GBNF reader takes 1.7 ms longer.
 PLAIN_RULE = re.compile(r'([a-z][a-z0-9-]*) ::= ((?:"(?:[^"\\\n]|\\["\\n])*"|[a-z][a-z0-9-]*|\|| )+)')
 LITERAL_OR_NAME = re.compile(r'"(?:[^"\\]|\\.)*"|[a-z][a-z0-9-]*')
 MAX_TOKEN_BYTES = 256
@@ -34,7 +36,7 @@ class InvalidLogits(Exception):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """`temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 disable the filter."""
+    """Sampling settings. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 disable their filters."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -43,7 +45,7 @@ class SamplingParams:
 
 
 class Sampler:
-    """The random state of one sequence; the same seed and logits give the same tokens."""
+    """Samples the tokens of one sequence with its own random state: equal seeds and logits give equal tokens."""
 
     def __init__(self, params: SamplingParams, *, seed: int) -> None:
         self.params = params
@@ -52,7 +54,7 @@ class Sampler:
     def sample(self, logits: Logits, allowed: TokenIds | None = None) -> int:
         """One token id from `logits`, shape [vocabulary], restricted to `allowed` (ascending ids) if given.
 
-        Raises InvalidLogits if one of the candidates is NaN or infinite, or all are minus infinity.
+        Raises InvalidLogits if one of the candidates is NaN or plus infinity, or if all are minus infinity.
         """
         candidates = logits if allowed is None else logits[allowed]
         chosen = self._sample_index(candidates)
@@ -69,7 +71,7 @@ class Sampler:
 
 
 def _filtered(logits: Logits, params: SamplingParams) -> tuple[TokenIds, NDArray[np.float64]]:
-    """(indices, unnormalised probabilities) after all filters; the likeliest first if anything was filtered out."""
+    """(indices, unnormalised probabilities) after all filters; the likeliest first if top_p is below 1."""
     indices = _top_k(logits, params)
     values = logits[indices].astype(np.float64)
     values -= values.max()
@@ -84,7 +86,7 @@ def _filtered(logits: Logits, params: SamplingParams) -> tuple[TokenIds, NDArray
 
 
 def _top_k(logits: Logits, params: SamplingParams) -> TokenIds:
-    """The top_k indices, sorted only if top_p needs an order; all indices without top_k."""
+    """The indices of the top_k highest logits (all if top_k is 0), sorted only if top_p needs the order."""
     count = params.top_k or len(logits)
     if count >= len(logits):
         indices = np.arange(len(logits))
@@ -121,10 +123,10 @@ class Vocabulary:
         return b"".join(map(self.token_bytes, tokens))
 
     def encode(self, text: bytes) -> list[int]:
-        """Tokens of a text that continues another one; they decode to the text if the vocabulary can express it.
+        """Tokenize a text that continues another one, so that the tokens decode to exactly this text if possible.
 
-        SentencePiece vocabularies put a space before what looks like a beginning. llguidance prevents this with a
-        marker in front; where that fails, the longest matching tokens are used.
+        SentencePiece tokenizers insert a space at the beginning of a text. llguidance prevents this with a marker
+        before the text; where that fails, the longest matching tokens are used.
         """
         tokens: list[int] = self.tokenizer.tokenize_bytes(text)
         if self.decode(tokens) != text:
@@ -132,8 +134,8 @@ class Vocabulary:
         return tokens
 
     def matcher(self, gbnf: str) -> LLMatcher:
-        """A matcher at the beginning of a grammar. Sentences without patient facts recur, so compiled grammars are
-        cached, the least recently used evicted first.
+        """A matcher at the beginning of a grammar. The grammars of sentences without patient facts recur, so compiled
+        grammars are cached; the least recently used one is evicted first.
         """
         with self._lock:
             matcher = self._matchers.pop(gbnf, None)
@@ -145,7 +147,7 @@ class Vocabulary:
         return matcher.deep_copy()
 
     def is_choice(self, allowed: TokenIds) -> bool:
-        """False if every allowed token is a prefix of the next longer one: they split the same text differently."""
+        """False if the allowed tokens only split the same text differently: each is a prefix of the next longer one."""
         if len(allowed) > MAX_TOKEN_BYTES:  # more tokens than possible lengths
             return True
         texts = sorted((self.token_bytes(int(token)) for token in allowed), key=len)
@@ -156,7 +158,7 @@ class Grammar:
     """A compiled grammar and the current position in it. Raises GrammarError if the grammar is invalid.
 
     llguidance does not raise when a grammar exceeds its limits: the matcher then reports that it has stopped and
-    allows only an end token. Every such answer is checked, so all methods may raise GrammarError.
+    allows only an end token. Its state is checked after each call, so all methods may raise GrammarError.
     """
 
     def __init__(self, gbnf: str, vocabulary: Vocabulary) -> None:
@@ -200,7 +202,7 @@ class Grammar:
             raise GrammarError(f"the grammar stopped: {self._matcher.get_error()}")
 
     def _check(self) -> None:
-        """Takes 50 ns; a mask takes 60 us."""
+        """Raise GrammarError if the matcher has failed. Takes 50 ns; computing a mask takes 60 us."""
         if self._matcher.is_error():
             raise GrammarError(f"the grammar stopped: {self._matcher.get_error()}")
 

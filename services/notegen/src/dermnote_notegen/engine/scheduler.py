@@ -1,7 +1,7 @@
-"""Continuous batching: which sequences run, and what each step decodes for them. Used by one thread.
+"""Continuous batching: decides which sequences run and what each step decodes for them. Not thread-safe.
 
 A step decodes one batch: for every running sequence the tokens up to its next choice. Sequences join and leave at
-every step. The model is a `Context`, so tests use fixed logits.
+every step. The model is behind the `Context` interface, so that tests can use fixed logits.
 """
 
 import itertools
@@ -15,11 +15,12 @@ from dermnote_notegen.engine.prefix_cache import Branch, Node, NoFreeSequence, P
 from dermnote_notegen.engine.sampling import Logits
 from dermnote_notegen.engine.sequence import Outcome, Sequence
 
-# Chains of up to this many tokens are never split; longer ones (prompts) fill the rest of a step, piece by piece.
+# Chains (the tokens to decode for one sequence) of up to this length are never split; longer ones, such as prompts,
+# fill the rest of each step piece by piece.
 SHORT_TOKENS = 48
 
 Pending = tuple[Node, list[Node]]
-"""(deepest decoded node, nodes to decode after it; none if only its logits are missing)."""
+"""(deepest decoded node, the nodes to decode after it; an empty list if only the node's logits are missing)."""
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Batch:
 class Scheduler:
     """Runs up to `slots` sequences concurrently in batches of up to `step_tokens`.
 
-    `unused_cells`: how much of the cache may hold branches that no running sequence uses; all of it by default.
+    `unused_cells`: how many cells may hold branches that no running sequence uses; by default, all cells.
     `isolated`: every sequence runs alone and starts with an empty cache, so that its batches depend on it alone.
     """
 
@@ -74,7 +75,7 @@ class Scheduler:
         self.stats = SchedulerStats()
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence; it starts in one of the next steps. One without any choice ends at once."""
+        """Queue a sequence; it starts in one of the next steps. One that needs no decoding ends at once."""
         if (outcome := sequence.begin()) is not None:
             sequence.on_end(sequence, outcome)
         else:
@@ -119,7 +120,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         if self.running and self.stats.ended == self._full_at:
-            return  # a sequence that was just preempted would only fill the cache again
+            return  # until a sequence ends, the one that was just preempted would fill the cache again
         while self.waiting and len(self.running) < self._slots:
             reserved = sum(sequence.reserved_cells for sequence in self.running)
             if self.running and reserved + self.waiting[0].cells_needed() > self._context.cells:
@@ -156,7 +157,7 @@ class Scheduler:
         return batch
 
     def _pending(self, step: int) -> tuple[list[Pending], list[Pending]]:
-        """(short chains, long chains) to decode, each node once; every step begins with another sequence."""
+        """(short chains, long chains) to decode, each node once; each step starts with a different sequence."""
         short: list[Pending] = []
         long: list[Pending] = []
         first = step % max(1, len(self.running))
@@ -200,16 +201,16 @@ class Scheduler:
         self._evict_unused()
 
     def _evict_unused(self) -> None:
-        """Keep at most `unused_cells` of unused branches, the most recently used ones."""
+        """Evict the least recently used of the unused branches until these hold at most `unused_cells` cells."""
         if self.cache.cells_held <= self._unused_cells:
-            return  # saves the counting
+            return  # no need to count
         unused = self.cache.unused_cells(sequence.node for sequence in self.running)
         before = self.cache.cells_held
         while unused - (before - self.cache.cells_held) > self._unused_cells and self.cache.evict():
             pass
 
     def _advance(self, sequence: Sequence, logits: Logits) -> None:
-        """Append the sequence's next tokens, repeatedly while their logits are cached."""
+        """Append the sequence's next tokens, and repeat this as long as the logits after them are cached."""
         known: Logits | None = logits
         while known is not None:
             continuation = sequence.run(partial(sequence.decoder.next, known))
@@ -243,7 +244,7 @@ class Scheduler:
         sequence.on_end(sequence, outcome)
 
     def _release(self, sequence: Sequence) -> None:
-        """Release the sequence's branch, and discard it if no other sequence can use it."""
+        """Release the sequence's branch, and discard it if prefixes cannot be shared or reuse is unlikely."""
         self.cache.release(sequence.node)
         if not self._context.shares:
             self.cache.discard(sequence.node, stem=self.cache.root)

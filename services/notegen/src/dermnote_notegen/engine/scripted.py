@@ -21,8 +21,8 @@ GBNF_PART = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z][A-Za-z0-9-]*|\|)')
 
 
 class ScriptedModel:
-    """Answers with `texts` in turn. Without any, it answers with a random text that the request's grammar allows or,
-    without a grammar, with the last `Facts:` line of the prompt as a sentence.
+    """Answers with `texts` in turn. If there are none, it answers with a random text that the request's grammar allows
+    or, for a request without a grammar, with the last `Facts:` line of the prompt as a sentence.
 
     `token_s`: seconds per word, so that a test can kill a process in the middle of a note. A prompt that contains
     `DEADLY` crashes the process.
@@ -47,7 +47,7 @@ class ScriptedModel:
         return self._threads.submit(self.complete, request, cancelled=cancelled)
 
     def complete(self, request: CompletionRequest, *, cancelled: Callable[[], bool]) -> CompletionResponse:
-        """Generate the next text word by word until it is cancelled. Raises GrammarError."""
+        """Generate the next text word by word, until its end or until it is cancelled. Raises GrammarError."""
         text = self._texts[len(self.requests) % len(self._texts)] if self._texts else _answer(request)
         self.requests.append(request)
         words = []
@@ -81,7 +81,7 @@ def _repeat_facts(prompt: str) -> str:
 
 
 def _rules(grammar: str) -> dict[str, list[list[str]]]:
-    """Rule -> alternatives -> parts, of GBNF that contains literals, names and bars only."""
+    """Parse GBNF that contains literals, names and bars only: rule -> alternatives -> parts."""
     rules: dict[str, list[list[str]]] = {}
     for line in grammar.strip().splitlines():
         name, _, body = line.partition(" ::= ")

@@ -13,7 +13,8 @@ from dermnote_notegen.engine.prefix_cache import Node
 from dermnote_notegen.engine.sampling import Grammar, Logits, Sampler, Vocabulary
 
 log = logging.getLogger(__name__)
-# Share of a request's token limit that is reserved in the cache: few texts need all, and others can be preempted.
+# Share of a request's token limit that is reserved in the cache: few texts need the whole limit, and if the cache is
+# full, a sequence can be preempted.
 RESERVED_SHARE = 0.5
 
 
@@ -33,7 +34,7 @@ class Output:
 class Continuation:
     """The next tokens of a sequence. `ended`: nothing follows them, so they need not be decoded.
 
-    `from_prompt`: they follow the prompt, not the tokens generated since.
+    `from_prompt`: they follow the prompt directly, and replace the tokens generated so far.
     """
 
     tokens: abc.Sequence[int]
@@ -52,7 +53,7 @@ class Decoder(Protocol):
 
 
 class TextDecoder:
-    """Samples until an end token, a stop text (removed from the text), the limit, or the end of the grammar.
+    """Samples until an end token, a stop text (removed from the text), the token limit, or the end of the grammar.
 
     With a grammar, forced tokens are appended without sampling, and the others are sampled among the allowed ones.
     """
@@ -78,7 +79,7 @@ class TextDecoder:
         return self._append([])
 
     def next(self, logits: Logits) -> Continuation:
-        """One sampled token and those that it forces."""
+        """One sampled token and the forced tokens that follow it."""
         token = self._sample(logits)
         self.output.sampled += 1
         if token in self._vocabulary.end_tokens:
@@ -89,8 +90,9 @@ class TextDecoder:
         return self._append([token])
 
     def _sample(self, logits: Logits) -> int:
-        """With top_k sampling is cheap, so it comes first, and the vocabulary is masked only if the grammar rejects
-        the token. Without top_k the mask (60 us) costs less than sampling from the whole vocabulary (400 us).
+        """Sample a token that the grammar allows. With top_k, sampling is cheap, so the vocabulary is masked only if
+        the grammar rejects the first token. Without top_k, the vocabulary is masked at once: computing the mask (60 us)
+        costs less than sampling from the whole vocabulary (400 us).
         """
         if self.grammar is None:
             self.output.decisions += 1
@@ -118,11 +120,11 @@ class TextDecoder:
         return Continuation(tokens, ended=self.output.finished or len(self.output.tokens) >= self._max_tokens)
 
     def _ends_with(self, token: int) -> bool:
-        """Append `token` to the output; true if it completes a stop text, which is removed."""
+        """Append `token` to the output; true if it completes a stop text, which is then removed."""
         output, piece = self.output, self._vocabulary.token_bytes(token)
         output.tokens.append(token)
         output.text += piece
-        # Only the last bytes are new.
+        # The text before this token contains no stop text, so a match must reach into the new bytes.
         found = [
             output.text.find(stop, max(0, len(output.text) - len(piece) - len(stop) + 1)) for stop in self._stop_texts
         ]
@@ -151,11 +153,11 @@ class OutputSegment:
 
 
 class SegmentedDecoder:
-    """Alternates fixed texts and decoders; fixed texts are decoded without sampling (jump-forward decoding).
+    """Generates a text from a list of fixed texts and decoders. Fixed texts need no sampling (jump-forward decoding).
 
-    A segment ends at its stop text, and the next one continues the text before it. A segment without a grammar may
-    also end at its limit; a grammar cut by its limit ends the whole text, since nothing sensible follows half a
-    sentence.
+    A segment ends at its stop text, which is removed, and the next segment continues from there. A segment without a
+    grammar may also end at its token limit. If the limit cuts off a segment with a grammar, the whole text ends, since
+    nothing sensible can follow half a sentence.
     """
 
     def __init__(self, segments: abc.Sequence[OutputSegment], vocabulary: Vocabulary) -> None:
@@ -180,7 +182,7 @@ class SegmentedDecoder:
         return continuation
 
     def _advance(self) -> Continuation:
-        """Everything up to the next choice."""
+        """All tokens up to the next choice."""
         while self._segments:
             segment = self._segments.pop(0)
             if segment.from_prompt:
@@ -196,10 +198,10 @@ class SegmentedDecoder:
         return Continuation([], ended=True)
 
     def _continue_to(self, tokens: list[int]) -> Continuation:
-        """What leads from the tokens returned so far to `tokens`.
+        """The continuation that turns the tokens returned so far into `tokens`.
 
-        A stop text may have removed some of those, or left nothing to add. Then all of `tokens` follow the prompt
-        again; a cache that shares prefixes still holds the common part.
+        If a removed stop text included some of the returned tokens, or if there is nothing to add, all of `tokens` are
+        returned again, to follow the prompt directly; a cache that shares prefixes still holds the common part.
         """
         shown, self._shown = self._shown, tokens
         if len(tokens) > len(shown) and tokens[: len(shown)] == shown:
@@ -238,8 +240,8 @@ class Outcome(Enum):
 class Sequence:
     """One request. It ends once `cancelled()` is true. Times are seconds of time.monotonic().
 
-    `reusable`: other requests are likely to generate the same beginning (a grammar allows few), so its branch stays
-    cached after its end.
+    `reusable`: other requests are likely to begin with the same tokens (a grammar allows few beginnings), so the branch
+    stays cached after the sequence has ended.
     """
 
     decoder: Decoder
@@ -258,7 +260,7 @@ class Sequence:
     reserved_cells: int = 0
 
     def begin(self) -> Outcome | None:
-        """Set its first tokens; its outcome if nothing needs to be decoded."""
+        """Set the first tokens. Returns the outcome if nothing needs to be decoded, else None."""
         continuation = self.run(self.decoder.begin)
         if isinstance(continuation, Outcome):
             return continuation
@@ -272,10 +274,10 @@ class Sequence:
         except GrammarError:
             return Outcome.GRAMMAR_ERROR
         except Exception:
-            log.exception("a request failed with an error of its own")
+            log.exception("one request failed; the others are not affected")
             return Outcome.FAILED
 
     def cells_needed(self) -> int:
-        """Cells that it may need in total, its present tokens included."""
+        """Estimated number of cells that it needs in total, including its current tokens."""
         remaining = max(0, self.max_tokens + len(self.prompt) - len(self.tokens))
         return len(self.tokens) + int(remaining * RESERVED_SHARE)

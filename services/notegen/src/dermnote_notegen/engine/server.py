@@ -44,8 +44,8 @@ POLL_S = 0.1
 # How long running requests may take when the process shuts down.
 SHUTDOWN_GRACE_S = 5
 RETRY_AFTER_S = 2
-# How often OpenMP threads spin at a barrier before they sleep. On cores shared with other processes longer spins made
-# two threads up to 10 times slower (docs/decisions/0008).
+# How many times OpenMP threads spin at a barrier before they sleep. On cores shared with other processes, more spins
+# made two threads up to 10 times slower (docs/decisions/0008).
 OPENMP_SPINS = "1000"
 
 
@@ -61,7 +61,7 @@ class Cancellation:
         return time.monotonic() > self._deadline
 
     def cancelled(self) -> bool:
-        """Whether the client has disconnected."""
+        """True once the client has disconnected or the deadline has passed."""
         return self.disconnected or self.expired()
 
     async def watch(self, request: Request) -> None:

@@ -1,1 +1,1 @@
-"""The queue on Redis: note records, RQ jobs, and the one place that opens a connection."""
+"""The queue on Redis: note records, RQ jobs, and the one place that connects to Redis."""

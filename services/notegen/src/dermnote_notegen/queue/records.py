@@ -32,7 +32,7 @@ _NOTES = TypeAdapter(list[Note])
 class Submission:
     """The notes that one API call queues, in order, with their ids; `batch_id` is set for a batch.
 
-    `owner`: the name of the caller's key; empty in a service without keys. `request_id`: of the API call.
+    `owner`: the name of the caller's API key; empty in a service without keys. `request_id`: the id of the API call.
     """
 
     requests: Sequence[NoteRequest]
@@ -70,7 +70,7 @@ class NoteStore:
         self._start, self._end_once, self._count = (_script(redis, name) for name in ("start", "end_once", "count"))
 
     def add(self, pipe: Pipeline, submission: Submission) -> None:
-        """Add the records' creation to a transaction that the caller executes together with the RQ jobs."""
+        """Add the commands that create the records to `pipe`, a transaction that the caller extends and executes."""
         created_at = _now()
         owner: dict[Any, Any] = {"owner": submission.owner} if submission.owner else {}
         origin = owner | ({"request_id": submission.request_id} if submission.request_id else {})

@@ -1,4 +1,4 @@
-"""The only module that opens Redis: by its URL, with a password from a file where one is set."""
+"""The only module that connects to Redis: by URL, and with the password from REDIS_PASSWORD_FILE if it is set."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ class PasswordUnreadable(StartRefused):
 
 
 def connect(settings: Settings, **options: Any) -> Redis:
-    """Create a client that connects lazily. `options` are redis-py's. A password in the URL overrides the file's.
+    """Create a client that connects lazily. `options` are passed to redis-py. Raises PasswordUnreadable.
 
-    Raises PasswordUnreadable.
+    A password in the URL overrides the one in the file.
     """
     path = settings.redis_password_file
     if path is not None:

@@ -1,7 +1,7 @@
 """The only module that uses RQ: enqueues jobs by name and JSON, runs them, and recovers orphans.
 
-RQ jobs carry an opaque note id and no patient data. With RQ's defaults an orphaned job fails (no Retry) or waits ten
-minutes; here the job of a dead worker runs again within a minute.
+RQ jobs carry an opaque note id and no patient data. With RQ's defaults, the job of a worker that died fails, or waits
+ten minutes if it may be retried; here it runs again within a minute.
 """
 
 import logging
@@ -84,7 +84,7 @@ class NoteWorker(BaseWorker):
 
     `on_failed(note_id)` is called for each job that RQ has given up. Maintenance doesn't run between jobs: one process
     calls `clean_registries` for all workers. RQ's commands to a worker are not received (they would cost a connection
-    and a thread per worker); notes are cancelled in their records.
+    and a thread per worker); a note is cancelled through its record instead.
     """
 
     log_result_lifespan = False
@@ -137,7 +137,7 @@ class NoteWorker(BaseWorker):
             if current is None:
                 continue
             try:
-                self.maintain_heartbeats(*current)  # the pool gives this thread its own connection
+                self.maintain_heartbeats(*current)  # redis-py's pool gives this thread its own connection
             except RedisError as error:
                 log.warning("heartbeat not sent: %s", error)
 
@@ -146,7 +146,7 @@ class NoteWorker(BaseWorker):
         return int(self.job_monitoring_interval) + self._orphan_after_s
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Handle an exception as RQ does, and stop after a time-out: it may leave connections with a partial read."""
+        """Handle an exception as RQ does, and stop after a time-out, which may leave a connection half-read."""
         super().handle_exception(job, *exc_info)
         if issubclass(exc_info[0], JobTimeoutException):
             log.warning("worker %s stops: its job %s timed out", self.name, job.id)
@@ -168,8 +168,8 @@ class NoteWorker(BaseWorker):
     def clean_registries(self) -> None:
         """Maintain the queue for all workers: run orphaned jobs again and fail the notes of failed jobs.
 
-        RQ's lock would last 15 minutes if its holder is killed. This lock expires just before the next turn and is
-        never released, so that several worker programs on one Redis share the turns.
+        RQ's own lock lasts 15 minutes if its holder is killed. This lock is never released, but expires just before the
+        next run is due, so that only one of the worker programs on one Redis does each run.
         """
         for queue in self.queues:
             lock_ms = int(self.maintenance_interval * 900)

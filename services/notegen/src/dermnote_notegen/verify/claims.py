@@ -1,7 +1,7 @@
-"""Extracts the claims of a text about patient and lesion, with position, negation, and whether they are typical.
+"""Extracts the claims that a text makes about patient and lesion: position, negation, and whether they are typical.
 
 Works sentence by sentence: numbers by pattern, histories by clauses, the rest by the lexicon. Unknown words are claims
-too ("unrecognised"), so that nothing passes unread. Pure functions, independent of the facts.
+too ("unrecognised"), so that none goes unverified. Pure functions, independent of the facts.
 """
 
 import itertools
@@ -27,7 +27,7 @@ from dermnote_notegen.verify.qualifiers import (
 
 SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 
-# After a statement of what is typical: "It was noted."
+# "It was noted." after a statement of what is typical claims it of this lesion.
 IMPLIED_AFTER = re.compile(
     r"\s*(?:(?:it|this|that|these|they|all|both)\s+)?(?:(?:is|was|are|were|has been|have been)\s+)?"
     r"(?:also\s+)?(?:noted|seen|found|present|confirmed|visible|observed|evident|there|yes)\s*[.;!]?\s*",
@@ -36,7 +36,8 @@ IMPLIED_AFTER = re.compile(
 # "Bleeding? No." means "Bleeding: no."
 ANSWERED = re.compile(r"\?(?=\s+(?:yes|no|none|nil)\s*(?:[.;,]|$))", re.IGNORECASE)
 
-# Headings, replaced by words: "Not reported: itch, pain" denies what it lists, "History:" is the lesion's.
+# Headings and the words that replace them: "Not reported: itch, pain" denies what it lists ("No"); "History:" is
+# neutral ("details") unless its sentence names a cancer.
 HEADINGS = (
     (re.compile(r"\bnot (?:reported|present|noted|recorded|seen)(?=\s*:)", re.IGNORECASE), "No"),
     (
@@ -147,7 +148,7 @@ class _Sentence:
             yield TextClaim(meaning.field, meaning.value, match.start, match.end, negated, typical, *finding)
 
     def _is_denied_after(self, end: int) -> bool:
-        """ "The wart is not present", but not "the wart is not raised", which denies what follows."""
+        """True if a denial after the phrase applies to it: in "the wart is not present", not in "is not raised"."""
         until = denial_after(self._text, end)
         if until is None:
             return False
@@ -165,7 +166,7 @@ class _Sentence:
 
 
 def _is_of_most(matches: Sequence[Match]) -> bool:
-    """ "Most melanomas show" states what is usual; "most of the melanoma" does not."""
+    """True if "most" means what is usual: in "most melanomas show", not in "most of the melanoma"."""
     return any(
         left.words == ("most",) and right.value("diagnosis") and right.words[-1].endswith(("mas", "vi", "ses", "nes"))
         for left, right in itertools.pairwise(matches)
@@ -173,14 +174,14 @@ def _is_of_most(matches: Sequence[Match]) -> bool:
 
 
 def _other_reading(field_name: str, match: Match, *, typical: bool) -> bool:
-    """True if another meaning of the word applies: "raised" is a symptom, or typical of some diagnoses."""
+    """True if a meaning in another field applies: "raised" is a symptom or, in a typical statement, a finding."""
     if field_name == FINDING:
         return not typical and (match.words[0] in role("containers") or match.is_closed_finding or match.is_symptom)
     return typical and match.is_symptom and field_name.startswith("symptoms.") and match.value(FINDING) is not None
 
 
 class Subject:
-    """The subject of the words: this lesion, or a diagnosis in general."""
+    """Tracks what the words are about: this lesion, or a diagnosis in general."""
 
     def __init__(self) -> None:
         self.is_general = False
@@ -188,7 +189,7 @@ class Subject:
         self._after_name = False
 
     def advance(self, match: Match, following: Match | None) -> None:
-        """Read the next phrase. After a diagnosis, "around the lesion" changes nothing; "the lesion shows" does."""
+        """Read a phrase. "The lesion shows" after a diagnosis is about this lesion, "around the lesion" is not."""
         if match.is_finding:
             return
         words = set(match.words)
@@ -197,7 +198,7 @@ class Subject:
         if self._after_name and "which" in words:
             self._of_this, self.is_general = False, True
         elif following is not None and following.is_cue and words & role("pronouns"):
-            pass  # "it typically shows": as a thing of its kind
+            pass  # "it typically shows" is about lesions of its kind
         elif not names and words & role("one_lesion") and (not self.is_general or acts or words & role("pronouns")):
             self._of_this, self.is_general = True, False
         elif not self._of_this and (names or words & role("many_lesions")):
@@ -206,7 +207,7 @@ class Subject:
 
 
 def _is_a_hallmark(matches: Sequence[Match], number: int) -> bool:
-    """ "A raised lesion is typical of it": the lesion is a typical one, not the patient's."""
+    """True for a lesion in general, not the patient's: "a raised lesion is typical of it"."""
     articles = [
         match.words[0] for match in matches[:number] if match.words[0] in ("a", "an", "the", "this", "his", "her")
     ]
@@ -216,9 +217,10 @@ def _is_a_hallmark(matches: Sequence[Match], number: int) -> bool:
 
 
 def is_of_this_lesion(matches: Sequence[Match]) -> bool:
-    """True when a sentence speaks of the lesion at hand: by a pronoun, as what acts, or before it names anything.
+    """True if a sentence is about the lesion at hand.
 
-    "Melanoma typically shows a halo around the lesion" does not.
+    It refers to the lesion by a pronoun, as the subject of a verb, or before any diagnosis or word such as "typical".
+    "Melanoma typically shows a halo around the lesion" does none of these.
     """
     named = False
     for number, (match, following) in enumerate(itertools.pairwise([*matches, None])):

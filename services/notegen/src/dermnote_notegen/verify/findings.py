@@ -1,4 +1,4 @@
-"""Findings: which words of a sentence describe one together, and which findings are typical of a diagnosis. Pure."""
+"""Groups the words of a sentence into findings, and decides which are typical of a diagnosis. Pure functions."""
 
 import itertools
 import re
@@ -25,7 +25,7 @@ Thing = tuple[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class Run:
-    """Phrases that are read together: a finding with its function words, or one other phrase."""
+    """Phrases that are read together: a finding with its function words, or a single phrase that is not a finding."""
 
     matches: tuple[Match, ...]
 
@@ -71,7 +71,7 @@ def _ended(group: list[Match], joining: list[Match]) -> Iterator[Run]:
 
 
 def things(findings: Sequence[Match], text: str) -> Iterator[Thing]:
-    """Each thing named by the finding words, as its last word, with its colours: "red lacunae with pale septa"."""
+    """The last word of each thing that the finding words name ("red lacunae with white septa"), with its colours."""
     colours: set[str] = set()
     for match, following in itertools.pairwise([*findings, None]):
         if match is not None:
@@ -88,9 +88,9 @@ def _hues(phrase: Sequence[str]) -> set[str]:
 
 
 def readings(all_runs: Sequence[Run], text: str) -> dict[Run, tuple[frozenset[str], ...]]:
-    """For each finding run, the sets of words it can be read as: alone, or with its neighbours in a list.
+    """For each finding run, the sets of words as which it can be read: its own, or also its neighbours' in a list.
 
-    "Dots and globules of varying size" is one finding or two.
+    "Dots and globules of varying size" can be one finding or two.
     """
     found: dict[Run, tuple[frozenset[str], ...]] = {}
     for chain in _chains([run for run in all_runs if run.is_finding], text):
@@ -115,7 +115,10 @@ def _chains(findings: Sequence[Run], text: str) -> Iterator[list[Run]]:
 
 @dataclass(frozen=True)
 class Wording:
-    """A wording's finding words; `heads`: the last word of each thing that it names ("dots", "globules")."""
+    """One wording of a finding. `words`: its finding words; `heads`: the last word of each thing that it names.
+
+    `of_the_lesion`: it names the lesion itself ("a brown papule"). `things`: what it names, with colours.
+    """
 
     words: frozenset[str]
     heads: frozenset[str]
@@ -123,9 +126,10 @@ class Wording:
     things: tuple[Thing, ...]
 
     def is_meant_by(self, part: frozenset[str]) -> bool:
-        """True if `part` names one of its things and enough of its words, or describes the lesion itself.
+        """True if `part`, some of its words, is enough to state it: one of its things and enough of its words.
 
-        "Brown" does not mean "brown streaks", but it is part of "a brown papule".
+        Where the wording names the lesion itself, attributes alone are enough: "brown" states part of "a brown papule",
+        but nothing of "brown streaks".
         """
         if not part & self.heads or part <= role("colours"):
             return self.of_the_lesion
@@ -134,7 +138,7 @@ class Wording:
 
 @dataclass(frozen=True)
 class TypicalFinding:
-    """One finding, in its wordings."""
+    """One finding with all its wordings."""
 
     wordings: tuple[Wording, ...]
 
@@ -159,16 +163,17 @@ class Typical:
     lacking: frozenset[str] = frozenset()
 
     def fits(self, readings: tuple[frozenset[str], ...], named: Sequence[Thing] = ()) -> bool:
-        """True if one reading of a text's words consists of findings: "a scaly red patch" is two of them.
+        """True if one reading of a text's words consists of typical findings: "a scaly red patch" consists of two.
 
-        A thing that has colours in the wordings must not have others: not "white lacunae with red lines".
+        A thing that has a colour in the wordings must not have another one in the text: "white lacunae with red lines"
+        doesn't fit "red lacunae with white lines".
         """
         colours_match = (self.colours_of.get(name, colours) >= colours for name, colours in named)
         return all(colours_match) and any(self._consists_of_findings(words) for words in readings)
 
     @cached_property
     def colours_of(self) -> Mapping[str, frozenset[str]]:
-        """The colours of each thing that has one in any wording."""
+        """Thing -> its colours in all wordings, for things that have any."""
         found: dict[str, frozenset[str]] = {}
         for thing, colours in (named for finding in self.findings for w in finding.wordings for named in w.things):
             if colours:
@@ -176,22 +181,22 @@ class Typical:
         return found
 
     def _consists_of_findings(self, words: frozenset[str]) -> bool:
-        """Attributes of the whole lesion don't apply to its parts: not "black streaks", not "firm halo"."""
+        """True if typical findings cover all words. Those of the whole lesion don't apply to parts ("firm halo")."""
         parts = [(finding.part_of(words), finding.heads) for finding in self.findings]
         if any(part & heads for part, heads in parts) and words.isdisjoint(role("coloured")):
             parts = [(part, heads) for part, heads in parts if part & heads]
         return words == frozenset().union(*(part for part, _ in parts))
 
     def contains(self, word: str) -> bool:
-        """True if a wording contains this word, whatever it claims elsewhere: "fading gradually"."""
+        """True if a wording contains this word, which may be a claim of its own elsewhere: "fading gradually"."""
         return any(re.search(rf"\b{re.escape(word)}\b", wording, re.IGNORECASE) for wording in self.wordings)
 
     def lacks(self, words: frozenset[str]) -> bool:
-        """True if the absence of a text's words is typical: "without scale"."""
+        """True if the absence of what these words name is typical: "without scale"."""
         return words <= self.lacking
 
     def verbatim(self, text: str) -> Iterator[tuple[int, int]]:
-        """The spans of verbatim wordings."""
+        """The spans of `text` that repeat a wording verbatim."""
         lower = text.lower()
         for wording in self.wordings:
             if wording.lower() in lower:

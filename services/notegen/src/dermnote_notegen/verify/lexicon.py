@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)?", re.UNICODE)
-# British spellings in findings, as American ones.
+# British spelling -> the American one, which the lexicon uses.
 AMERICAN = {"centre": "center", "centred": "centered", "centres": "centers", "grey": "gray", "greyish": "grayish"} | {
     f"colour{end}": f"color{end}" for end in ("", "s", "ed", "ing", "ation", "less")
 }
@@ -66,7 +66,7 @@ class Match:
 
     @cached_property
     def is_of_the_diagnosis(self) -> bool:
-        """True for "this condition", "typical of it"."""
+        """True if it refers to the diagnosis without its name: "this condition", "typical of it"."""
         return self.value(NEUTRAL) == OF_THE_DIAGNOSIS or self.value("tumour") == "named"
 
     @property
@@ -87,7 +87,7 @@ class Match:
 
     @property
     def finding_words(self) -> tuple[str, ...]:
-        """Its words in the lexicon's form, or the closed vocabulary's value ("well defined": "sharp")."""
+        """Its words in their base form, or the closed vocabulary's value for them ("sharp" for "well defined")."""
         values = tuple(meaning.value for meaning in self.meanings if meaning.field.startswith("findings."))
         if values and "|" not in values[0]:
             return values
@@ -111,10 +111,10 @@ class Match:
 
 @dataclass(frozen=True)
 class TextClaim:
-    """One claim of a text. `field`: of the metadata, or a kind of claim; `value`: canonical; `start`, `end`: half open.
+    """One claim of a text. `field`: a metadata field or a kind of claim; `start`, `end`: a half-open span.
 
-    `typical`: claimed of the diagnosis in general. `readings`: the sets of finding words that it can be part of;
-    `words`: its own; `things`: what its run of words names, with colours.
+    `value`: in canonical form. `typical`: claimed of the diagnosis in general. `readings`: the sets of finding words
+    that it can be part of; `words`: its own finding words; `things`: what its run of words names, with colours.
     """
 
     field: str
@@ -148,7 +148,7 @@ def phrase(text: str) -> tuple[str, ...]:
 
 
 class Lexicon:
-    """Phrases and their meanings. `capitals`: words with a meaning only in capitals ("BCC")."""
+    """Phrases and their meanings. `capitals`: words that mean something only in capitals ("BCC")."""
 
     def __init__(self, entries: Iterable[tuple[str, Meaning]], *, capitals: Set[str] = frozenset()) -> None:
         self._capitals = capitals
@@ -199,7 +199,7 @@ class Lexicon:
         raise AssertionError("a word is a phrase of length 1")
 
     def _find(self, key: tuple[str, ...]) -> tuple[Meaning, ...]:
-        """The meanings of a phrase, whose last word may be a plural or a finding's adverb; none if unknown."""
+        """The meanings of a phrase, also if its last word is a plural or a finding word plus "ly"; none if unknown."""
         if key in self._meanings:
             return self._meanings[key]
         for ending in ("s", "es") if key and key[-1].endswith("s") else ():
@@ -211,7 +211,7 @@ class Lexicon:
 
 
 def _joined(text: str, part: list[Word]) -> tuple[int, int]:
-    """Number of words separated only by a space, hyphen, slash or comma, and number of those before the first comma."""
+    """Numbers of leading words: those separated only by JOINING or commas, and those before the first comma."""
     together = 0
     for number, (left, right) in enumerate(itertools.pairwise(part), start=1):
         between = text[left.end : right.start]
@@ -224,7 +224,7 @@ def _joined(text: str, part: list[Word]) -> tuple[int, int]:
 
 @cache
 def history_words(name: str = "") -> frozenset[str]:
-    """The words of one list in words/histories.toml; of all of them without a name."""
+    """The words of one list in words/histories.toml, or of all its lists if `name` is empty."""
     lists = read("histories")
     return frozenset(" ".join([lists[name]] if name else lists.values()).split())
 
@@ -237,5 +237,5 @@ def role(name: str) -> frozenset[str]:
 
 @cache
 def read(name: str) -> dict[str, Any]:
-    """One file of words/."""
+    """Parse one file of words/."""
     return tomllib.loads((files(__package__) / "words" / f"{name}.toml").read_text("utf-8"))

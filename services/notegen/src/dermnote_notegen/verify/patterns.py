@@ -38,7 +38,7 @@ AGE = re.compile(
     r"|\b(?P<vague>\w+genarian)\b",
     re.IGNORECASE,
 )
-# Ages introduced by a word for the patient, which is a claim of its own.
+# Groups of AGE that follow a word for the patient; that word is a claim of its own and not part of the age.
 AFTER_PERSON = ("of", "being", "bare", "after", "counts", "sexed")
 SIZE = re.compile(
     rf"(?<![.\d])\b(?P<number>{_NUMBER})[\s-]*(?P<unit>mm|cm|millimet(?:er|re)s?|centimet(?:er|re)s?)\b", re.IGNORECASE
@@ -54,7 +54,7 @@ FITZPATRICK = re.compile(
 # A sentence that is only a number, after one that ends with the patient ("man; 81; nose").
 ALONE = re.compile(r"\s*(?P<number>\d{1,3})\s*[;.)](?!\d)")
 ENDS_WITH_PERSON = re.compile(rf"\b(?:{_PERSON}|(?-i:[FM]))\s*;$", re.IGNORECASE)
-# Quick tests: a sentence without a match contains none of the longer pattern either.
+# Pattern -> quick test: if the test finds nothing in a sentence, the pattern doesn't match either.
 HINTS = {
     AGE: re.compile(r"\d|year|\bage|teens|ties\b|genarian|\by\b|yrs?\b| (?:of|is) ", re.IGNORECASE),
     SIZE: re.compile(r"mm\b|cm\b|met(?:er|re)", re.IGNORECASE),
@@ -117,7 +117,7 @@ def _names_with_numbers(text: str, start: int, end: int, lexicon: Lexicon) -> li
 
 
 def _outside(names: list[tuple[int, int]], text: str, start: int) -> Iterator[TextClaim]:
-    """The numeric claims from `start` outside `names`; a value includes words that make it a bound ("more than")."""
+    """The numeric claims after `start` and outside `names`; a value includes words that bound it ("more than")."""
     for claim in _numbers(text, start):
         if not any(begin < claim.end and claim.start < end for begin, end in names):
             limit = _bound(text, claim.start, claim.end) if claim.field in BOUNDED else ""
@@ -143,7 +143,7 @@ def _numbers(text: str, start: int) -> Iterator[TextClaim]:
 
 
 def _finditer(pattern: re.Pattern[str], text: str, start: int) -> Iterator[re.Match[str]]:
-    """Like the pattern's own, but fast if nothing can match."""
+    """Like `pattern.finditer`, but fast if nothing can match."""
     return pattern.finditer(text, start) if HINTS[pattern].search(text, start) else iter(())
 
 
@@ -155,13 +155,13 @@ def _millimetres(number: str, unit: str) -> str:
 
 
 def _bound(text: str, start: int, end: int) -> str:
-    """The words that make a number a bound: "more than" 6 mm, 6 mm "or more", "almost" 61; empty without any."""
+    """The words that make a number a bound: "more than" 6 mm, 6 mm "or more", "almost" 61; else empty."""
     match = BOUND.search(text, 0, start) or BOUND_AFTER.match(text, end)
     return match[0].strip().lower() if match else ""
 
 
 def _vague(text: str, start: int, end: int) -> str:
-    """Whether an age is not the patient's ("a 61-year-old photograph") or uncertain ("about 61 years old")."""
+    """A prefix for an age: "thing of" if it isn't the patient's ("61-year-old photograph"), "about", or empty."""
     if THING_BEFORE.search(text, 0, start) or THING_AFTER.match(text, end):
         return "thing of"
     return "about" if ABOUT.search(text, 0, start) else ""
@@ -185,7 +185,7 @@ class Clause:
 
     @property
     def bearers(self) -> tuple[str, ...]:
-        """Whose history it is: the family's if it is named, else the patient's."""
+        """Whose history it is: the family's if it names the family, else the patient's if it names a history."""
         if self.has("family"):
             return (FAMILY,)
         if self.has("personal", "history") or (self.names_melanoma and self.has("past")):
@@ -202,37 +202,37 @@ class Clause:
 
     @property
     def is_bare(self) -> bool:
-        """ "Personal" in "personal and family history": the next clause completes it."""
+        """True if the next clause completes it: "personal" in "personal and family history"."""
         return not self.names_melanoma and not self.has("past", "telling_verbs") and self.denies is None
 
     @property
     def is_answer(self) -> bool:
-        """ ": none", ", absent"."""
+        """True if it only answers the clause before it: ": none", ", absent"."""
         lists = ("deniers", "affirmers", "answers", "telling_verbs")
         answers = all(any(word.text in history_words(name) for name in lists) for word in self.words)
         return answers and not self.bearers and self.denies is not None
 
     @property
     def is_headed(self) -> bool:
-        """ "(melanoma)", ": no melanoma", ", positive for melanoma": completes the clause before it."""
+        """True if it completes the clause before it: "(melanoma)", ": no melanoma", ", positive for melanoma"."""
         continues = self.denies is not None or self.words[0].text in ("of", "for")
         marks = (":", "(", ",") if continues else (":", "(")
         return self.joiner in marks and self.names_melanoma and not self.bearers
 
     @property
     def is_in_the_patient(self) -> bool:
-        """ "No melanoma in this patient"; a history only together with the family's."""
+        """True for "no melanoma in this patient", which is a history only next to one of the family."""
         texts = {word.text for word in self.words}
         return self.names_melanoma and "in" in texts and not texts.isdisjoint(("patient", "him", "himself", "herself"))
 
     @property
     def is_denied_twice(self) -> bool:
-        """ "Is not denied", "no relative without": ambiguous."""
+        """True if it contains two denials, which is ambiguous: "is not denied", "no relative without"."""
         return sum(word.text in history_words("deniers") for word in self.words) > 1
 
     @property
     def is_of_a_person(self) -> bool:
-        """ "He has not", "the patient has had one", "never in her"."""
+        """True if it is about a person but doesn't name melanoma: "he has not", "never in her"."""
         if self.bearers or self.names_melanoma:
             return False
         in_person = self.words[-1].text in ("her", "him", "patient") and any(word.text == "in" for word in self.words)
@@ -240,7 +240,7 @@ class Clause:
 
     @property
     def refers_to_melanoma(self) -> bool:
-        """ "She had one before": refers to a melanoma named earlier."""
+        """True if it refers to a melanoma named earlier: "she had one before"."""
         return self.is_of_a_person and self.has("past") and self.has("anaphora")
 
 
@@ -276,14 +276,14 @@ def _doubtful(clause: Clause) -> TextClaim:
 
 
 def _is_heading(clause: Clause, clauses: Sequence[Clause]) -> bool:
-    """ "Histories of melanoma: personal none, family one"."""
+    """True for the first clause of "histories of melanoma: personal none, family one"."""
     if clause is not clauses[0] or len(clauses) == 1 or clause.has("family", "personal"):
         return False
     return clauses[1].joiner == ":" and (bool(clauses[1].bearers) or clauses[1].is_of_a_person)
 
 
 def _opens(clause: Clause, clauses: Sequence[Clause]) -> bool:
-    """ "Melanoma: none in her own history": a heading, which names no diagnosis."""
+    """True for a heading that is not a diagnosis: "melanoma" in "melanoma: none in her own history"."""
     return clause is clauses[0] and clause.names_melanoma and len(clauses) > 1 and clauses[1].joiner == ":"
 
 
@@ -347,7 +347,7 @@ def _clauses(run: Sequence[Word], text: str) -> Iterator[Clause]:
 
 
 def _goes_with(word: Word, part: Sequence[Word]) -> bool:
-    """ "Diagnosed with", "a relative with" melanoma."""
+    """True if "with" continues the clause: "diagnosed with", "a relative with" melanoma."""
     return word.text == "with" and bool(part) and part[-1].text in history_words("with_melanoma")
 
 

@@ -146,7 +146,7 @@ class Negation:
         return (other_kind and self._before not in JOINED) or (self._separated and self._ends_at_comma(match))
 
     def _ends_at_comma(self, match: Match) -> bool:
-        """ "Not itchy, raised", "no pain, growth reported", "without pain, red": not denied after the comma.
+        """True if a comma ends the denial: "not itchy, raised", "no pain, growth reported", "without pain, red".
 
         "No itching, bleeding or pain" is denied as a whole.
         """
@@ -155,12 +155,12 @@ class Negation:
         return self._negator in role("negate_one") and not OR.search(self._text, match.start)
 
     def _is_predicate(self, match: Match) -> bool:
-        """ "Pain is absent" denies what precedes it."""
+        """True for a word that denies what precedes it: "absent" in "pain is absent"."""
         return match.words[0] in role("predicates") and len(match.words) == 1 and self._before in role("copulas")
 
 
 def denial_after(text: str, end: int) -> int | None:
-    """Where a denial of the words before `end` ends, so that it might deny what follows; None without one."""
+    """The end of a denial that comes after `end` and denies the words before it; None if there is none."""
     if DENIED_AT_ONCE.match(text, end):
         return len(text)
     rest = re.split(r"[,:]|\b(?:but|while|and (?:is|was|has))\b", text[end:])[0]
@@ -171,7 +171,7 @@ def denial_after(text: str, end: int) -> int | None:
 
 
 def is_denied_likewise(text: str, start: int) -> bool:
-    """ "Itching is denied, as is bleeding", "itch is absent, and so is pain", "-itch": denied by what precedes."""
+    """True if the text before a phrase denies it too: "itch is denied, as is bleeding", "so is pain", "-itch"."""
     if MINUS.search(text, 0, start):
         return True
     likewise = LIKEWISE.search(text, 0, start)
@@ -179,17 +179,17 @@ def is_denied_likewise(text: str, start: int) -> bool:
 
 
 def is_denied_with_others(match: Match, text: str) -> bool:
-    """ "Elevation, pain and itching are absent": for all but the last noun."""
+    """True for all nouns but the last of "elevation, pain and itching are absent"."""
     return match.words[-1] in role("symptom_nouns") and ALL_DENIED_AFTER.match(text, match.end) is not None
 
 
 def is_denied_itself(text: str, start: int) -> bool:
-    """ "Not a woman" denies the person; "no history of melanoma in this woman" does not."""
+    """True if the word itself is denied: in "not a woman", but not in "no history of melanoma in this woman"."""
     return DENIED_ITSELF.search(text, 0, start) is not None
 
 
 def is_of_someone(field: str, text: str, start: int) -> bool:
-    """ "Examined by a woman", "a boy who has grown": not the patient's sex, not the lesion's growth."""
+    """True if it isn't the patient's sex ("examined by a woman") or the lesion's growth ("a boy who has grown")."""
     if field == "sex":
         return BY_SOMEONE.search(text, 0, start) is not None
     return field in OF_THE_LESION and SOMEONE_WHO.search(text, 0, start) is not None
@@ -225,10 +225,10 @@ def _denies(match: Match) -> bool:
 
 
 def typical_here(matches: Sequence[Match], text: str) -> tuple[int, int] | None:
-    """The span that claims a typical finding of this lesion: "this melanoma typically", "the typical veil is present".
+    """The span that claims a typical finding for this lesion: "this melanoma typically", "the typical veil is present".
 
-    So does a sentence that calls something typical and names no finding. An adverb ("typically") makes a sentence
-    general; an adjective ("typical") with an assertion does not. None for a general sentence.
+    A sentence that calls something typical and names no finding counts as such a claim. An adverb ("typically") makes
+    a sentence general; an adjective ("typical") with an assertion does not. None for a general sentence.
     """
     cues = [match for match in matches if match.is_cue]
     if not cues:
@@ -279,7 +279,7 @@ def _has_adverb(cues: Sequence[Match]) -> bool:
 
 
 def says_it_is_here(text: str) -> bool:
-    """ "There is a veil", "a veil is seen"."""
+    """True if a text says that something is present: "there is a veil", "a veil is seen"."""
     return SAID_TO_BE_HERE.search(text) is not None
 
 

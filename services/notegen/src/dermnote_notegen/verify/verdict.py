@@ -18,18 +18,18 @@ from dermnote_notegen.writing.priors import Prior
 Judgement = Literal["stated", "agrees", "contradicted", "unsupported"]
 # A note has at most 250 words; text beyond this length counts as unsupported without being read.
 MAX_CHARS = 4000
-# Words of the prompts, and the "Note:" of another note ("Note: red lacunae are typical" is part of this one).
+# Words of the prompts, and a "Note:" that starts another note (before a lower-case word it is part of this one).
 LEAKAGE = re.compile(
     r"\b(?:facts|instruction|example)\s*:|(?:^|\n\s*)notes?\s*:|[.!?]\s*notes?\s*:(?!\s*(?-i:[a-z]))"
     r"|\bas an ai\b|\bwrite (?:only|one)\b"
     r"|\bthe (?:list|facts|text|sentence|instructions) above\b|<\||\bsubclass\s*:",
     re.IGNORECASE,
 )
-# A word three times in a row, or four and more words twice.
+# A word three times in a row, or four to nine words twice in a row.
 LOOP = re.compile(
     r"\b([^\W\d]+)(?:\W+\1\b){2,}|\b((?:\w+[^\w.;!?]+){3,8}\w+)[^\w.;!?]+(?:and[^\w.;!?]+)?\2\b", re.IGNORECASE
 )
-# Question marks, emoji, brackets and comparison signs express what word lists can't cover.
+# Question marks, emoji, square brackets and comparison signs express what word lists can't cover.
 SIGN = re.compile(
     r"(?!\+(?:ve\b|\)|\s*(?:[.,;]|$))|(?<=\w )\+ \w|(?<![^\s,])\+[a-z])[^\w\s.,;:!'’‘\"“”()|\-–—−/&…=*•]+|_+"
 )
@@ -59,7 +59,7 @@ class Verdict:
 
 
 class Verifier:
-    """Judges texts. Reuse it: its lexicon covers the vocabularies and the findings of all priors."""
+    """Judges texts. Build it once: its lexicon covers the vocabularies and the findings of all priors."""
 
     def __init__(self, priors: Mapping[str, Prior]) -> None:
         self._priors = priors
@@ -146,7 +146,7 @@ class _Judge:
         return self._BY_FIELD.get(claim.field, type(self)._plain)(self, claim)
 
     def _plain(self, claim: TextClaim) -> Judgement:
-        """A claim that is true or false: denying a given fact contradicts it; otherwise it is unsupported."""
+        """Compares the value with the given fact; a denial contradicts the fact, whatever value it denies."""
         if claim.negated and claim.field in self._allowed:
             return "contradicted"
         return self._value(claim, claim.value)
@@ -164,7 +164,7 @@ class _Judge:
         return "agrees" if value in _broader(claim.field, given) and not claim.negated else "contradicted"
 
     def _typical_finding(self, claim: TextClaim) -> Judgement:
-        """Typical of the diagnosis: part of a verbatim wording, or with a reading that consists of its findings."""
+        """Agrees if it is part of a verbatim wording, or one of its readings consists of the diagnosis's findings."""
         around = [denies for start, end, denies in self._verbatim if start <= claim.start and claim.end <= end]
         if claim.negated:  # by the wording itself: "a smooth, non-scaly surface"
             return "agrees" if any(around) or self._typical.lacks(claim.words) else "unsupported"
@@ -204,13 +204,13 @@ class _Judge:
         return "stated" if claim.value == given else "agrees"
 
     def _tumour(self, claim: TextClaim) -> Judgement:
-        """ "These tumours typically show" is true of a malignant diagnosis."""
+        """Words such as "these tumours" agree with a malignant diagnosis and are unsupported otherwise."""
         diagnosis = self._allowed.get("diagnosis")
         is_malignant = diagnosis is not None and diagnoses()[diagnosis].superclass == "malignant"
         return "agrees" if is_malignant and not claim.negated else "unsupported"
 
     def _named(self, claim: TextClaim) -> Judgement:
-        """ "The cyst is raised" adds nothing to an epidermal cyst, nor "metastases" to a melanoma metastasis."""
+        """A word of the diagnosis's name claims nothing new: "the cyst" for an epidermal cyst."""
         diagnosis = self._allowed.get("diagnosis")
         names = (diagnosis, *diagnoses()[diagnosis].synonyms) if diagnosis else ()
         word = claim.value.replace("metastases", "metastasis")
@@ -246,7 +246,7 @@ def _broader(name: str, given: str) -> set[str]:
 
 @cache
 def _regions(given: str) -> set[str]:
-    """The sites that include a site, by ISIC's hierarchy and its general sites."""
+    """The sites that include the given one, by ISIC's hierarchy and ISIC's general sites."""
     site = sites()[given]
     general = [other for other in sites().values() if site.general and site.general in (other.name, *other.synonyms)]
     paths = [site.isic, *(other.isic for other in general)]

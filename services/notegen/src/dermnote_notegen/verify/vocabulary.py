@@ -29,13 +29,13 @@ LATIN_PLURALS = (
     ("ula", "ulae"),
     ("uca", "ucae"),
 )
-# Diagnosis names of at most 4 letters are codes such as "df" or "mel", valid in capitals only, except these.
+# Diagnosis names of at most 4 letters, except SHORT_NAMES, are codes such as "df" or "mel", valid in capitals only.
 MAX_CODE_LETTERS = 4
 SHORT_NAMES = ("nevi", "mole", "wart", "acne")
 
 
 def note_lexicon(wordings: Iterable[str]) -> Lexicon:
-    """All phrases that the verifier understands. `wordings`: of all priors' findings. Earlier entries win."""
+    """The verifier's lexicon. `wordings`: of all priors' findings. Of a phrase's entries per field, the first wins."""
     general = ((words, Meaning(NEUTRAL, OF_THE_DIAGNOSIS)) for words in _of_the_diagnosis())
     phrases = ((words, Meaning(NEUTRAL, value)) for words, value in _special_phrases())
     neutral = ((word, Meaning(NEUTRAL, word)) for word in _neutral_words())
@@ -54,7 +54,7 @@ def _special_phrases() -> Iterator[tuple[str, str]]:
 
 
 def _of_the_diagnosis() -> Iterator[str]:
-    """ "This condition", "lesions of this type", "typical of it"."""
+    """References to the diagnosis without its name: "this condition", "lesions of this type", "typical of it"."""
     lists = read("neutral")["of_the_diagnosis"]
     for name in lists["names"].split():
         yield from (f"{which} {name}" for which in lists["which"].split())
@@ -64,7 +64,7 @@ def _of_the_diagnosis() -> Iterator[str]:
 
 
 def _in_general() -> Iterator[tuple[str, Meaning]]:
-    """ "May typically" show, "typically looks like": neutral about a diagnosis; "may often be" is hedging."""
+    """General statements: "may typically" show and "typically looks like" are neutral, "may often be" is hedging."""
     lists = read("neutral")["in_general"]
     for adverb, verb in itertools.product(lists["adverbs"].split(), lists["verbs"].split()):
         for form in (f"{verb} {adverb}", f"{adverb} {verb}", f"{verb} also {adverb}"):
@@ -155,7 +155,7 @@ def _forms() -> Mapping[str, str]:
 
 
 def _base(form: str, known: Set[str]) -> str:
-    """Its base form: by words/forms.toml, the singular, or the adjective of an adverb ("regularly")."""
+    """The base form of a finding word: from words/forms.toml, else the singular or the adjective ("regularly")."""
     bases = (form.removesuffix(ending) for ending in ("es", "s", "ly"))
     return _forms().get(form) or next((base for base in bases if base != form and base in known), form)
 

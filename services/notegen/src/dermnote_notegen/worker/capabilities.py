@@ -9,7 +9,7 @@ from typing import Any
 from dermnote_contracts.completions import CompletionRequest
 
 EXTRA_SAMPLING = {"top_k": 40, "min_p": 0.05}
-# The field that carries a grammar: llama-server; vLLM before 2025 and SGLang's OpenAI API; vLLM.
+# Request fields that can carry a grammar: in llama-server, in vLLM before 0.12, in later versions of vLLM.
 GRAMMAR_FIELDS: dict[str, Callable[[str], Any]] = {
     "grammar": lambda grammar: grammar,
     "guided_grammar": lambda grammar: grammar,
@@ -17,15 +17,16 @@ GRAMMAR_FIELDS: dict[str, Callable[[str], Any]] = {
 }
 # Fields that are removed for a remote server; a grammar is sent in the field that the probe found.
 REMOVED_FIELDS = {"grammar", "segments", "deterministic", "deadline_s"}
-# No model writes this unconstrained: a server that returns it follows the grammar.
+# No model writes this without a grammar, so a server that returns it follows the grammar.
 PROBE_TEXT = "zxqj7"
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """Fields that a remote server accepts. `grammar_field`: None without grammars; `extra_sampling`: top_k and min_p.
+    """Fields that a remote server accepts. `grammar_field`: None if it supports no grammars.
 
-    `valid_until` (time.monotonic()): when to probe again because the server's answers were inconclusive.
+    `extra_sampling`: whether it accepts top_k and min_p. `valid_until` (time.monotonic()): when to probe again, because
+    the server's answers were inconclusive.
     """
 
     grammar_field: str | None
@@ -57,7 +58,7 @@ class ProbeAnswer:
 def probe(send: Callable[[dict[str, Any]], ProbeAnswer], *, model: str, retry_after_s: float) -> Capabilities:
     """Send a request with the extra sampling settings, then one per known grammar field until the grammar is followed.
 
-    `retry_after_s`: how long inconclusive answers are valid. Passes on the errors of `send`.
+    `retry_after_s`: how long inconclusive answers are valid. Errors of `send` propagate.
     """
     body = {"model": model, "prompt": "Say a word:", "max_tokens": 8, "temperature": 0.0}
     grammar = f'root ::= "{PROBE_TEXT}"'

@@ -22,15 +22,16 @@ log = logging.getLogger(__name__)
 RETRY_PAUSE_S = 0.2
 # A failing engine still answers for a moment; a client waits this long so that its retry reaches the new engine.
 RESTART_PAUSE_S = 2
-# After this many crashes a request holds the engine exclusively; after as many more it is given up.
+# Attempts per request: first together with other requests; if the engine crashes each time, exclusively; if it crashes
+# each time again, the request is given up.
 SHARED_ATTEMPTS = 2
 EXCLUSIVE_ATTEMPTS = 2
 PROBE_TIMEOUT_S = 60
 PROBE_ATTEMPTS = 3
 PROBE_AGAIN_S = 300
-# The server is loading its model, overloaded, or unreachable behind a proxy, and may accept the request later.
+# Status codes of a server that may accept the request later: it is loading, overloaded, or a proxy can't reach it.
 RETRYABLE = {429, 502, 503, 504}
-# What a rejection means. The server's own message is never passed on: it may quote the prompt.
+# Status code -> what the rejection means. The server's own message is never passed on: it may quote the prompt.
 REASONS = {
     400: "it can't parse the request, or the prompt doesn't fit its context",
     401: "it requires a key",
@@ -39,16 +40,17 @@ REASONS = {
     413: "the request is too large for it",
     422: "prompt and answer don't fit its context, or it can't parse the grammar",
 }
-# The connection broke after the engine had received the request; a failed connect means that it has not started yet.
+# The connection broke after it was established, so the engine may have failed on the request. ConnectError is not
+# among these: the engine is not listening yet.
 DROPPED = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
 
 
 class EngineLock:
     """Reader-writer lock on the engine, across a node's processes: requests share it, or one holds it exclusively.
 
-    Made of two file locks next to the engine's socket, which the kernel releases when their holder exits. Every request
-    passes the gate and then holds the floor. An exclusive request closes the gate first, so that a stream of shared
-    ones can't starve it.
+    Made of two file locks next to the engine's socket, which the kernel releases when their holder exits. A shared
+    request holds the gate only while it acquires the floor, and the floor while it runs. An exclusive request holds
+    both; since it waits for the floor with the gate closed, a stream of shared requests can't starve it.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -57,7 +59,7 @@ class EngineLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold it together with other requests; blocks while one holds or awaits it exclusively. Costs 40 µs."""
+        """Hold it together with other requests; blocks while one holds it or waits for it exclusively. Costs 40 µs."""
         with ExitStack() as floor:
             with _locked(self._gate, fcntl.LOCK_SH):
                 floor.enter_context(_locked(self._floor, fcntl.LOCK_SH))
@@ -73,7 +75,7 @@ class EngineLock:
 @contextmanager
 def _locked(path: Path, operation: int) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)  # one open file each, so that threads lock separately too
+    file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)  # opened per lock, so that threads lock separately too
     try:
         fcntl.flock(file, operation)
         yield
@@ -82,7 +84,7 @@ def _locked(path: Path, operation: int) -> Iterator[None]:
 
 
 class RequestLost(Exception):
-    """Our engine failed while it ran the request. `pause_s`: when to retry."""
+    """Our engine failed while it ran the request. `pause_s`: how long to wait before a retry."""
 
     def __init__(self, message: str, *, pause_s: float) -> None:
         super().__init__(message)
@@ -90,7 +92,7 @@ class RequestLost(Exception):
 
 
 class _Served(BaseModel):
-    """A model in `/v1/models`: OpenAI's fields, and what servers (including ours) add."""
+    """A model in `/v1/models`: OpenAI's fields, and fields that servers (including ours) add."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -105,9 +107,9 @@ class _Models(BaseModel):
 
 
 class EngineClient:
-    """A client of one engine. `complete` waits up to `wait_s` for an engine that is restarting, then retries.
+    """A client of one engine. `complete` retries for up to `wait_s` while the engine restarts.
 
-    `probe_again_s`: when to probe a remote server again after inconclusive answers.
+    `probe_again_s`: after how many seconds a remote server whose answers were inconclusive is probed again.
     """
 
     def __init__(
@@ -192,7 +194,7 @@ class EngineClient:
         return self._capabilities
 
     def _send_probe(self, body: dict[str, Any]) -> ProbeAnswer:
-        """Send a probe, again after a 5xx. Raises EngineUnavailable if the server isn't ready."""
+        """Send a probe, and repeat it after a 5xx. Raises EngineUnavailable if the server isn't ready (RETRYABLE)."""
         for _ in range(PROBE_ATTEMPTS):
             try:
                 answer = self._http.post("/v1/completions", json=body, timeout=PROBE_TIMEOUT_S)
@@ -210,7 +212,7 @@ class EngineClient:
     def complete(self, request: CompletionRequest) -> CompletionResponse:
         """One completion. A failed connection, a 429 and a 5xx are retried until `wait_s` is over.
 
-        A request on which our own engine failed twice holds the engine exclusively, so that it takes no other down.
+        A request on which our own engine failed twice then holds the engine exclusively, so that no others fail.
         Raises EngineRefused for a request that the engine rejects, EngineCrashed for one on which it keeps failing,
         EngineUnavailable after `wait_s`.
         """
@@ -259,7 +261,7 @@ class EngineClient:
 def _lost_request(answer: httpx.Response) -> bool:
     """True if our engine had started the request and failed, through its own fault or the request's."""
     if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        return EngineUnavailable.code in answer.text  # and not that it is overloaded
+        return EngineUnavailable.code in answer.text  # EngineOverloaded is a 503 too
     return answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR
 
 

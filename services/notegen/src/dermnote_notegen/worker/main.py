@@ -1,7 +1,7 @@
 """The worker program: supervises the engine, the maintenance process and N light workers.
 
-Settings and priors are loaded once and shared with the workers by fork. Until the engine has its model this process
-polls it; after that it makes no connections.
+Settings and priors are loaded once and shared with the workers by fork. Until the engine has loaded its model, this
+process polls it; after that it opens no connections.
 """
 
 import functools
@@ -47,7 +47,7 @@ def run(runtime: Runtime) -> None:
         gc.collect()
         gc.freeze()
         supervisor.start([*workers, *maintenance])
-        log.info("%d workers take notes", len(workers))
+        log.info("%d workers started", len(workers))
     while not supervisor.stopping:
         supervisor.poll()
     log.info("stopping after the current notes")
@@ -60,8 +60,8 @@ def run(runtime: Runtime) -> None:
 def wait_for_engine(supervisor: Supervisor, runtime: Runtime) -> None:
     """Wait until the engine has its model or a stop signal arrives.
 
-    An engine that is killed by a signal is restarted. One that exits by itself before it has a model has logged a wrong
-    setting and would exit again: the program exits with its code.
+    An engine that is killed by a signal is restarted. One that exits with an error before it has a model has logged an
+    invalid setting and would exit again, so the program exits with the same code.
     """
     log.info("waiting for the engine to load its model")
     logged = None

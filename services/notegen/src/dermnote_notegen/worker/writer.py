@@ -1,4 +1,4 @@
-"""The RQ task, and what it runs: write a note with the engine, verify it, retry, fall back to a template."""
+"""The RQ task: writes a note with the engine, verifies it, retries, and falls back to a template."""
 
 import functools
 import logging
@@ -35,7 +35,7 @@ MAX_ATTEMPTS = 4
 MAX_SKELETONS = 16
 # A text counts as the model's own (`source: llm`) if the model made at least this many choices in it.
 MIN_DECISIONS = 8
-# Free text is sampled with llama.cpp's defaults; under a grammar no allowed token is cut off.
+# Free text is sampled with llama.cpp's defaults; under a grammar no allowed token is filtered out.
 FREE_SAMPLING: dict[str, float] = {"top_p": 0.95, "top_k": 40, "min_p": 0.05}
 GRAMMAR_SAMPLING: dict[str, float] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
 
@@ -71,7 +71,7 @@ class NoteWriter:
         self.verifier = Verifier(priors)
 
     def write(self, request: NoteRequest, *, seed: int) -> list[Note]:
-        """Write `options.n` notes that differ where the facts allow it. Raises NoteUnfaithful under `reject`."""
+        """Write `options.n` notes that differ where the facts allow it. Raises NoteUnfaithful."""
         job = _Job(request, note_facts(request), self)
         notes: list[Note] = []
         for variant in range(request.options.n):
@@ -96,7 +96,7 @@ class _Job:
         return self.writer.priors.get(self.facts.diagnosis or "")
 
     def draft(self, *, seeds: Iterator[int], taken: set[str]) -> Draft:
-        """One variant that is not in `taken`: the model's if it may be kept, else the template."""
+        """One variant, if possible not in `taken`: the model's text if it may be kept, else the template."""
         if self.request.strategy == "M":
             text = write_template(self.facts.stated)
             return Draft(text, self._verdict(text), source="template")
@@ -215,7 +215,7 @@ def _tokens(answer: CompletionResponse) -> Tokens:
 
 
 def _decisions(answer: CompletionResponse) -> int:
-    """The model's choices in a text; every generated token counts as one if the engine doesn't count them."""
+    """The model's choices in a text; if the engine doesn't count them, every generated token counts as one."""
     usage = answer.usage
     return usage.completion_tokens if usage.decisions is None else usage.decisions
 
@@ -232,7 +232,7 @@ class Runtime:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Runtime":
-        """Build everything; connects to nothing yet. Commands are retried while Redis restarts.
+        """Build everything without connecting yet. Redis commands are retried while Redis restarts.
 
         Raises PasswordUnreadable, PriorsInvalid.
         """

@@ -1,12 +1,13 @@
 """The note grammar (strategy G): a request's facts and its diagnosis's priors as one phrase grammar. Pure functions.
 
 A phrase grammar has named rules whose alternatives mix text and references to other rules; it is finite and not
-recursive. `{name}` inserts a rule, `{Name}` its text capitalised, `{name?}` nothing if the rule has no text; `{!name}`
-keeps the alternative only if the rule has none. A grammar is sampled with a seed, or written as GBNF to constrain a
-model.
+recursive. `{name}` inserts a rule's text, `{Name}` inserts it capitalised. An alternative that refers to a rule without
+text is dropped, but `{name?}` inserts nothing instead. `{!name}` keeps the alternative only if the rule has no text. A
+grammar is sampled with a seed, or written as GBNF to constrain a model.
 
 Every text of the note grammar states each fact once and nothing else, except findings typical of the diagnosis, worded
-as typical. Sampled without those, it is the fallback of every strategy. Strategy M's template is here too.
+as typical. A sample without typical findings is the fallback of every strategy that uses the model. The template of
+strategy M is here too.
 """
 
 import functools
@@ -99,7 +100,7 @@ class PhraseGrammar:
         return PhraseGrammar(rules, self.root)
 
     def sentences(self) -> "tuple[PhraseGrammar, ...]":
-        """One grammar per rule in the root's sequence; the whole grammar if the root isn't such a sequence."""
+        """One grammar per sentence if the root is a plain sequence of rules; otherwise the whole grammar."""
         first, *others = self.rules[self.root]
         names = [part.name for part in first if isinstance(part, Rule) and not part.capital]
         if others or len(names) < len(first):
@@ -143,7 +144,7 @@ def _with_capital(alternative: Alternative) -> Alternative:
 
 
 def resolve(rules: Mapping[str, Sequence[str | Alternative]], *, root: str = "root") -> PhraseGrammar:
-    """Parse the wordings; drop alternatives without text and rules that `root` doesn't reach. Raises UnknownRule."""
+    """Parse the wordings; drop alternatives that need a rule without text, and unused rules. Raises UnknownRule."""
     resolved: dict[str, tuple[Alternative, ...]] = {}
 
     def lookup(name: str) -> tuple[Alternative, ...]:
@@ -188,7 +189,7 @@ def _parse(alternative: str) -> tuple[tuple[str, str, str], ...]:
 def build_note_grammar(
     facts: Mapping[str, Any], *, prior: Prior | None, seed: int, max_words: int | None = None
 ) -> PhraseGrammar:
-    """The grammar of one note. `prior` None: nothing typical. The seed orders lists and narrows the wordings.
+    """The grammar of one note, without typical findings if `prior` is None. The seed orders lists and selects wordings.
 
     `max_words`: typical findings are omitted if a text with them could be longer; facts never are.
     """
@@ -325,7 +326,7 @@ def _typical(prior: Prior | None, facts: Mapping[str, Any], random_: random.Rand
 
 
 def usable_findings(prior: Prior, facts: Mapping[str, Any]) -> Sequence[Finding]:
-    """The prior's findings, without kinds that were given: "sharp" and "typically indistinct" would contradict."""
+    """The prior's findings, except of a kind that the facts give: a given sharp border excludes "indistinct border"."""
     given = facts.get("findings", {})
     kinds = (("border", "border"), ("margin", "border"), ("symm", "asymmetry"))
     excluded = [word for word, name in kinds if name in given]
@@ -337,7 +338,7 @@ def _optional(value: object) -> list[str]:
 
 
 def _listed(parts: Sequence[Part], word: str, *, serial: bool = False) -> Alternative:
-    """(a, ", ", b, " and ", c). `serial`: a comma before the last of three or more, for parts that are lists."""
+    """(a, ", ", b, " and ", c). `serial`: with a comma before `word` if there are three parts or more."""
     joined: list[Part] = []
     last = f"{',' if serial and len(parts) > 2 else ''} {word} "
     for number, part in enumerate(parts):

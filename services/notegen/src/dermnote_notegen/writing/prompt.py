@@ -76,7 +76,7 @@ def build_prompt(
 
 
 def _segments(note_grammar: PhraseGrammar) -> tuple[Segment, ...]:
-    """One segment per sentence. Each continues the bare prompt, so that requests share prefixes."""
+    """One segment per sentence, each generated directly after the prompt, so that requests share prefixes."""
     return tuple(
         Segment(
             grammar=sentence.gbnf(before="" if number else BEFORE_NOTE),
@@ -131,7 +131,7 @@ def _example(example: Example, *, kinds: Mapping[str, Any], blinded: bool, names
 
 
 def _same_kinds(value: Any, kind: Any) -> Any:
-    """The members of a group of facts (symptoms, findings) that the request has too."""
+    """An example's fact; of a group (symptoms, findings), only the members that the request contains too."""
     return {name: value[name] for name in kind if name in value} if isinstance(kind, Mapping) else value
 
 

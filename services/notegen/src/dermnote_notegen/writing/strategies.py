@@ -35,7 +35,7 @@ CARRIED: dict[Strategy, tuple[str, ...]] = {
     "G": EVERYTHING,
 }
 NEEDS_DIAGNOSIS: frozenset[Strategy] = frozenset(("M", "P1"))
-# The model chooses a diagnosis, which counts as unsupported even if it is right.
+# The model chooses a diagnosis itself, which counts as unsupported even if it is right.
 HIDES_DIAGNOSIS: frozenset[Strategy] = frozenset(("P3",))
 
 
@@ -49,9 +49,10 @@ class Example(BaseModel):
 
 
 class PromptFile(BaseModel):
-    """One strategy's file. Without an instruction it uses no model; without wordings the model writes freely.
+    """One strategy's file. A strategy without an instruction uses no model; without wordings the model writes freely.
 
-    `wordings`: rules of a phrase grammar; `words`: words for single facts; `most_alternatives`: per rule and seed.
+    `wordings`: rules of a phrase grammar; `words`: words for single facts; `most_alternatives`: how many alternatives
+    of each rule a seed selects.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -96,10 +97,10 @@ def note_facts(request: NoteRequest) -> NoteFacts:
     strategy = request.strategy
     included = {name: value for name, value in request.metadata.given().items() if TOPIC_OF[name] in request.include}
     if strategy in NEEDS_DIAGNOSIS and "diagnosis" not in included:
-        raise StrategyNeedsDiagnosis(f"strategy {strategy} needs metadata.diagnosis, given and included")
+        raise StrategyNeedsDiagnosis(f"strategy {strategy} needs metadata.diagnosis, and 'diagnosis' in `include`")
     stated = {name: included[name] for name in CARRIED[strategy] if name in included}
     if not stated:
-        raise NoFacts(f"strategy {strategy} carries {', '.join(CARRIED[strategy])}; none was given and included")
+        raise NoFacts(f"strategy {strategy} needs at least one included fact of: {', '.join(CARRIED[strategy])}")
     hidden = strategy in HIDES_DIAGNOSIS
     allowed = {name: value for name, value in included.items() if not (hidden and TOPIC_OF[name] == "diagnosis")}
     return NoteFacts(stated, allowed)

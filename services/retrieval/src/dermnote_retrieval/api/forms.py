@@ -1,4 +1,4 @@
-"""Request bodies within limits: forms with files, whole bodies, and streams that a thread can read."""
+"""Reads request bodies within size limits: forms with files, whole bodies, and streams that a thread can read."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -33,11 +33,11 @@ class Form:
 
     @property
     def image(self) -> IO[bytes] | None:
-        """The image of a form that may have one."""
+        """The first image; None if there is none."""
         return self.images[0] if self.images else None
 
 
-async def get_service(request: Request) -> Service:  # async: FastAPI would run it in a thread for each request
+async def get_service(request: Request) -> Service:  # async: FastAPI runs sync dependencies in a thread
     """The service of the request's app."""
     service: Service = request.app.state.service
     return service
@@ -67,7 +67,7 @@ async def read_form(
         reason = error.detail if isinstance(error, HTTPException) else "it is malformed"
         raise InvalidRequest(f"the form cannot be read: {reason}") from error
     except InsufficientStorage:
-        async for _ in bounded.stream():  # the client reads the answer only after sending everything
+        async for _ in bounded.stream():  # some clients read the response only after they have sent everything
             pass
         raise
     try:
@@ -117,7 +117,7 @@ class BodyStream:
         return chunk
 
     async def discard(self, *, max_bytes: int, for_s: float | None = None) -> None:
-        """Read and drop the rest, so that a client that sends everything first receives the error."""
+        """Read and drop the rest, since some clients read the response only after they have sent everything."""
         seen = 0
         with move_on_after(for_s):
             while seen < max_bytes and (chunk := await self.next_chunk()) is not None:
@@ -125,7 +125,7 @@ class BodyStream:
 
 
 def _bounded(request: Request, *, max_bytes: int) -> Request:
-    """The same request with a size limit: by its Content-Length before reading, or while it is read."""
+    """The same request with a size limit, checked against its Content-Length and again while the body is read."""
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal():
         raise InvalidRequest("Content-Length must be a number")

@@ -65,7 +65,7 @@ async def list_snapshots(service: ServiceDep) -> list[Snapshot]:
 
 @router.post("/index/snapshots/{snapshot_id}/restore", tags=["snapshots"])
 async def restore_snapshot(snapshot_id: ItemId, service: ServiceDep) -> Snapshot:
-    """Restore a snapshot; everything stored since is lost. Meanwhile searches are 503, and writes wait."""
+    """Restore a snapshot; everything stored since is lost. Until it ends, searches get 503 and writes wait."""
     return await service.workers.run(lambda: service.restore.run(snapshot_id))
 
 

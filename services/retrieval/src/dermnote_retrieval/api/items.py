@@ -27,7 +27,7 @@ router = APIRouter(tags=["items"])
 READERS = {"application/x-tar": read_tar, "application/x-ndjson": read_ndjson}
 SPOOL_BYTES = 1_000_000
 BLOCK_BYTES = 65_536
-# How long a client that is still sending is read once the outcomes are known.
+# How long to keep reading from a client that is still sending when the outcomes are known.
 LINGER_S = 5.0
 FIELDS = tuple(name for name in RecordFields.model_fields if name != "id")
 
@@ -112,7 +112,8 @@ def _load(records: Iterator[Record | RejectedRecord], service: Service) -> IO[by
     outcomes: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - closed after sending
     try:
         with translate_full_disk(
-            "no space for the outcomes; when sent again, stored items are unchanged", at=Path(tempfile.gettempdir())
+            "no space for the outcomes; when the load is sent again, stored items are reported as unchanged",
+            at=Path(tempfile.gettempdir()),
         ):
             for outcome in service.writer.load(records, chunk=service.settings.bulk_chunk_items):
                 outcomes.write(outcome.model_dump_json(exclude_none=True).encode() + b"\n")
@@ -130,7 +131,7 @@ async def list_items(
     cursor: ItemId | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> ItemPage:
-    """A page of items in the order of their ids; `cursor` is the last page's `next_cursor`."""
+    """A page of items in the order of their ids; `cursor` is the previous page's `next_cursor`."""
     items = await service.workers.run(lambda: service.items.page(after=cursor or "", limit=limit + 1))
     next_cursor = items[limit - 1].item.id if len(items) > limit else None
     return ItemPage(items=[_of_stored(item) for item in items[:limit]], next_cursor=next_cursor)

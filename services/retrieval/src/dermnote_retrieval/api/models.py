@@ -82,13 +82,13 @@ async def embed(request: Request, service: ServiceDep) -> EmbedResponse:
 
 @router.get("/models")
 async def list_models(service: ServiceDep) -> list[ModelSummary]:
-    """The available models; `reembedding` is the progress of the move to a model."""
+    """The available models; `reembedding` is the progress of the re-embedding, if one is running."""
     return await service.workers.run(service.reembedding.models)
 
 
 @router.put("/models/active", status_code=202, responses={200: {"model": ModelSummary}}, openapi_extra=ACTIVATE_BODY)
 async def activate_model(request: Request, response: Response, service: ServiceDep) -> ModelSummary:
-    """Move to another model in the background (202); the present one serves until then. 200 if it is already active."""
+    """Re-embed in the background and then serve another model (202); 200 if it is already active."""
     body = await read_body(request, max_bytes=service.settings.max_body_bytes)
     model = validated(lambda: ActivateModel.model_validate_json(body))
     summary = await service.workers.run(lambda: service.reembedding.activate(model.name))

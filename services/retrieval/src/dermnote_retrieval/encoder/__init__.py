@@ -1,1 +1,1 @@
-"""Encoders: images and texts to unit vectors. Each heavy library is imported by one file only."""
+"""Encoders, which map images and texts to unit vectors. Each heavy library is imported by one file only."""

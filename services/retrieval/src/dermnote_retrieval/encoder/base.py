@@ -1,4 +1,4 @@
-"""What all encoders share: the interface, vectors in requests, the base class of model folders, and shared calls."""
+"""What all encoders share: the interface, the format of vectors in requests, model folders' base class, batching."""
 
 import base64
 import binascii
@@ -25,15 +25,15 @@ BATCH = 16
 
 
 class Encoder(Protocol):
-    """Thread-safe. Vectors of encoders with different `manifest.model_id` never mix."""
+    """Maps images and texts to unit vectors; thread-safe. Vectors of different `manifest.model_id`s are never mixed."""
 
     @property
     def manifest(self) -> ModelManifest:
-        """Identity, widths and alignment."""
+        """The model's id, the widths of its vectors, and whether its towers are aligned."""
         ...
 
     def fit(self, image: RgbImage) -> RgbImage:
-        """The part of preprocessing that callers can do in parallel before a shared call; it keeps the vector."""
+        """Resize and crop an image, which keeps its vector; callers can do this in parallel before a batched call."""
         ...
 
     def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
@@ -45,7 +45,7 @@ class Encoder(Protocol):
         ...
 
     def close(self) -> None:
-        """Release resources that running calls can do without (threads)."""
+        """Release resources such as threads; calls that are already running still finish."""
         ...
 
 
@@ -96,7 +96,7 @@ def check_vectors(encoder: Encoder) -> None:
 
 @contextmanager
 def loading_errors(manifest: ModelManifest) -> Iterator[None]:
-    """Raise any error of a library about a model folder as ModelRefused with one line."""
+    """Convert any exception that a library raises for a model folder to ModelRefused with a one-line message."""
     try:
         yield
     except ModelRefused:
@@ -107,7 +107,7 @@ def loading_errors(manifest: ModelManifest) -> Iterator[None]:
 
 
 def read_vector(encoded: Sequence[float] | str, *, at: str) -> Vectors:
-    """A vector [dim] of length 1; raises InvalidRequest for one without a direction."""
+    """A request's vector, scaled to length 1 [dim]; raises InvalidRequest if it is malformed, zero or not finite."""
     values = _from_base64(encoded, at=at) if isinstance(encoded, str) else np.asarray(encoded, dtype=np.float64)
     if not 1 <= len(values) <= MAX_VECTOR:
         raise InvalidRequest.at(at, f"must have 1 to {MAX_VECTOR} values")
@@ -140,7 +140,7 @@ def preprocess(image: RgbImage, preprocessing: Preprocessing) -> npt.NDArray[np.
 
 
 class BatchTokenizer:
-    """Texts to token ids, cut at `context_tokens`, padded to the longest with `pad_id`."""
+    """Maps texts to token ids, truncated to `context_tokens` and padded with `pad_id` to the longest of the batch."""
 
     def __init__(self, folder: Path, *, pad_id: int, context_tokens: int) -> None:
         self._pad_id = pad_id
@@ -155,7 +155,7 @@ class BatchTokenizer:
 
 
 class FolderEncoder(ABC):
-    """An Encoder of a model folder; subclasses compute the rows."""
+    """An Encoder loaded from a model folder; subclasses compute the vectors before normalisation."""
 
     _tokenize: BatchTokenizer
 
@@ -192,7 +192,7 @@ class FolderEncoder(ABC):
 
 
 class BatchedEncoder:
-    """An Encoder that wraps another one. `threads`: concurrent calls of the wrapped encoder."""
+    """An Encoder that batches concurrent calls to another one. `threads`: batches per kind (image, text) at a time."""
 
     def __init__(self, encoder: Encoder, *, threads: int, work: WorkMetrics) -> None:
         self.manifest = encoder.manifest
@@ -226,7 +226,7 @@ class BatchedEncoder:
 
 
 class ModelLoader:
-    """Loads the models of a source as BatchedEncoders. `threads`: of each."""
+    """Loads the models of a source as BatchedEncoders. `threads`: passed to each of them."""
 
     def __init__(self, source: ModelSource, *, threads: int, work: WorkMetrics) -> None:
         self.source = source

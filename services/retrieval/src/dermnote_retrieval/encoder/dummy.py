@@ -1,6 +1,6 @@
-"""An encoder without weights, for trials and tests of the service: vectors from colours and words.
+"""An encoder without weights, for trying out and testing the service: it derives vectors from colours and words.
 
-Images become shares of named colours. Texts become hashed word counts; in the aligned variant a colour's name maps to
+Images become shares of named colours. Texts become hashed word counts; in the aligned variants a colour's name maps to
 that colour's dimension, so that "red lesion" finds red images.
 """
 
@@ -50,7 +50,7 @@ def _manifest(name: str) -> ModelManifest:
 
 
 class DummyEncoder:
-    """Deterministic. Image dimensions: colour shares, then mean colours of nine areas, cut to `image_dim` values."""
+    """A deterministic Encoder. Images: colour shares, then mean colours of nine areas, cut or padded to `image_dim`."""
 
     def __init__(self, manifest: ModelManifest) -> None:
         self.manifest = manifest
@@ -87,7 +87,7 @@ class DummyEncoder:
 
 
 class DummyModels:
-    """The variants of the dummy as models: `dummy` (not aligned), `dummy-aligned`, `dummy-512`."""
+    """A ModelSource of the dummy encoder's variants: `dummy` (not aligned), `dummy-aligned`, `dummy-512`."""
 
     default = "dummy"
 

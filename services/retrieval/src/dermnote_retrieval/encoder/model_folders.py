@@ -28,7 +28,7 @@ class FolderModels:
         self._runtime = runtime
 
     def manifests(self) -> list[ModelManifest]:
-        """Every folder with a valid manifest; others are logged and skipped."""
+        """Every valid manifest; invalid ones are logged and skipped."""
         names = sorted(path.parent.name for path in self._dir.glob(f"*/{MANIFEST_NAME}"))
         manifests = []
         for name in names:
@@ -44,7 +44,7 @@ class FolderModels:
             manifest = ModelManifest.model_validate_json(path.read_bytes())
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "it"
+            field = ".".join(str(part) for part in first["loc"]) or "the file"
             raise ModelRefused(f"{name}/{MANIFEST_NAME}: {field}: {first['msg']}") from error
         except OSError as error:
             raise ModelRefused(f"{name}/{MANIFEST_NAME} cannot be read: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""The index of one route: exact while it is small; once it is large, inverted lists in addition to the exact vectors.
+"""The index of one route: exact vectors, and inverted lists in addition once it is large.
 
 Lists are built in the background while searches and writes continue. Their recall is measured against exact search,
 then they are swapped in with the changes made meanwhile. Filters that select few items are always searched exactly.
@@ -22,22 +22,23 @@ CANDIDATES_PER_HIT = 4
 MIN_CANDIDATES = 64
 RECALL_AT = 10
 RECALL_QUERIES = 256
-# Queries per exact search while recall is measured: searches wait for the lock that long, and proceed in the pause.
+# Queries per exact search while recall is measured. Each of these searches holds the lock; the others run in the pauses
+# between them.
 MEASURED_AT_ONCE = 8
 PAUSE_S = 0.001
 # Training vectors per list.
 SAMPLE_PER_LIST = 64
-# Vectors copied or added at a time while others wait for the lock.
+# Vectors copied from the matrix (under a lock) and added to the lists at a time.
 CHUNK = 8192
-# Rebuilt once the index has grown or shrunk by this factor since the last build.
+# The lists are rebuilt once the index has grown or shrunk by this factor since the last build.
 OUTGROWN = 2.0
-# A filter may multiply the lists probed by this factor; a narrower one is searched exactly.
+# A filter may multiply the number of lists probed by up to this factor; a narrower filter is searched exactly.
 MAX_WIDENING = 8.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`flat_vectors`: up to this many are searched exactly; `recall_goal`: recall that the lists must reach.
+    """`flat_vectors`: up to this many vectors are searched exactly; `recall_goal`: recall that the lists must reach.
 
     `threads`: FAISS threads per search.
     """
@@ -56,9 +57,10 @@ class _TunedLists:
 
 
 class AdaptiveIndex:
-    """Thread-safe. A batch of searches holds `_lock` for milliseconds, so vector look-ups take only `_edit`.
+    """The index of one route; thread-safe.
 
-    Writers take both, in this order.
+    A batch of searches holds `_lock` for milliseconds, so vector look-ups take only `_edit`. Writers take `_lock`, then
+    `_edit`.
     """
 
     def __init__(self, dim: int, limits: Limits) -> None:
@@ -77,7 +79,7 @@ class AdaptiveIndex:
 
     @property
     def recall(self) -> IndexRecall | None:
-        """As measured when the lists were built."""
+        """Recall as measured when the lists were built; None while there are no lists."""
         tuned = self._tuned
         return None if tuned is None else tuned.recall
 
@@ -214,7 +216,10 @@ class AdaptiveIndex:
         lists.add(*self._matrix.known(changed))
 
     def _tune(self, lists: InvertedLists, numbers: Numbers) -> tuple[int, IndexRecall]:
-        """(fewest probes that reach the goal, recall with them), over own vectors, each without itself."""
+        """Double the probes until recall reaches the goal or every list is probed; returns (probes, recall).
+
+        The queries are a sample of the index's own vectors. A query's own item counts neither as hit nor as neighbour.
+        """
         drawn = np.random.default_rng(1).choice(numbers, min(len(numbers), RECALL_QUERIES), replace=False)
         own, queries = self._copied(drawn)
         exact = [neighbours for part in _parts(queries) for neighbours in self._search_exactly(part)]
@@ -239,7 +244,7 @@ class AdaptiveIndex:
 
 
 def lists_for(count: int) -> int:
-    """About 2 sqrt(n) lists, a power of two: half of FAISS's recommended minimum, a quarter of the training time."""
+    """About 2 sqrt(n), a power of two. FAISS recommends at least twice as many, which train four times as long."""
     return int(2 ** max(0, round(math.log2(2 * math.sqrt(count)))))
 
 

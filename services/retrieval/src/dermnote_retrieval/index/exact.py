@@ -16,8 +16,8 @@ Neighbours = list[tuple[int, float]]
 """(item number, cosine), best first."""
 MISSING = -1
 FIRST_ROWS = 1024
-# One matrix product is faster than FAISS from this many queries on, with a filter that keeps at least one row in LOOSE,
-# up to this many scores (4 bytes each).
+# One matrix product is faster than FAISS for MIN_QUERIES or more queries with a filter that keeps at least one row in
+# LOOSE. MAX_SCORES (4 bytes each) limits the product's memory.
 MIN_QUERIES, LOOSE, MAX_SCORES = 4, 8, 16_000_000
 
 
@@ -38,7 +38,7 @@ EVERYTHING = Selection()
 
 
 class IdMap:
-    """Item numbers (positive, growing, rarely reused) to rows 0..n-1."""
+    """Maps item numbers (positive, assigned in ascending order) to rows 0..n-1."""
 
     def __init__(self) -> None:
         self._numbers = np.empty(0, np.int64)
@@ -113,7 +113,7 @@ class VectorMatrix:
         return self._block.nbytes + self.ids.bytes_
 
     def adopt(self, numbers: Numbers, vectors: Vectors) -> None:
-        """Hold exactly these vectors; the array `vectors` [n, dim] becomes the matrix's own memory."""
+        """Replace the content by these vectors, without a copy: the matrix keeps the array `vectors` [n, dim]."""
         self.ids = IdMap()
         self.ids.append(numbers)
         self._block = vectors
@@ -168,7 +168,7 @@ class VectorMatrix:
         return known
 
     def search(self, vectors: Vectors, *, k: int, allowed: Mask | None) -> list[Neighbours]:
-        """Exact: the `k` nearest rows of each of `vectors` [q, dim] among the allowed."""
+        """Exact search: the `k` allowed rows that are nearest to each of `vectors` [q, dim]."""
         selected = len(self) if allowed is None else int(np.count_nonzero(allowed))
         k = min(k, selected)
         if k == 0:
@@ -179,7 +179,7 @@ class VectorMatrix:
         return [self._neighbours(r, s) for r, s in zip(rows, scores, strict=True)]
 
     def rank(self, vector: Vectors, numbers: Numbers, *, k: int) -> Neighbours:
-        """The `k` best of the candidates `numbers` by the exact vectors; equal scores in order of their numbers."""
+        """The `k` best of the candidates `numbers` by the exact vectors; equal scores are ordered by item number."""
         rows = self._rows(numbers)
         scores = self._block[rows] @ vector
         best = np.lexsort((self.ids.numbers[rows], -scores))[:k]
@@ -196,11 +196,11 @@ def limit_blas_threads(threads: int) -> None:
 
 
 def product_is_faster(*, queries: int, rows: int, selected: int) -> bool:
-    """Whether one matrix product beats FAISS: for a single unfiltered query, or many queries over most rows.
+    """Whether one matrix product beats FAISS: for one unfiltered query, or many that select at least one row in LOOSE.
 
-    FAISS gives a single query one thread, and runs the queries of a filtered search one after the other. Unfiltered, it
-    multiplies block by block, and its threads wait for each other at each block: as fast on idle cores, but four times
-    slower on busy ones.
+    FAISS gives a single query one thread, and runs the queries of a filtered search one after the other. In unfiltered
+    searches it multiplies block by block, and its threads wait for each other at each block. This is as fast as one
+    product on idle cores, but four times slower on busy ones.
     """
     if queries == 1:
         return selected == rows

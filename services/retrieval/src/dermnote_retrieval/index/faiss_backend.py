@@ -11,7 +11,7 @@ Numbers = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Ranked = tuple[npt.NDArray[np.float32], Numbers]
-"""(scores, ids), both [queries, k], best first; id -1 where there are fewer."""
+"""(scores, ids), both [queries, k], best first; id -1 where fewer than k were found."""
 
 TRAINING_ROUNDS = 8
 # The `type: ignore`s below: faiss's stubs describe its C++ methods, not the numpy wrappers.

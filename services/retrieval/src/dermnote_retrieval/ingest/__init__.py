@@ -1,1 +1,1 @@
-"""Writes: items validated, encoded and stored."""
+"""Writes: validating, encoding and storing items."""

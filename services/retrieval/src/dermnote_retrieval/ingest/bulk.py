@@ -1,4 +1,4 @@
-"""Streams of many records: a WebDataset tar or NDJSON, read one record at a time; nothing is extracted to a path.
+"""Streams of many records: a WebDataset tar or NDJSON, read one record at a time; nothing is extracted to disk.
 
 An invalid record becomes a RejectedRecord in its place; a broken stream ends with one. Memory is limited to one record:
 a member over its limit is skipped, and tar headers are limited to HEADER_BYTES.
@@ -44,7 +44,7 @@ class _Parts:
 
 
 class _BoundedReader:
-    """A readable stream over chunks that yields at most `allowance` bytes until it is set again."""
+    """A readable stream over chunks. More than `allowance` bytes raise TooLarge; callers reset it per member."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
@@ -61,14 +61,14 @@ class _BoundedReader:
         return data
 
     def drain(self) -> None:
-        """Read the padding after the tar's end; raises TooLarge for more than that."""
+        """Read the padding after the tar's end; raises TooLarge if more than HEADER_BYTES follow."""
         self.allowance = HEADER_BYTES
         while self.read(tarfile.RECORDSIZE):
             pass
 
 
 def read_tar(chunks: Iterable[bytes], *, decoder: Decoder) -> Iterator[Record | RejectedRecord]:
-    """Records of an uncompressed tar, in order: consecutive members key.jpg (png, webp), key.txt, key.json.
+    """Records of an uncompressed tar, in order. A record is a run of members: key.jpg (png, webp), key.txt, key.json.
 
     Raises InvalidRequest if the stream is not a tar.
     """
@@ -222,5 +222,5 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
 
 
 def _label(text: str) -> str:
-    """A key as it may appear in the answer, whatever its bytes."""
+    """A key for the response: shortened, and valid UTF-8 whatever its bytes are."""
     return text[:MAX_LABEL_CHARS].encode("utf-8", "replace").decode("utf-8")

@@ -112,7 +112,7 @@ def _client_vectors(fields: ClientVectors) -> dict[Route, Vectors]:
 
 
 def _check_values(metadata: Mapping[str, Any]) -> None:
-    """Unknown keys are stored unchanged, provided that the store can hold and compare their values."""
+    """Verify that the store can hold and compare all values, including those of unknown keys, which stay unchanged."""
     for count, (path, value) in enumerate(_unfold("metadata", metadata)):
         if count >= MAX_METADATA_VALUES:
             raise InvalidRequest.at("metadata", f"has more than {MAX_METADATA_VALUES} values")
@@ -122,7 +122,7 @@ def _check_values(metadata: Mapping[str, Any]) -> None:
         elif isinstance(value, float) and not math.isfinite(value):
             raise InvalidRequest.at(path, "numbers must be finite")
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise InvalidRequest.at(path, "numbers must fit 64 bits")
+            raise InvalidRequest.at(path, "numbers must fit in 64 bits")
 
 
 def _unfold(path: str, value: Any) -> Iterator[tuple[str, Any]]:

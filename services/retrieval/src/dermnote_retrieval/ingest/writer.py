@@ -1,6 +1,6 @@
 """Writes of items: encode, commit to the store, then update the index, under one write lock.
 
-Also holds the model that is served at the moment, with its indexes, which a swap replaces as one object.
+Also holds the served model and its indexes as one object, so that a swap replaces all of them at once.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ RouteVectors = Mapping[Route, Vectors]
 class ServedModel:
     """An encoder and the indexes of its vectors. A request uses one ServedModel from beginning to end.
 
-    `epoch` grows when a snapshot is restored: numbers of another epoch may stand for other items.
+    `epoch` grows when a snapshot is restored: after that, an item number may stand for a different item.
     """
 
     encoder: Encoder
@@ -142,14 +142,14 @@ class ItemWriter:
                     return ["unchanged" if record.id in unchanged else next(outcomes) for record in records]
 
     def _unchanged(self, served: ServedModel, records: Sequence[Record]) -> set[str]:
-        """The ids of records that are stored unchanged, with every vector that the served model would compute."""
+        """The ids of records that the store already holds: the same content, and the vectors for the served model."""
         count = Counter(record.id for record in records)
         once = {record.id: record for record in records if count[record.id] == 1}
         stored = self.items.with_digests({item_id: record.digest() for item_id, record in once.items()})
         return {item_id for item_id, number in stored.items() if self._has_vectors(served, number, once[item_id])}
 
     def _has_vectors(self, served: ServedModel, number: int, record: Record) -> bool:
-        """Whether an item has the vectors of the record; re-embedding the store replaces client vectors."""
+        """Whether a stored item still has the record's vectors: re-embedding the store replaces a client's vectors."""
         for route in record.routes():
             vector = served.indexes[route].vector(number)
             own = record.vectors.get(route)
@@ -166,7 +166,7 @@ class ItemWriter:
             return [error for error in encoded if isinstance(error, DermnoteError)]
         with self.work.measure("store", size=len(new)):
             written = self.items.upsert(new, model_id=served.model_id)
-        # A record later in the chunk replaces an earlier one with the same id, so its vectors count.
+        # A record later in the chunk replaces an earlier one with the same id, so only its vectors are indexed.
         latest = {result.number: item.vectors for result, item in zip(written, new, strict=True)}
         for route, index in served.indexes.items():
             rows = {number: vectors[route] for number, vectors in latest.items() if route in vectors}
@@ -219,7 +219,7 @@ def _vector_error(record: Record, model: ModelManifest) -> DermnoteError | None:
     widths = _widths(model)
     for route, vector in record.vectors.items():
         if len(vector) != widths[route]:
-            return InvalidRequest(f"a vector for {route} has {widths[route]} values, this one {len(vector)}")
+            return InvalidRequest(f"a vector for {route} must have {widths[route]} values, not {len(vector)}")
     return None
 
 
@@ -244,7 +244,7 @@ def _new_item(record: Record, vectors: RouteVectors) -> NewItem:
 
 
 def _not_tried(records: Sequence[Record]) -> list[Outcome]:
-    return [InsufficientStorage("the disk was full before this record, which was not tried") for _ in records]
+    return [InsufficientStorage("the disk was already full, so this record was not tried") for _ in records]
 
 
 def _outcome(item_id: str, result: Outcome) -> BulkOutcome:

@@ -1,1 +1,1 @@
-"""Operations on the whole store: snapshots, restore, re-embedding and maintenance."""
+"""Operations on the whole store: snapshots, restore and re-embedding."""

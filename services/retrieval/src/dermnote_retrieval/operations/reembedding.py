@@ -1,6 +1,6 @@
-"""Re-embedding the store for another model: in a thread while the old model serves, then swap.
+"""Re-embeds the store for another model in a thread while the old model serves, then swaps the models.
 
-The target is recorded first, so that a killed process resumes at its next start.
+The new model is recorded in the store first, so that the next start resumes what a killed process did not finish.
 """
 
 import logging
@@ -21,7 +21,7 @@ from dermnote_retrieval.store.vectors import ModelRef, NewVector, VectorStore
 
 log = logging.getLogger(__name__)
 BATCH = 64
-# How long `close` waits for the running batch; the vectors of a slower one are lost and recomputed.
+# How long `close` waits for the running batch; a slower batch is dropped and recomputed after the next start.
 CLOSE_TIMEOUT_S = 10.0
 
 
@@ -69,7 +69,7 @@ class Reembedder:
 
 
 class Reembedding:
-    """The models of the source, and the thread that re-embeds the store for one of them."""
+    """Lists the available models, and re-embeds the store for one of them in a thread."""
 
     def __init__(self, writer: ItemWriter, models: ModelLoader, *, limits: Limits) -> None:
         self._writer = writer
@@ -82,7 +82,7 @@ class Reembedding:
         self._stopped = False
 
     def models(self) -> list[ModelSummary]:
-        """Every model of the source; which one is served, and the progress of re-embedding for another."""
+        """Every available model: whether it is served, and the progress of re-embedding for it."""
         target, reembedder = self._target, self._reembedder
         active = self._writer.served.model_id
         return [
@@ -146,7 +146,7 @@ class Reembedding:
             if not self._reembed(target):
                 return  # stopped: the target stays recorded
         except Stopping:
-            return  # closed meanwhile, likewise
+            return  # the store was closed meanwhile: the target stays recorded
         except Exception:  # the thread has no caller to raise to
             log.exception(
                 "re-embedding for %s failed; %s continues to serve", target.name, self._writer.served.model_id

@@ -1,6 +1,6 @@
 """Snapshots: consistent copies of the store, taken while it is written to, verified and restored.
 
-A snapshot is complete or absent: it is written under a temporary name and renamed after its manifest.
+A snapshot is complete or absent: it is written under a temporary name, the manifest last, and then renamed.
 """
 
 import hashlib
@@ -208,7 +208,7 @@ class Restore:
         return snapshot
 
     def _forget_target(self) -> None:
-        """Clear the target of a snapshot taken during re-embedding. The store is already restored: must not fail."""
+        """Clear the target of a snapshot taken during re-embedding. Must not fail: the store is already restored."""
         try:
             if self._writer.vectors.model("target") is not None:
                 self._writer.vectors.set_target(None)

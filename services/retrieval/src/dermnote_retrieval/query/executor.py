@@ -1,6 +1,7 @@
 """Runs search plans: those that arrive together share index searches and one read of the store.
 
-Duplicate hits, with an equal note or a near-duplicate image, are marked, or folded for distinct hits.
+A hit whose note or image duplicates that of a better hit is marked; with `distinct`, hits with equal notes or the same
+group are folded into the best of them.
 """
 
 import time
@@ -19,7 +20,7 @@ from dermnote_retrieval.runtime.metrics import StepTimer, WorkMetrics
 from dermnote_retrieval.store.items import ItemStore, StoredItem
 
 # Two images are near-duplicates if at most MAX_BITS of their 64 hash bits differ and their cosine is at least
-# MIN_COSINE, or if the cosine alone is that of one image saved twice.
+# MIN_COSINE, or if their cosine is at least SAME_COSINE, as it is for one image saved twice.
 MAX_BITS, MIN_COSINE, SAME_COSINE = 6, 0.95, 0.995
 RANK_CONSTANT = 60
 """k of reciprocal rank fusion (Cormack et al. 2009)."""
@@ -31,7 +32,7 @@ DEEPENING = 4
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an item is compared by: digest of its note, hash of its image, and its image's unit vector [dim]."""
+    """What duplicates are detected by: digest of the note, hash of the image, and the image's unit vector [dim]."""
 
     note_digest: str | None
     difference_hash: int | None
@@ -65,7 +66,7 @@ def fold(ranked: Sequence[tuple[int, float]], keys: Mapping[int, Hashable], *, k
 
 
 def duplicates_of(fingerprints: Sequence[Fingerprint]) -> list[int | None]:
-    """For each, best first, the position of the first better hit with an equal note or similar image, or None."""
+    """For each hit, best first: position of the first better hit with an equal note or similar image, or None."""
     similar = _first_similar(fingerprints)
     first_with_note: dict[str, int] = {}
     duplicates: list[int | None] = []
@@ -78,7 +79,7 @@ def duplicates_of(fingerprints: Sequence[Fingerprint]) -> list[int | None]:
 
 
 def _first_similar(fingerprints: Sequence[Fingerprint]) -> list[int]:
-    """For each the position of the first item with a similar image, possibly its own."""
+    """For each hit, the position of the first hit with a similar image, possibly its own."""
     first = list(range(len(fingerprints)))
     with_image = [position for position in first if fingerprints[position].vector is not None]
     if len(with_image) < 2:
@@ -92,7 +93,7 @@ def _first_similar(fingerprints: Sequence[Fingerprint]) -> list[int]:
     hashes = [fingerprints[position].difference_hash for position in with_image]
     known = np.array([value is not None for value in hashes])
     signs = np.array([-1 if value is None else value for value in hashes], dtype=np.int64)
-    # Unsigned: NumPy counts the bits of a negative number's absolute value.
+    # Viewed as unsigned, because NumPy's bitwise_count takes the absolute value of negative numbers.
     differing = np.bitwise_count((signs[:, None] ^ signs[None, :]).view(np.uint64))
     similar_hash = (differing <= MAX_BITS) & known[:, None] & known[None, :]
     similar = (cosines >= SAME_COSINE) | (similar_hash & near)
@@ -131,7 +132,7 @@ class SearchPlan:
 
     @property
     def depth(self) -> int:
-        """Number of ranks of the first search."""
+        """Number of neighbours per route that the first search returns."""
         return self.scope.k if len(self.vectors) == 1 else max(MIN_DEPTH, 4 * self.scope.k)
 
 
@@ -227,7 +228,7 @@ def search_together(queries: Sequence[IndexQuery]) -> list[Neighbours]:
 
 
 def reciprocal_rank(neighbours: Mapping[Route, Neighbours]) -> Neighbours:
-    """(number, sum of 1 / (60 + rank)) over all routes, best first; equal sums in order of their numbers."""
+    """(number, sum of 1 / (60 + rank)) over all routes, best first; equal sums are ordered by item number."""
     sums: dict[int, float] = {}
     for found in neighbours.values():
         for rank, (number, _) in enumerate(found, start=1):

@@ -4,8 +4,8 @@
     {"or": [{"sex": "male"}, {"not": {"site": {"in": ["back", "face"]}}}]}
     {"symptoms": {"itch": "yes"}}  =  {"symptoms.itch": "yes"}
 
-A list in the metadata matches each of its members. null means missing. Values of known fields are normalised by the
-same function as stored metadata; other keys are compared unchanged.
+A list in the metadata matches if one of its members does. null means missing. Values of known fields are normalised by
+the same function as stored metadata; other keys are compared unchanged.
 """
 
 import json
@@ -129,7 +129,7 @@ def _known(path: str) -> bool:
 
 
 def _normalised(path: str, value: Any, *, at: str) -> SqlValue | None:
-    """The value as it is stored, or None for "missing". For a list field it is one member."""
+    """The value as it is stored, or None for "missing". For a list field, the value is one member of the list."""
     if isinstance(value, list | Mapping):
         raise _invalid(at, 'must be a single value; for several use {"in": [...]}')
     top, _, field = path.partition(".")
@@ -144,7 +144,7 @@ def _normalised(path: str, value: Any, *, at: str) -> SqlValue | None:
 
 def _storable(value: Any, *, at: str) -> SqlValue | None:
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise _invalid(at, "numbers must fit 64 bits")
+        raise _invalid(at, "numbers must fit in 64 bits")
     return None if value is None else sql_value(value)
 
 
@@ -190,7 +190,7 @@ class FilterCache:
             if key in self._cached:
                 self._cached.move_to_end(key)
                 return self._cached[key]
-        # The version was read before the items, so the result is of that version or a later one, and dropped with it.
+        # The version was read before the items, so the result is never older than the version that it is cached for.
         selection = Selection(self._items.matching(condition))
         with self._lock:
             if self._cached_version == version:

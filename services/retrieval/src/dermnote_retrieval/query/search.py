@@ -1,4 +1,4 @@
-"""Requests to search plans (routes, a vector for each, the selected items), and plans to answers.
+"""Turns requests into search plans (routes, a vector for each, the selected items), and plans into responses.
 
 An image or a text is compared with vectors of the other kind only if the encoder is aligned.
 """
@@ -51,14 +51,14 @@ class Search:
         return self._encoded("notes", lambda encoder: encoder.encode_texts([text]), scope, timer=timer)
 
     def by_vector(self, values: Sequence[float], scope: Scope, *, timer: StepTimer) -> SearchPlan:
-        """Nearest to a vector of the served model, on the routes of its width. Blocks only for a filter."""
+        """Items nearest to a vector, on the routes that have its width. Blocks only for a filter or exclusions."""
         served = self._writer.served
         routes = _routes_of_width(served, width=len(values), via=scope.via)
         vector = _usable(unit_rows(np.asarray([values], dtype=np.float64)), of="vector")
         return self._plan(served, dict.fromkeys(routes, vector), scope, timer=timer)
 
     def by_item(self, item_id: str, scope: Scope, *, timer: StepTimer) -> SearchPlan:
-        """Similar to a stored item by its own vectors, excluding the item. Blocks while the store is read."""
+        """Items similar to a stored item, without that item, by its vectors. Blocks while the store is read."""
         served = self._writer.served
         item = self._writer.items.get(item_id)
         if item is None:
@@ -100,16 +100,18 @@ class Search:
 
 
 def _routes(via: Via, *, own: Route, aligned: bool) -> list[Route]:
-    """The routes that a query of the kind `own` may take."""
+    """The routes to search. `own`: the route whose vectors are of the query's kind (`notes` for a text)."""
     if via == "fused":
         return ["notes", "images"] if aligned else [own]
     if via != own and not aligned:
-        raise EncoderNotAligned(f"this query searches {own} only; train and activate a model, or use via={own}")
+        raise EncoderNotAligned(
+            f"this query can search {own} only: train and activate a model with aligned towers, or use via={own}"
+        )
     return [via]
 
 
 def _routes_of_width(served: ServedModel, *, width: int, via: Via) -> list[Route]:
-    """The routes whose vectors have the width; if the towers are not aligned, only the first: images before notes."""
+    """The routes whose vectors have this width; if the towers are not aligned, one route at most, preferably images."""
     candidates: list[Route] = ["images", "notes"] if via == "fused" else [via]
     fitting = [route for route in candidates if served.indexes[route].dim == width]
     if not fitting:
@@ -119,7 +121,7 @@ def _routes_of_width(served: ServedModel, *, width: int, via: Via) -> list[Route
 
 
 def _vectors_of(served: ServedModel, number: int, *, via: Via) -> dict[Route, Vectors]:
-    """An item's query vector for each route: its own of that route, or, if aligned, its other one."""
+    """An item's query vector for each route: its vector of that route or, if aligned, of the other one."""
     indexes, aligned = served.indexes, served.encoder.manifest.aligned
     own = {route: vector for route in indexes if (vector := indexes[route].vector(number)) is not None}
     if not own:
@@ -127,12 +129,12 @@ def _vectors_of(served: ServedModel, number: int, *, via: Via) -> dict[Route, Ve
     routes: list[Route] = ["notes", "images"] if via == "fused" else [via]
     vectors = {r: own[r] if r in own else next(iter(own.values())) for r in routes if r in own or aligned}
     if not vectors:
-        raise EncoderNotAligned(f"the item can only be compared by {', '.join(own)}")
+        raise EncoderNotAligned(f"for this item use via={', '.join(own)}, or activate an aligned model")
     return vectors
 
 
 def _usable(rows: Vectors, *, of: str) -> Vectors:
     if not np.isfinite(rows).all():
-        raise InvalidRequest(f"the {of} has no direction to search in")
+        raise InvalidRequest(f"cannot search by this {of}: the vector is zero or not finite")
     row: Vectors = rows[0]
     return row

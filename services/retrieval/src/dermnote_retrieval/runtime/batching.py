@@ -1,4 +1,4 @@
-"""The threads of requests, and dynamic batching: calls that arrive together share an encoder call or index search."""
+"""Threads for requests, and dynamic batching: calls that arrive together share an encoder call or index search."""
 
 import logging
 import threading
@@ -78,7 +78,7 @@ class Batcher(Generic[In, Out]):
             thread.start()
 
     def submit(self, values: Sequence[In]) -> "list[Future[Out]]":
-        """One future per input; they count as one caller. After `close`, the work runs in the calling thread."""
+        """Queue one caller's inputs; returns one future each. After `close`, the work runs in the calling thread."""
         inputs = deque(_Input[In, Out](value, Future()) for value in values)
         answers = [each.answer for each in inputs]
         with self._changed:
@@ -122,7 +122,7 @@ class Batcher(Generic[In, Out]):
                     return []
                 batch = _claimed(self._take())
             if self._callers:
-                self._changed.notify()  # another thread can take those
+                self._changed.notify()  # another thread can take the remaining inputs
         return batch
 
     def _take(self) -> list[_Input[In, Out]]:

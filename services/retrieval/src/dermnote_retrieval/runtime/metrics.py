@@ -1,4 +1,7 @@
-"""Prometheus metrics of the retrieval service: search steps, work, and the state of the index. Labels hold no ids."""
+"""Prometheus metrics of the retrieval service: search steps, calls shared by requests, and the state of the index.
+
+Labels hold no item ids.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,7 +48,7 @@ class StepTimer:
 
 
 class WorkMetrics:
-    """Histograms of one service's shared work, in no registry until an app registers them. Failures are not counted."""
+    """Histograms of encoder calls, index searches and commits that succeed. An app registers them (Metrics.watch)."""
 
     def __init__(self) -> None:
         self.seconds = Histogram(
@@ -72,7 +75,7 @@ class WorkMetrics:
         self.size.labels(work=kind).observe(size)
 
     def measured(self, kind: Kind, work: Callable[[Sequence[In]], Out]) -> Callable[[Sequence[In]], Out]:
-        """The same function, measured at each call."""
+        """A function that calls `work` and measures each call."""
 
         def call(values: Sequence[In]) -> Out:
             with self.measure(kind, size=len(values)):
@@ -123,7 +126,7 @@ class _IndexCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         info = self._index_info()
         yield _gauge("items", "Items in the store", info.items)
-        yield _gauge("checkpoint_behind", "Writes that a start after a crash would replay", info.checkpoint_behind)
+        yield _gauge("checkpoint_behind", "Always 0: the index is no longer stored on disk", info.checkpoint_behind)
         if info.store:
             yield _gauge("store_bytes", "Bytes of the store's files", info.store.bytes)
             yield _gauge("disk_free_bytes", "Bytes that are free on the store's disk", info.store.free_bytes)

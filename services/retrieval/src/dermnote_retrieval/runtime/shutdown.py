@@ -1,6 +1,6 @@
 """Graceful shutdown: the service reports that it is stopping, rejects new requests, and finishes running ones.
 
-uvicorn alone would close its sockets at once, so that health checks and new requests got no answer.
+uvicorn alone would close its sockets at once, and health checks and new requests would get no response.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Shutdown:
 
 
 class RejectDuringShutdown:
-    """Answers 503 to new requests during a shutdown, except health and metrics, and to requests cancelled by it."""
+    """During a shutdown, answers 503 to new requests (except health and metrics) and to cancelled ones."""
 
     def __init__(self, app: ASGIApp, *, shutdown: Shutdown) -> None:
         self.app = app

@@ -18,12 +18,12 @@ from typing import IO, Any
 from dermnote_contracts.problems import Conflict, DermnoteError, InsufficientStorage, StartRefused, Stopping
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# A file that cannot grow: the store or its log, and the log's shared memory.
+# SQLite's codes when a file cannot grow: the store or its log, and the log's shared memory.
 SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
-# An exhausted quota and a disk that only fails on sync end with one of these primary codes; so do broken disks.
+# An exhausted quota, or a full disk that fails only on sync, yields one of these primary codes; so does a broken disk.
 SQLITE_MAYBE_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 PROBE_BYTES = 1 << 16
-# `items.changed` and the table `erased` are no longer used; they keep stores and snapshots of 0.1 interchangeable.
+# `items.changed` and the table `erased` are unused; they stay so that stores and snapshots can be exchanged with 0.1.
 SCHEMA_VERSION = 3
 SCHEMA = """
 create table items (
@@ -98,7 +98,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction, on disk when the block ends. Raises InsufficientStorage when the disk is full."""
+        """A transaction, committed to disk when the block ends. Raises InsufficientStorage when the disk is full."""
         with self.write_lock, translate_full_disk("nothing was stored for this request", at=self._folder):
             self._check_open()
             try:
@@ -138,7 +138,7 @@ class Database:
     def replace_with(self, other: sqlite3.Connection) -> None:
         """Replace the whole content with that of another database, in one transaction.
 
-        Raises Conflict for another schema, InsufficientStorage when the disk is full.
+        Raises Conflict if the other database has a different schema version, InsufficientStorage when the disk is full.
         """
         (version,) = other.execute("pragma user_version").fetchone()
         if version != SCHEMA_VERSION:
@@ -176,7 +176,7 @@ class Database:
             raise Stopping(retry_after_s=1)
 
     def _truncate_log(self) -> None:
-        """Release the disk space of the write-ahead log if possible; otherwise the log never shrinks."""
+        """Truncate the write-ahead log, if possible, to release its disk space."""
         with suppress(sqlite3.OperationalError):
             self._writer.execute("pragma wal_checkpoint(truncate)")
 
@@ -210,7 +210,7 @@ class Database:
 
 
 def _lock_folder(folder: Path) -> IO[bytes]:
-    """A lock that the operating system releases when the process ends for any reason."""
+    """A lock on the data folder, which the operating system releases however the process ends; raises StartRefused."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         guard = (folder / "store.lock").open("ab")
@@ -243,7 +243,7 @@ def _is_full(error: OSError | sqlite3.OperationalError, *, folder: Path) -> bool
 
 
 def _probe_fails(folder: Path) -> bool:
-    """Whether a small file does not fit: SQLite hides the operating system's error code."""
+    """Whether the disk has no space for a small file; needed because SQLite hides the operating system's error code."""
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(PROBE_BYTES))

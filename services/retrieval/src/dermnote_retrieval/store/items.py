@@ -48,7 +48,7 @@ def _rows_at(path: str, value: Any) -> Iterator[tuple[str, SqlValue]]:
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to write. `vectors`: one unit vector [dim] per route; `digest`: over everything received for the item."""
+    """An item to write. `vectors`: one unit vector [dim] per route; `digest`: a hash of everything received."""
 
     id: str
     note: str | None
@@ -110,7 +110,7 @@ class ItemStore:
         self.database = database
 
     def upsert(self, items: Sequence[NewItem], *, model_id: str) -> list[WriteResult]:
-        """Write all items in order in one transaction; each replaces an older one with its id as a whole."""
+        """Write all items in order in one transaction; each fully replaces a stored item with the same id."""
         with self.database.transaction() as connection:
             return [_upsert(connection, item, model_id=model_id) for item in items]
 
@@ -179,7 +179,7 @@ class ItemStore:
         return dict(self.database.rows(sql, json.dumps(list(numbers))))
 
     def with_digests(self, digests: Mapping[str, str]) -> dict[str, int]:
-        """Of ids and digests (Record.digest) the items that are stored unchanged: id -> number."""
+        """Those of the given items (id -> Record.digest) that are stored with the same digest: id -> number."""
         sql = (
             "select items.id, number from json_each(?) as given join items on items.id = given.key "
             "where items.digest = given.value"

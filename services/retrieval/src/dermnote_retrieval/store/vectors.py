@@ -20,7 +20,7 @@ Vectors = npt.NDArray[np.float32]
 Role = Literal["active", "target"]
 SCAN_ROWS = 4096
 
-# (item, version, route) of every vector that a model has not made yet.
+# (item, version, route) of every vector that a model has not computed yet.
 _MISSING = """
 from items, (select 'notes' as needed union all select 'images')
 where ((needed = 'notes' and note is not null) or (needed = 'images' and has_image))
@@ -78,7 +78,7 @@ class VectorStore:
     def read_all(self, model_id: str, *, widths: Mapping[Route, int]) -> dict[Route, tuple[Numbers, Vectors]]:
         """All vectors of a model per route: (numbers [n] ascending, rows [n, dim]). Nothing may be written meanwhile.
 
-        A single scan of the table in page order serves both routes; by the index it would jump between pages.
+        A single scan of the table in page order serves both routes; a scan by index would jump between pages.
         """
         routes: dict[Route, tuple[Numbers, Vectors]] = {}
         with self.database.reading() as connection:
@@ -103,7 +103,7 @@ class VectorStore:
         return self.database.rows(sql, model_id, start, limit)
 
     def count_missing(self, model_id: str) -> int:
-        """Number of vectors that a model has not made yet."""
+        """Number of vectors that a model has not computed yet."""
         return int(self.database.row(f"select count(*) {_MISSING}", model_id)[0])
 
     def add(self, vectors: Sequence[NewVector], *, model_id: str) -> None:

@@ -24,7 +24,7 @@ def write_cards(out: Path, state: StudyState, results: StudyResults) -> None:
 
 def card(facts: CellFacts, state: StudyState, results: StudyResults) -> str:
     """The card of one model; its metrics are those of the arm over all seeds."""
-    assert state.plan.tuned is not None  # noqa: S101 (the cell is in its grid)
+    assert state.plan.tuned is not None  # noqa: S101 (a tuned cell implies a tuned grid)
     settings = state.plan.tuned.config.model_copy(update={"seed": facts.seed}).model_dump()
     return render_page(
         "model_card.md.j2",

@@ -34,7 +34,10 @@ def write_study_report(
     model: ModelInfo,
     public: bool,
 ) -> Path:
-    """Write the report as one self-contained HTML file; returns its path. `public`: without anything of the data."""
+    """Write the report as one self-contained HTML file; returns its path.
+
+    `public`: without any image, row or note of the data.
+    """
     html = render_page(
         "study.html.j2",
         state=state,
@@ -82,7 +85,7 @@ def _share(part: int, total: int) -> str:
 
 
 def _data_rows(state: StudyState) -> dict[str, Any]:
-    """Images per class, and groups, of every domain."""
+    """Number of images per class, of all images and of groups, for every domain."""
     rows = []
     for name, domain in state.data.domains.items():
         counts = Counter(record.label for record in domain.records)
@@ -105,7 +108,7 @@ def _leakage(state: StudyState) -> list[tuple[object, ...]]:
 
 
 def _queries(state: StudyState, cells: Sequence[CellOutputs]) -> list[tuple[Record, list[tuple[Record, str]]]]:
-    """Held-out images with the nearest notes of other lesions, by the first cell that is tested with blinded notes."""
+    """Held-out images with the nearest notes of other groups, from the first cell trained with blinded notes."""
     for cell in cells:
         pool = cell.pools.get(HOME)
         if pool is not None and pool.note is not None and cell.facts.arm in ("G-findings-blinded", "G-blinded"):
@@ -129,7 +132,7 @@ def _nearest_notes(
 
 
 def _choices(cells: Sequence[CellOutputs]) -> list[tuple[object, ...]]:
-    """Counts of how often validation selected each candidate, by grid, arm and criterion, and the median epoch."""
+    """How often each candidate was selected on validation data, and the median epoch, by grid, arm and criterion."""
     selected: defaultdict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
     for cell in cells:
         for by, choice in cell.facts.choices.items():
@@ -179,7 +182,7 @@ def _run_settings(state: StudyState, results: StudyResults, model: ModelInfo) ->
 
 def _candidates(candidates: Sequence[Candidate]) -> str:
     return "; ".join(
-        f"{index}: rate {one.head_lr:g}, decay {one.weight_decay:g}"
+        f"{index}: learning rate {one.head_lr:g}, weight decay {one.weight_decay:g}"
         + (f", alignment {one.losses.cosine:g}, fused {one.losses.fused_ce:g}" if candidates is TEXT_CANDIDATES else "")
         for index, one in enumerate(candidates)
     )

@@ -44,7 +44,7 @@ class Answer:
 
 
 def answers(results: StudyResults) -> list[Answer]:
-    """For each question in each setting: the best arm of notes, and which others gain or lose significantly."""
+    """For each question in each setting: the best arm trained with notes, and all significant gains and losses."""
     by_question: defaultdict[tuple[Setting, str], list[Comparison]] = defaultdict(list)
     for one in results.comparisons:
         if one.arm != "shuffled-labels":  # a check of the method, not an answer
@@ -53,7 +53,7 @@ def answers(results: StudyResults) -> list[Answer]:
 
 
 def _order(item: tuple[tuple[Setting, str], Any]) -> tuple[str, int, str, str, str]:
-    """The paper's question first, then what helps at test time, then the rest."""
+    """Sort key: within a grid, the questions of FIRST_QUESTIONS come first, in that order."""
     setting, question = item[0]
     order = FIRST_QUESTIONS.index(question) if question in FIRST_QUESTIONS else len(FIRST_QUESTIONS)
     return (setting.grid, order, question, setting.route, setting.pool)
@@ -136,7 +136,7 @@ def _forests(rows: Sequence[Comparison]) -> list[str]:
 
 
 def _confusions(rows: Sequence[ClassificationResult]) -> list[ClassificationResult]:
-    """Of images alone, and of the best arm by images and by image and note."""
+    """The rows whose matrices are shown: the `image` arm, and the best other arm on images and on image and note."""
     shown = [one for one in rows if one.arm == "image"]
     for by in ("image", "both"):
         own = [one for one in rows if one.input == by and one.arm != "image"]

@@ -1,1 +1,1 @@
-"""Figures of a study, computed from the outputs of its cells."""
+"""Results of a study, computed from the outputs of its cells."""

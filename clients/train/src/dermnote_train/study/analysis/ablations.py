@@ -12,7 +12,7 @@ from dermnote_train.study.cells.outputs import VALIDATION, CellOutputs, PoolOutp
 
 
 class _Arm(NamedTuple):
-    """grid: as in the metadata of its cells."""
+    """One arm on one route. `grid`: the grid's name in the metadata of the cells."""
 
     grid: str
     route: str
@@ -26,7 +26,7 @@ def ablation_results(
     pools: Mapping[str, Sequence[Record]],
     bootstrap: Bootstrap,
 ) -> Iterator[AblationResult]:
-    """Every ablation's arms by each input, compared over the seeds that the frozen grid among `cells` also has."""
+    """Each ablation by arm and input, compared with the frozen grid (among `cells`) over the seeds that both have."""
     unchanged = _by_arm([cell for cell in cells if cell.facts.grid == FROZEN])
     classes = {cell.facts.route: cell.facts.classes for cell in ablations}
     for arm, outputs in _by_arm(ablations).items():

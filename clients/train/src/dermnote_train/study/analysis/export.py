@@ -1,4 +1,4 @@
-"""Writes the results of a study: one JSON file with everything, and one CSV file per kind."""
+"""Writes the results of a study: one JSON file with all of them, and one CSV file per kind of result."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ FILE_KEYS = {
     "setting": "place",
     "ablation": "trial",
 }
-"""Field -> key in the files, where they differ: readers of version 0.1 depend on these keys."""
+"""Field -> key in the files, if the two differ: scripts that read files of version 0.1 depend on these keys."""
 
 
 def write_results(folder: Path, results: StudyResults) -> None:
@@ -46,7 +46,7 @@ def _with_file_keys(value: Any) -> Any:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """One CSV row: nested fields are prefixed, except the setting's; confusion matrices stay JSON."""
+    """One CSV row: the outer field's name prefixes nested fields, except those of `setting`; lists are JSON."""
     row: dict[str, Any] = {}
     for name, inner in value.items():
         if isinstance(inner, Mapping):

@@ -33,7 +33,7 @@ from dermnote_train.study.cells.outputs import HOME, TRAINING, VALIDATION, CellO
 ArmOutputs = Mapping[Setting, Mapping[str, SeedOutputs]]
 """Setting -> arm -> outputs."""
 TABLE_OF: Mapping[str, str] = {"G-blinded": "table", "G-findings-blinded": "table-findings", "mixed": "table-findings"}
-"""Arm of notes -> the arm with the same facts as a table; their difference is the value of the wording."""
+"""Arm trained with notes -> the arm with the same facts as a table. The difference is the value of the wording."""
 FAMILY_LABELS: Mapping[Input, str] = {
     "image": "pictures",
     "note": "blinded note",
@@ -51,7 +51,7 @@ def compute_results(
     seed: int = 0,
     ablations: Sequence[CellOutputs] = (),
 ) -> StudyResults:
-    """All results of the given cells. pools: domain -> its records; "home" is the route's own domain.
+    """All results of the given cells. pools: domain -> its records; a cell's "home" pool is from its training domain.
 
     Arms are compared only over seeds that both have.
     """
@@ -79,7 +79,7 @@ def compute_results(
 
 
 def _rankings(outputs: ArmOutputs) -> list[Rankings]:
-    """Rankings of all arms, in threads: most of the time goes into sorting, outside the interpreter lock."""
+    """Rankings of all arms, in threads: most of the time is spent in sorting, which releases the interpreter lock."""
     tasks = [(setting, arm, seeds) for setting, arms in outputs.items() for arm, seeds in arms.items()]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         return [one for rankings in threads.map(lambda task: list(rank(*task)), tasks) for one in rankings]
@@ -147,7 +147,7 @@ def _classification(
 
 
 def _classification_comparisons(outputs: ArmOutputs, *, bootstrap: Bootstrap) -> Iterator[Comparison]:
-    """Every arm and input against images alone, and arms of blinded notes against their facts as a table."""
+    """Every arm and input against images alone; arms of TABLE_OF with image and note against the facts as a table."""
     for setting, arms in outputs.items():
         for arm, seeds in arms.items():
             for by in seeds.inputs:

@@ -17,7 +17,7 @@ Bootstrap = Callable[..., GroupBootstrap]
 
 @dataclass(frozen=True)
 class Pool:
-    """The images of a setting in one order, the same for all seeds. labels: [n], indices of `classes`; groups: [n]."""
+    """The images of a setting, in an order common to all seeds. labels: [n], indices into `classes`; groups: [n]."""
 
     records: tuple[Record, ...]
     labels: Ints
@@ -31,14 +31,14 @@ class Pool:
         return cls(tuple(records), labels, tuple(record.group for record in records), classes)
 
     def rows(self, image_ids: Sequence[str]) -> Ints:
-        """The rows of images in this order."""
+        """The row of each image in `records`."""
         row_of = {record.image_id: row for row, record in enumerate(self.records)}
         return np.array([row_of[image_id] for image_id in image_ids])
 
 
 @dataclass(frozen=True)
 class TrainingPool:
-    """Mode "paper": the training part by seed, which retrieval searches as well, without excluding anything."""
+    """Outputs on the training part by seed. In mode "paper", retrieval also searches it and excludes nothing."""
 
     pool: Pool
     outputs: Mapping[int, PoolOutputs]
@@ -67,7 +67,7 @@ class SeedOutputs:
         return correct
 
     def align(self, values: Mapping[int, Floats]) -> Floats:
-        """[seeds, n] from one value per image that a seed tested; NaN for other images."""
+        """[seeds, n] from seed -> one value per tested image; NaN for the images that a seed did not test."""
         aligned = np.full((len(values), len(self.pool.records)), np.nan)
         for row, (seed, own) in enumerate(sorted(values.items())):
             aligned[row, self.pool.rows(self.outputs[seed].image_ids)] = own

@@ -17,7 +17,7 @@ INPUT_LABELS: Mapping[Input, str] = {
     "prompts": "image, by class prompts",
     "note": "blinded note",
 }
-"""The inputs as named in tables, in their order."""
+"""Input -> its name in tables, in the order of the tables."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class ClassificationResult:
 class RetrievalResult:
     """Retrieval by one arm. `reads_class`: the notes are the arm's own training notes and name the class.
 
-    Class-level: mAP and P@k; instance-level: R@k and the median rank, averaged over seeds. `chance_map`: notes in
-    random order; `classless_map`: the same rankings for random query classes.
+    Class-level: mAP and P@k; instance-level: R@k and the median rank, averaged over seeds. `chance_map`: mAP
+    of a random order; `classless_map`: mAP of the model's rankings if the query classes were random.
     """
 
     setting: Setting
@@ -78,7 +78,10 @@ class RetrievalResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The paired difference between `arm` with `input` and `against`; `adjusted`: its p-value by Holm per family."""
+    """A paired difference: `arm` tested with `input`, minus `against`.
+
+    `family`: the question, whose comparisons are corrected together; `adjusted`: the p-value after Holm's correction.
+    """
 
     setting: Setting
     measure: Literal["balanced accuracy", "mAP"]
@@ -106,7 +109,7 @@ class SubgroupResult:
 @dataclass(frozen=True)
 class AblationResult:
     """An arm's balanced accuracy in an ablation, on home validation data, and the paired difference from the unchanged
-    grid. Epoch and candidate were selected on the same images."""
+    grid. Epoch and candidate were selected on this validation data too."""
 
     ablation: str
     route: str
@@ -119,7 +122,7 @@ class AblationResult:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """All results. `opened`: number of (arm, input, route, grid) x test pool evaluated; `ablations` evaluate none."""
+    """All results. `opened`: evaluated combinations of grid, route, arm, input and test pool, without ablations."""
 
     classification: tuple[ClassificationResult, ...]
     retrieval: tuple[RetrievalResult, ...]

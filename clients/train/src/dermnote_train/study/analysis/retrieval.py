@@ -19,7 +19,7 @@ DIRECTIONS: tuple[Direction, ...] = ("image to note", "note to image")
 
 @dataclass(frozen=True)
 class Rankings:
-    """One arm's rankings in one setting, in one direction, of one kind of note: hits at both levels by seed."""
+    """One arm's rankings in one setting and direction, with one kind of note. by_class, by_instance: seed -> hits."""
 
     setting: Setting
     arm: str
@@ -30,16 +30,16 @@ class Rankings:
     by_instance: Mapping[int, InstanceHits]
 
     def average_precision(self, seeds: SeedOutputs) -> Floats:
-        """[seeds, n], for the seeds of `seeds`."""
+        """Average precision [seeds, n] of each query, for the seeds of `seeds`."""
         return seeds.align({seed: self.by_class[seed].average_precision for seed in seeds.outputs})
 
     def classless_average_precision(self, seeds: SeedOutputs) -> Floats:
-        """The same for random query classes."""
+        """Average precision [seeds, n] of each query if the query classes were random, for the seeds of `seeds`."""
         return seeds.align({seed: self.by_class[seed].classless_average_precision for seed in seeds.outputs})
 
 
 def rank(setting: Setting, arm: str, seeds: SeedOutputs) -> Iterator[Rankings]:
-    """Rankings in every direction, of every kind of note that the arm has embeddings of."""
+    """Rankings in each direction, with each kind of note for which the arm has embeddings."""
     for notes, embedding in EMBEDDING_OF.items():
         if all(getattr(one, embedding) is not None for one in seeds.outputs.values()):
             for direction in DIRECTIONS:
@@ -75,7 +75,7 @@ def _mean(values: Any) -> float:
 
 
 def retrieval_comparisons(rankings: Sequence[Rankings], *, bootstrap: Bootstrap) -> Iterator[Comparison]:
-    """Image to blinded note: every arm against random query classes, and against its control of random notes."""
+    """Image to blinded note: every arm against random query classes, and against the arm of random notes."""
     compared = [one for one in rankings if (one.direction, one.notes) == ("image to note", "blinded")]
     ranking_of = {(one.setting, one.arm): one for one in compared}
     for one in compared:
@@ -105,7 +105,7 @@ def _comparison(
 
 
 def _hits(seeds: SeedOutputs, seed: int, embedding: str, direction: Direction) -> tuple[ClassHits, InstanceHits]:
-    """One seed's ranking. embedding: of the notes, "note" or "own_text"."""
+    """One seed's hits at class and instance level. embedding: that of the notes, "note" or "own_text"."""
     one, pool = seeds.outputs[seed], seeds.pool
     query_kind, item_kind = ("image", embedding) if direction == "image to note" else (embedding, "image")
     queries, items = _normalise(getattr(one, query_kind)), _normalise(getattr(one, item_kind))

@@ -1,4 +1,4 @@
-"""The cells of a study: the inputs of each in either grid, and its file name."""
+"""The cells of a study in either grid: their inputs and the names of their files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ StudyNotes = Mapping[str, Mapping[str, NoteSetTexts]]
 class Cell:
     """One arm on one route with one seed.
 
-    dataset: of the training domain; pools: name ("val", "home", or a domain) -> held-out records; sets: note set ->
-    texts; image_hashes: image_id -> sha256 of the file.
+    dataset: the training domain; pools: name ("val", "home", a domain, or "train" in mode "paper") -> records to test
+    on; sets: note set -> texts; image_hashes: image_id -> sha256 of the file.
     """
 
     route: str
@@ -56,7 +56,7 @@ class Cell:
         return cell_path(self.grid_name, self.route, self.arm, self.seed)
 
     def digest_lines(self, part: str, records: Sequence[Record], *, sets: Sequence[str] = ()) -> Iterator[str]:
-        """The inputs from some records, one line each, for a digest; sets: the note sets that are used for them."""
+        """The lines of a digest: `part`, then one per record with its inputs. sets: the note sets used for them."""
         yield part
         for record in records:
             texts = [self.sets[name][record.image_id] for name in sets]
@@ -109,9 +109,9 @@ def grid_cells(plan: StudyPlan, data: StudyData, notes: StudyNotes, *, grid: Fro
 
 
 def _pools(data: StudyData, route: Route, split: Split, *, mode: Mode) -> dict[str, tuple[Record, ...]]:
-    """The records that a cell is tested on: "val" and "home" of its own split, and all of every other domain.
+    """The records that a cell is tested on: "val" and "home" of its own split, and all of each `away` domain.
 
-    In mode "paper" also its training part, since the authors search it.
+    In mode "paper", also the training part, since the authors' code searches it.
     """
     training = {TRAINING: split.train} if mode == "paper" else {}
     away = {name: data.domains[name].records for name in route.away}

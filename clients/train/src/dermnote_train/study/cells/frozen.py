@@ -43,29 +43,32 @@ from dermnote_train.study.prompts import class_prompts
 
 MIN_DEVIATION = 0.01
 FROZEN, ABLATIONS = "frozen", "trials"
-"""Grid names, as stored in cells; those of ablations are followed by their own name."""
+"""Grid names, as stored in cells; the grid of an ablation is named trials/NAME."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Cached features: views by image_id [1 + v, d], text features by text [t]; `key` identifies both towers."""
+    """Cached features. views: image_id -> [1 + v, d], the image and its v augmented views; texts: text -> [t].
+
+    `key` identifies both towers.
+    """
 
     views: Mapping[str, Tensor]
     texts: Mapping[str, Tensor]
     key: str
 
     def of_images(self, records: Sequence[Record]) -> Tensor:
-        """float32 [n, 1 + v, d]."""
+        """Features of the images and their views, float32 [n, 1 + v, d]."""
         return torch.stack([self.views[record.image_id] for record in records]).float()
 
     def of_texts(self, texts: Sequence[str]) -> Tensor:
-        """[n, t]."""
+        """Features of the texts, [n, t]."""
         return torch.stack([self.texts[text] for text in texts])
 
 
 @dataclass(frozen=True)
 class FrozenCell(Cell):
-    """One cell of the frozen grid, or of the `ablation` of that name."""
+    """One cell of the frozen grid or, with `ablation`, of the ablation with that name."""
 
     grid: FrozenGrid
     ablation: str | None = None
@@ -76,7 +79,7 @@ class FrozenCell(Cell):
         return FROZEN if self.ablation is None else f"{ABLATIONS}/{self.ablation}"
 
     def digest(self, features_key: str) -> str:
-        """sha256 of all inputs of the outputs. features_key: `Features.key`."""
+        """sha256 of everything that the outputs depend on. features_key: `Features.key`."""
         arm = ARMS[self.arm]
         settings = self.grid.model_dump_json(exclude={"arms", "seeds"})
         prompts = class_prompts(self.classes)
@@ -144,7 +147,7 @@ class _Inputs:
         self.scale_text = None if self.text is None else _Standardizer.fit(self.text.flatten(0, 1))
 
     def _training_text(self, records: Sequence[Record]) -> Tensor | None:
-        """[k, n, t] of the k texts of each training image."""
+        """[k, n, t] of the k texts of each training image; with a table, [1, n, t] of its facts."""
         if self.table is not None:
             return self.table.rows(records)[None]
         if not self.arm.has_text:
@@ -162,7 +165,7 @@ class _Inputs:
     def selection_data(self) -> EvaluationData:
         """The validation part that selects candidate and epoch, corrupted like the training data of the arm.
 
-        A control that was selected by true pairs, prompts or labels would have learned from them.
+        A control that was selected on true pairs, prompts or labels would have learned from them.
         """
         records = self.cell.pools[VALIDATION]
         owners = note_owners(self.arm, records, seed=self.cell.seed)
@@ -176,7 +179,7 @@ class _Inputs:
     def evaluation_data(
         self, records: Sequence[Record], *, note_records: Sequence[Record] | None = None
     ) -> EvaluationData:
-        """Held-out records. note_records: whose notes they are tested with, by default their own."""
+        """The data for testing `records`. note_records: the records whose notes are used, by default `records`."""
         note_records = records if note_records is None else note_records
         arm, sets, of_texts = self.arm, self.cell.sets, self.features.of_texts
         note, own, prompts = None, None, None
@@ -224,7 +227,7 @@ def _outputs(trained: TrainedHeads, data: EvaluationData, *, records: Sequence[R
 
 
 _features: list[Features] = []
-"""The features of this worker process: sent once, not with every cell."""
+"""The features, which each worker process receives once instead of with every cell."""
 
 
 def compute_cells(
@@ -235,7 +238,7 @@ def compute_cells(
     should_stop: Callable[[], bool],
     processes: int | None = None,
 ) -> Iterator[CellFacts]:
-    """Write each cell's file below `folder` and yield its metadata; starts no more cells once `should_stop()`.
+    """Write each cell's file below `folder` and yield its metadata; once `should_stop()` is true, start no more cells.
 
     Each process uses one thread, since the training steps are small.
     processes: by default one per core.

@@ -25,7 +25,7 @@ Criterion = Literal["image", "note", "both", "prompts", "retrieval"]
 
 
 class Candidate(NamedTuple):
-    """Settings to select from: Adam's `head_lr` and `weight_decay`, and the `losses` of arms with text.
+    """Hyperparameters to select from: Adam's `head_lr` and `weight_decay`, and the `losses` of arms with text.
 
     Its repr is part of the cells' digests, so names and order of the fields must not change.
     """
@@ -42,12 +42,12 @@ IMAGE_CANDIDATES = tuple(Candidate(rate, decay) for rate in RATES for decay in (
 TEXT_CANDIDATES = tuple(
     Candidate(rate, 1e-3, losses) for rate in RATES for losses in (LossWeights(), ALIGNED_LESS, FUSED)
 )
-"""As many as for images alone: every arm has the same budget."""
+"""As many candidates as for images alone, so that every arm has the same budget."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """views: [n, v, d]; text: [k, n, t], one of k drawn per image and step, or None; labels: [n]."""
+    """Training data. views: [n, v, d]; text: [k, n, t], one of k drawn per image and step, or None; labels: [n]."""
 
     views: Tensor
     text: Tensor | None
@@ -96,7 +96,7 @@ class TrainedHeads:
     losses: Mapping[Criterion, tuple[float, ...]]
 
     def outputs(self, data: EvaluationData, *, by: Criterion) -> tuple[BranchOutput, BranchOutput | None]:
-        """The image branch and the text branch (of `note`), with the weights selected by `by`."""
+        """Outputs of the image branch and, for `note`, of the text branch, with the weights selected by `by`."""
         self.load(by)
         return _outputs(self.head, data)
 
@@ -242,7 +242,7 @@ def _balanced_ce(logits: Tensor, labels: Tensor) -> float:
 
 
 def _mean_average_precision(image: Tensor, note: Tensor, data: EvaluationData) -> float:
-    """metrics.class_level without its random order of ties, in torch: it runs after every epoch of a few seconds."""
+    """mAP as in metrics.class_level, but in torch and without its random order of ties; it runs after every epoch."""
     cosines = functional.normalize(image, dim=1) @ functional.normalize(note, dim=1).T
     other = data.groups[:, None] != data.groups[None, :]
     order = cosines.masked_fill(~other, -2.0).argsort(dim=1, descending=True)

@@ -1,4 +1,4 @@
-"""The outputs of a cell on every held-out pool, in one file. All results of a study are computed from these files."""
+"""The outputs of a cell on all its pools, in one file. All results of a study are computed from these files."""
 
 import json
 import logging
@@ -23,9 +23,9 @@ from dermnote_train.study.plan import POOLS
 log = logging.getLogger(__name__)
 Floats32 = NDArray[np.float32]
 FORMAT = 2
-"""Increased when cells contain other outputs, so that older cells are recomputed."""
+"""Increased when the content of cells changes, so that older cells are recomputed."""
 VALIDATION, TRAINING, HOME = POOLS
-"""Pools of every cell; TRAINING in mode "paper" only, where retrieval also searches the training notes."""
+"""Pools of a cell's own domain; TRAINING in mode "paper" only, where retrieval also searches the training notes."""
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -81,7 +81,8 @@ def cell_path(grid: str, route: str, arm: str, seed: int) -> str:
 class PoolOutputs:
     """The outputs for one pool, in the order of `image_ids`: logits [n, classes] by input, and embeddings [n, 128].
 
-    Embeddings of the images, of the blinded notes and of the arm's training notes (which may name the class), if any.
+    `image`, `note`, `own_text`: embeddings of the images, the blinded notes and the arm's training notes (which may
+    name the class); the last two are None without notes.
     """
 
     image_ids: tuple[str, ...]
@@ -93,7 +94,7 @@ class PoolOutputs:
 
 @dataclass(frozen=True)
 class CellOutputs:
-    """A finished cell: its metadata, and pool name ("val", "home", or a domain's) -> outputs."""
+    """A finished cell: its metadata, and pool name ("val", "home", a domain, or "train" in mode "paper") -> outputs."""
 
     facts: CellFacts
     pools: Mapping[str, PoolOutputs]

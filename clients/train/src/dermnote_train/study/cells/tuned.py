@@ -1,6 +1,6 @@
 """Cells of the tuned grid: each is a full training run (train.py) in its own folder, evaluated on every pool.
 
-Finished runs are kept, so that a cell that only needs other outputs is evaluated again without training.
+Finished runs are kept, so that a cell is evaluated again without training if only its test inputs changed.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ RUN_RECORD_NAME = "trained.json"
 
 
 class RunRecord(StrictModel):
-    """The record of a finished run. `digest`: of all inputs of its weights; `epoch`, `loss`: the best epoch and its
-    cross-entropy on validation data; `seconds` of training."""
+    """The record of a finished run. `digest`: of everything that its weights depend on; `epoch`, `loss`: the best
+    epoch and its cross-entropy on validation data; `seconds` of training."""
 
     digest: str
     epoch: int
@@ -46,7 +46,7 @@ class RunRecord(StrictModel):
 
 
 class TrainingInterrupted(Exception):
-    """The time limit was reached; the state of the run is saved."""
+    """The time limit was reached. The next call resumes from the last saved state of the run."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class TunedCell(Cell):
         return {record.image_id: text for record, text in zip(self.split.train, texts, strict=True)}
 
     def training_digest(self) -> str:
-        """sha256 of all inputs of the weights."""
+        """sha256 of everything that the weights depend on."""
         inputs = (self.config.model_dump_json(), ARMS[self.arm].training_key, self.classes, versions())
         digest = hashlib.sha256(repr(inputs).encode())
         for part, records in {"train": self.split.train, "val": self.split.val}.items():
@@ -85,7 +85,7 @@ class TunedCell(Cell):
         return digest.hexdigest()
 
     def digest(self) -> str:
-        """sha256 of all inputs of the outputs."""
+        """sha256 of everything that the outputs depend on."""
         arm = ARMS[self.arm]
         test_inputs = (FORMAT, self.arm, arm.test_notes, class_prompts(self.classes))
         digest = hashlib.sha256(repr((self.training_digest(), test_inputs)).encode())
@@ -100,7 +100,7 @@ def compute_tuned_cell(
 ) -> CellOutputs:
     """Train the cell's model in `run_dir`, or reuse a finished run, and evaluate it on every pool.
 
-    Raises TrainingInterrupted once `should_stop()`; the next call resumes.
+    Raises TrainingInterrupted once `should_stop()` is true; the next call resumes.
     """
     run = _read_finished_run(run_dir, cell) or _train(cell, run_dir, progress=progress, should_stop=should_stop)
     model = load_checkpoint(run_dir, split=cell.split)

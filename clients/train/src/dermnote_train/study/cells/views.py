@@ -32,7 +32,7 @@ def view_features(
     cache_dir: Path,
     progress: Report = silent,
 ) -> Tensor:
-    """float16 [n, 1 + views, image_features]: each image without augmentation, then `views` times augmented.
+    """float16 features [n, 1 + views, image_features]: of each image as it is, then of `views` augmented copies.
 
     Deterministic for the same images, tower, size and library versions; cached below `cache_dir`. Raises UserError for
     an unreadable image.

@@ -1,1 +1,1 @@
-"""The layout of the weights: a default per CPU at start, and a command that measures which one is fastest."""
+"""Layouts of the weights: a default per CPU, used at start, and a command that measures which layout is fastest."""

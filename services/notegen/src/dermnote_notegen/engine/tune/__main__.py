@@ -1,6 +1,6 @@
 """Measure every layout of the weights on this machine and remember the fastest one for later starts of the engine.
 
-python -m dermnote_notegen.engine.tune      (settings as for the engine; about a minute on an idle machine)
+python -m dermnote_notegen.engine.tune      (with the engine's settings; takes about a minute on an idle machine)
 """
 
 import logging
@@ -35,7 +35,7 @@ ROUNDS = 2
 
 
 def choose(measured: Mapping[Layout, Measurement]) -> Layout:
-    """The fastest layout whose perplexity is at most 2 % above the original's; the original unless it is 5 % faster."""
+    """The fastest layout whose perplexity is at most 2 % above the original's; the original if none is 5 % faster."""
     original = measured[ORIGINAL]
     accepted = [
         layout
@@ -47,11 +47,11 @@ def choose(measured: Mapping[Layout, Measurement]) -> Layout:
 
 
 def tune(source: WeightsFile, *, threads: int, folder: Path) -> Layout:
-    """Measure all layouts, remember the best one and delete the others. Raises ModelNotFound or OSError."""
+    """Measure all layouts, remember the best one, delete unused files. Raises ModelNotFound or OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK):
         measured: dict[Layout, list[Measurement]] = {}
-        for _ in range(ROUNDS):  # in turns, since a machine's speed varies
+        for _ in range(ROUNDS):  # each round measures every layout, since a machine's speed varies
             for layout in (Layout(*pair) for pair in product((SOURCE, *QUANTIZATIONS), KEY_TYPES)):
                 path = converted(source, layout.quantization, folder).path
                 try:
@@ -73,7 +73,7 @@ def tune(source: WeightsFile, *, threads: int, folder: Path) -> Layout:
 
 
 def main() -> None:
-    """Measure the model of the settings."""
+    """Measure the layouts of the model that NOTEGEN_MODEL names."""
     logging.basicConfig(level="INFO", format="%(message)s")
     settings = Settings()
     try:

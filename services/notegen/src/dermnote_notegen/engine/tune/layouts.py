@@ -45,7 +45,7 @@ LOCK = "lock"
 
 @dataclass(frozen=True)
 class Layout:
-    """A quantisation of the weights ("source": the original file) with a type of the cache's keys."""
+    """A quantisation of the weights ("source": the original file) and a data type of the cache's keys."""
 
     quantization: str
     keys: str
@@ -55,7 +55,7 @@ class Layout:
 
 
 ORIGINAL = Layout(SOURCE, "f16")
-# The fastest layout of the presets by CPU flag, the first match; measured in docs/engine.md.
+# CPU flag -> fastest layout of the presets. The first flag that the CPU has applies. Measurements: docs/engine.md.
 DEFAULTS = {"avx512_bf16": Layout("BF16", "bf16"), "avx2": Layout("Q8_0", "f16")}
 
 
@@ -66,7 +66,7 @@ def default_layout(flags: Collection[str]) -> Layout:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The file to load, what it contains, and the type of the cache's keys."""
+    """The file to load, what it contains, and the data type of the cache's keys."""
 
     path: Path
     info: ModelInfo
@@ -76,8 +76,8 @@ class WeightsFile:
 def select_weights(source: WeightsFile, *, threads: int, folder: Path, requantize: str = "auto") -> WeightsFile:
     """The weights in the layout that `requantize` names.
 
-    "auto": the one remembered for this machine; else, for a preset, the CPU's default, verified once. If the folder is
-    unusable, the original file is used.
+    "auto": the layout remembered for this machine; if there is none, the CPU's default for a preset (its perplexity is
+    verified once) and the original file for other weights. If the folder is unusable, the original file is used.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def select_weights(source: WeightsFile, *, threads: int, folder: Path, requantiz
                 return converted(source, requantize.upper(), folder)
             layout = remembered(source.info, threads, folder)
             if layout is None and source.info.name not in PRESETS:
-                log.info("%s runs as it is; `python -m %s` may find a faster layout", source.path, __package__)
+                log.info("%s runs unchanged; `python -m %s` may find a faster layout", source.path, __package__)
                 return source
             if layout is None:
                 layout = _verified_default(source, threads, folder)
@@ -153,7 +153,7 @@ def sample_texts() -> list[str]:
 
 
 def converted(source: WeightsFile, quantization: str, folder: Path) -> WeightsFile:
-    """The source in another quantisation, from the folder, or written there if it is missing or damaged."""
+    """The source in the given quantisation; its file in the folder is written if it is missing or damaged."""
     if quantization == SOURCE:
         return source
     path = folder / f"{source.info.sha256}-{quantization}.gguf"
@@ -180,12 +180,12 @@ def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def remembered(info: ModelInfo, threads: int, folder: Path) -> Layout | None:
-    """The layout chosen on this machine with this llama.cpp and number of threads."""
+    """The layout chosen on this machine with this llama.cpp version and number of threads; None if there is none."""
     return _read_choice(_choice_file(info, threads, folder))
 
 
 def remember(layout: Layout, info: ModelInfo, threads: int, folder: Path) -> None:
-    """Save a choice, and delete the files of these weights that no machine's choice names."""
+    """Save a choice, and delete the converted files of these weights that no machine's choice uses."""
     content = json.dumps({"machine": _machine(threads), "chosen": asdict(layout)}, indent=1)
     _write_atomically(_choice_file(info, threads, folder), lambda temporary: temporary.write_text(content))
     choices = map(_read_choice, folder.glob(f"{info.sha256}-choice-*.json"))

@@ -1,4 +1,4 @@
-"""Clinical priors: the typical findings of each diagnosis, one YAML file each, with sources.
+"""Clinical priors: the typical findings of each diagnosis with their sources, one YAML file per diagnosis.
 
 A prior never describes the patient: notes word its findings as typical. Users may add a folder of their own.
 """
@@ -45,7 +45,7 @@ class Finding(_Entry):
 
 
 class Source(_Entry):
-    """A publication that the findings are taken from, with a DOI or a URL if known."""
+    """A publication that supports the findings, with a DOI or a URL if known."""
 
     title: Annotated[str, Field(min_length=8, max_length=300)]
     year: Annotated[int, Field(ge=1950, le=2026)]
@@ -54,7 +54,7 @@ class Source(_Entry):
 
 
 class Prior(_Entry):
-    """The typical findings of a diagnosis. `isic`: its path in ISIC's diagnosis hierarchy, as far as ISIC has it."""
+    """The typical findings of a diagnosis. `isic`: its path in ISIC's diagnosis hierarchy, as deep as that goes."""
 
     diagnosis: str
     superclass: Literal["benign", "indeterminate", "pre-cancerous", "malignant"]
