@@ -1,8 +1,8 @@
 """Reports phrases in documentation, docstrings, comments and messages that tools/prose.toml lists; exits 1 on a hit.
 
 Run by `make lint`. Reads the tracked files: Markdown; docstrings, comments, names of tests and messages (raise, log,
-help texts, prints) of Python; comments of YAML, TOML, shell, Dockerfiles and the Makefile. `prose: ignore` on a line
-skips it.
+help texts, titles, output) of Python; comments of YAML, TOML, shell, Dockerfiles and the Makefile. A line with
+`prose: ignore` is skipped.
 """
 
 import ast
@@ -21,7 +21,8 @@ RULES = Path(__file__).with_suffix(".toml")
 IGNORE = "prose: ignore"
 HASH_COMMENTS = (".toml", ".yaml", ".yml", ".sh", "Dockerfile", "Makefile")
 LOG_METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
-OUTPUT_FUNCTIONS = {"print", "echo", "say", "exit"}
+OUTPUT_FUNCTIONS = {"print", "print_line", "print_table", "echo", "exit"}
+TEXT_NAMES = {"title", "description"}
 TEXT_ARGUMENTS = {"help", "description", "title", "short_help", "epilog"}
 
 Piece = tuple[int, str]
@@ -125,6 +126,14 @@ def _texts(node: ast.AST) -> Iterator[Piece]:
         if _function(node) in LOG_METHODS | OUTPUT_FUNCTIONS:
             yield from _strings(node)
         yield from (piece for word in node.keywords if word.arg in TEXT_ARGUMENTS for piece in _strings(word.value))
+    elif isinstance(node, ast.Assign) and not _assigned(node).isdisjoint(TEXT_NAMES):
+        yield from _strings(node.value)
+
+
+def _assigned(node: ast.Assign) -> set[str]:
+    """The names that an assignment sets, in lower case: "title" in `code, title = ...`."""
+    names = (name for target in node.targets for name in ast.walk(target))
+    return {name.id.lower() for name in names if isinstance(name, ast.Name)}
 
 
 def _function(call: ast.Call) -> str:

@@ -4,7 +4,6 @@ Linux only: memory and processor time come from /proc.
 """
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from lab.peers.llama_server import HOST, ServerSettings
+from stack.layout import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_S = 0.05
@@ -112,13 +112,6 @@ def machine_cpu_s() -> float:
         int(ticks) for ticks in Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
     )
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-
-
-def free_port() -> int:
-    """A free TCP port of this machine."""
-    with socket.create_server((HOST, 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def log_tail(log: Path) -> str:

@@ -17,9 +17,10 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from lab.peers.clip_retrieval import python_of
-from lab.peers.process import ServerProcess, free_port, server_process
+from lab.peers.process import ServerProcess, server_process
 from lab.search.load import Load, drive, post
 from lab.search.vectors import DIM, Vectors, clustered, keeping, lines, metadata
+from stack.layout import free_port
 
 HOST = "127.0.0.1"
 MODEL = "dummy-512"

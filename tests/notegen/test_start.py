@@ -1,6 +1,7 @@
 """A program of the note service that cannot start prints one line that names the setting, never a traceback."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,22 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path, program: str, variables: di
     assert ended.stderr.count("\n") == 1
     assert all(name in ended.stderr for name in variables)
     assert named in ended.stderr
+
+
+def test_tuning_reports_a_wrong_setting_in_one_line(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "dermnote_notegen.engine.tune"],
+        env={"NOTEGEN_THREADS": "many"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("dermnote_notegen.engine.tune: cannot start: NOTEGEN_THREADS")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_the_worker_reports_the_setting_that_its_engine_rejects(tmp_path: Path) -> None:

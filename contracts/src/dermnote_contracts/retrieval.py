@@ -159,7 +159,7 @@ class SnapshotsInfo(BaseModel):
 
 
 class Waiting(BaseModel):
-    """Queue lengths: requests and bulk loads wait for a thread, images and texts for the encoder, searches for the index."""
+    """Queue lengths: requests and loads wait for a thread, images and texts for the encoder, searches for the index."""
 
     requests: int
     loads: int

@@ -64,11 +64,12 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """Format (JPEG, PNG or WEBP) and size of an image file, read without decoding it."""
+    """Format (JPEG, PNG or WEBP), size and Pillow's mode of an image file, read without decoding it."""
 
     format: str
     width: int
     height: int
+    mode: str
 
 
 class Decoder:
@@ -104,7 +105,7 @@ def read_header(source: bytes | Path) -> ImageHeader:
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         try:
             with _open(file) as image:
-                return ImageHeader(image.format or "", *image.size)
+                return ImageHeader(image.format or "", *image.size, image.mode)
         except _DECODING_ERRORS as error:
             raise ImageRefused("the image header is damaged or incomplete") from error
 

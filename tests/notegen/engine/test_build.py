@@ -1,12 +1,17 @@
-"""The engine's log lines about its model at start."""
+"""The engine's start: which weights it loads, and its log lines about its model."""
 
 import logging
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dermnote_notegen.engine.build import _log_start
+from dermnote_notegen.engine import build
+from dermnote_notegen.engine.build import _log_start, load
+from dermnote_notegen.engine.tune.layouts import WeightsFile
 from dermnote_notegen.settings import Settings
 
 ENGINE: Any = SimpleNamespace(info=lambda: {"engine": "llama", "shares_prefixes": False})
@@ -37,3 +42,17 @@ def test_a_sliding_window_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_model_with_plain_attention_logs_its_info_only(caplog: pytest.LogCaptureFixture) -> None:
     assert list(logged(caplog)) == ["engine llama, shares_prefixes False"]
+
+
+@pytest.mark.gguf
+@pytest.mark.filterwarnings("ignore:llama_token_get_attr is deprecated")
+def test_the_original_is_loaded_if_the_converted_file_has_been_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def select(source: WeightsFile, **_: object) -> WeightsFile:
+        return replace(source, path=tmp_path / "deleted.gguf", keys="bf16")
+
+    monkeypatch.setattr(build, "select_weights", select)
+    with closing(load(Settings(slots=1, context_tokens=256, gpu_layers=0))) as engine:
+        assert engine.alive
+    assert "runs in its original layout" in caplog.text

@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 
 from dermnote_notegen.engine.model import ModelInfo, ModelNotFound, find_weights, sha256_of
-from dermnote_notegen.engine.tune import __main__ as command
-from dermnote_notegen.engine.tune import layouts
-from dermnote_notegen.engine.tune.__main__ import choose, tune
+from dermnote_notegen.engine.tune import layouts, tuning
 from dermnote_notegen.engine.tune.layouts import (
     ORIGINAL,
     SOURCE,
@@ -27,6 +25,7 @@ from dermnote_notegen.engine.tune.layouts import (
     remembered,
     select_weights,
 )
+from dermnote_notegen.engine.tune.tuning import choose, tune
 
 Q4, Q8, Q8_BF16 = Layout("Q4_0", "f16"), Layout("Q8_0", "f16"), Layout("Q8_0", "bf16")
 # llguidance uses a deprecated name of llama-cpp-python's API.
@@ -312,10 +311,25 @@ def test_a_layout_that_cannot_be_loaded_is_skipped(
         return Measurement(10, 100)
 
     monkeypatch.setattr(layouts, "quantize", lambda _source, target, _quantization: target.write_text("made"))
-    monkeypatch.setattr(command, "measure", fake_measure)
+    monkeypatch.setattr(tuning, "measure", fake_measure)
 
     assert tune(other, threads=1, folder=tmp_path / "layouts") == ORIGINAL
     assert "Q8_0 weights with f16 keys is skipped" in caplog.text
+
+
+@pytest.mark.gguf
+@llama
+def test_a_default_layout_that_cannot_be_loaded_is_rejected(
+    source: WeightsFile, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shortest = min(layouts.sample_texts(), key=len)
+    monkeypatch.setattr(layouts, "sample_texts", lambda: [shortest])
+    monkeypatch.setattr(layouts, "cpu_flags", lambda: {"avx2"})
+    monkeypatch.setattr(layouts, "quantize", lambda _source, target, _quantization: target.write_text("not a model"))
+
+    assert select(source, tmp_path) == source
+    assert "Q8_0 weights with f16 keys rejected" in caplog.text
+    assert remembered(source.info, 1, tmp_path) == ORIGINAL
 
 
 def test_an_original_that_cannot_be_loaded_is_an_error(
@@ -340,7 +354,7 @@ def test_the_layout_chosen_by_measuring_keeps_the_perplexity_and_is_used_at_the_
     source: WeightsFile, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which layout wins depends on the machine."""
-    monkeypatch.setattr(command, "ROUNDS", 1)
+    monkeypatch.setattr(tuning, "ROUNDS", 1)
     shortest = min(layouts.sample_texts(), key=len)
     monkeypatch.setattr(layouts, "sample_texts", lambda: [shortest])
     with caplog.at_level(logging.INFO):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from dermnote_contracts.manifest import Preprocessing
+from dermnote_train.data.images import pixels_version
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.models import images
@@ -108,3 +109,23 @@ def test_the_colour_shift_is_one_bounded_offset_per_channel() -> None:
     assert offsets.min() < -10
     assert offsets.max() > 10
     assert augment.shift_rgb(torch.full((3, 2, 2), 255, dtype=torch.uint8)).min() >= 255 - augment.RGB_SHIFT
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "is_changed"),
+    [
+        ((512, 512), "RGB", False),
+        ((512, 40), "L", False),
+        ((600, 450), "RGB", True),
+        ((20, 513), "L", True),
+        ((16, 16), "I;16", True),
+    ],
+)
+def test_images_that_version_0_1_decoded_otherwise_are_marked(
+    tmp_path: Path, size: tuple[int, int], mode: str, is_changed: bool
+) -> None:
+    path = tmp_path / "image.png"
+    Image.new(mode, size).save(path)
+
+    assert bool(pixels_version(path)) is is_changed
+    assert pixels_version(path.read_bytes()) == pixels_version(path)

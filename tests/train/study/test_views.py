@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from dermnote_train.data.records import Record
 from dermnote_train.models import images, towers
@@ -61,6 +62,19 @@ def test_another_image_or_number_of_views_is_not_read_from_the_cache(
     records[0].image_path.write_bytes(records[1].image_path.read_bytes())
     assert not torch.equal(view_features(records[:1], towers=small, views=1, cache_dir=tmp_path / "views"), first)
     assert view_features(records[:1], towers=small, views=2, cache_dir=tmp_path / "views").shape[1] == 3
+
+
+def test_features_of_other_pixels_are_not_read_from_the_cache(
+    records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 0.1.0 decoded the same file to other pixels if it is larger than 512 pixels."""
+    Image.open(records[0].image_path).resize((600, 450)).save(records[0].image_path)
+    large, small = (views._key([record], settings=()) for record in records[:2])
+    monkeypatch.setattr(views, "pixels_version", lambda _: "")
+    earlier_large, earlier_small = (views._key([record], settings=()) for record in records[:2])
+
+    assert large != earlier_large
+    assert small == earlier_small
 
 
 def test_strong_views_differ_and_zero_views_are_the_image_alone(

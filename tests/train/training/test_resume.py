@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -95,6 +96,20 @@ def test_a_state_of_other_labels_is_not_resumed(task: Task) -> None:
     }
     assert first.label != "blue"
     assert len(keys) == 2
+
+
+def test_a_state_of_other_pixels_is_not_resumed(task: Task) -> None:
+    """Version 0.1.0 decoded images over 512 pixels otherwise; the key of smaller ones is unchanged."""
+
+    def key() -> str:
+        return run_key(task.config, split=task.split, classes=task.classes, notes=task.notes, processes=1)
+
+    small = key()
+    path = task.split.val[0].image_path
+    Image.open(path).resize((512, 300)).save(path)
+    assert key() == small
+    Image.open(path).resize((600, 450)).save(path)
+    assert key() != small
 
 
 def test_a_damaged_state_is_not_resumed(task: Task, caplog: pytest.LogCaptureFixture) -> None:

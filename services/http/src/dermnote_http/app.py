@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 
-from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -19,6 +18,7 @@ from dermnote_contracts.problems import PROBLEM_JSON, DermnoteError, Problem, St
 from dermnote_http.auth import BEARER, KeyGuard, LoopbackGuard
 from dermnote_http.errors import install_problem_handlers
 from dermnote_http.keys import KeyFile
+from dermnote_http.logging import request_id_middleware
 from dermnote_http.rate_limit import RateLimiter
 from dermnote_http.settings import ServiceSettings
 
@@ -50,7 +50,7 @@ def base_app(
         guards = [Middleware(KeyGuard, keys=keys, limiter=limiter)]
     elif not settings.allow_unauthenticated:
         guards = [Middleware(LoopbackGuard)]
-    layers = [Middleware(CorrelationIdMiddleware), *guards, *middleware]
+    layers = [request_id_middleware(), *guards, *middleware]
     app = FastAPI(title=title, version=__version__, description=description, lifespan=lifespan, middleware=layers)
     install_problem_handlers(app)
     app.state.registry = registry = CollectorRegistry()

@@ -1,18 +1,24 @@
 """One log format for all programs: time, level, logger, request id and message, as text or as JSON lines."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from asgi_correlation_id import CorrelationIdFilter
+from asgi_correlation_id import CorrelationIdFilter, CorrelationIdMiddleware
 from asgi_correlation_id.context import correlation_id
 from pythonjsonlogger.json import JsonFormatter
+from starlette.middleware import Middleware
 
 REQUEST_ID_HEADER = "X-Request-ID"
 TEXT = "%(asctime)s %(levelname)s %(name)s [%(correlation_id)s] %(message)s"
 JSON_FIELDS = {"asctime": "time", "levelname": "level", "name": "logger", "correlation_id": "request_id"}
+
+
+# A UUID with or without its dashes. Everything else is replaced, so that no client can write free text into the logs.
+REQUEST_ID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.IGNORECASE)
 
 
 def configure_logging(log_format: Literal["text", "json"] = "text") -> None:
@@ -24,6 +30,15 @@ def configure_logging(log_format: Literal["text", "json"] = "text") -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name in ("httpx", "httpcore"):  # otherwise they log every request to the engine
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def request_id_middleware() -> Middleware:
+    """Takes a request's id from `X-Request-ID`, or generates one, and returns it in the response."""
+    return Middleware(CorrelationIdMiddleware, header_name=REQUEST_ID_HEADER, validator=_is_request_id)
+
+
+def _is_request_id(value: str) -> bool:
+    return REQUEST_ID.fullmatch(value) is not None
 
 
 def request_id() -> str | None:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dermnote_contracts.problems import ImageRefused
-from dermnote_imaging.decoder import RgbImage, decode, read_header
+from dermnote_imaging.decoder import BOUND_PX, RgbImage, decode, read_header
 from dermnote_train.data.records import Record
 from dermnote_train.errors import UserError
 from dermnote_train.progress import Report, silent, track
@@ -52,6 +52,16 @@ def without_suffix(name: str) -> str:
 def decode_file(path: Path, *, bound_px: int = MAX_PIXELS) -> RgbImage:
     """An upright RGB image, by default at full size. Raises ImageRefused, and OSError for an unreadable file."""
     return decode(path.read_bytes(), max_pixels=MAX_PIXELS, bound_px=bound_px)
+
+
+def pixels_version(image: bytes | Path) -> str:
+    """Added to the digests of what is computed from an image: empty if version 0.1.0 decoded it to the same pixels.
+
+    It did not if a side exceeds BOUND_PX or a channel has 16 bits. Raises ImageRefused, and OSError for a path.
+    """
+    header = read_header(image)
+    changed = max(header.width, header.height) > BOUND_PX or header.mode.startswith("I")
+    return "/pixels2" if changed else ""
 
 
 def header_fault(path: Path) -> str | None:

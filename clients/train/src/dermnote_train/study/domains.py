@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dermnote_train.data.adapters import dataset_of, matching_images, read_folder
-from dermnote_train.data.images import check_decodable
+from dermnote_train.data.images import check_decodable, pixels_version
 from dermnote_train.data.presence import Presence
 from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.data.rows import faults_error
@@ -25,7 +25,8 @@ class StudyData:
 
     `dataset_of`: domain -> data set; `classes`: those that all domains share; `facts`: paths of the facts that notes
     may state; `left_out`: data set -> the facts that are not stated because their presence reveals the class;
-    `presences`: data set -> how often each fact is given, by class; `image_hashes`: image_id -> sha256 of its file.
+    `presences`: data set -> how often each fact is given, by class; `image_hashes`: image_id -> sha256 of its file,
+    with the version of its pixels.
     """
 
     datasets: Mapping[str, LesionDataset]
@@ -76,7 +77,7 @@ def read_domains(plan: StudyPlan, *, out: Path, findings: bool, progress: Report
         left_out={reading.name: reading.left_out for reading in readings.values()},
         presences={reading.name: reading.presences for reading in readings.values()},
         image_hashes={
-            record.image_id: sha256_file(record.image_path)
+            record.image_id: sha256_file(record.image_path) + pixels_version(record.image_path)
             for dataset in datasets.values()
             for record in dataset.records
         },

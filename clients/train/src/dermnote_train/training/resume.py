@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dermnote_train.config import TrainConfig
+from dermnote_train.data.images import pixels_version
 from dermnote_train.data.records import Split
 from dermnote_train.files import atomic_write
 from dermnote_train.models import checkpoint
@@ -46,6 +47,9 @@ def run_key(
     labels = [record.label for record in (*split.train, *split.val)]
     data = [checkpoint.split_id(split), list(classes), labels, texts]
     inputs = [config.model_dump_json(), data, processes, torch.__version__]
+    versions = [pixels_version(record.image_path) for record in (*split.train, *split.val)]
+    if any(versions):
+        inputs.append(versions)
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 

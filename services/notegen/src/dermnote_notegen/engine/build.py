@@ -5,7 +5,7 @@ import logging
 from dermnote_notegen.engine.amx_probe import repacking_works
 from dermnote_notegen.engine.engine import LLMEngine
 from dermnote_notegen.engine.llama import ALL_LAYERS, MAX_SEQUENCES, ContextConfig, Weights, offloaded_layers
-from dermnote_notegen.engine.model import ModelInfo, find_weights
+from dermnote_notegen.engine.model import ModelInfo, ModelNotFound, find_weights
 from dermnote_notegen.engine.tune.layouts import WeightsFile, select_weights
 from dermnote_notegen.settings import Settings
 
@@ -17,13 +17,20 @@ SEQUENCES_PER_SLOT = 8
 def load(settings: Settings) -> LLMEngine:
     """The engine that the settings describe; raises ModelNotFound."""
     name, path, sha256 = find_weights(settings.model)
-    selected = WeightsFile(path, ModelInfo(name, sha256))
+    selected = original = WeightsFile(path, ModelInfo(name, sha256))
     on_gpu = bool(offloaded_layers(settings.gpu_layers))
     if settings.requantize != "off" and not (settings.requantize == "auto" and on_gpu):
         selected = select_weights(
             selected, threads=settings.engine_threads, folder=settings.cache_dir, requantize=settings.requantize
         )
-    weights = Weights(selected.path, gpu_layers=settings.gpu_layers, repack=repacking_works(selected.path))
+    try:
+        weights = _load_weights(selected, settings)
+    except ModelNotFound as error:
+        if selected == original:
+            raise
+        log.warning("%s runs in its original layout: %s", name, error)  # another process has deleted the converted file
+        selected = original
+        weights = _load_weights(selected, settings)
     engine = LLMEngine(
         weights,
         ContextConfig(
@@ -38,6 +45,10 @@ def load(settings: Settings) -> LLMEngine:
     )
     _log_start(engine, weights, settings)
     return engine
+
+
+def _load_weights(selected: WeightsFile, settings: Settings) -> Weights:
+    return Weights(selected.path, gpu_layers=settings.gpu_layers, repack=repacking_works(selected.path))
 
 
 def _max_sequences(weights: Weights, slots: int) -> int:

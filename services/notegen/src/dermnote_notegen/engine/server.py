@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest, start_http_server
@@ -26,7 +25,7 @@ from dermnote_contracts.problems import (
 )
 from dermnote_http.app import start_errors
 from dermnote_http.errors import install_problem_handlers
-from dermnote_http.logging import configure_logging
+from dermnote_http.logging import configure_logging, request_id_middleware
 from dermnote_http.settings import read_settings
 from dermnote_notegen.engine.model import (
     Engine,
@@ -73,8 +72,7 @@ class Cancellation:
 
 def create_engine(engine: Engine) -> FastAPI:
     """The app around a loaded model."""
-    app = FastAPI(title="Dermnote engine")
-    app.add_middleware(CorrelationIdMiddleware)
+    app = FastAPI(title="Dermnote engine", middleware=[request_id_middleware()])
     install_problem_handlers(app)
 
     @app.get("/v1/models")

@@ -91,7 +91,7 @@ class RequestLost(Exception):
         self.pause_s = pause_s
 
 
-class _Served(BaseModel):
+class _RemoteModel(BaseModel):
     """A model in `/v1/models`: OpenAI's fields, and fields that servers (including ours) add."""
 
     model_config = ConfigDict(extra="allow")
@@ -103,7 +103,7 @@ class _Served(BaseModel):
 
 
 class _Models(BaseModel):
-    data: Annotated[list[_Served], Field(min_length=1)]
+    data: Annotated[list[_RemoteModel], Field(min_length=1)]
 
 
 class EngineClient:

@@ -32,7 +32,7 @@ class Cell:
     """One arm on one route with one seed.
 
     dataset: the training domain; pools: name ("val", "home", a domain, or "train" in mode "paper") -> records to test
-    on; sets: note set -> texts; image_hashes: image_id -> sha256 of the file.
+    on; sets: note set -> texts; image_hashes: image_id -> StudyData.image_hashes.
     """
 
     route: str

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dermnote_train.data.images import pixels_version
 from dermnote_train.data.records import Record
 from dermnote_train.files import atomic_write
 from dermnote_train.models import images
@@ -56,7 +57,8 @@ def view_features(
 def _key(records: Sequence[Record], *, settings: tuple[object, ...]) -> str:
     digest = hashlib.sha256(repr((*settings, torch.__version__, torchvision.__version__)).encode())
     for record in records:
-        digest.update(hashlib.sha256(record.image_path.read_bytes()).digest())
+        data = record.image_path.read_bytes()
+        digest.update(hashlib.sha256(data).digest() + pixels_version(data).encode())
     return digest.hexdigest()[:32]
 
 

@@ -32,7 +32,7 @@ from dermnote_notegen.engine.llama import (
     cpu_info,
     quantize,
 )
-from dermnote_notegen.engine.model import PRESETS, BatchToken, ModelInfo, sha256_of
+from dermnote_notegen.engine.model import PRESETS, BatchToken, ModelInfo, ModelNotFound, sha256_of
 from dermnote_notegen.engine.sampling import Logits
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,12 @@ def _verified_default(source: WeightsFile, threads: int, folder: Path) -> Layout
     log.info("preparing %s for this CPU (once)", layout)
     limit = measure(source.path, threads=threads).perplexity * (1 + MAX_PERPLEXITY_RISE)
     made = converted(source, layout.quantization, folder)
-    if (perplexity := measure(made.path, threads=threads, keys=layout.keys).perplexity) <= limit:
+    try:
+        perplexity = measure(made.path, threads=threads, keys=layout.keys).perplexity
+    except ModelNotFound as error:
+        log.warning("%s rejected: %s", layout, error)
+        return ORIGINAL
+    if perplexity <= limit:
         return layout
     log.warning("%s rejected: perplexity %.2f, limit %.2f", layout, perplexity, limit)
     return ORIGINAL
