@@ -469,14 +469,14 @@ def test_an_invalid_cell_is_reported_by_the_data_sets_own_column(tmp_path: Path)
 
 def test_a_row_whose_image_is_missing_is_a_fault(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "data", [_ham("T1"), _ham("T2")], images=["images/T1.jpg"])
-    assert _only_fault(folder) == "row 3, image_id: no file 'T2' in images/ or next to the CSV"
+    assert _only_fault(folder) == "row 3, image_id: no file 'T2' in images/, next to the CSV or in another subfolder"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "./" + "x" * 300, "../outside.jpg", "/outside.jpg", ".", "a\x00b.jpg"])
 def test_an_image_name_outside_the_folder_is_a_fault(tmp_path: Path, name: str) -> None:
     _picture(tmp_path / "outside.jpg")
     folder = _folder(tmp_path / "data", [{"image": name, "diagnosis": "nevus"}])
-    assert _only_fault(folder) == f"row 2, image: no file {name!r} in images/ or next to the CSV"
+    assert _only_fault(folder) == f"row 2, image: no file {name!r} in images/, next to the CSV or in another subfolder"
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no picture", b"\xff\xd8\xff\xe0", b"%PDF-1.7 "])

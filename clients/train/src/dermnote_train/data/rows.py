@@ -142,7 +142,7 @@ class RowReader:
         name = row.cells[self.image_column]
         path = self.images.find(name) if name else None
         if path is None:
-            message = f"no file {name!r} in images/ or next to the CSV" if name else "is empty"
+            message = f"no file {name!r} in images/, next to the CSV or in another subfolder" if name else "is empty"
             return Fault(row.number, self.image_column, message)
         fault = header_fault(path)
         return path if fault is None else Fault(row.number, self.image_column, fault)

@@ -24,7 +24,7 @@ SHARP_WIDTH = 0.16
 """A sector's border is sharp if its contrast with the skin falls from 3/4 to 1/4 within this share of the radius."""
 SHARP_FROM, INDISTINCT_TO = 6, 2  # of eight sectors: a border is sharp from 6 sharp ones, indistinct up to 2
 MIN_FALL = 5.0  # least difference in CIE76 between inside and outside for a sector to have a sharp border
-MAX_CUT = 0.12  # shape and border are measured if at most this share of the outline is on the image's edge
+MAX_CUT = 0.12  # shape and border are measured if at most this share of the outline is on the visible edge
 REACH = 0.35  # length of a border profile on each side of the outline, as a share of the radius
 MIN_SHARE = 0.06  # share of the lesion's area from which a colour counts
 SKIN_COLOURED = 6.0  # a pixel at most this far (CIE76) from the skin's colour gets no colour term

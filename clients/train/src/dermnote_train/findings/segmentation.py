@@ -24,7 +24,7 @@ MIN_AREA, MAX_AREA = 0.015, 0.75  # limits of the share of the image that a lesi
 FITS = 4  # iterations of the skin fit
 MIN_SOLIDITY = 0.65  # share of its convex hull that a lesion fills; less indicates merged patches
 MIN_CONTRAST = 5.5  # how much larger the median CIE76 distance from the skin must be inside the lesion than outside
-MAX_CUT = 0.25  # share of the outline that may lie on the image's edge
+MAX_CUT = 0.25  # share of the outline that may lie on the edge of the visible area
 
 
 class LesionNotFound(Exception):

@@ -1,4 +1,4 @@
-"""Blinded notes: written without the diagnosis, as an input at test time must be."""
+"""Blinded notes: written without the diagnosis, so that they may be an input at test time."""
 
 import re
 from collections.abc import Mapping

@@ -148,7 +148,7 @@ class _Sentence:
             yield TextClaim(meaning.field, meaning.value, match.start, match.end, negated, typical, *finding)
 
     def _is_denied_after(self, end: int) -> bool:
-        """True if a denial after the phrase applies to it: in "the wart is not present", not in "is not raised"."""
+        """True for "wart" in "the wart is not present"; False in "the wart is not raised", which denies the raising."""
         until = denial_after(self._text, end)
         if until is None:
             return False
@@ -174,7 +174,7 @@ def _is_of_most(matches: Sequence[Match]) -> bool:
 
 
 def _other_reading(field_name: str, match: Match, *, typical: bool) -> bool:
-    """True if a meaning in another field applies: "raised" is a symptom or, in a typical statement, a finding."""
+    """True if the word means something else here: "raised" is a symptom or, in a typical statement, a finding."""
     if field_name == FINDING:
         return not typical and (match.words[0] in role("containers") or match.is_closed_finding or match.is_symptom)
     return typical and match.is_symptom and field_name.startswith("symptoms.") and match.value(FINDING) is not None
