@@ -32,7 +32,9 @@ def export(
     """Write a model folder with its manifest, atomically."""
     name = name or ("lite" if what == "lite" else Path(what).resolve().name)
     if not re.fullmatch(MODEL_NAME, name):
-        raise UserError(f"{name}: not a valid model name; choose a --name of letters, digits, '.', '_' and '-'")
+        raise UserError(
+            f"{name}: not a valid model name; choose a --name of at most 128 letters, digits, '.', '_' and '-' that begins with a letter or digit"
+        )
     models_dir = models_dir or Settings().models_dir
     with output.console().status("exporting"):
         if what == "lite":

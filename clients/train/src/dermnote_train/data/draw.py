@@ -48,7 +48,7 @@ POPULATIONS = {
 def draw_dataset(folder: Path, *, count: int = 160, seed: int = 0, progress: Report = silent) -> Path:
     """Draw `count` lesions, balanced over the classes, into `folder`; the same seed gives the same bytes.
 
-    An identical drawn data set in the folder is reused, a different one is replaced. Raises UserError if the folder
+    A data set with the same count, seed and program version is reused, another drawn one is replaced. Raises UserError if the folder
     contains anything else.
     """
     notice = _notice(count, seed)

@@ -62,5 +62,7 @@ def read_labels(path: Path, *, source: str) -> Mapping[str, GivenLabel]:
     rows = [row for row in table.rows if row.cells.get("source") == source]
     for row in rows:
         if not all(row.cells.get(name) for name in ("image", "name", "group")):
-            raise UserError(f"{path}: row {row.number}: every row needs an image, a class (column name) and a group")
+            raise UserError(
+                f"{path}: row {row.number}: every row needs an image, a class (in the column name) and a group"
+            )
     return {Path(row.cells["image"]).stem: GivenLabel(row.cells["name"], row.cells["group"]) for row in rows}

@@ -25,7 +25,7 @@ SHOWN_FAULTS = 3
 
 @dataclass(frozen=True)
 class Fault:
-    """An invalid cell. The message never repeats the cell's value."""
+    """An invalid cell. The message repeats file names, but no other value of a cell, since facts are personal data."""
 
     row: int
     column: str

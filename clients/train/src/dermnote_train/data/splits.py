@@ -62,7 +62,7 @@ def split_dataset(dataset: LesionDataset, *, seed: int = 0) -> Split:
         try:
             rest, test = _fold(dataset.records, folds=FOLDS, state=state)
             train, val = _fold(rest, folds=FOLDS - 1, state=state)
-        except ValueError:  # from scikit-learn: outside the test part, no class has two groups
+        except ValueError:  # scikit-learn needs two folds: no class has two groups for training and validation
             continue
         if all({record.label for record in part} == set(dataset.classes) for part in (train, val, test)):
             return Split(train, val, test, seed)

@@ -166,7 +166,7 @@ def _open_clip(name: str, *, image_size: int) -> Towers:
     )
     cfg = open_clip.get_model_preprocess_cfg(clip)
     if cfg.get("resize_mode", "shortest") != "shortest":
-        raise ValueError(f"resize_mode {cfg['resize_mode']} is unsupported; only shortest is")
+        raise ValueError(f"resize_mode is {cfg['resize_mode']}, but only shortest is supported")
     preprocessing = Preprocessing(
         image_size=image_size, mean=cfg["mean"], std=cfg["std"], interpolation=cfg["interpolation"]
     )

@@ -174,7 +174,7 @@ def _is_of_most(matches: Sequence[Match]) -> bool:
 
 
 def _other_reading(field_name: str, match: Match, *, typical: bool) -> bool:
-    """True if the word means something else here: "raised" is a symptom or, in a typical statement, a finding."""
+    """True if the phrase has another meaning: "raised" is a finding in a typical statement, elsewhere a symptom."""
     if field_name == FINDING:
         return not typical and (match.words[0] in role("containers") or match.is_closed_finding or match.is_symptom)
     return typical and match.is_symptom and field_name.startswith("symptoms.") and match.value(FINDING) is not None
@@ -219,8 +219,8 @@ def _is_a_hallmark(matches: Sequence[Match], number: int) -> bool:
 def is_of_this_lesion(matches: Sequence[Match]) -> bool:
     """True if a sentence is about the lesion at hand.
 
-    It refers to the lesion by a pronoun, as the subject of a verb, or before any diagnosis or word such as "typical".
-    "Melanoma typically shows a halo around the lesion" does none of these.
+    It is if a word for the lesion is a pronoun, is followed by a verb, or precedes every diagnosis and every word such as
+    "typical". In "melanoma typically shows a halo around the lesion", none of these applies.
     """
     named = False
     for number, (match, following) in enumerate(itertools.pairwise([*matches, None])):
