@@ -219,8 +219,8 @@ def _is_a_hallmark(matches: Sequence[Match], number: int) -> bool:
 def is_of_this_lesion(matches: Sequence[Match]) -> bool:
     """True if a sentence is about the lesion at hand.
 
-    It is if a word for the lesion is a pronoun, is followed by a verb, or precedes every diagnosis and every word such as
-    "typical". In "melanoma typically shows a halo around the lesion", none of these applies.
+    It is if a word for the lesion is a pronoun, is followed by a verb, or precedes every diagnosis and every word such
+    as "typical". In "melanoma typically shows a halo around the lesion", none of these applies.
     """
     named = False
     for number, (match, following) in enumerate(itertools.pairwise([*matches, None])):
