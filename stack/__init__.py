@@ -1,1 +1,1 @@
-"""The local stack without Docker or root, behind `make up` and `make down`. Uses only the services' commands."""
+"""The local stack without Docker or root, behind `make up` and `make down`. Imports no code of the services."""

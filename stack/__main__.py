@@ -27,7 +27,7 @@ POLL_S = 0.3
 
 
 class StackFailed(Exception):
-    """One line: the failed process, the path of its log, and the next step."""
+    """A one-line message: what failed, and the next step or the path of the log."""
 
 
 def up(layout: Layout) -> None:
@@ -44,7 +44,7 @@ def up(layout: Layout) -> None:
         start_supervisord(layout, write_configuration(layout))
         wait_for(supervisor.is_alive, "supervisord", layout.logs / "supervisord.log", timeout_s=20)
     started = supervisor.start_missing()
-    say(f"started {', '.join(started)}" if started else "everything was running")
+    say(f"started {', '.join(started)}" if started else "everything was already running")
     for name, port in (("notegen-api", layout.notegen_port), ("retrieval", layout.retrieval_port)):
         wait_ready(layout, supervisor, name, port)
         say(f"{name.removesuffix('-api')} is ready on http://127.0.0.1:{port}")

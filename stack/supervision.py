@@ -1,4 +1,4 @@
-"""Controls supervisord: configuration, start, status, stop, and clean-up after a killed one."""
+"""Controls supervisord: configuration, start, status, stop, and clean-up after it was killed."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ class Program:
 
 
 def programs(layout: Layout) -> list[Program]:
-    """The programs in start order; supervisord stops them in reverse, so that Redis outlives the workers."""
+    """The programs in start order; supervisord stops them in reverse, so that Valkey outlives the workers."""
     services = [
         Program("notegen-worker", _command("dermnote-notegen-worker"), stop_s=WORKER_STOP_S),
         Program("notegen-api", _command("dermnote-notegen")),
@@ -162,7 +162,7 @@ def start_supervisord(layout: Layout, configuration: Path) -> None:
 def end_leftovers(layout: Layout) -> int:
     """End the processes of this stack that outlived a killed supervisord; returns their number.
 
-    Valkey is ended last, as supervisord would: workers need it to finish their notes.
+    Valkey is ended last, as in supervisord's own stop: workers need it to finish their notes.
     """
     leftovers = [process for process in psutil.process_iter() if _belongs(process, layout)]
     servers = [process for process in leftovers if _runs(process, get_binary_path())]

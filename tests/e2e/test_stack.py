@@ -34,7 +34,7 @@ def test_a_second_up_starts_only_missing_processes(light_stack: Stack) -> None:
     again = light_stack.run("up")
 
     assert again.returncode == 0
-    assert "everything was running" in again.stdout
+    assert "everything was already running" in again.stdout
     assert pids(light_stack) == before
 
 

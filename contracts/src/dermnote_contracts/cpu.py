@@ -15,9 +15,9 @@ def usable_cores(cgroups: Path = CGROUPS) -> int:
 
 
 def _limit(cgroups: Path) -> float | None:
-    """The limit in cores (CPU time per elapsed time) from `docker run --cpus` or Kubernetes; None without one.
+    """The limit in cores (CPU time per elapsed time) from `docker run --cpus` or Kubernetes; None without a limit.
 
-    A container sees its own group at the mount's root.
+    A container sees its own cgroup at the root of the mount.
     https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.org/scheduler/sched-bwc.html
     """
     try:

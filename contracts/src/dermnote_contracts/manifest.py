@@ -2,7 +2,7 @@
 
 A folder of kind `openclip` holds `manifest.json`, `open_clip_config.json`, `open_clip_model.safetensors` (the towers,
 in open_clip's layout), `heads.safetensors` (the linear heads, if any), the tokenizer's files and, optionally, the
-same towers with their heads as ONNX graphs. A folder of kind `onnx` holds only graphs and tokenizer.
+same towers with their heads as ONNX graphs. A folder of kind `onnx` holds only manifest, graphs and tokenizer.
 """
 
 from datetime import datetime
@@ -31,7 +31,7 @@ class Preprocessing(BaseModel):
 
 
 class ModelManifest(BaseModel):
-    """Identity and shape of an encoder. `model_id` identifies the weights: vectors with different ids never mix.
+    """Identity and shape of an encoder. `model_id` identifies the weights: vectors from different ids are never mixed.
 
     `image_dim`, `text_dim`: widths of the towers' unit vectors; equal when `aligned`.
     `files`: sha256 of every other file in the folder, by relative path.

@@ -1,6 +1,6 @@
 """LesionMetadata: the validated and normalised facts of one lesion.
 
-Field names follow ISIC's isic-metadata where it has the field; numbers are kept as given (an age of 92 stays 92).
+Fields that ISIC's isic-metadata has too are named as there; numbers are kept as given (an age of 92 stays 92).
 """
 
 import math
@@ -13,8 +13,8 @@ from pydantic_core import PydanticCustomError
 from dermnote_contracts.vocabulary import UnknownTerm, diagnoses, is_not_given, vocabularies
 
 MAX_VALUE_CHARS = 120
-# Values of benign_malignant that contradict a superclass. Pre-cancerous and indeterminate diagnoses accept any value:
-# data sets list actinic keratosis as benign, as indeterminate and as malignant.
+# Superclass -> values of benign_malignant that contradict it. Pre-cancerous and indeterminate diagnoses accept any
+# value: data sets list actinic keratosis as benign, as indeterminate and as malignant.
 CONTRADICTIONS = {
     "benign": ("malignant", "indeterminate/malignant"),
     "malignant": ("benign", "indeterminate/benign"),
@@ -161,7 +161,7 @@ class LesionMetadata(_Facts):
 def normalise_known(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Normalise the fields of LesionMetadata and keep every other key unchanged.
 
-    The retrieval service applies it to stored metadata and to filters. Known fields without a value are dropped.
+    The retrieval service calls this for stored metadata and for filters. Known fields without a value are dropped.
     Raises pydantic.ValidationError for a known field with an invalid value.
     """
     known = {key: value for key, value in metadata.items() if key in LesionMetadata.model_fields}

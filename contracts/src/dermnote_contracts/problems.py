@@ -261,7 +261,7 @@ class InternalError(DermnoteError):
 
 
 def error_classes() -> dict[str, type[DermnoteError]]:
-    """Every error class that has a code of its own, by that code."""
+    """Code -> error class, for every class that defines a code."""
     classes, found = [DermnoteError], dict[str, type[DermnoteError]]()
     for error_class in classes:
         if "code" in vars(error_class):

@@ -1,6 +1,6 @@
 """Closed vocabularies: canonical terms, their accepted spellings, and the nearest terms to an unknown one.
 
-Terms are data: vocabularies/*.toml, one file per vocabulary. Normalising never changes a term's granularity.
+Terms are data: vocabularies/*.toml, one file per vocabulary. Normalising never makes a term broader or narrower.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 NOT_GIVEN = frozenset({"", "unknown", "unk", "nan", "n/a", "na", "<na>", "none", "null", "not given"})
-# Vocabularies whose entries are tables; all others have entries term = [spellings].
+# Vocabularies whose entries are TOML tables; in all others, an entry is `term = [spellings]`.
 DETAILED = ("diagnoses", "sites")
 MAX_COMPARED_CHARS = 40
 
@@ -59,7 +59,7 @@ class Vocabulary:
         return term
 
     def nearest(self, value: str, *, most: int = 3) -> list[str]:
-        """Up to `most` canonical terms with the most similar spelling; all terms of a small vocabulary."""
+        """Up to `most` canonical terms with the most similar spelling; all terms of a vocabulary of at most 8."""
         if len(self.terms) <= 8:
             return list(self.terms)
         close = difflib.get_close_matches(fold(value)[:MAX_COMPARED_CHARS], self.spellings, n=12, cutoff=0.0)
@@ -125,7 +125,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _closed() -> list[str]:
-    """File names of the small vocabularies, without extension."""
+    """File names, without extension, of the vocabularies that are not in DETAILED."""
     names = (entry.name for entry in _folder().iterdir() if entry.name.endswith(".toml"))
     return sorted({name.removesuffix(".toml") for name in names} - set(DETAILED))
 

@@ -325,7 +325,7 @@ def test_a_note_erased_by_the_service_is_reported_and_retried(notegen: ManualNot
     assert erased == 1
 
     run = write(notegen, out)
-    assert run.failed == {"img-5": "the service no longer has it"}
+    assert run.failed == {"img-5": "the service no longer has the note"}
     again = write(notegen, out)
 
     assert (again.requested, image_ids(again.rows)) == (1, ALL)

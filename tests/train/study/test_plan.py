@@ -48,7 +48,7 @@ def test_folders_are_relative_to_the_plan(tmp_path: Path) -> None:
         (PLAN.replace("domains.south", "domains.val").replace('"south"', '"val"'), "a domain cannot be named 'val'"),
         (
             PLAN.replace("domains.north", 'domains."a/b"').replace('"north"', '"a/b"'),
-            "'a/b' is also used as a folder name",
+            "'a/b' names a folder too",
         ),
         ("[domains", "unreadable study plan"),
     ],

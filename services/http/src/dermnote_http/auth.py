@@ -34,7 +34,7 @@ def is_loopback(host: str) -> bool:
 
 
 def open_keys(settings: ServiceSettings) -> KeyFile | None:
-    """The key file that is configured, or None.
+    """The configured key file; None if the service runs without keys.
 
     Raises StartRefused for a file that can't be used, and for a host beyond loopback without keys unless
     ALLOW_UNAUTHENTICATED is set.
@@ -55,7 +55,7 @@ def open_keys(settings: ServiceSettings) -> KeyFile | None:
 
 @dataclass(frozen=True)
 class Caller:
-    """The owner of a request. In a service without keys, `name` is empty and nothing is counted."""
+    """The sender of a request. In a service without keys, `name` is empty and nothing is counted."""
 
     key: Key | None = None
     limiter: RateLimiter | None = None
@@ -70,13 +70,15 @@ class Caller:
         await self._count(1, whole=1)
 
     async def charge(self, units: int) -> None:
-        """Count a request of `units`: adds the units that `enter` has not counted, all of them or none.
+        """Count the rest of a request of `units`, of which `enter` has counted one: all of the rest or nothing.
 
         Raises TooManyRequests, and InvalidRequest if the key's limit per minute is smaller than `units`.
         """
         limit = None if self.key is None else self.key.per_minute
         if limit is not None and units > limit:
-            raise InvalidRequest(f"the request needs {units} units and the key has {limit} per minute; split it")
+            raise InvalidRequest(
+                f"the request needs {units} units, but the key allows only {limit} per minute; split the request"
+            )
         if units > 1:
             await self._count(units - 1, whole=units)
 

@@ -141,7 +141,7 @@ class KeyFile:
 
 
 def _file_version(path: Path) -> tuple[int, ...] | None:
-    """Changes when the file is written, replaced, or made readable."""
+    """A value that changes when the file is written, replaced or made readable; None if the file is inaccessible."""
     try:
         status = path.stat()
     except OSError:

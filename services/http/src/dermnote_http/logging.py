@@ -17,7 +17,7 @@ TEXT = "%(asctime)s %(levelname)s %(name)s [%(correlation_id)s] %(message)s"
 JSON_FIELDS = {"asctime": "time", "levelname": "level", "name": "logger", "correlation_id": "request_id"}
 
 
-# A UUID with or without its dashes. Everything else is replaced, so that no client can write free text into the logs.
+# A UUID with or without dashes. An id of any other form is replaced, so that no client can write free text into logs.
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -28,12 +28,12 @@ def configure_logging(log_format: Literal["text", "json"] = "text") -> None:
     as_json = log_format == "json"
     handler.setFormatter(JsonFormatter(TEXT, rename_fields=JSON_FIELDS) if as_json else logging.Formatter(TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for name in ("httpx", "httpcore"):  # otherwise they log every request to the engine
+    for name in ("httpx", "httpcore"):  # at level INFO they log every request sent to the engine
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def request_id_middleware() -> Middleware:
-    """Takes a request's id from `X-Request-ID`, or generates one, and returns it in the response."""
+    """Middleware that takes a request's id from `X-Request-ID` or generates it, and returns it in the response."""
     return Middleware(CorrelationIdMiddleware, header_name=REQUEST_ID_HEADER, validator=_is_request_id)
 
 

@@ -1,6 +1,6 @@
-"""Rate limits: units per key and minute in a moving window, in this process or in a Redis that processes share.
+"""Rate limits: units per key and minute in a moving window, counted here or in a Redis that processes share.
 
-Wraps the library `limits`. A request that is rejected is not counted.
+Wraps the library `limits`. Units that would exceed the limit are rejected together and not counted.
 """
 
 import math
@@ -51,7 +51,7 @@ class RateLimiter:
         return cls(storage, window_s=window_s, errors=errors)
 
     async def spend(self, name: str, *, limit: int, units: int = 1, whole: int = 1) -> None:
-        """`take`, without blocking the event loop on Redis."""
+        """Call `take` without blocking the event loop while Redis answers."""
         if isinstance(self._storage, MemoryStorage):
             self.take(name, limit=limit, units=units, whole=whole)
         else:
@@ -60,7 +60,8 @@ class RateLimiter:
     def take(self, name: str, *, limit: int, units: int = 1, whole: int = 1) -> None:
         """Count `units` for a name, or none of them if its `limit` per window would be exceeded.
 
-        Raises TooManyRequests; its Retry-After is the time until the `whole` units of the request are free.
+        `whole`: the units of the whole request, of which `units` may be only a part. Raises TooManyRequests; its
+        Retry-After is the time until `whole` units are free.
         """
         item = RateLimitItemPerSecond(limit, self._window_s)
         with self._errors():

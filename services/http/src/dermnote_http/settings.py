@@ -24,9 +24,9 @@ class ServiceSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(ge=0, le=65535)
     keys_file: Path | None = None
-    """File of API keys. Not set: no keys, and loopback only."""
+    """File of API keys. Without it, callers need no key, and the service may listen on loopback only."""
     allow_unauthenticated: bool = Field(default=False, validation_alias=shared("allow_unauthenticated"))
-    """Serve without keys beyond loopback, on a network that is trusted."""
+    """Allow listening beyond loopback without keys; only for a trusted network."""
     log_format: Literal["text", "json"] = Field(default="text", validation_alias=shared("log_format"))
 
 

@@ -2,8 +2,8 @@
 
 import os
 
-# OpenBLAS's threads spin for 2^20 cycles (a third of a millisecond) after each product instead of the default of about
-# 20 milliseconds, because the encoders need the cores.
+# After each product, OpenBLAS's threads spin for 2^20 cycles, about a third of a millisecond. The default is about 20
+# milliseconds, which would keep the cores from the encoders.
 OPENBLAS_THREAD_TIMEOUT = "20"
 
 

@@ -21,7 +21,7 @@ from dermnote_retrieval.runtime.shutdown import CLOSING_S, DrainingServer, Rejec
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings
 
-# Requests that still run after the drain are cancelled.
+# Requests that still run this long after the drain are cancelled.
 AFTER_DRAIN_S = 1
 DESCRIPTION = "Stores items and ranks them for a query. Errors are application/problem+json with a stable code."
 
@@ -29,7 +29,7 @@ DESCRIPTION = "Stores items and ranks them for a query. Errors are application/p
 def create_app(settings: Settings, *, service: Service | None = None, keys: KeyFile | None = None) -> FastAPI:
     """The retrieval service's app. Raises StartRefused.
 
-    `service`: by default, the app opens one when it starts. It closes the service at shutdown in either case.
+    `service`: an open service; without it, the app opens one when it starts. The app closes either at shutdown.
     `keys`: the key file, if the caller has opened it already.
     """
 
@@ -78,5 +78,5 @@ def serve(app: FastAPI, settings: Settings, *, closing_s: float = CLOSING_S) -> 
     options = uvicorn_options(settings, access_log=False, timeout_graceful_shutdown=AFTER_DRAIN_S)
     config = uvicorn.Config(app, **options)
     DrainingServer(config, shutdown=app.state.shutdown, drain_s=settings.drain_s, closing_s=closing_s).run()
-    if app.state.service.maintenance.busy:  # a thread is still in FAISS, whose library a normal exit would unload
+    if app.state.service.maintenance.busy:  # a thread still runs FAISS, which a normal exit would unload
         end_at_once(0)

@@ -34,7 +34,7 @@ CHECKPOINT_FOLDERS = ("index", ".index", ".index.old")
 
 
 class Maintenance:
-    """A thread that builds inverted lists for an index of the served model that has outgrown exact search."""
+    """A thread that builds inverted lists for the served model's indexes that are too large for exact search."""
 
     def __init__(self, writer: ItemWriter, *, interval_s: float = MAINTENANCE_INTERVAL_S) -> None:
         self._writer = writer
@@ -89,7 +89,7 @@ class Service:
     restore: Restore
 
     def begin(self) -> None:
-        """Start the background work: an unfinished re-embedding, and maintenance."""
+        """Erase incomplete snapshots, and start the background work: an unfinished re-embedding, and maintenance."""
         self.snapshots.sweep()
         self.reembedding.resume()
         self.maintenance.start()
@@ -167,17 +167,17 @@ def _load_encoder(settings: Settings, models: ModelLoader, vectors: VectorStore)
 def _embed_store(settings: Settings, items: ItemStore, vectors: VectorStore, encoder: Encoder) -> None:
     """Ensure that the store holds the encoder's vectors.
 
-    A store with another model's vectors is re-embedded only if the settings allow it or an earlier process had begun
-    to; else raises ModelMismatch.
+    A store with another model's vectors is re-embedded only if the settings allow it or an earlier process began the
+    re-embedding for this model; otherwise raises ModelMismatch.
     """
     active, manifest = vectors.model("active"), encoder.manifest
     model = ModelRef(name=manifest.name, model_id=manifest.model_id)
     if active and active.model_id != model.model_id and any(vectors.counts(active.model_id).values()):
         if not settings.reembed_at_start and vectors.model("target") != model:
             raise ModelMismatch(
-                f"{settings.data_dir} holds vectors of {active.name} ({active.model_id}), but {model.name} is "
-                f"{model.model_id}: set RETRIEVAL_REEMBED_AT_START=1 to re-embed the store now, or start with the "
-                "old model and PUT /models/active, or use another RETRIEVAL_DATA_DIR"
+                f"{settings.data_dir} holds vectors of {active.name} ({active.model_id}), but the model to serve is "
+                f"{model.name} ({model.model_id}): set RETRIEVAL_REEMBED_AT_START=1 to re-embed the store now, or "
+                "start with the old model and PUT /models/active, or use another RETRIEVAL_DATA_DIR"
             )
         log.warning("re-embedding the store for model %s", model.name)
     Reembedder(items, vectors, encoder).run()

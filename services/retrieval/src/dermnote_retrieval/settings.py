@@ -24,7 +24,7 @@ class Settings(ServiceSettings):
     encoder: Literal["auto", "onnx", "openclip", "dummy"] = "auto"
     """Runtime of the models; auto: ONNX if the model folder has ONNX graphs, else open_clip."""
     model: ItemId | None = None
-    """Name of the model to serve; default: the store's model, or the encoder's default for a new store."""
+    """Name of the model to serve; default: the store's model; for a new store, `lite` (encoder dummy: `dummy`)."""
     reembed_at_start: bool = False
     """If the store holds another model's vectors, re-embed it before serving; default: fail to start."""
     max_upload_bytes: int = Field(default=20_000_000, ge=1_000)
@@ -40,7 +40,7 @@ class Settings(ServiceSettings):
     decoders: int = Field(default_factory=usable_cores, ge=1, le=64)
     """Images decoded at a time; default: the cores that the process may use."""
     max_waiting: int = Field(default=128, ge=1)
-    """Length of the queue for a worker, and of the queue for an index search; further requests get 503."""
+    """Maximum length of the queue for a worker, and of that for an index search; further requests get 503."""
     flat_vectors: int = Field(default=200_000, ge=1)
     """Up to this many vectors per route are searched exactly; above it, inverted lists are built."""
     recall_goal: float = Field(default=0.97, ge=0.5, le=1)

@@ -120,7 +120,7 @@ def fetch(
         list[int] | None, typer.Option(help="Collection id (see isic collection list); may be repeated.")
     ] = None,
     search: Annotated[
-        str | None, typer.Option(help='Search in the syntax of isic-cli: diagnosis_3:"Nevus" AND sex:male')
+        str | None, typer.Option(help='Query in the syntax of isic-cli, such as: diagnosis_3:"Nevus" AND sex:male')
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Maximum number of images; 0 for all.")] = 0,
 ) -> None:
@@ -146,7 +146,7 @@ def leakage(
     folder: options.Folder,
     *,
     against: Annotated[
-        Path | None, typer.Option(help="Separate test data set; report images that are in both.")
+        Path | None, typer.Option(help="Another data set, to test on; report images that are in both.")
     ] = None,
     split_file: Annotated[Path | None, typer.Option("--split", help="CSV that dermnote datasets split wrote.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the full report.")] = None,

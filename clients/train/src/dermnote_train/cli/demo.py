@@ -83,6 +83,6 @@ def print_result(result: DemoResult) -> None:
         print_hits(title, [hit.hit for hit in query.hits[:3]])
     print_notes(result.notes)
     for arm in result.arms:
-        tested = f'tested on {arm.evaluation.n} held-out images of data set "{result.dataset.name}", without notes'
-        title = f"trained on {arm.name}, {tested}"
+        tested = f'tested on {arm.evaluation.n} held-out images of data set "{result.dataset.name}"'
+        title = f"trained on {arm.name}, {tested}; classified by image alone"
         options.print_metrics(title, arm.evaluation)

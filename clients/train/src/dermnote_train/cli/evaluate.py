@@ -30,7 +30,7 @@ def evaluate(
     labels: options.Labels = None,
     seed: options.Seed = 0,
 ) -> None:
-    """Evaluate on the run's test part or on another data set (all its images whose class the run was trained on)."""
+    """Evaluate on the run's test part, or on all images of another data set that belong to the run's classes."""
     data = read_run_data(run)
     with output.progress_bars() as progress:
         dataset = options.read_dataset(folder, classes=data.class_set, labels=labels, seed=seed, progress=progress)
@@ -52,7 +52,7 @@ def evaluate(
         )
     part = "held-out test part" if own else "another data set"
     options.print_metrics(
-        f"{dataset.name} ({part}): {result.n} images, {result.groups} groups; input: image alone unless noted",
+        f"{dataset.name} ({part}): {result.n} images, {result.groups} groups; input: image alone unless stated",
         result,
     )
     if result.subgroups:

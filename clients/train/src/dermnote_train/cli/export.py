@@ -33,8 +33,8 @@ def export(
     name = name or ("lite" if what == "lite" else Path(what).resolve().name)
     if not re.fullmatch(MODEL_NAME, name):
         raise UserError(
-            f"{name}: not a valid model name; choose a --name of at most 128 letters, digits, '.', '_' and '-' that does "
-            "not begin with a dot"
+            f"{name}: not a valid model name; choose a --name of at most 128 letters, digits, '.', '_' and '-' that "
+            "does not begin with a dot"
         )
     models_dir = models_dir or Settings().models_dir
     with output.console().status("exporting"):

@@ -28,7 +28,7 @@ def notes(
     seed: options.Seed = 0,
     leaky_fields: options.Leaky = False,
     findings: Annotated[
-        Path | None, typer.Option(help="CSV that dermnote findings wrote; adds its findings to the notes.")
+        Path | None, typer.Option(help="CSV that dermnote findings wrote; its findings become facts of the notes.")
     ] = None,
     blinded: Annotated[
         bool,

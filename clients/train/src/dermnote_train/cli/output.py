@@ -91,7 +91,7 @@ def progress_bars() -> Iterator[Report]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
         console=terminal,
-        redirect_stderr=sys.stderr.isatty(),  # printed above the bars; left alone if stderr is a file
+        redirect_stderr=sys.stderr.isatty(),  # a terminal's stderr goes above the bars; a file's is left alone
     )
     tasks: dict[str, TaskID] = {}
 

@@ -39,7 +39,7 @@ def study(
     ] = None,
     mode: Annotated[
         Mode | None,
-        typer.Option(help="paper: split by image, and include training notes in the searched pools, as in the paper."),
+        typer.Option(help="paper: split by image and also search training notes, as in the paper; strict: do neither."),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Start no new cell after this many minutes; run again to continue.")

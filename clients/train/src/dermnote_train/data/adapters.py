@@ -33,7 +33,7 @@ class Reading:
     labels: Path | None
     unused_columns: tuple[str, ...]
     presences: tuple[Presence, ...] = ()
-    """Presence of each partly filled fact that was read, including those that were then dropped."""
+    """One per fact that was read and is filled in some rows only, including the facts that were then dropped."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Number of skipped rows by reason, for data sets that also contain unusable rows, such as undiagnosed images."""
     left_out: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ def load_dataset(
     seed: int = 0,
     leaky_fields: bool = False,
 ) -> LesionDataset:
-    """The usable records of a folder. Raises UserError with the number of faults if any row has one.
+    """The usable records of a folder. Raises UserError with the number of faults if there are any.
 
     `labels`: a labels file; by default one in or next to the folder. `limit`: use at most this many records, balanced
     over the classes and drawn with `seed` in whole groups. `leaky_fields`: keep facts whose presence reveals the class,

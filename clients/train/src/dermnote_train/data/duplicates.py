@@ -16,9 +16,9 @@ from dermnote_train.progress import Report, silent, track
 STAGE = "compare images"
 SIDE = 32
 LIMITS = ((4, 0.94), (8, 0.97))
-"""Two images are near-duplicates if they meet both limits of one entry: the most bits (of 64) in which their perceptual
-hashes (DCT) may differ, and the least correlation of their pixels (32 x 32, gray). Hashes alone would match any two
-round, centred lesions."""
+"""Entries of (maximum number of differing bits, of 64, between the perceptual hashes (DCT); minimum correlation of the
+pixels, 32 x 32, gray). Two images are near-duplicates if they meet both limits of any entry. Hashes alone would match
+any two round, centred lesions."""
 CHUNK = 512
 THREADS = 4
 

@@ -29,7 +29,7 @@ class ImageFolder:
     def find(self, name: str) -> Path | None:
         """The file with this name, with or without suffix; None if the folder has no such file.
 
-        A name with folders (a/1.jpg) matches only that file, since there may be a b/1.jpg too.
+        A name with a folder (a/1.jpg) is searched for only in that folder, since there may be a b/1.jpg too.
         """
         names = (name, *(without_suffix(name) + suffix for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))))
         find = self._below if "/" in name else self._by_name.get
@@ -55,9 +55,9 @@ def decode_file(path: Path, *, bound_px: int = MAX_PIXELS) -> RgbImage:
 
 
 def pixels_version(image: bytes | Path) -> str:
-    """Added to the digests of what is computed from an image: empty if version 0.1.0 decoded it to the same pixels.
+    """Suffix for digests of what is computed from an image: empty if Dermnote 0.1.0 decoded the image to these pixels.
 
-    It did not if a side exceeds BOUND_PX or a channel has 16 bits. Raises ImageRefused, and OSError for a path.
+    The pixels differ if a side exceeds BOUND_PX or a channel has 16 bits. Raises ImageRefused, and OSError for a path.
     """
     header = read_header(image)
     changed = max(header.width, header.height) > BOUND_PX or header.mode.startswith("I")

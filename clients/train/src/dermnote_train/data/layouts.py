@@ -23,10 +23,11 @@ class Layout:
     `image`: possible image columns; the first that the header contains is used. `group`: possible group columns; each
     row uses the first that it fills. With `optional_groups`, a row that fills none forms its own group.
 
-    `leaky`, `leaky_sizes`: facts that the data set fills in depending on the diagnosis, dropped by default.
-    `diagnoses`: diagnosis columns, most specific first; the first known term is used. `spelled`: metadata path -> the
-    data set's term -> ours. `passes_over`: column -> cells whose rows are skipped. `partly_labelled`: also skip rows
-    that have no diagnosis, or one that is not a known skin lesion.
+    `leaky`: metadata path -> column, of facts that the data set fills in depending on the diagnosis; `leaky_sizes`:
+    such columns with diameters, of which the largest is used. Both are dropped by default. `diagnoses`: diagnosis
+    columns, most specific first; the first known term is used. `spelled`: metadata path -> the data set's term ->
+    Dermnote's. `passes_over`: column -> cells whose rows are skipped. `partly_labelled`: rows without a diagnosis, or
+    with one that is not a known skin lesion, are skipped too.
     """
 
     name: str
@@ -125,7 +126,7 @@ ISIC_2019 = Layout(
     image=("image",),
     group=("lesion_id",),
     facts={"diagnosis": ONE_HOT_DIAGNOSIS, **ISIC_FACTS},
-    partly_labelled=True,  # the class UNK
+    partly_labelled=True,  # images of the class UNK have no diagnosis
     optional_groups=True,
     recognised_by=(ONE_HOT_DIAGNOSIS,),
 )

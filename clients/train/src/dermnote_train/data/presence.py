@@ -16,10 +16,10 @@ from dermnote_contracts.metadata import LesionMetadata, walk
 from dermnote_train.data.records import Record
 
 MIN_V = 0.25
-"""Cramer's V from which the presence of a field reveals the class: between a small (.1) and a medium association (.3;
-Cohen 1988)."""
+"""Least Cramer's V at which the presence of a field reveals the class. It lies between a small association (.1) and a
+medium one (.3; Cohen 1988)."""
 MAX_P = 0.001
-"""Significance level of the chi-squared test, divided by the number of fields tested."""
+"""Significance level of the chi-squared test; divided by the number of fields before it is applied (Bonferroni)."""
 
 
 @dataclass(frozen=True)

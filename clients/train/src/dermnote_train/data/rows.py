@@ -44,7 +44,7 @@ def faults_error(table: Path, faults: Sequence[Fault]) -> UserError:
 
 
 class RowReader:
-    """Reads the rows of a layout. Faults are returned, never raised. `name`: the data set's, a prefix of its groups."""
+    """Reads the rows of a layout. Faults are returned, never raised. `name`: the data set, prefix of its group ids."""
 
     def __init__(
         self,

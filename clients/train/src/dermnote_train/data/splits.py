@@ -24,7 +24,8 @@ SPLIT_COLUMNS = ("image_id", "part", "group", "label", "seed")
 def balanced_part(records: Sequence[Record], *, limit: int, seed: int) -> tuple[Record, ...]:
     """At most `limit` records in their original order, balanced over the classes, in whole groups (except the last).
 
-    The class with the fewest records so far contributes its next group, in an order drawn with `seed`.
+    Groups are added one by one, each from the class with the fewest records so far; `seed` determines the order of the
+    groups within a class.
     """
     if limit < 1:
         raise UserError(f"a limit of {limit} leaves no images; give 1 or more")
@@ -62,7 +63,7 @@ def split_dataset(dataset: LesionDataset, *, seed: int = 0) -> Split:
         try:
             rest, test = _fold(dataset.records, folds=FOLDS, state=state)
             train, val = _fold(rest, folds=FOLDS - 1, state=state)
-        except ValueError:  # scikit-learn needs two folds: no class has two groups for training and validation
+        except ValueError:  # too few groups: scikit-learn needs a class with at least two
             continue
         if all({record.label for record in part} == set(dataset.classes) for part in (train, val, test)):
             return Split(train, val, test, seed)

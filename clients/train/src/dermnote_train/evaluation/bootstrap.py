@@ -16,7 +16,8 @@ NAN = float("nan")
 class Difference:
     """Difference between two arms (first - second): mean over seeds with 95 % interval, and a two-sided p-value.
 
-    `p_value`: twice the share of resamples at or below zero, or at or above zero if that is smaller; never 0.
+    `p_value`: twice the smaller of two shares, that of the resamples at or below zero and that at or above zero;
+    at most 1, never 0.
     """
 
     interval: Interval
@@ -31,8 +32,8 @@ class GroupBootstrap:
 
     `statistic` and `mean` resample one list of rows. `interval`, `point` and `difference` take one value per seed and
     image [seeds, n], NaN where a seed did not test an image; their intervals also resample the seeds. The metric is the
-    mean within each stratum, then over strata, then over seeds. With 1 for a correct and 0 for a wrong prediction and
-    the classes as strata, that is balanced accuracy; with average precisions and no strata, mAP.
+    mean within each stratum, then over strata, then over seeds. If the values are 1 for a correct and 0 for a wrong
+    prediction, and the strata are the classes, it is balanced accuracy; for average precisions without strata, mAP.
     """
 
     groups: Sequence[str]

@@ -56,7 +56,7 @@ def evaluate(
 ) -> Evaluation:
     """Classify `records` from their images and, with notes, rank notes by image and images by note.
 
-    records: held-out ones (split.test, or another data set's). notes: image_id -> note; records without a note are left
+    records: split.test, or those of another data set. notes: image_id -> note; records without a note are left
     out of retrieval, and a model trained without notes has no retrieval. blinded: image_id -> note written without the
     diagnosis, for every record; classified alone and with the image. `resamples`: for the bootstrap intervals.
     Raises UserError if there are no records, a label is not one of the model's classes, an image is unreadable, or
@@ -106,7 +106,7 @@ def _check_labels(records: Sequence[Record], *, classes: Sequence[str]) -> None:
     if unknown:
         raise UserError(
             f"the model was not trained on {', '.join(unknown)}; leave these records out "
-            f"(its classes: {', '.join(classes)})"
+            f"(the model's classes: {', '.join(classes)})"
         )
 
 

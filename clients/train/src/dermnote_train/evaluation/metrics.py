@@ -73,8 +73,8 @@ class ClassHits:
     """Class-level retrieval per query (NaN if the pool has nothing relevant): P@k, average precision, chance levels.
 
     `chance_*`: expected for a pool in random order. `classless_average_precision`: expected for the same ranking if the
-    query had the class of a random query; a ranking that ignores the query's class reaches this. It exceeds chance
-    where items of a class are ranked next to each other, as similar notes are.
+    query's class were replaced by that of a random query; a ranking that ignores the query's class reaches this value.
+    It exceeds chance if items of one class are ranked next to each other, as similar notes are.
     """
 
     precision_at: dict[int, Floats]
@@ -95,7 +95,7 @@ def class_level(
 ) -> ClassHits:
     """Rank each query's pool by score; items with the query's label are relevant.
 
-    scores, excluded: [queries, pool]; excluded items are not ranked. If fewer than k items are left, P@k is over these.
+    scores, excluded: [queries, pool]; excluded items are not ranked. If n < k items are left, P@k is P@n.
     Ties are ordered at random (seeded), so that the order of the rows has no influence.
     """
     labels = _ranked_labels(scores, pool_labels, excluded=excluded, seed=seed)
@@ -115,7 +115,7 @@ def class_level(
 
 def _ranked_labels(scores: Floats, labels: Ints, *, excluded: Bools, seed: int) -> Ints:
     """Each query's pool as labels, best first; excluded items come last with a label that no query has."""
-    # Below half of the last decimal, so that it only breaks ties.
+    # Less than half a unit of the last decimal kept, so that the random numbers only break ties.
     shuffle = np.random.default_rng(seed).random(scores.shape) * (0.4 * 10.0**-SCORE_DECIMALS)
     order = np.argsort(-np.where(excluded, -np.inf, scores.round(SCORE_DECIMALS) + shuffle), axis=1)
     ranked: Ints = np.where(np.take_along_axis(excluded, order, axis=1), labels.min() - 1, labels[order])
@@ -145,7 +145,7 @@ def _precision(hits: Ints, sizes: Ints, *, k: int) -> Floats:
 
 
 def chance_ap(relevant: int, pool: int) -> float:
-    """The expected average precision of a random ranking of `pool` items, `relevant` of them relevant; NaN for none."""
+    """Expected average precision of a random ranking of `pool` items, `relevant` of which are relevant; NaN if none."""
     if relevant == 0:
         return float("nan")
     harmonic = float(np.sum(1 / np.arange(1, pool + 1)))
@@ -157,7 +157,7 @@ def chance_ap(relevant: int, pool: int) -> float:
 class InstanceHits:
     """Instance-level retrieval per query: recall at k and rank (from 1) of its partner, the other half of its pair.
 
-    If other items tie with the partner, both are expected values under random tie-breaking.
+    If other items tie with the partner, recall and rank are expected values under random tie-breaking.
     """
 
     recall_at: dict[int, Floats]

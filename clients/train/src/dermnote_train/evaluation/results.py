@@ -19,8 +19,8 @@ class Interval:
 class Classification:
     """Classification from one kind of input. `confusion[true][predicted]` counts images, classes as in Evaluation.
 
-    `chance`: the balanced accuracy of guessing, 1 / (number of classes among the records). Macro means are over these
-    classes. `auroc_macro`: one-vs-rest; `calibration_error`: of the predicted class, 15 bins.
+    `chance`: the balanced accuracy of guessing, 1 / (number of classes among the records). Macro means cover only
+    those classes. `auroc_macro`: one-vs-rest; `calibration_error`: of the predicted class, 15 bins.
     """
 
     balanced_accuracy: Interval
@@ -67,7 +67,7 @@ class ClassRetrieval:
 
 @dataclass(frozen=True)
 class InstanceRetrieval:
-    """Instance-level retrieval among `pool` items: only the query's partner (the image's note, or the reverse) counts.
+    """Instance-level retrieval among `pool` items: only the query's partner (an image's note, a note's image) counts.
 
     Notes that tie with the partner (equal texts) count in part: the recall is the probability that the partner is among
     the first k if ties are ordered at random. `distinct_notes`: number of different texts.

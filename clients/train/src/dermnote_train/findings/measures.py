@@ -16,13 +16,13 @@ from dermnote_train.findings.segmentation import Bools, Floats, Lesion
 
 COLOURS = vocabularies()["colours"].terms
 CANVAS = 129  # side in pixels of the square on which a lesion is mirrored; odd, so that it has a centre pixel
-FOLDED = 48.0  # radius to which a lesion is scaled on the canvas: that of a disc of the same area
+FOLDED = 48.0  # a lesion is scaled so that a disc of the same area has this radius in pixels
 SHAPE_LIMIT, COLOUR_LIMIT = 0.18, 9.0
 """Limits above which a lesion is asymmetric, in the units of `asymmetry`."""
 SECTORS = 8
 SHARP_WIDTH = 0.16
 """A sector's border is sharp if its contrast with the skin falls from 3/4 to 1/4 within this share of the radius."""
-SHARP_FROM, INDISTINCT_TO = 6, 2  # of eight sectors: a border is sharp from 6 sharp ones, indistinct up to 2
+SHARP_FROM, INDISTINCT_TO = 6, 2  # a border with at least 6 sharp sectors is sharp, with at most 2 indistinct
 MIN_FALL = 5.0  # least difference in CIE76 between inside and outside for a sector to have a sharp border
 MAX_CUT = 0.12  # shape and border are measured if at most this share of the outline is on the visible edge
 REACH = 0.35  # length of a border profile on each side of the outline, as a share of the radius
@@ -104,7 +104,7 @@ def _upright(lesion: Lesion) -> tuple[Bools, Floats]:
 
 
 def sharp_sectors(lesion: Lesion) -> int:
-    """Number of sectors out of eight with a sharp border (the B of Stolz's ABCD rule counts the same eight)."""
+    """Number of sectors out of eight with a sharp border (like B in Stolz's ABCD rule, which also uses eight)."""
     away = ndimage.distance_transform_edt(~lesion.area) - ndimage.distance_transform_edt(lesion.area)
     outline = max(measure.find_contours(lesion.area.astype(float), 0.5), key=len)
     smooth: Floats = ndimage.gaussian_filter(away, 2)

@@ -122,7 +122,7 @@ def _bare_skin(rgb: Floats, visible: Bools) -> Floats:
 
 
 def _lesion_mask(distance: Floats, visible: Bools) -> Bools:
-    """The region above Otsu's threshold with the largest area, in which central pixels count more."""
+    """Of the regions above Otsu's threshold, the one with the largest weighted area; central pixels weigh more."""
     smooth = filters.gaussian(distance, sigma=2)
     distinct = (smooth > filters.threshold_otsu(smooth[visible])) & visible
     tidy = morphology.closing(morphology.opening(distinct, morphology.disk(2)), morphology.disk(4))

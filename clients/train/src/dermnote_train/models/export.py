@@ -24,7 +24,7 @@ WEIGHTS, HEADS, CONFIG = "open_clip_model.safetensors", "heads.safetensors", "op
 LITE_IMAGE_SIZE = 224  # the training size of EfficientNet-Lite0
 
 Runtime = Literal["both", "onnx", "openclip"]
-"""Which runtimes can serve a folder: ONNX graphs, open_clip's own files, or both."""
+"""Which runtimes can serve a folder, and so what it contains: ONNX graphs, open_clip's own files, or both."""
 
 
 def export_lite(

@@ -97,7 +97,9 @@ class Towers(nn.Module):
     def description(self) -> Description:
         """Inputs of an export. Raises UserError for a hub model, whose files are not available."""
         if self._description is None:
-            raise UserError("a hub model can't be exported; copy it to a folder and train with local-dir:FOLDER")
+            raise UserError(
+                "a hub model can't be exported; copy it to a folder and train with --preset local-dir:FOLDER"
+            )
         return self._description
 
     @property
@@ -186,7 +188,7 @@ def _read_description(folder: Path) -> Description:
 
 
 def _local_text_cfg(description: Description) -> dict[str, Any]:
-    """Overrides for a folder that holds its own text tower, as `dermnote export` writes it; none for any other."""
+    """Overrides for a folder that holds its own text tower, as `dermnote export` writes it; {} for other folders."""
     text = description.model_cfg["text_cfg"]
     if text.get("hf_model_name") != OWN_FOLDER:
         return {}
@@ -298,7 +300,7 @@ def _minilm_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _lite_text_id(weights: Path) -> str:
-    """sha256 of the text tower's weights and settings; a file of 90 MB is hashed once per process."""
+    """sha256 of the text tower's weights and settings; computed once per process, since the file has 90 MB."""
     stat = weights.stat()
     return _hash_lite_text(weights, stat.st_size, stat.st_mtime_ns)
 

@@ -157,7 +157,7 @@ def _missing_batches(
 
 
 def _submit(service: NoteService, requests: Sequence[_ImageRequest], journal: Journal) -> _OpenBatch:
-    """Submit a batch. Its idempotency key depends on the content, so a resumed run finds a batch already submitted."""
+    """Submit a batch. Its idempotency key depends on the content, so a resumed run finds a batch submitted before."""
     attempt = max(journal.failures.get(one.key, 0) for one in requests)
     content = "\n".join([str(attempt), *(one.key for one in requests)])
     key = hashlib.sha256(content.encode()).hexdigest()
@@ -183,5 +183,5 @@ def _collect(service: NoteService, batch: _OpenBatch, journal: Journal, *, datas
 
 def _failure_reason(job: NoteJob | None) -> str:
     if job is None:
-        return "the service no longer has it"
+        return "the service no longer has the note"
     return (job.error.detail or job.error.title) if job.error else job.status

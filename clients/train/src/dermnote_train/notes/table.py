@@ -20,8 +20,8 @@ from dermnote_train.files import atomic_write
 class NoteRow:
     """A finished note of one image, with its verification result and provenance.
 
-    `synthetic`: the text is generated, always true; `synthetic_image`: the image is drawn. `faults`: the
-    unsupported, contradicted and missing claims that the verifier reports, as JSON. `request`: sha256 of everything
+    `synthetic`: whether the text is generated (always true); `synthetic_image`: whether the image is drawn. `faults`:
+    the unsupported, contradicted and missing claims that the verifier reports, as JSON. `request`: sha256 of everything
     that the note depends on.
     """
 

@@ -18,7 +18,7 @@ Body = TypeVar("Body")
 
 
 class _Busy(Exception):
-    """A response that asks the client to retry later."""
+    """A response after which the client should retry later."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
@@ -100,7 +100,7 @@ class ServiceClient:
         except ValidationError as error:
             raise UserError(
                 f"{self.url} sent a response that is not a valid {getattr(kind, '__name__', kind)}; check that "
-                f"this is the URL of the {self.service}, and that its version is the client's"
+                f"this is the URL of the {self.service}, and that service and client have the same version"
             ) from error
 
     def parse_lines(self, kind: type[Body], content: bytes) -> list[Body]:

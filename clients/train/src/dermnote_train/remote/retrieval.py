@@ -45,8 +45,8 @@ class RetrievalService(ServiceClient):
     def bulk(self, items: Sequence[NewItem]) -> list[BulkOutcome]:
         """Create or replace many items; one outcome per item, in order.
 
-        When the service stops midway, the remaining items are sent again. Raises Stopping if two requests in a row
-        store nothing.
+        If the service shuts down midway, the items that it did not process are sent again. Raises Stopping if two
+        requests in a row store nothing.
         """
         outcomes: list[BulkOutcome] = []
         fruitless = 0

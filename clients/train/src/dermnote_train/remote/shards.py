@@ -1,4 +1,4 @@
-"""Items as a WebDataset tar: `key.jpg`, `key.txt` and `key.json` per item."""
+"""Items as a WebDataset tar: per item `key.jpg` (or png, webp), `key.txt` and `key.json`; key is the item's id."""
 
 import io
 import json
@@ -10,9 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to store. `item_id` has no dot, because a WebDataset key ends at the first dot; `suffix`: jpg, png, webp.
+    """An item to store. `item_id` has no dot, because a WebDataset key ends at the first dot.
 
-    `image_vector` and `note_vector` are embeddings by the model `model`; without them the service computes them.
+    `suffix`: the image's format, jpg, png or webp. `image_vector` and `note_vector` are embeddings by the model
+    `model`; if they are None, the service computes them.
     """
 
     item_id: str
@@ -26,7 +27,7 @@ class NewItem:
     model: str | None = None
 
     def fields(self) -> dict[str, Any]:
-        """The JSON fields that are set: everything except image and note."""
+        """The content of `key.json`: the fields other than image and note that are set."""
         names = ("metadata", "group", "image_vector", "note_vector", "model")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 

@@ -39,7 +39,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One row of a forest plot: a difference with its interval; `significant`: after Holm's correction."""
+    """A row of a forest plot: a difference with its interval and whether it is significant after Holm's correction."""
 
     name: str
     difference: Interval
@@ -47,7 +47,7 @@ class ForestRow:
 
 
 def forest(title: str, rows: Sequence[ForestRow], *, unit: str) -> str:
-    """A forest plot as an SVG data URI: one row per difference, from the top; markers are filled if significant."""
+    """A forest plot as an SVG data URI: one row per difference, downwards; significant ones have filled markers."""
     with rc_context(STYLE):
         figure = Figure(figsize=(5.6, 0.9 + 0.24 * len(rows)), layout="constrained")
         axes = figure.subplots()

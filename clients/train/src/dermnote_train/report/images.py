@@ -12,7 +12,7 @@ THUMBNAIL_PX = 176
 
 
 def thumbnail(path: Path, *, side: int = THUMBNAIL_PX) -> str:
-    """The central square of an image, `side` pixels, without its metadata, as a JPEG data URI."""
+    """The central square of an image, scaled to `side` x `side` pixels, as a JPEG data URI without metadata."""
     image = decode_file(path)
     width, height = image.size
     edge = min(width, height)

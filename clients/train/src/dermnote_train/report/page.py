@@ -11,7 +11,7 @@ from dermnote_train.report.images import thumbnail
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Render a template of this package with `values`, which are escaped in HTML."""
+    """Render a template of this package with `values`; HTML templates escape them."""
     environment = Environment(
         loader=PackageLoader("dermnote_train", "report"),
         autoescape=select_autoescape(["html.j2"]),

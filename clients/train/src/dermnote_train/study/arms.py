@@ -22,8 +22,8 @@ BlindedSet = Literal["G-blinded", "G-findings-blinded"]
 class NoteSet:
     """The notes of one kind. `findings`: they state the findings measured in the image.
 
-    `class_only`: they are written from the diagnosis alone, as in the paper. `copies`: number of notes written for
-    images with equal facts, which share them in turn; None: every image has its own note.
+    `class_only`: they are written from the diagnosis alone, as in the paper. `copies`: how many notes are
+    written for all images with equal facts, which use them in turn; None: every image has its own note.
     """
 
     strategy: Strategy

@@ -26,7 +26,7 @@ class StudyData:
     `dataset_of`: domain -> data set; `classes`: those that all domains share; `facts`: paths of the facts that notes
     may state; `left_out`: data set -> the facts that are not stated because their presence reveals the class;
     `presences`: data set -> how often each fact is given, by class; `image_hashes`: image_id -> sha256 of its file,
-    with the version of its pixels.
+    followed by its `pixels_version`.
     """
 
     datasets: Mapping[str, LesionDataset]
@@ -47,7 +47,7 @@ class StudyData:
 
 
 def read_domains(plan: StudyPlan, *, out: Path, findings: bool, progress: Report) -> StudyData:
-    """Read every folder once and form the domains. `findings`: add those in `out`/findings, or measure them.
+    """Read every folder once and form the domains. `findings`: add findings, from `out`/findings or newly measured.
 
     Raises UserError for invalid rows, an image that cannot be decoded, two data sets with the same name, a domain
     without rows, and domains that share fewer than two classes.

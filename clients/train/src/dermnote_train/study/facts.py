@@ -1,6 +1,6 @@
 """The facts that a study's notes may state: those that every data set has, so that notes do not reveal their source.
 
-Also these facts without sentences: as a list, and as a table of numbers. Pure functions.
+Also gives these facts in other forms than sentences: as a list, and as a table of numbers. Pure functions.
 """
 
 from collections import Counter
@@ -75,9 +75,9 @@ def has_facts(record: Record, *, blinded: bool, findings: bool) -> bool:
 
 
 class FactTable:
-    """Facts without the diagnosis as numbers: one-hot columns for the values in the training records.
+    """All facts except the diagnosis, as numbers: one column (0 or 1) for each value in the training records.
 
-    An age has a column per decade, and one with years / 100. Values that no training record has are ignored.
+    Ages have a column per decade and a last column, years / 100. Values that no training record has are ignored.
     """
 
     def __init__(self, records: Sequence[Record], *, findings: bool) -> None:

@@ -80,7 +80,7 @@ def _write_set(
 
 
 def _note_sources(records: Sequence[Record], note_set: NoteSet) -> dict[str, str]:
-    """image_id -> the image whose note it uses: its own, or in turn one of the first `copies` with equal facts."""
+    """image_id -> the image whose note it uses: itself, or in turn one of the first `copies` with equal facts."""
     sources: defaultdict[str, list[str]] = defaultdict(list)
     shared: Counter[str] = Counter()
     source_of = {}

@@ -15,7 +15,7 @@ from dermnote_train.training.augment import Augmentation
 
 NAME = re.compile(r"[^./\\][^/\\]*")
 POOLS = ("val", "train", "home")
-"""The parts of a route's own domain."""
+"""The parts of a route's training domain."""
 Mode = Literal["strict", "paper"]
 Wording = Literal["notes", "facts"]
 
@@ -97,7 +97,7 @@ class StudyPlan(StrictModel):
         for name in (*self.domains, *(self.ablations.changes if self.ablations else ())):
             if not NAME.fullmatch(name):
                 raise ValueError(
-                    f"{name!r} is also used as a folder name; it must not contain a slash or start with a dot"
+                    f"{name!r} names a folder too, so it must not contain a slash or backslash or start with a dot"
                 )
         for name in set(self.domains) & set(POOLS):
             raise ValueError(f"a domain cannot be named {name!r}, which is reserved for a part of a domain; rename it")

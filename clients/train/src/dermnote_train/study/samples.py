@@ -1,4 +1,4 @@
-"""Notes of drawn lesions: examples for a report when the images of the study must not be shown."""
+"""Notes on synthetic lesions (drawn by draw.py): examples for a report that must not show the study's images."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ DRAWN, SHOWN = 40, 3
 
 @dataclass(frozen=True)
 class Sample:
-    """A drawn lesion and the text of its note in each note set."""
+    """A synthetic lesion and its note from each note set."""
 
     record: Record
     notes: dict[str, NoteRow]
@@ -31,7 +31,7 @@ class Sample:
 def drawn_samples(
     service: NoteService, state: StudyState, *, folder: Path, out: Path, progress: Report
 ) -> tuple[Sample, ...]:
-    """SHOWN drawn lesions with a note of every note set of the study, written from the study's facts."""
+    """SHOWN synthetic lesions with a note of every note set, written from the kinds of facts that the study uses."""
     names = required_sets(state.plan)
     drawn = load_dataset(draw_dataset(folder, count=DRAWN, seed=0, progress=progress))
     dataset = keep_facts(replace(drawn, records=balanced_part(drawn.records, limit=SHOWN, seed=1)), state.data.facts)

@@ -1,6 +1,7 @@
-"""Augmentation as in arXiv 2511.21827: flips, quarter turns, resized crop 0.80-0.95, RGB shift, each with p 0.5.
+"""Augmentation as in arXiv 2511.21827: flips, quarter turns, resized crops and RGB shifts, each with probability 0.5.
 
-"strong" always crops, down to 0.40, and replaces the RGB shift by colour jitter (brightness to hue) and blur.
+A crop keeps 0.80 to 0.95 of the area. "strong" always crops, to 0.40 to 1.0 of the area, and replaces the RGB shift by
+colour jitter and blur.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ RGB_SHIFT = 20
 
 
 def augmentation(*, image_size: int, kind: Augmentation = "paper") -> v2.Transform:
-    """A random transform of one image, uint8 [3, size, size], with torch's global generator. Keeps type and shape."""
+    """A random transform of one image, uint8 [3, size, size], that keeps type and shape and uses torch's generator."""
     quarter_turns = [v2.Lambda(partial(torch.rot90, k=quarters, dims=(-2, -1))) for quarters in (1, 2, 3)]
     turned = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), v2.RandomApply([v2.RandomChoice(quarter_turns)])]
     if kind == "paper":
@@ -35,8 +36,8 @@ def augmentation(*, image_size: int, kind: Augmentation = "paper") -> v2.Transfo
 def augment(pixels: Tensor, transform: v2.Transform, *, seeds: Sequence[int] | None = None) -> Tensor:
     """Transform each image of [n, 3, size, size] independently.
 
-    seeds: one per image, which makes each result independent of the batch and the process; torch's global generator
-    keeps its state.
+    seeds: one per image, so that a result depends on neither batch nor process, and torch's global generator keeps its
+    state. Without seeds, the global generator is used.
     """
     if seeds is None:
         return torch.stack([transform(image) for image in pixels])

@@ -40,7 +40,7 @@ class ProcessGroup:
         return BranchOutput(embedding[:size], logits[:size])
 
     def broadcast(self, value: float) -> float:
-        """Rank 0's value on all ranks, so that decisions do not differ by rounding."""
+        """Rank 0's value on all ranks, so that rounding does not make the ranks decide differently."""
         if self.world_size == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64)

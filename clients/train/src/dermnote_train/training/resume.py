@@ -32,7 +32,7 @@ MODEL, OPTIMISER, GENERATOR = "model/", "optimiser/", "generator"
 
 @dataclass
 class RunState:
-    """Position of a run: `epoch` (from 1), loss `terms` of its batches so far, `history` rows of finished epochs."""
+    """Position of a run: `epoch` (from 1), loss `terms` of that epoch's batches so far, `history` of earlier epochs."""
 
     epoch: int = 1
     terms: list[dict[str, float]] = field(default_factory=list)

@@ -56,7 +56,7 @@ def load_tensors(
 
 
 def check_trainable(split: Split, *, classes: Sequence[str], notes: Mapping[str, str] | None) -> None:
-    """Raise UserError, with the shortage and the remedy, if the split cannot be trained on."""
+    """Raise UserError, which says what is missing and how to fix it, if the split cannot be trained on."""
     if len(classes) < 2:
         raise UserError(f"the data set has only {len(classes)} class; at least 2 are needed")
     unknown = sorted({record.label for record in (*split.train, *split.val)} - set(classes))

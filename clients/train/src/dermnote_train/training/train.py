@@ -89,7 +89,7 @@ def train(
 
     notes: image_id -> note for every record of split.train; None trains the image branch alone (image CE only).
     run_dir: created if missing; it caches text features and the state of an unfinished run. The same call resumes that
-    run; on the same machine, it ends with the weights of an uninterrupted run, whenever it was killed. group: the
+    run; on the same machine, the weights are those of an uninterrupted run, whenever it was killed. group: the
     processes that train together, all with the same arguments. tensorboard: write events to run_dir/tensorboard.
     progress: called after every batch.
     Raises UserError for too few validation images, a class with too few training images, a record without a note, an
@@ -220,7 +220,7 @@ class _BatchTrainer:
     ) -> dict[str, float]:
         """Accumulate the gradients of one batch and, with `step`, update the weights; returns the batch's loss terms.
 
-        positions: of the batch within `order`, the epoch's sample of rows.
+        order: the epoch's sample of rows; positions: those of the batch in `order`.
         """
         config, group, device = self.config, self.group, data.labels.device
         shard = group.shard(positions)

@@ -114,7 +114,7 @@ class Jobs(Collector):
             raise QueueFull(f"{waiting} notes are waiting; the limit is {self._max_waiting}", retry_after_s=60)
 
     def delete(self, note_id: str, *, owner: str = "") -> NoteJob | None:
-        """Cancel a note that has not ended (and return it), or erase one that has (None); raises UnknownNote."""
+        """Cancel a note that has not ended and return it, or erase an ended one and return None; raises UnknownNote."""
         job = self.store.get(note_id, owner=owner)
         if job.status not in ENDED and self.store.cancel(note_id):
             self._queue.drop(note_id)

@@ -99,7 +99,8 @@ async def note_events(job: JobDep, jobs: JobsDep, caller: CallerDep) -> AsyncIte
     The event's name is the status, its data the NoteJob. The stream ends early if the note is erased.
     """
     sent = ""
-    with suppress(DermnoteError), queue_errors():  # erased, or Redis fails: a response that has begun can only end
+    # The note is erased, or Redis fails: the response has begun, so it can only end, not report the error.
+    with suppress(DermnoteError), queue_errors():
         async for state in _poll(jobs, job, owner=caller.name):
             if state.status != sent:
                 sent = state.status

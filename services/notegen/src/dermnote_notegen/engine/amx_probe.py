@@ -1,4 +1,4 @@
-"""Checks in a child process that llama.cpp's weights for the CPU's matrix tiles (AMX) work on this machine.
+"""Checks in a child process whether weights repacked for the CPU's matrix tiles (AMX) work on this machine.
 
 ggml repacks quantised weights for AMX, and on some machines computing with them kills the process (ggml-org/llama.cpp
 #20824). That cannot be caught, so without this check the engine would crash at its first request after every start.
@@ -20,7 +20,7 @@ PROMPT_TOKENS, SINGLE_TOKENS, THREADS = 48, 4, 2
 
 
 def repacking_works(path: Path) -> bool:
-    """True on CPUs without AMX; with AMX, whether a child process that computes with these weights survives."""
+    """True on CPUs without AMX; with AMX, whether a child process survives computing with the repacked weights."""
     if "amx_int8" not in cpu_flags():
         return True
     works = succeeds([sys.executable, "-m", "dermnote_notegen.engine.amx_probe", str(path)])
@@ -38,7 +38,7 @@ def succeeds(command: list[str]) -> bool:
 
 
 def main(path: Path) -> None:
-    """Decode a prompt, then single tokens, because ggml uses a different kernel for each."""
+    """Decode a prompt, then single tokens, because ggml uses different kernels for the two."""
     weights = Weights(path, gpu_layers=0, repack=True)
     context = LlamaContext(weights, ContextConfig(cells=256, max_sequences=1, threads=THREADS))
     context.decode([BatchToken(token, token, 0, token == PROMPT_TOKENS - 1) for token in range(PROMPT_TOKENS)])

@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 # A quarter of the cells may hold branches that no running request uses, for later requests. More would slow down every
 # token, because attention reads the mask of every cell in use.
 UNUSED_SHARE = 4
-# Batches wait for each step of a deterministic request, so a step decodes few tokens and never a whole long prompt.
+# All other requests wait for each step of a deterministic one, so such a step decodes few tokens, never a whole long
+# prompt.
 ISOLATED_STEP_TOKENS = 32
 
 
@@ -44,7 +45,7 @@ class LLMEngine:
     """Runs up to `slots` requests concurrently. `context_tokens`: token limit of a prompt and its completion.
 
     Deterministic requests run one at a time in a separate context: logits depend slightly on the other tokens of a
-    batch, and there a batch contains only tokens of the one request.
+    batch, and in that context all tokens of a batch belong to the same request.
     """
 
     def __init__(
@@ -97,7 +98,9 @@ class LLMEngine:
 
     @property
     def memory_bytes(self) -> int:
-        """Maximum memory of weights, caches, recurrent states and cached logits, with those of deterministic requests.
+        """Maximum memory of weights, caches, recurrent states and cached logits.
+
+        The cache and the state of deterministic requests are included.
 
         llama.cpp's compute buffers come on top: about 100 MiB, more for wide models.
         """
@@ -119,7 +122,9 @@ class LLMEngine:
             raise PromptEmpty("the prompt contains no token of the model")
         decoder, max_tokens = self._decoder(request)
         if len(prompt) + max_tokens > self.context_tokens:
-            raise PromptTooLong(f"{len(prompt)} + {max_tokens} tokens, context {self.context_tokens}")
+            raise PromptTooLong(
+                f"prompt {len(prompt)} + completion {max_tokens} tokens exceed the context of {self.context_tokens}"
+            )
         future = CompletionFuture()
         sequence = Sequence(
             decoder,
@@ -190,7 +195,7 @@ class LLMEngine:
         if self._isolated is None:
             config = ContextConfig(
                 cells=self.context_tokens,
-                # The second one is temporary: it computes a decoded prompt's logits again.
+                # The second is temporary: a prompt's last token is decoded in it again if only its logits are missing.
                 max_sequences=2 if self._context.shares else 1,
                 threads=1,  # so that neither the load nor the number of cores affects the text
                 keys=self._config.keys,
@@ -212,7 +217,7 @@ class LLMEngine:
             self._isolated = self._isolated_context = None
 
     def _decoder(self, request: CompletionRequest) -> tuple[Decoder, int]:
-        """(decoder of the request, the most tokens that it generates)."""
+        """(decoder of the request, the most tokens that follow the prompt at any time)."""
         vocabulary = self._weights.vocabulary
         params = SamplingParams(request.temperature, request.top_k, request.top_p, request.min_p)
         sampler = Sampler(params, seed=request.seed)
@@ -221,7 +226,7 @@ class LLMEngine:
             grammar = None if part.grammar is None else Grammar(part.grammar, vocabulary)
             return TextDecoder(sampler, vocabulary, max_tokens=part.max_tokens, stop=part.stop, grammar=grammar)
 
-        # Without shared prefixes each segment would decode the prompt again, so the request's grammar is preferred.
+        # If prefixes cannot be shared, segments may decode the prompt again, so a grammar of the request replaces them.
         if request.segments is None or (request.grammar is not None and not self._context.shares):
             return text_decoder(request), request.max_tokens
         segments = [

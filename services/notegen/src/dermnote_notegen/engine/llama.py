@@ -59,7 +59,7 @@ class ContextConfig:
 
 
 class CacheBytes(NamedTuple):
-    """Memory of a context's cache: per token, and per sequence of any length."""
+    """Bytes of a context's cache: per token, and a fixed number per sequence, whatever its length."""
 
     per_token: int
     per_sequence: int
@@ -222,7 +222,9 @@ class LlamaContext:
         return int(llama_cpp.llama_state_seq_get_size(self._context, seq_id))
 
     def rebuild(self) -> None:
-        """Replace the context with an empty one. Raises MemoryError if memory is insufficient; `decode` then fails."""
+        """Replace the context with an empty one. Raises MemoryError if memory is insufficient.
+
+        After a MemoryError, `decode` raises ContextBroken."""
         llama_cpp.llama_free(self._context)
         self._open()
 
@@ -243,7 +245,9 @@ def quantize(source: Path, target: Path, quantization: str) -> None:
 
 
 class _Batch:
-    """A `llama_batch` over reusable arrays, `columns` in the field order of BatchToken; a token has one sequence."""
+    """A `llama_batch` over reusable arrays. Each token belongs to one sequence.
+
+    `columns`: the arrays, in the field order of BatchToken."""
 
     def __init__(self, size: int) -> None:
         token, position, seq_id = (np.zeros(size, dtype=np.int32) for _ in range(3))

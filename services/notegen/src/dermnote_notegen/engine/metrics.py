@@ -1,4 +1,4 @@
-"""The engine's Prometheus metrics: tokens, batches, cache and waiting times. No content of requests."""
+"""The engine's Prometheus metrics: tokens, batches, cache and waiting times. They contain no text of requests."""
 
 from dataclasses import replace
 

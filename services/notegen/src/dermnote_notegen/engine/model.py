@@ -29,7 +29,7 @@ class PromptTooLong(Exception):
 
 
 class PromptEmpty(Exception):
-    """The prompt contains no tokens."""
+    """The prompt contains no tokens, or the model's tokens cannot express a fixed segment."""
 
 
 class GrammarError(Exception):

@@ -1,6 +1,6 @@
 """The KV cache as a tree of tokens over llama.cpp's sequences. Each shared prefix is decoded once.
 
-A sequence holds a path from the root; a fork shares the cells of the common prefix, so it needs no new ones. Unused
+A sequence holds a path from the root; a fork shares the cells of the common prefix, so it needs no new cells. Unused
 branches stay cached and are evicted, least recently used first, when a sequence or cells are needed.
 """
 
@@ -109,7 +109,7 @@ class PrefixCache:
         return self.cells_held - used
 
     def acquire(self, node: Node, tokens: Sequence[int]) -> Node:
-        """Add a reference to the node that `tokens` lead to from `node`, and return it; creates missing nodes."""
+        """Return the node that `tokens` lead to from `node`, with one more reference; creates missing nodes."""
         for token in tokens:
             child = node.children.get(token)
             if child is None:
@@ -135,7 +135,7 @@ class PrefixCache:
             self._idle[node] = None
 
     def discard(self, node: Node, *, stem: Node) -> None:
-        """Remove the branch that ends at `node`: its unused nodes between `stem`, which stays, and `node`."""
+        """Remove `node`, if unused, and the unused nodes between it and `stem`; `stem` stays."""
         if node in self._idle and node is not stem:
             self._remove(node, stop=lambda ancestor: ancestor is stem)
 
@@ -214,7 +214,9 @@ class PrefixCache:
             node.logits = None
 
     def evict(self) -> bool:
-        """Remove the least recently used idle branch, up to a node visited more than once; False if none is idle."""
+        """Remove the least recently used idle branch from its end back to a node visited more than once, which stays.
+
+        False if no branch is idle."""
         if not self._idle:
             return False
         self._remove(min(self._idle, key=lambda node: node.last_used), stop=lambda ancestor: ancestor.visits > 1)
@@ -227,7 +229,7 @@ class PrefixCache:
         self._free_ids.sort(reverse=True)
 
     def _remove(self, leaf: Node, *, stop: Callable[[Node], bool]) -> None:
-        """Remove `leaf` and the ancestors that only led to it, up to a node where `stop` is true."""
+        """Remove `leaf` and the ancestors that only led to it; the first ancestor where `stop` is true stays."""
         branches: dict[Branch, None] = {}
         node = leaf
         while node.removable and (node is leaf or not stop(node)):

@@ -1,8 +1,8 @@
 """Chooses the next token: samples from logits, restricted to the tokens that a grammar (llguidance) allows.
 
 Filters are applied in llama.cpp's order: top-k, top-p, min-p, temperature. A sampled token is a decision if at least
-two of the allowed tokens lead to different texts; if each is a prefix of the next longer one, they only split the same
-text differently.
+two of the allowed tokens lead to different texts. If each allowed token is a prefix of the next longer one, they only
+split the same text differently, so there is no decision.
 """
 
 import itertools
@@ -102,7 +102,7 @@ def _top_k(logits: Logits, params: SamplingParams) -> TokenIds:
 
 
 class Vocabulary:
-    """A tokenizer's tokens as bytes, and its compiled grammars. `end_tokens`: tokens that end a text."""
+    """A tokenizer's tokens as bytes, and the grammars compiled for it. `end_tokens`: tokens that end a text."""
 
     def __init__(self, tokenizer: LLTokenizer, *, end_tokens: Iterable[int] = ()) -> None:
         self.tokenizer = tokenizer
@@ -157,8 +157,8 @@ class Vocabulary:
 class Grammar:
     """A compiled grammar and the current position in it. Raises GrammarError if the grammar is invalid.
 
-    llguidance does not raise when a grammar exceeds its limits: the matcher then reports that it has stopped and
-    allows only an end token. Its state is checked after each call, so all methods may raise GrammarError.
+    llguidance does not raise when a grammar exceeds the parser's limits: the matcher then reports that it has stopped
+    and allows only an end token. The matcher's state is checked after each call, so all methods may raise GrammarError.
     """
 
     def __init__(self, gbnf: str, vocabulary: Vocabulary) -> None:

@@ -1,7 +1,7 @@
 """Continuous batching: decides which sequences run and what each step decodes for them. Not thread-safe.
 
-A step decodes one batch: for every running sequence the tokens up to its next choice. Sequences join and leave at
-every step. The model is behind the `Context` interface, so that tests can use fixed logits.
+A step decodes one batch: as far as it has room, each running sequence's tokens up to its next choice. Sequences join
+and leave at every step. The model is behind the `Context` interface, so that tests can use fixed logits.
 """
 
 import itertools

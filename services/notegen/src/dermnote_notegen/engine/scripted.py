@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from dermnote_contracts.completions import CompletionChoice, CompletionRequest, CompletionResponse, CompletionUsage
 from dermnote_notegen.engine.model import CompletionFuture, GrammarError, ModelInfo
 
-# A patient of this age crashes the process, as an assert in llama.cpp would. No data set contains it.
+# A patient of this age crashes the process, as an assert in llama.cpp would. No data set contains this age.
 DEADLY = "119.25-year-old"
 GBNF_PART = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z][A-Za-z0-9-]*|\|)')
 
@@ -47,7 +47,7 @@ class ScriptedModel:
         return self._threads.submit(self.complete, request, cancelled=cancelled)
 
     def complete(self, request: CompletionRequest, *, cancelled: Callable[[], bool]) -> CompletionResponse:
-        """Generate the next text word by word, until its end or until it is cancelled. Raises GrammarError."""
+        """Generate the next text word by word, until it ends or the request is cancelled. Raises GrammarError."""
         text = self._texts[len(self.requests) % len(self._texts)] if self._texts else _answer(request)
         self.requests.append(request)
         words = []

@@ -43,7 +43,7 @@ class Continuation:
 
 
 class Decoder(Protocol):
-    """Generates one sequence: `begin` once, then `next` with the logits after all tokens returned so far."""
+    """Generates one sequence. Call `begin` once, then `next` with the logits after all tokens returned so far."""
 
     output: Output
 
@@ -90,9 +90,10 @@ class TextDecoder:
         return self._append([token])
 
     def _sample(self, logits: Logits) -> int:
-        """Sample a token that the grammar allows. With top_k, sampling is cheap, so the vocabulary is masked only if
-        the grammar rejects the first token. Without top_k, the vocabulary is masked at once: computing the mask (60 us)
-        costs less than sampling from the whole vocabulary (400 us).
+        """Sample a token that the grammar allows. With top_k, sampling from the whole vocabulary is cheap, so only
+        if the grammar rejects the token is another one sampled from the allowed tokens. Without top_k, tokens are
+        sampled from the allowed ones at once: finding these (60 us) costs less than sampling from the whole
+        vocabulary (400 us).
         """
         if self.grammar is None:
             self.output.decisions += 1
@@ -165,8 +166,8 @@ class SegmentedDecoder:
         self._segments = list(segments)
         self._current: TextDecoder
         self._vocabulary = vocabulary
-        self._tokens: list[int] = []  # after the prompt, without the current segment
-        self._shown: list[int] = []  # after the prompt, as returned so far
+        self._tokens: list[int] = []  # the tokens after the prompt, without the current segment's
+        self._shown: list[int] = []  # the tokens after the prompt that were returned so far
 
     def begin(self) -> Continuation:
         """The fixed tokens before the first choice."""

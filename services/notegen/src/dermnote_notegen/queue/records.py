@@ -1,7 +1,7 @@
 """Note records in Redis: the request, state and result of each note, and the notes of each batch.
 
-The record is authoritative for a note; RQ only schedules the work. A note ends in one atomic step that only the first
-caller wins, so it ends exactly once, however often its job runs.
+The record is authoritative for a note; RQ only schedules the work. A note ends in one atomic step that has an effect
+only the first time, so the note ends exactly once, however often its job runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -95,7 +95,7 @@ class NoteStore:
         return _job(note_id, record)
 
     def start(self, note_id: str) -> StartedNote | None:
-        """Mark a note as running and return its request; None if it has ended (which erases the request) or is gone."""
+        """Mark a note as running and return its request; None if the note has ended or is gone."""
         started = self._start(keys=[NOTE.format(note_id)])
         if started is None:
             return None

@@ -1,4 +1,4 @@
-"""The only module that uses RQ: enqueues jobs by name and JSON, runs them, and recovers orphans.
+"""The only module that uses RQ: enqueues jobs by name and JSON, runs them, and recovers those of dead workers.
 
 RQ jobs carry an opaque note id and no patient data. With RQ's defaults, the job of a worker that died fails, or waits
 ten minutes if it may be retried; here it runs again within a minute.
@@ -82,9 +82,9 @@ class NoteQueue:
 class NoteWorker(BaseWorker):
     """An RQ worker that runs its jobs one after another in its own process while a thread sends the heartbeats.
 
-    `on_failed(note_id)` is called for each job that RQ has given up. Maintenance doesn't run between jobs: one process
-    calls `clean_registries` for all workers. RQ's commands to a worker are not received (they would cost a connection
-    and a thread per worker); a note is cancelled through its record instead.
+    `on_failed(note_id)` is called for each job that RQ does not retry again. Maintenance doesn't run between jobs:
+    one process calls `clean_registries` for all workers. RQ's commands to a worker are not received (receiving them
+    would cost a connection and a thread per worker); a note is cancelled through its record instead.
     """
 
     log_result_lifespan = False

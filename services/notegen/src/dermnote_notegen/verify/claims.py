@@ -1,7 +1,7 @@
-"""Extracts the claims that a text makes about patient and lesion: position, negation, and whether they are typical.
+"""Extracts the claims that a text makes about patient and lesion, each with its position, negation and typicality.
 
 Works sentence by sentence: numbers by pattern, histories by clauses, the rest by the lexicon. Unknown words are claims
-too ("unrecognised"), so that none goes unverified. Pure functions, independent of the facts.
+too ("unrecognised"), so that no word goes unverified. Pure functions, independent of the facts.
 """
 
 import itertools
@@ -27,7 +27,7 @@ from dermnote_notegen.verify.qualifiers import (
 
 SENTENCE = re.compile(r"(?:[^.;!?\n]|\.(?=\d)|\.(?=\w))+[.;!?\n]*")
 
-# "It was noted." after a statement of what is typical claims it of this lesion.
+# "It was noted." after a statement of what is typical claims that this lesion shows the typical finding.
 IMPLIED_AFTER = re.compile(
     r"\s*(?:(?:it|this|that|these|they|all|both)\s+)?(?:(?:is|was|are|were|has been|have been)\s+)?"
     r"(?:also\s+)?(?:noted|seen|found|present|confirmed|visible|observed|evident|there|yes)\s*[.;!]?\s*",
@@ -36,8 +36,8 @@ IMPLIED_AFTER = re.compile(
 # "Bleeding? No." means "Bleeding: no."
 ANSWERED = re.compile(r"\?(?=\s+(?:yes|no|none|nil)\s*(?:[.;,]|$))", re.IGNORECASE)
 
-# Headings and the words that replace them: "Not reported: itch, pain" denies what it lists ("No"); "History:" is
-# neutral ("details") unless its sentence names a cancer.
+# Headings and the words that replace them: "Not reported: itch, pain" denies what it lists, so it becomes "No";
+# "History:" is neutral and becomes "details", unless its sentence names a cancer.
 HEADINGS = (
     (re.compile(r"\bnot (?:reported|present|noted|recorded|seen)(?=\s*:)", re.IGNORECASE), "No"),
     (
@@ -120,7 +120,7 @@ class _Sentence:
     def _qualified(self) -> Iterator[TextClaim]:
         """Claims made by qualifiers: "another melanoma", "not denied"."""
         for kind, start, end in qualified(self._matches, self._text):
-            if not (kind == "others" and self._cued):  # "many melanomas typically show"
+            if not (kind == "others" and self._cued):  # not in "many melanomas typically show"
                 yield TextClaim(f"never.{kind}", self._text[start:end], start, end)
         if span := typical_here(self._matches, self._text):
             yield TextClaim("never.implied", self._text[slice(*span)], *span)
@@ -174,7 +174,7 @@ def _is_of_most(matches: Sequence[Match]) -> bool:
 
 
 def _other_reading(field_name: str, match: Match, *, typical: bool) -> bool:
-    """True if the phrase has another meaning: "raised" is a finding in a typical statement, elsewhere a symptom."""
+    """True if the phrase does not mean this field here: "raised" is a finding if typical, otherwise a symptom."""
     if field_name == FINDING:
         return not typical and (match.words[0] in role("containers") or match.is_closed_finding or match.is_symptom)
     return typical and match.is_symptom and field_name.startswith("symptoms.") and match.value(FINDING) is not None
@@ -207,7 +207,7 @@ class Subject:
 
 
 def _is_a_hallmark(matches: Sequence[Match], number: int) -> bool:
-    """True for a lesion in general, not the patient's: "a raised lesion is typical of it"."""
+    """True if the match means a lesion in general, not the patient's: "a raised lesion is typical of it"."""
     articles = [
         match.words[0] for match in matches[:number] if match.words[0] in ("a", "an", "the", "this", "his", "her")
     ]

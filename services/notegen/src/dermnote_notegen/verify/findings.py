@@ -88,7 +88,7 @@ def _hues(phrase: Sequence[str]) -> set[str]:
 
 
 def readings(all_runs: Sequence[Run], text: str) -> dict[Run, tuple[frozenset[str], ...]]:
-    """For each finding run, the sets of words as which it can be read: its own, or also its neighbours' in a list.
+    """For each finding run, the sets of words that it can be read as: its own, alone or with its neighbours' in a list.
 
     "Dots and globules of varying size" can be one finding or two.
     """
@@ -126,7 +126,7 @@ class Wording:
     things: tuple[Thing, ...]
 
     def is_meant_by(self, part: frozenset[str]) -> bool:
-        """True if `part`, some of its words, is enough to state it: one of its things and enough of its words.
+        """True if `part`, some of its words, states it, that is, contains one of its things and enough of its words.
 
         Where the wording names the lesion itself, attributes alone are enough: "brown" states part of "a brown papule",
         but nothing of "brown streaks".
@@ -181,7 +181,7 @@ class Typical:
         return found
 
     def _consists_of_findings(self, words: frozenset[str]) -> bool:
-        """True if typical findings cover all words. Those of the whole lesion don't apply to parts ("firm halo")."""
+        """True if typical findings cover all words. Findings of the whole lesion don't apply to parts ("firm halo")."""
         parts = [(finding.part_of(words), finding.heads) for finding in self.findings]
         if any(part & heads for part, heads in parts) and words.isdisjoint(role("coloured")):
             parts = [(part, heads) for part, heads in parts if part & heads]

@@ -211,7 +211,7 @@ class Lexicon:
 
 
 def _joined(text: str, part: list[Word]) -> tuple[int, int]:
-    """Numbers of leading words: those separated only by JOINING or commas, and those before the first comma."""
+    """How many leading words are separated only by JOINING or commas, and how many of them precede a comma."""
     together = 0
     for number, (left, right) in enumerate(itertools.pairwise(part), start=1):
         between = text[left.end : right.start]

@@ -87,7 +87,8 @@ HISTORY_HINT = re.compile(
 )
 # Clause separators across which a denial continues.
 CONTINUES = ("or", "nor", "and", ",", "/")
-# "Neither the patient, a woman of 26, nor anyone in her family": the family is then a separate run.
+# In "Neither the patient, a woman of 26, nor anyone in her family", the words between the commas make the family a
+# separate run.
 APPOSED = re.compile(
     r"\b(?P<neither>neither) (?:he|she|the \w+)(?: himself| herself)?,[^,.;]*,(?: nor\b)", re.IGNORECASE
 )
@@ -283,7 +284,7 @@ def _is_heading(clause: Clause, clauses: Sequence[Clause]) -> bool:
 
 
 def _opens(clause: Clause, clauses: Sequence[Clause]) -> bool:
-    """True for a heading that is not a diagnosis: "melanoma" in "melanoma: none in her own history"."""
+    """True for a heading that does not state the diagnosis: "melanoma" in "melanoma: none in her own history"."""
     return clause is clauses[0] and clause.names_melanoma and len(clauses) > 1 and clauses[1].joiner == ":"
 
 

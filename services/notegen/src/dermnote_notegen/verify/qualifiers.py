@@ -92,7 +92,7 @@ def _kind(match: Match) -> str:
 
 
 class Negation:
-    """Whether the next phrase is denied: from a negating word to a word or comma that ends the denial."""
+    """Tracks whether the next phrase is denied. A negating word begins a denial; certain words or a comma end it."""
 
     def __init__(self, text: str) -> None:
         self.is_on = False
@@ -189,7 +189,7 @@ def is_denied_itself(text: str, start: int) -> bool:
 
 
 def is_of_someone(field: str, text: str, start: int) -> bool:
-    """True if it isn't the patient's sex ("examined by a woman") or the lesion's growth ("a boy who has grown")."""
+    """True for another person's sex ("examined by a woman") or the patient's own growth ("a boy who has grown")."""
     if field == "sex":
         return BY_SOMEONE.search(text, 0, start) is not None
     return field in OF_THE_LESION and SOMEONE_WHO.search(text, 0, start) is not None

@@ -166,7 +166,7 @@ class _Judge:
     def _typical_finding(self, claim: TextClaim) -> Judgement:
         """Agrees if it is part of a verbatim wording, or one of its readings consists of the diagnosis's findings."""
         around = [denies for start, end, denies in self._verbatim if start <= claim.start and claim.end <= end]
-        if claim.negated:  # by the wording itself: "a smooth, non-scaly surface"
+        if claim.negated:  # agrees if the wording itself denies it: "a smooth, non-scaly surface"
             return "agrees" if any(around) or self._typical.lacks(claim.words) else "unsupported"
         return "agrees" if around or self._typical.fits(claim.readings, claim.things) else "unsupported"
 
@@ -184,7 +184,7 @@ class _Judge:
     def _age(self, claim: TextClaim) -> Judgement:
         given = self._allowed.get("age")
         if claim.value in YEARS_OF:
-            if given is None:  # man and woman may be used for any patient of unknown age
+            if given is None:  # "man" and "woman" fit any patient of unknown age
                 return "agrees" if claim.value == "adult" else "unsupported"
             return "agrees" if given in YEARS_OF[claim.value] else "contradicted"
         return self._value(claim, claim.value)
@@ -231,7 +231,7 @@ class _Judge:
 
 
 def _stated_value(claim: TextClaim) -> str:
-    """The value of a symptom (yes, no) or a history (True, False), with its negation."""
+    """The value of a symptom (yes, no) or a history (True, False); a negated claim has the opposite value."""
     if claim.field.startswith("symptoms."):
         return "no" if claim.negated else claim.value
     return str(not claim.negated)

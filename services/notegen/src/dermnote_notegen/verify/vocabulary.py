@@ -35,7 +35,10 @@ SHORT_NAMES = ("nevi", "mole", "wart", "acne")
 
 
 def note_lexicon(wordings: Iterable[str]) -> Lexicon:
-    """The verifier's lexicon. `wordings`: of all priors' findings. Of a phrase's entries per field, the first wins."""
+    """The verifier's lexicon. `wordings`: those of all priors' findings.
+
+    If a phrase has several entries for one field, the first wins; only colours keep all of them.
+    """
     general = ((words, Meaning(NEUTRAL, OF_THE_DIAGNOSIS)) for words in _of_the_diagnosis())
     phrases = ((words, Meaning(NEUTRAL, value)) for words, value in _special_phrases())
     neutral = ((word, Meaning(NEUTRAL, word)) for word in _neutral_words())

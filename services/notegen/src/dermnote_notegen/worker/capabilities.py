@@ -25,8 +25,8 @@ PROBE_TEXT = "zxqj7"
 class Capabilities:
     """Fields that a remote server accepts. `grammar_field`: None if it supports no grammars.
 
-    `extra_sampling`: whether it accepts top_k and min_p. `valid_until` (time.monotonic()): when to probe again, because
-    the server's answers were inconclusive.
+    `extra_sampling`: whether it accepts top_k and min_p. `valid_until` (time.monotonic()): when to probe again if the
+    server's answers were inconclusive.
     """
 
     grammar_field: str | None
@@ -49,7 +49,7 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class ProbeAnswer:
-    """The answer to a probe: None if the server rejected it; not `conclusive` if it kept answering 5xx."""
+    """The answer to a probe. `text`: None without a completion; `conclusive`: False if every try ended in a 5xx."""
 
     text: str | None
     conclusive: bool = True

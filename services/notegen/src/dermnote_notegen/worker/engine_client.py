@@ -41,7 +41,7 @@ REASONS = {
     422: "prompt and answer don't fit its context, or it can't parse the grammar",
 }
 # The connection broke after it was established, so the engine may have failed on the request. ConnectError is not
-# among these: the engine is not listening yet.
+# among these: it means that the engine is not listening yet.
 DROPPED = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
 
 
@@ -59,7 +59,7 @@ class EngineLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold it together with other requests; blocks while one holds it or waits for it exclusively. Costs 40 µs."""
+        """Hold the lock together with other requests; blocks while one holds it alone or waits to. Costs 40 µs."""
         with ExitStack() as floor:
             with _locked(self._gate, fcntl.LOCK_SH):
                 floor.enter_context(_locked(self._floor, fcntl.LOCK_SH))
@@ -212,7 +212,7 @@ class EngineClient:
     def complete(self, request: CompletionRequest) -> CompletionResponse:
         """One completion. A failed connection, a 429 and a 5xx are retried until `wait_s` is over.
 
-        A request on which our own engine failed twice then holds the engine exclusively, so that no others fail.
+        After our own engine has failed twice on a request, the request holds it exclusively, so that no others fail.
         Raises EngineRefused for a request that the engine rejects, EngineCrashed for one on which it keeps failing,
         EngineUnavailable after `wait_s`.
         """

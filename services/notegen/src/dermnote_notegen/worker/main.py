@@ -29,7 +29,7 @@ REPORT_S = 5
 
 
 def exec_engine() -> None:
-    """Replace this process by the engine in a fresh interpreter: llama.cpp shares nothing with the workers."""
+    """Replace this process by the engine in a new interpreter, so that llama.cpp shares no memory with the workers."""
     os.execv(sys.executable, [sys.executable, "-c", ENGINE])  # noqa: S606
 
 

@@ -149,7 +149,7 @@ class Supervisor:
             process.start()
 
     def poll(self) -> dict[str, int]:
-        """Wait for POLL_S, then restart the processes that are due. Returns the exit codes by name of exited processes.
+        """Wait for POLL_S, then restart the processes that are due. Returns each exited process's code by name.
 
         A second stop signal kills all processes and raises SystemExit.
         """
@@ -165,7 +165,7 @@ class Supervisor:
         return {name: code for name, code in codes.items() if code is not None}
 
     def stop(self, processes: Sequence[Process], *, kill_after_s: float | None = None) -> None:
-        """Send SIGTERM and wait for the processes to exit; kill them after `kill_after_s`. Others keep running."""
+        """Send SIGTERM to these processes and wait until they exit; kill them after `kill_after_s`, if given."""
         for process in processes:
             process.restarts = False
             process.send(signal.SIGTERM)

@@ -51,7 +51,7 @@ class Engine(Protocol):
 
 @dataclass
 class Draft:
-    """A text and its verdict. `decisions`: the model's choices in it; `tokens` and `llm_ms`: of all attempts."""
+    """A text and its verdict. `decisions`: the model's choices in the text; `tokens`, `llm_ms`: of all attempts."""
 
     text: str
     verdict: Verdict
@@ -96,13 +96,13 @@ class _Job:
         return self.writer.priors.get(self.facts.diagnosis or "")
 
     def draft(self, *, seeds: Iterator[int], taken: set[str]) -> Draft:
-        """One variant, if possible not in `taken`: the model's text if it may be kept, else the template."""
+        """One variant, if possible not in `taken`: the model's text if it may be kept, else a template."""
         if self.request.strategy == "M":
             text = write_template(self.facts.stated)
             return Draft(text, self._verdict(text), source="template")
         draft = self._attempt(seeds=seeds, taken=taken)
         policy = self.request.options.on_unfaithful
-        acceptable = draft.text not in taken or policy == "reject"  # under reject a template never replaces the text
+        acceptable = draft.text not in taken or policy == "reject"  # with "reject" no template replaces the text
         if policy == "keep" or (draft.verdict.verification.faithful and acceptable):
             return draft
         if policy == "reject":
@@ -112,7 +112,7 @@ class _Job:
         return replace(draft, text=text, verdict=self._verdict(text), source="template")
 
     def _attempt(self, *, seeds: Iterator[int], taken: set[str]) -> Draft:
-        """Query the model until its text is new, and faithful if the policy is to retry; returns the last attempt."""
+        """The first text that is new and, if the policy is "retry", faithful; else the last of MAX_ATTEMPTS texts."""
         options = self.request.options
         draft = Draft("", self._verdict(""))
         for attempt, seed in enumerate(islice(seeds, MAX_ATTEMPTS), start=1):
@@ -250,7 +250,7 @@ class Runtime:
 
 @functools.cache
 def process_runtime() -> Runtime:
-    """This process's runtime, from the environment. Only for `write_note`, which RQ calls by name with a note id."""
+    """This process's runtime, from the environment; cached, because RQ calls `write_note` with only a note id."""
     return Runtime.from_settings(read_settings(Settings))
 
 

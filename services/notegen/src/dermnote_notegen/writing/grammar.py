@@ -2,8 +2,8 @@
 
 A phrase grammar has named rules whose alternatives mix text and references to other rules; it is finite and not
 recursive. `{name}` inserts a rule's text, `{Name}` inserts it capitalised. An alternative that refers to a rule without
-text is dropped, but `{name?}` inserts nothing instead. `{!name}` keeps the alternative only if the rule has no text. A
-grammar is sampled with a seed, or written as GBNF to constrain a model.
+text is dropped, unless the reference is optional: `{name?}` then inserts nothing. `{!name}` inserts nothing either; it
+drops the alternative if the rule has text. A grammar is sampled with a seed, or written as GBNF to constrain a model.
 
 Every text of the note grammar states each fact once and nothing else, except findings typical of the diagnosis, worded
 as typical. A sample without typical findings is the fallback of every strategy that uses the model. The template of
@@ -79,7 +79,7 @@ class PhraseGrammar:
                     yield (_capital(head) if first.capital else head) + tail
 
     def most_words(self) -> int:
-        """Words of the longest text."""
+        """The number of words in the longest text."""
 
         @functools.cache
         def longest(name: str) -> str:
@@ -113,7 +113,7 @@ class PhraseGrammar:
 
         def reference(rule: Rule) -> str:
             if rule not in written:
-                written[rule] = ""  # reserves its place above the rules that it refers to
+                written[rule] = ""  # reserves the rule's place above the rules that it refers to
                 alternatives = (_with_capital(a) if rule.capital else a for a in self.rules[rule.name])
                 bodies = (" ".join(_quoted(p) if isinstance(p, str) else reference(p) for p in a) for a in alternatives)
                 written[rule] = " | ".join(dict.fromkeys(bodies))
@@ -178,7 +178,7 @@ def _resolve_alternative(
 
 @functools.lru_cache(maxsize=4096)
 def _parse(alternative: str) -> tuple[tuple[str, str, str], ...]:
-    """(preceding text, "!" or "?" or "", name) of each reference; the text after the last one has no name."""
+    """(preceding text, "!" or "?" or "", name) per reference, then the text after the last one, with an empty name."""
     references, end = [], 0
     for match in REFERENCE.finditer(alternative):
         references.append((alternative[end : match.start()], match["absent"] or match["optional"] or "", match["name"]))
@@ -191,7 +191,7 @@ def build_note_grammar(
 ) -> PhraseGrammar:
     """The grammar of one note, without typical findings if `prior` is None. The seed orders lists and selects wordings.
 
-    `max_words`: typical findings are omitted if a text with them could be longer; facts never are.
+    `max_words`: typical findings are omitted if a text with them could be longer; facts are never omitted.
     """
     random_ = random.Random(f"compose/{seed}")
     prompts = prompt_file("G")
@@ -311,7 +311,7 @@ def _findings(facts: Mapping[str, Any], words: Mapping[str, Any], random_: rando
 
 
 def _typical(prior: Prior | None, facts: Mapping[str, Any], random_: random.Random) -> Rules:
-    """Three groups of typical findings; the model chooses one finding of each, in one of its wordings."""
+    """Up to three groups of typical findings; from each, the model chooses one finding in one of its wordings."""
     findings = list(usable_findings(prior, facts)) if prior else []
     random_.shuffle(findings)
     groups = [
@@ -326,7 +326,7 @@ def _typical(prior: Prior | None, facts: Mapping[str, Any], random_: random.Rand
 
 
 def usable_findings(prior: Prior, facts: Mapping[str, Any]) -> Sequence[Finding]:
-    """The prior's findings, except of a kind that the facts give: a given sharp border excludes "indistinct border"."""
+    """The prior's findings without the kinds that the facts give: a given sharp border excludes "indistinct border"."""
     given = facts.get("findings", {})
     kinds = (("border", "border"), ("margin", "border"), ("symm", "asymmetry"))
     excluded = [word for word, name in kinds if name in given]

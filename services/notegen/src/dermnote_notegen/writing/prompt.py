@@ -1,4 +1,4 @@
-"""Builds the prompt: a request's facts as text, grammar and sampling settings for the model. Pure functions."""
+"""Builds a request's prompt: the text, the grammar and the sampling settings for the model. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def build_prompt(
 ) -> Prompt:
     """The prompt of one note. `seed` chooses among wordings; the same seed gives the same prompt.
 
-    `grammar` False: for an engine without grammars; the prompt then contains the facts.
+    `grammar` False: for an engine without grammars; strategy G's prompt then contains the facts.
     """
     prompts = prompt_file(strategy)
     words = options.max_words or prompts.max_words
@@ -76,7 +76,7 @@ def build_prompt(
 
 
 def _segments(note_grammar: PhraseGrammar) -> tuple[Segment, ...]:
-    """One segment per sentence, each generated directly after the prompt, so that requests share prefixes."""
+    """One segment per sentence, generated as if directly after the prompt, so that requests share prefixes."""
     return tuple(
         Segment(
             grammar=sentence.gbnf(before="" if number else BEFORE_NOTE),
@@ -99,7 +99,7 @@ def _instruction(prompts: PromptFile, facts: NoteFacts, prior: Prior | None, *, 
 
 
 def _few_shot(prompts: PromptFile, facts: NoteFacts, *, names_class: bool) -> str:
-    """Instruction, worked examples with the same kinds of facts, then the patient."""
+    """Instruction, worked examples with the kinds of facts that the request has, then the patient's facts."""
     examples = [
         _example(example, kinds=facts.stated, blinded=facts.diagnosis is None, names_class=names_class)
         for example in choose_examples(prompts.examples, diagnosis=facts.diagnosis)
@@ -109,7 +109,7 @@ def _few_shot(prompts: PromptFile, facts: NoteFacts, *, names_class: bool) -> st
 
 
 def choose_examples(examples: Sequence[Example], *, diagnosis: str | None) -> Sequence[Example]:
-    """The examples nearest to the diagnosis: of its class, then of its superclass; in file order for a blinded note."""
+    """The examples nearest to the diagnosis by class and superclass, nearest last; for a blinded note, the first."""
     if diagnosis is None:
         return examples[:MAX_EXAMPLES]
     known = diagnoses()
@@ -131,7 +131,7 @@ def _example(example: Example, *, kinds: Mapping[str, Any], blinded: bool, names
 
 
 def _same_kinds(value: Any, kind: Any) -> Any:
-    """An example's fact; of a group (symptoms, findings), only the members that the request contains too."""
+    """An example's fact; of its symptoms or findings, only those that the request gives too."""
     return {name: value[name] for name in kind if name in value} if isinstance(kind, Mapping) else value
 
 

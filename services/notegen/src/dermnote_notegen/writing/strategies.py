@@ -35,7 +35,7 @@ CARRIED: dict[Strategy, tuple[str, ...]] = {
     "G": EVERYTHING,
 }
 NEEDS_DIAGNOSIS: frozenset[Strategy] = frozenset(("M", "P1"))
-# The model chooses a diagnosis itself, which counts as unsupported even if it is right.
+# The prompt hides the diagnosis. If the model names one, it counts as unsupported, even if it is right.
 HIDES_DIAGNOSIS: frozenset[Strategy] = frozenset(("P3",))
 
 
@@ -52,7 +52,7 @@ class PromptFile(BaseModel):
     """One strategy's file. A strategy without an instruction uses no model; without wordings the model writes freely.
 
     `wordings`: rules of a phrase grammar; `words`: words for single facts; `most_alternatives`: how many alternatives
-    of each rule a seed selects.
+    of each rule a seed selects at most.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,7 +78,7 @@ def prompt_file(strategy: Strategy) -> PromptFile:
 
 @dataclass(frozen=True)
 class NoteFacts:
-    """Given and included facts, field -> value. `stated`: the note must state them; `allowed`: it may state them."""
+    """Facts that are given and included, by field. `stated`: the note must state them; `allowed`: it may state them."""
 
     stated: Mapping[str, Any]
     allowed: Mapping[str, Any]

@@ -55,7 +55,7 @@ def media_type(request: Request) -> str:
 async def read_form(
     request: Request, *, known: tuple[str, ...], service: Service, max_images: int = 1
 ) -> AsyncIterator[Form]:
-    """The form of a request; its files are open in the block. Raises UnsupportedMedia, TooLarge, InvalidRequest."""
+    """A request's form; its files stay open until the block ends. Raises UnsupportedMedia, TooLarge, InvalidRequest."""
     if media_type(request) not in FORM_TYPES:
         raise UnsupportedMedia(f"send a form: {' or '.join(FORM_TYPES)}")
     settings = service.settings
@@ -117,7 +117,7 @@ class BodyStream:
         return chunk
 
     async def discard(self, *, max_bytes: int, for_s: float | None = None) -> None:
-        """Read and drop the rest, since some clients read the response only after they have sent everything."""
+        """Read and drop the rest, up to the limits: some clients read the response only after sending everything."""
         seen = 0
         with move_on_after(for_s):
             while seen < max_bytes and (chunk := await self.next_chunk()) is not None:

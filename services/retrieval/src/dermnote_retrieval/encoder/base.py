@@ -33,7 +33,7 @@ class Encoder(Protocol):
         ...
 
     def fit(self, image: RgbImage) -> RgbImage:
-        """Resize and crop an image, which keeps its vector; callers can do this in parallel before a batched call."""
+        """Resize and crop an image; its vector stays the same. Callers can do so in parallel before a batched call."""
         ...
 
     def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
@@ -192,7 +192,7 @@ class FolderEncoder(ABC):
 
 
 class BatchedEncoder:
-    """An Encoder that batches concurrent calls to another one. `threads`: batches per kind (image, text) at a time."""
+    """An Encoder that batches concurrent calls to another one. `threads`: concurrent batches per kind (image, text)."""
 
     def __init__(self, encoder: Encoder, *, threads: int, work: WorkMetrics) -> None:
         self.manifest = encoder.manifest
@@ -216,7 +216,7 @@ class BatchedEncoder:
         return _rows(self._texts(texts), width=self.manifest.text_dim)
 
     def waiting(self) -> tuple[int, int]:
-        """Number of (images, texts) that no call has taken yet."""
+        """The number of images, and of texts, that no encoder call has taken yet."""
         return self._images.waiting(), self._texts.waiting()
 
     def close(self) -> None:

@@ -40,7 +40,7 @@ class OnnxEncoder(FolderEncoder):
     def _image_rows(self, pixels: Rows) -> Rows:
         if len(pixels) == 1 or CUDA in self._image.get_providers():
             return _run(self._image, {PIXELS: pixels})
-        # One image's activations fit into a core's cache, a batch's do not: each image runs on its own core.
+        # One image's activations fit into a core's cache, but a batch's do not, so each image runs on its own core.
         parallel_map = map if self._pool is None else self._pool.map
         return np.concatenate(list(parallel_map(lambda image: _run(self._each, {PIXELS: image[None]}), pixels)))
 

@@ -22,8 +22,8 @@ CANDIDATES_PER_HIT = 4
 MIN_CANDIDATES = 64
 RECALL_AT = 10
 RECALL_QUERIES = 256
-# Queries per exact search while recall is measured. Each of these searches holds the lock; the others run in the pauses
-# between them.
+# Queries per exact search while recall is measured. Each of these searches holds the lock; clients' searches run in the
+# pauses between them.
 MEASURED_AT_ONCE = 8
 PAUSE_S = 0.001
 # Training vectors per list.
@@ -32,7 +32,7 @@ SAMPLE_PER_LIST = 64
 CHUNK = 8192
 # The lists are rebuilt once the index has grown or shrunk by this factor since the last build.
 OUTGROWN = 2.0
-# A filter may multiply the number of lists probed by up to this factor; a narrower filter is searched exactly.
+# A filter may multiply the number of lists probed by up to this factor; a filter that needs more is searched exactly.
 MAX_WIDENING = 8.0
 
 
@@ -138,7 +138,7 @@ class AdaptiveIndex:
             return self._matrix.search(vectors, k=k, allowed=allowed)
         by_number = None if allowed is None else self._mask_by_number(allowed)
         candidates = max(MIN_CANDIDATES, CANDIDATES_PER_HIT * k)
-        # This many lists of average length hold all candidates.
+        # This many lists of average length hold `candidates` vectors.
         enough = math.ceil(candidates * tuned.lists.lists / len(self))
         probes = math.ceil(max(tuned.probes, enough) * widening)
         _, numbers = tuned.lists.search(vectors, k=candidates, probes=probes, allowed=by_number)
@@ -163,7 +163,7 @@ class AdaptiveIndex:
         return tuned is None or not tuned.size / OUTGROWN <= size <= tuned.size * OUTGROWN
 
     def shrink(self) -> bool:
-        """Return to exact search if the index has become small enough; returns whether it did."""
+        """Drop the lists if the index has become small enough for exact search; returns whether it did."""
         with self._lock:
             small = self._tuned is not None and len(self) <= self._limits.flat_vectors // 2
             if small:
@@ -171,7 +171,7 @@ class AdaptiveIndex:
             return small
 
     def build(self, *, stop: threading.Event) -> bool:
-        """Build lists in the background, measure them, swap them in; False if stopped. One builder at a time."""
+        """Build lists while searches and writes continue, measure and swap them in; False if stopped. One at a time."""
         use_threads(self._limits.threads)
         with self._lock:
             self._changed = set()
@@ -180,7 +180,7 @@ class AdaptiveIndex:
             lists = self._filled(numbers, stop=stop)
             if lists is None:
                 return False
-            with self._lock:  # before measuring: the lists cannot find what they do not hold
+            with self._lock:  # before measuring: vectors missing from the lists would lower the recall
                 self._catch_up(lists)
             probes, recall = self._tune(lists, numbers)
             with self._lock:
@@ -209,7 +209,7 @@ class AdaptiveIndex:
             return self._matrix.known(numbers)
 
     def _catch_up(self, lists: InvertedLists) -> None:
-        """Replace what changed while the lists were filled: they may hold an older vector."""
+        """Replace the vectors that changed while the lists were filled: the lists may hold older ones."""
         changed = np.fromiter(self._changed or (), np.int64)
         self._changed = set()
         lists.remove(changed)
@@ -244,7 +244,7 @@ class AdaptiveIndex:
 
 
 def lists_for(count: int) -> int:
-    """About 2 sqrt(n), a power of two. FAISS recommends at least twice as many, which train four times as long."""
+    """About 2 sqrt(n), a power of two. FAISS recommends at least twice as many; training them takes 4 times as long."""
     return int(2 ** max(0, round(math.log2(2 * math.sqrt(count)))))
 
 

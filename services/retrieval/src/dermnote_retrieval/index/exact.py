@@ -16,8 +16,8 @@ Neighbours = list[tuple[int, float]]
 """(item number, cosine), best first."""
 MISSING = -1
 FIRST_ROWS = 1024
-# One matrix product is faster than FAISS for MIN_QUERIES or more queries with a filter that keeps at least one row in
-# LOOSE. MAX_SCORES (4 bytes each) limits the product's memory.
+# One matrix product is faster than FAISS for MIN_QUERIES or more queries that select at least 1/LOOSE of the rows.
+# MAX_SCORES (4 bytes each) limits the product's memory.
 MIN_QUERIES, LOOSE, MAX_SCORES = 4, 8, 16_000_000
 
 
@@ -79,7 +79,7 @@ class IdMap:
         self._count = end
 
     def remove(self, number: int) -> tuple[int, int]:
-        """Remove a number; the last row moves into its place. Returns (row that is filled, row that moved)."""
+        """Remove a number; the last row moves into its place. Returns (the removed number's row, the last row)."""
         row, last = int(self._row[number]), self._count - 1
         moved = int(self._numbers[last])
         self._numbers[row], self._row[moved] = moved, row
@@ -196,11 +196,11 @@ def limit_blas_threads(threads: int) -> None:
 
 
 def product_is_faster(*, queries: int, rows: int, selected: int) -> bool:
-    """Whether one matrix product beats FAISS: for one unfiltered query, or many that select at least one row in LOOSE.
+    """Whether one matrix product beats FAISS: for one unfiltered query, or several that select at least 1/LOOSE of all.
 
     FAISS gives a single query one thread, and runs the queries of a filtered search one after the other. In unfiltered
-    searches it multiplies block by block, and its threads wait for each other at each block. This is as fast as one
-    product on idle cores, but four times slower on busy ones.
+    searches it multiplies block by block, and its threads wait for each other at each block. FAISS is then as fast as
+    one product on idle cores, but four times slower on busy ones.
     """
     if queries == 1:
         return selected == rows

@@ -14,7 +14,7 @@ Ranked = tuple[npt.NDArray[np.float32], Numbers]
 """(scores, ids), both [queries, k], best first; id -1 where fewer than k were found."""
 
 TRAINING_ROUNDS = 8
-# The `type: ignore`s below: faiss's stubs describe its C++ methods, not the numpy wrappers.
+# The `type: ignore`s below are needed because faiss's stubs describe its C++ methods, not the numpy wrappers.
 
 
 def use_threads(threads: int) -> None:

@@ -1,7 +1,7 @@
 """Streams of many records: a WebDataset tar or NDJSON, read one record at a time; nothing is extracted to disk.
 
-An invalid record becomes a RejectedRecord in its place; a broken stream ends with one. Memory is limited to one record:
-a member over its limit is skipped, and tar headers are limited to HEADER_BYTES.
+An invalid record becomes a RejectedRecord in its place; after a broken stream, a RejectedRecord is the last record.
+Memory is limited to one record: a member over its size limit is skipped, and tar headers are limited to HEADER_BYTES.
 """
 
 import tarfile
@@ -122,7 +122,7 @@ def _members(reader: _BoundedReader, *, max_image_bytes: int) -> Iterator[tuple[
                 if not member.isdir():
                     max_bytes = max_image_bytes if kind in IMAGES else MAX_TEXT_BYTES
                     yield key, kind, _content(tar, member, max_bytes=max_bytes)
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+                tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every header
             reader.drain()
     except _TAR_ERRORS as error:
         reason = "the tar is damaged or ends early" if count else "the body is not an uncompressed tar"

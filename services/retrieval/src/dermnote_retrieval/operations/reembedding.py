@@ -99,7 +99,7 @@ class Reembedding:
         ]
 
     def activate(self, name: str) -> ModelSummary:
-        """Start re-embedding for a model; raises UnknownModel, ModelRefused, or Conflict if another is in progress."""
+        """Start re-embedding for a model. Raises UnknownModel, ModelRefused, or Conflict while another model's runs."""
         manifest = self._models.source.manifest(name)
         target = ModelRef(name=name, model_id=manifest.model_id)
         with self._lock:
@@ -162,7 +162,7 @@ class Reembedding:
             log.warning("re-embedding will be retried at the next start: %s", error)
 
     def _reembed(self, target: ModelRef) -> bool:
-        """Whether the target is served in the end; False if stopped before."""
+        """Re-embed the store and serve the target; returns False if stopped before."""
         encoder = self._models.load(target.name)
         try:
             if encoder.manifest.model_id != target.model_id:

@@ -1,4 +1,4 @@
-"""Snapshots: consistent copies of the store, taken while it is written to, verified and restored.
+"""Snapshots: consistent copies of the store, taken while it is written to, and verified before they are restored.
 
 A snapshot is complete or absent: it is written under a temporary name, the manifest last, and then renamed.
 """
@@ -27,7 +27,7 @@ from dermnote_retrieval.store.items import ROUTES
 
 log = logging.getLogger(__name__)
 MANIFEST, STORE = "manifest.json", "store.sqlite3"
-# Name of a snapshot that `take` has not completed or `delete` has not removed yet.
+# Name of a snapshot that `take` has not completed yet, or that `delete` has not completely removed yet.
 INCOMPLETE = re.compile(r"\.\d{8}T\d{6}-[0-9a-f]{8}")
 
 
@@ -208,7 +208,7 @@ class Restore:
         return snapshot
 
     def _forget_target(self) -> None:
-        """Clear the target of a snapshot taken during re-embedding. Must not fail: the store is already restored."""
+        """Clear the target that a snapshot taken during re-embedding holds. Never fails on a full disk."""
         try:
             if self._writer.vectors.model("target") is not None:
                 self._writer.vectors.set_target(None)

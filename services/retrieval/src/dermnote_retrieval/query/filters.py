@@ -28,7 +28,7 @@ MAX_DEPTH = 16
 GROUPS = ("symptoms", "findings")
 OPERATORS = ("in", "gte", "lte")
 _ALWAYS = Condition("1")
-# Limits on cached filters and on the item numbers in all of them (8 bytes each).
+# Limits on the number of cached filters, and on the item numbers (8 bytes each) in all of them together.
 MAX_FILTERS, MAX_NUMBERS = 64, 4_000_000
 
 

@@ -121,7 +121,7 @@ def _routes_of_width(served: ServedModel, *, width: int, via: Via) -> list[Route
 
 
 def _vectors_of(served: ServedModel, number: int, *, via: Via) -> dict[Route, Vectors]:
-    """An item's query vector for each route: its vector of that route or, if aligned, of the other one."""
+    """An item's query vector for each route: its vector of that route or, if aligned, its vector of the other route."""
     indexes, aligned = served.indexes, served.encoder.manifest.aligned
     own = {route: vector for route in indexes if (vector := indexes[route].vector(number)) is not None}
     if not own:

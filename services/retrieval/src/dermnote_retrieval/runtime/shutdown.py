@@ -75,7 +75,7 @@ async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
 class DrainingServer(uvicorn.Server):
     """A uvicorn server that keeps serving after the first signal until no request runs, at most for `drain_s`.
 
-    A second signal ends the drain. A process that is not closed `closing_s` after the drain is ended by force.
+    A second signal ends the drain. A process that does not close within `closing_s` after the drain is ended by force.
     """
 
     def __init__(self, config: uvicorn.Config, *, shutdown: Shutdown, drain_s: float, closing_s: float) -> None:
@@ -104,11 +104,11 @@ class DrainingServer(uvicorn.Server):
 
 
 def end_at_once(code: int) -> None:
-    """End the process without waiting for threads. The store treats it like kill -9."""
+    """End the process without waiting for threads. For the store, this is the same as kill -9."""
     logging.shutdown()
     os._exit(code)
 
 
 def _give_up() -> None:
-    log.error("running work did not end in time; ending the process without it")
+    log.error("running work did not end in time; ending the process without waiting for it")
     end_at_once(1)

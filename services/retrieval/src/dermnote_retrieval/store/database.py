@@ -145,7 +145,7 @@ class Database:
             raise Conflict(f"the snapshot has schema {version}, this version reads {SCHEMA_VERSION}")
         with self.write_lock:
             self._check_open()
-            self._truncate_log()  # so that all of it can be released if the copy fails
+            self._truncate_log()  # so that all of the log can be released if the copy fails
             try:
                 with translate_full_disk("the store is unchanged", at=self._folder):
                     other.backup(self._writer)
@@ -197,7 +197,7 @@ class Database:
             version += 1
         if version != SCHEMA_VERSION:
             raise StartRefused(
-                f"{self._path} has schema {version}, this version reads {SCHEMA_VERSION}; "
+                f"{self._path} has schema {version}, but this version of the service reads {SCHEMA_VERSION}; "
                 "use another RETRIEVAL_DATA_DIR"
             )
 
@@ -220,7 +220,7 @@ def _lock_folder(folder: Path) -> IO[bytes]:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         guard.close()
-        raise StartRefused(f"another process serves the data folder {folder}; stop it or use another one") from error
+        raise StartRefused(f"another process serves the data folder {folder}; stop it or use another folder") from error
     return guard
 
 

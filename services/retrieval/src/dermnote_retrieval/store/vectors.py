@@ -1,6 +1,6 @@
-"""Vectors by model, and the names of the model that the store serves and the one it moves to.
+"""Vectors by model, and which model is active (served) and which is the target (the next one, during re-embedding).
 
-While a store moves to another model it holds vectors of both. A write of an item drops all its old vectors.
+During re-embedding, the store holds vectors of both models. A write of an item drops all its old vectors.
 """
 
 import sqlite3
@@ -38,7 +38,7 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class NewVector:
-    """A vector of an item as it was at `version`."""
+    """A vector computed from version `version` of an item."""
 
     number: int
     version: int
@@ -53,13 +53,13 @@ class VectorStore:
         self.database = database
 
     def model(self, role: Role) -> ModelRef | None:
-        """The model that is served, or the one that the store moves to."""
+        """The model that is served, or the one that the store is re-embedded for; None if there is none."""
         sql = "select value from meta where key in (?, ?) order by key"
         rows = self.database.rows(sql, f"{role}_model", f"{role}_model_id")
         return ModelRef(name=rows[0][0], model_id=rows[1][0]) if len(rows) == 2 else None
 
     def set_target(self, model: ModelRef | None) -> None:
-        """Record the model that the store moves to, or that there is none."""
+        """Record the model that the store is re-embedded for, or that there is none."""
         with self.database.transaction() as connection:
             _set_model(connection, "target", model)
 

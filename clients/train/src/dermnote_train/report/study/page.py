@@ -36,7 +36,7 @@ def write_study_report(
 ) -> Path:
     """Write the report as one self-contained HTML file; returns its path.
 
-    `public`: without any image, row or note of the data.
+    `public`: leave out all images, metadata rows and notes of the data sets.
     """
     html = render_page(
         "study.html.j2",
@@ -85,7 +85,7 @@ def _share(part: int, total: int) -> str:
 
 
 def _data_rows(state: StudyState) -> dict[str, Any]:
-    """Number of images per class, of all images and of groups, for every domain."""
+    """For every domain: the number of images of each class, the total number of images, and the number of groups."""
     rows = []
     for name, domain in state.data.domains.items():
         counts = Counter(record.label for record in domain.records)
@@ -96,7 +96,7 @@ def _data_rows(state: StudyState) -> dict[str, Any]:
 
 
 def _leakage(state: StudyState) -> list[tuple[object, ...]]:
-    """Facts whose presence reveals the class, and the facts that notes leave out."""
+    """For every data set: the facts whose presence reveals the class, and the facts that notes leave out."""
     return [
         (
             name,
@@ -132,7 +132,7 @@ def _nearest_notes(
 
 
 def _choices(cells: Sequence[CellOutputs]) -> list[tuple[object, ...]]:
-    """How often each candidate was selected on validation data, and the median epoch, by grid, arm and criterion."""
+    """By grid, arm and criterion: how often each candidate was selected, and the median of the selected epochs."""
     selected: defaultdict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
     for cell in cells:
         for by, choice in cell.facts.choices.items():

@@ -44,7 +44,10 @@ class Answer:
 
 
 def answers(results: StudyResults) -> list[Answer]:
-    """For each question in each setting: the best arm trained with notes, and all significant gains and losses."""
+    """For each question in each setting: the arm with the largest gain, and all significant gains and losses.
+
+    Only arms trained with notes that are not controls can be the best arm, unless a question has none of them.
+    """
     by_question: defaultdict[tuple[Setting, str], list[Comparison]] = defaultdict(list)
     for one in results.comparisons:
         if one.arm != "shuffled-labels":  # a check of the method, not an answer
@@ -136,7 +139,7 @@ def _forests(rows: Sequence[Comparison]) -> list[str]:
 
 
 def _confusions(rows: Sequence[ClassificationResult]) -> list[ClassificationResult]:
-    """The rows whose matrices are shown: the `image` arm, and the best other arm on images and on image and note."""
+    """The rows whose matrices are shown: the `image` arm, and the best other arm for each of "image" and "both"."""
     shown = [one for one in rows if one.arm == "image"]
     for by in ("image", "both"):
         own = [one for one in rows if one.input == by and one.arm != "image"]

@@ -26,7 +26,10 @@ def ablation_results(
     pools: Mapping[str, Sequence[Record]],
     bootstrap: Bootstrap,
 ) -> Iterator[AblationResult]:
-    """Each ablation by arm and input, compared with the frozen grid (among `cells`) over the seeds that both have."""
+    """Each ablation by route, arm and input, compared with the frozen grid over the seeds that both have.
+
+    cells: contain those of the frozen grid; other grids are ignored.
+    """
     unchanged = _by_arm([cell for cell in cells if cell.facts.grid == FROZEN])
     classes = {cell.facts.route: cell.facts.classes for cell in ablations}
     for arm, outputs in _by_arm(ablations).items():

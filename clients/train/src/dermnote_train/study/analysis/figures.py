@@ -33,7 +33,7 @@ from dermnote_train.study.cells.outputs import HOME, TRAINING, VALIDATION, CellO
 ArmOutputs = Mapping[Setting, Mapping[str, SeedOutputs]]
 """Setting -> arm -> outputs."""
 TABLE_OF: Mapping[str, str] = {"G-blinded": "table", "G-findings-blinded": "table-findings", "mixed": "table-findings"}
-"""Arm trained with notes -> the arm with the same facts as a table. The difference is the value of the wording."""
+"""Arm trained with notes -> the arm with the same facts as a table. Their difference shows what the wording adds."""
 FAMILY_LABELS: Mapping[Input, str] = {
     "image": "pictures",
     "note": "blinded note",
@@ -147,7 +147,7 @@ def _classification(
 
 
 def _classification_comparisons(outputs: ArmOutputs, *, bootstrap: Bootstrap) -> Iterator[Comparison]:
-    """Every arm and input against images alone; arms of TABLE_OF with image and note against the facts as a table."""
+    """Every arm and input against images alone; for arms of TABLE_OF, also image and note against image and table."""
     for setting, arms in outputs.items():
         for arm, seeds in arms.items():
             for by in seeds.inputs:

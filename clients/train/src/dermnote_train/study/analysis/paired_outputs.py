@@ -31,14 +31,14 @@ class Pool:
         return cls(tuple(records), labels, tuple(record.group for record in records), classes)
 
     def rows(self, image_ids: Sequence[str]) -> Ints:
-        """The row of each image in `records`."""
+        """For each image, its row in `records`."""
         row_of = {record.image_id: row for row, record in enumerate(self.records)}
         return np.array([row_of[image_id] for image_id in image_ids])
 
 
 @dataclass(frozen=True)
 class TrainingPool:
-    """Outputs on the training part by seed. In mode "paper", retrieval also searches it and excludes nothing."""
+    """Outputs on the training part, by seed. In mode "paper", retrieval searches this part too and excludes no item."""
 
     pool: Pool
     outputs: Mapping[int, PoolOutputs]
@@ -46,7 +46,7 @@ class TrainingPool:
 
 @dataclass(frozen=True)
 class SeedOutputs:
-    """One arm in one setting: the outputs on its pool by seed."""
+    """One arm in one setting: by seed, the outputs on the pool of the setting."""
 
     pool: Pool
     outputs: Mapping[int, PoolOutputs]
@@ -67,7 +67,7 @@ class SeedOutputs:
         return correct
 
     def align(self, values: Mapping[int, Floats]) -> Floats:
-        """[seeds, n] from seed -> one value per tested image; NaN for the images that a seed did not test."""
+        """`values` (seed -> one value per tested image) as [seeds, n]; NaN for images that a seed did not test."""
         aligned = np.full((len(values), len(self.pool.records)), np.nan)
         for row, (seed, own) in enumerate(sorted(values.items())):
             aligned[row, self.pool.rows(self.outputs[seed].image_ids)] = own

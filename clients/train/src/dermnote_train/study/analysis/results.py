@@ -54,10 +54,11 @@ class ClassificationResult:
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Retrieval by one arm. `reads_class`: the notes are the arm's own training notes and name the class.
+    """Retrieval by one arm, averaged over seeds. Class-level: mAP and P@k; instance-level: R@k and the median rank.
 
-    Class-level: mAP and P@k; instance-level: R@k and the median rank, averaged over seeds. `chance_map`: mAP
-    of a random order; `classless_map`: mAP of the model's rankings if the query classes were random.
+    `notes`: the notes searched, "blinded" or the arm's "own" training notes; `reads_class`: whether these are its own
+    and name a diagnosis. `chance_map`: mAP of a random order; `classless_map`: mAP of the same rankings if each query
+    had the class of a random query.
     """
 
     setting: Setting
@@ -122,7 +123,7 @@ class AblationResult:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """All results. `opened`: evaluated combinations of grid, route, arm, input and test pool, without ablations."""
+    """All results. `opened`: number of evaluated combinations of grid, route, arm, input and pool, no ablations."""
 
     classification: tuple[ClassificationResult, ...]
     retrieval: tuple[RetrievalResult, ...]

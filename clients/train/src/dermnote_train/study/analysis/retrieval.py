@@ -75,7 +75,7 @@ def _mean(values: Any) -> float:
 
 
 def retrieval_comparisons(rankings: Sequence[Rankings], *, bootstrap: Bootstrap) -> Iterator[Comparison]:
-    """Image to blinded note: every arm against random query classes, and against the arm of random notes."""
+    """Image to blinded note: every arm against random query classes, and against the control with random notes."""
     compared = [one for one in rankings if (one.direction, one.notes) == ("image to note", "blinded")]
     ranking_of = {(one.setting, one.arm): one for one in compared}
     for one in compared:
@@ -105,7 +105,7 @@ def _comparison(
 
 
 def _hits(seeds: SeedOutputs, seed: int, embedding: str, direction: Direction) -> tuple[ClassHits, InstanceHits]:
-    """One seed's hits at class and instance level. embedding: that of the notes, "note" or "own_text"."""
+    """One seed's hits at class and instance level. embedding: the notes' field in PoolOutputs, "note" or "own_text"."""
     one, pool = seeds.outputs[seed], seeds.pool
     query_kind, item_kind = ("image", embedding) if direction == "image to note" else (embedding, "image")
     queries, items = _normalise(getattr(one, query_kind)), _normalise(getattr(one, item_kind))

@@ -32,7 +32,7 @@ class Cell:
     """One arm on one route with one seed.
 
     dataset: the training domain; pools: name ("val", "home", a domain, or "train" in mode "paper") -> records to test
-    on; sets: note set -> texts; image_hashes: image_id -> StudyData.image_hashes.
+    on; sets: note set -> texts; image_hashes: as in StudyData.
     """
 
     route: str
@@ -56,7 +56,7 @@ class Cell:
         return cell_path(self.grid_name, self.route, self.arm, self.seed)
 
     def digest_lines(self, part: str, records: Sequence[Record], *, sets: Sequence[str] = ()) -> Iterator[str]:
-        """The lines of a digest: `part`, then one per record with its inputs. sets: the note sets used for them."""
+        """The lines that a digest hashes: `part`, then one per record with its inputs. sets: note sets to include."""
         yield part
         for record in records:
             texts = [self.sets[name][record.image_id] for name in sets]

@@ -147,7 +147,7 @@ class _Inputs:
         self.scale_text = None if self.text is None else _Standardizer.fit(self.text.flatten(0, 1))
 
     def _training_text(self, records: Sequence[Record]) -> Tensor | None:
-        """[k, n, t] of the k texts of each training image; with a table, [1, n, t] of its facts."""
+        """Features [k, n, t] of each training image's k texts; [1, n, t] of the facts for a table; or None."""
         if self.table is not None:
             return self.table.rows(records)[None]
         if not self.arm.has_text:
@@ -227,7 +227,7 @@ def _outputs(trained: TrainedHeads, data: EvaluationData, *, records: Sequence[R
 
 
 _features: list[Features] = []
-"""The features, which each worker process receives once instead of with every cell."""
+"""In a worker process: the features, which it receives once at its start instead of with every cell."""
 
 
 def compute_cells(
@@ -245,7 +245,7 @@ def compute_cells(
     """
     processes = min(processes or len(os.sched_getaffinity(0)), max(len(cells), 1))
     pending = iter(cells)
-    # Not fork, which copies the locks of library threads in their current state.
+    # fork would copy locks that library threads hold at that moment, and nothing would release the copies.
     with ProcessPoolExecutor(
         processes, mp_context=get_context("forkserver"), initializer=_initialise, initargs=(features,)
     ) as pool:

@@ -1,4 +1,4 @@
-"""Trains the heads of one cell of the frozen grid on given features, and selects among candidates.
+"""Trains the heads of one cell of the frozen grid on given features, with several hyperparameters (candidates).
 
 Selection uses home validation data only: for each criterion, the epoch and candidate with the lowest loss are kept.
 """
@@ -18,14 +18,14 @@ from dermnote_train.study.prompts import prompt_logits
 from dermnote_train.training.losses import image_loss, image_text_loss
 
 Input = Literal["image", "note", "both", "prompts"]
-"""The input of a classification. "prompts": the image, by its nearest class prompt (prompts.py)."""
+"""The input of a classification. "prompts": the image, classified by class prompts (prompts.py)."""
 INPUTS: tuple[Input, ...] = ("image", "note", "both", "prompts")
 Criterion = Literal["image", "note", "both", "prompts", "retrieval"]
 """Criteria by which weights are selected."""
 
 
 class Candidate(NamedTuple):
-    """Hyperparameters to select from: Adam's `head_lr` and `weight_decay`, and the `losses` of arms with text.
+    """One choice of hyperparameters: Adam's `head_lr` and `weight_decay`, and the loss weights of arms with text.
 
     Its repr is part of the cells' digests, so names and order of the fields must not change.
     """
@@ -96,7 +96,7 @@ class TrainedHeads:
     losses: Mapping[Criterion, tuple[float, ...]]
 
     def outputs(self, data: EvaluationData, *, by: Criterion) -> tuple[BranchOutput, BranchOutput | None]:
-        """Outputs of the image branch and, for `note`, of the text branch, with the weights selected by `by`."""
+        """Outputs of the image branch and, given `data.note`, of the text branch, with the weights selected by `by`."""
         self.load(by)
         return _outputs(self.head, data)
 
@@ -135,7 +135,8 @@ class _Selection:
     ) -> bool:
         """Record an epoch; returns whether any criterion has patience left.
 
-        Each criterion runs out of patience separately, so that arms with more inputs do not select from more epochs.
+        Patience is counted for each criterion separately; otherwise, arms with more inputs would select from more
+        epochs.
         """
         active = [by for by in losses if epoch - self.improved_at.get(by, 0) <= patience]
         for by in active:
@@ -224,7 +225,7 @@ def _prompt_logits(head: SharedHead, data: EvaluationData) -> Tensor:
 
 @torch.no_grad()
 def validation_losses(head: SharedHead, data: EvaluationData) -> dict[Criterion, float]:
-    """By criterion: class-balanced cross-entropy; for retrieval, 1 - mAP of image to note."""
+    """The loss of each criterion: class-balanced cross-entropy; for retrieval, 1 minus the mAP of image to note."""
     image, note = _outputs(head, data)
     losses: dict[Criterion, float] = {"image": _balanced_ce(image.logits, data.labels)}
     if note is not None:

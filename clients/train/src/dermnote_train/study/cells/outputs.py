@@ -81,8 +81,8 @@ def cell_path(grid: str, route: str, arm: str, seed: int) -> str:
 class PoolOutputs:
     """The outputs for one pool, in the order of `image_ids`: logits [n, classes] by input, and embeddings [n, 128].
 
-    `image`, `note`, `own_text`: embeddings of the images, the blinded notes and the arm's training notes (which may
-    name the class); the last two are None without notes.
+    `image`, `note`, `own_text`: embeddings of the images, of the blinded notes (or their facts as a table) and of the
+    arm's training notes (which may name the class); the last two are None if the arm is not tested with them.
     """
 
     image_ids: tuple[str, ...]

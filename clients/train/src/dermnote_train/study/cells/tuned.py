@@ -46,7 +46,7 @@ class RunRecord(StrictModel):
 
 
 class TrainingInterrupted(Exception):
-    """The time limit was reached. The next call resumes from the last saved state of the run."""
+    """Training was stopped by `should_stop`. The next call resumes from the last saved state of the run."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def main() -> None:
         chosen = tune(source, threads=settings.engine_threads, folder=settings.cache_dir)
     except (ModelNotFound, OSError) as error:
         sys.exit(f"{PROGRAM}: {error}")
-    print(f"{name} runs with {chosen} on this machine from the next start on (NOTEGEN_REQUANTIZE=auto)")
+    print(f"{name} runs with {chosen} on this machine from the next start on, if NOTEGEN_REQUANTIZE is auto")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ DEFAULTS = {"avx512_bf16": Layout("BF16", "bf16"), "avx2": Layout("Q8_0", "f16")
 
 
 def default_layout(flags: Collection[str]) -> Layout:
-    """The layout for a CPU with these flags; the original file's if none is known to be faster."""
+    """The layout for a CPU with these flags; the original layout if no other is known to be faster."""
     return next((layout for flag, layout in DEFAULTS.items() if flag in flags), ORIGINAL)
 
 

@@ -1,6 +1,6 @@
 """Clinical priors: the typical findings of each diagnosis with their sources, one YAML file per diagnosis.
 
-A prior never describes the patient: notes word its findings as typical. Users may add a folder of their own.
+A prior never describes the patient: notes word its findings as typical. Users may add a folder of their own priors.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class Source(_Entry):
 
 
 class Prior(_Entry):
-    """The typical findings of a diagnosis. `isic`: its path in ISIC's diagnosis hierarchy, as deep as that goes."""
+    """The typical findings of a diagnosis. `isic`: the diagnosis's path in ISIC's hierarchy, as deep as it goes."""
 
     diagnosis: str
     superclass: Literal["benign", "indeterminate", "pre-cancerous", "malignant"]
@@ -70,7 +70,7 @@ class Prior(_Entry):
 
     @model_validator(mode="after")
     def _has_findings(self) -> Self:
-        """At least five; an indeterminate diagnosis, whose lesions have nothing in common, may have none."""
+        """At least five findings; an indeterminate diagnosis, whose lesions have nothing in common, may have none."""
         if len(self.findings) < MIN_FINDINGS and not (self.superclass == "indeterminate" and not self.findings):
             raise ValueError(f"findings: has {len(self.findings)}, needs at least {MIN_FINDINGS}")
         return self
@@ -106,7 +106,7 @@ def _fault(error: ErrorDetails) -> str:
 
 
 class Priors(dict[str, Prior]):
-    """Priors by diagnosis. `version`: twelve hex digits that change with any file."""
+    """Priors by diagnosis. `version`: twelve hex digits that change when any file changes."""
 
     def __init__(self, by_diagnosis: Mapping[str, Prior], *, version: str) -> None:
         super().__init__(by_diagnosis)
