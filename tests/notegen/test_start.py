@@ -44,6 +44,16 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path, program: str, variables: di
     assert named in ended.stderr
 
 
+@pytest.mark.parametrize("program", PROGRAMS[:2])
+@pytest.mark.parametrize("url", ["localhost", "http://127.0.0.1", "redis://127.0.0.1:99999/0", "redis://[::1/0"])
+def test_an_invalid_redis_url_is_one_line(tmp_path: Path, program: str, url: str) -> None:
+    ended = start(program, tmp_path, REDIS_URL=url)
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"{program}: cannot start: REDIS_URL is invalid")
+    assert ended.stderr.count("\n") == 1
+
+
 def test_tuning_reports_a_wrong_setting_in_one_line(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "dermnote_notegen.engine.tune"],

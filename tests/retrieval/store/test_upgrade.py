@@ -4,6 +4,12 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from dermnote_contracts.problems import StartRefused
+from dermnote_retrieval.service import open_service
+from dermnote_retrieval.settings import Settings
+
 
 def found(client: Any) -> list[str]:
     answer = client.post("/search", json={"text": "red", "k": 50})
@@ -46,3 +52,27 @@ def test_the_index_checkpoint_of_an_older_version_is_removed(run: Any, put: Any,
         assert found(client) == ["a"]
         assert client.get("/index").json()["checkpoint_behind"] == 0
     assert not list((tmp_path / "data").glob("*index*"))
+
+
+def test_a_folder_of_a_user_is_never_removed_as_a_checkpoint(run: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "data" / "index"
+    (kept / "notes").mkdir(parents=True)
+    (kept / "notes" / "vectors.npy").write_bytes(b"a checkpoint's file")
+    (kept / "thesis.txt").write_text("years of work")
+
+    with run():
+        pass
+
+    assert (kept / "thesis.txt").read_text() == "years of work"
+    assert (kept / "notes" / "vectors.npy").exists()
+
+
+def test_a_service_that_cannot_start_removes_no_checkpoint(tmp_path: Path) -> None:
+    kept = tmp_path / "data" / "index" / "notes" / "vectors.npy"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"of another time")
+
+    with pytest.raises(StartRefused):
+        open_service(Settings(data_dir=tmp_path / "data", encoder="onnx", models_dir=tmp_path / "none"))
+
+    assert kept.exists()

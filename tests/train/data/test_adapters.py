@@ -200,7 +200,7 @@ def test_a_labels_row_without_image_name_or_group_is_rejected(tmp_path: Path, ro
     folder = _ham_folder(tmp_path / "data", [_ham("T1")])
     labels = folder / "labels8.csv"
     labels.write_text(f"source,image,class8,name,group\nham10000,T2.jpg,2,NEV,ham10000:L2\n{row}\n", "utf-8")
-    assert _error(folder) == f"{labels}: row 3: every row needs an image, a class (in the column name) and a group"
+    assert _error(folder) == f"{labels}: row 3: every row needs values for image, name (the class code) and group"
 
 
 def test_a_missing_labels_file_is_an_error(tmp_path: Path) -> None:

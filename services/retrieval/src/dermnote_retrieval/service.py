@@ -31,6 +31,10 @@ MAINTENANCE_INTERVAL_S = 1.0
 CLOSE_TIMEOUT_S = 2.0
 # Folders of the index checkpoint that version 0.1 wrote.
 CHECKPOINT_FOLDERS = ("index", ".index", ".index.old")
+# A folder that contains anything else is not a checkpoint.
+CHECKPOINT_CONTENTS = {"manifest.json", "notes", "images"} | {
+    f"{route}/{name}" for route in ("notes", "images") for name in ("numbers.npy", "vectors.npy", "lists.faiss")
+}
 
 
 class Maintenance:
@@ -111,12 +115,12 @@ def open_service(settings: Settings, *, source: ModelSource | None = None) -> Se
     limit_blas_threads(settings.search_threads)
     database = Database(settings.data_dir)
     try:
-        _remove_checkpoint(settings.data_dir)
         items, vectors = ItemStore(database), VectorStore(database)
         encoder = _load_encoder(settings, models, vectors)
         _embed_store(settings, items, vectors, encoder)
         indexes = build_indexes(vectors, encoder.manifest, limits=limits)
         writer = ItemWriter(items=items, vectors=vectors, served=ServedModel(encoder, indexes), work=work)
+        _remove_checkpoint(settings.data_dir)
     except BaseException:
         database.close()
         raise
@@ -146,10 +150,11 @@ def model_source(settings: Settings) -> ModelSource:
 
 def _remove_checkpoint(data_dir: Path) -> None:
     """Delete version 0.1's copy of the index: it is as large as the vectors, and stale if 0.1 ever reads it again."""
-    for name in CHECKPOINT_FOLDERS:
-        if (data_dir / name).is_dir():
-            log.info("removing the index checkpoint %s of an older version", data_dir / name)
-            shutil.rmtree(data_dir / name, ignore_errors=True)
+    for folder in (data_dir / name for name in CHECKPOINT_FOLDERS):
+        contents = {str(path.relative_to(folder)) for path in folder.rglob("*")} if folder.is_dir() else set()
+        if contents and contents <= CHECKPOINT_CONTENTS:
+            log.info("removing the index checkpoint %s of an older version", folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _load_encoder(settings: Settings, models: ModelLoader, vectors: VectorStore) -> Encoder:

@@ -48,8 +48,8 @@ POPULATIONS = {
 def draw_dataset(folder: Path, *, count: int = 160, seed: int = 0, progress: Report = silent) -> Path:
     """Draw `count` lesions, balanced over the classes, into `folder`; the same seed gives the same bytes.
 
-    A data set with the same count, seed and program version is reused, another drawn one is replaced. Raises UserError
-    if the folder contains anything else.
+    A data set drawn with the same count and seed by the same version of this code (SYNTHETIC.txt names all three) is
+    reused, any other drawn data set is replaced. Raises UserError if the folder contains anything else.
     """
     notice = _notice(count, seed)
     if folder.exists():

@@ -63,6 +63,6 @@ def read_labels(path: Path, *, source: str) -> Mapping[str, GivenLabel]:
     for row in rows:
         if not all(row.cells.get(name) for name in ("image", "name", "group")):
             raise UserError(
-                f"{path}: row {row.number}: every row needs an image, a class (in the column name) and a group"
+                f"{path}: row {row.number}: every row needs values for image, name (the class code) and group"
             )
     return {Path(row.cells["image"]).stem: GivenLabel(row.cells["name"], row.cells["group"]) for row in rows}

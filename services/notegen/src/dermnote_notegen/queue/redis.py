@@ -13,7 +13,7 @@ class PasswordUnreadable(StartRefused):
 
 
 def connect(settings: Settings, **options: Any) -> Redis:
-    """Create a client that connects lazily. `options` are passed to redis-py. Raises PasswordUnreadable.
+    """Create a client that connects lazily. `options` are passed to redis-py. Raises StartRefused.
 
     A password in the URL overrides the one in the file.
     """
@@ -28,4 +28,7 @@ def connect(settings: Settings, **options: Any) -> Redis:
         if not password:
             raise PasswordUnreadable(f"REDIS_PASSWORD_FILE: {path} is empty")
         options["password"] = password
-    return Redis.from_url(settings.redis_url, **options)
+    try:
+        return Redis.from_url(settings.redis_url, **options)
+    except (ValueError, TypeError) as error:
+        raise StartRefused("REDIS_URL is invalid; use redis://HOST:PORT/DATABASE, rediss:// or unix://PATH") from error

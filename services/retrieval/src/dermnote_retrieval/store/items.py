@@ -16,7 +16,7 @@ from dermnote_retrieval.store.database import Database
 SqlValue = str | int | float | bytes
 Vectors = npt.NDArray[np.float32]
 ROUTES: tuple[Route, ...] = ("notes", "images")
-# Limits the length of a row: SQLite's maximum is a billion bytes, and one item may have several million.
+# Items per result row of `by_number`: SQLite limits a value to a billion bytes, and one item may have several million.
 ITEMS_PER_ROW = 32
 _COLUMNS = "number, id, note, metadata, grp, version, has_image, note_digest, signs"
 _LISTED = "(select group_concat(distinct route) from vectors where item = number), " + _COLUMNS  # noqa: S608
