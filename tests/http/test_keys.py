@@ -240,3 +240,11 @@ def test_a_broken_file_keeps_the_last_keys_and_is_logged_once(
     found = keys.find(key)
     assert found is not None
     assert found.name == "clinique"
+
+
+@pytest.mark.parametrize("name", ["#alice", "", "two words", "a" * 65, "line\nbreak"])
+def test_a_name_that_the_file_cannot_hold_gets_no_key(file: Path, name: str) -> None:
+    with pytest.raises(KeysInvalid, match="the name must have"):
+        add_key(file, name)
+
+    assert not file.exists()

@@ -341,7 +341,19 @@ def test_an_original_that_cannot_be_loaded_is_an_error(
         tune(other, threads=1, folder=tmp_path / "layouts")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"machine": "x"}', '{"machine": 1, "chosen": {"type": "Q8_0"}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"chosen": {"quantization": "Q9", "keys": "f16"}}',
+        '{"chosen": {"quantization": [1], "keys": "f16"}}',
+        '{"chosen": {"quantization": "Q8_0", "keys": null}}',
+        "",
+        "{",
+        "[]",
+        '{"machine": "x"}',
+        '{"machine": 1, "chosen": {"type": "Q8_0"}}',
+    ],
+)
 def test_an_unreadable_choice_is_ignored(tmp_path: Path, other: WeightsFile, content: str) -> None:
     layouts._choice_file(other.info, 1, tmp_path).write_text(content)
 

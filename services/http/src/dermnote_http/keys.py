@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 PREFIX = "dn_"
 MAX_PER_MINUTE = 100_000
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+NAME_RULE = "the name must have 1 to 64 letters, digits, dots, dashes or underscores"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"[0-9]{1,6}")
 
@@ -80,7 +81,7 @@ def _parse_key(line: str) -> Key:
     if any(more):
         raise ValueError("has more than a name, a SHA-256 and a limit")
     if not _NAME.fullmatch(name):
-        raise ValueError("the name must have 1 to 64 letters, digits, dots, dashes or underscores")
+        raise ValueError(NAME_RULE)
     if not _SHA256.fullmatch(digest):
         raise ValueError("the second word must be a SHA-256 in 64 lower-case hexadecimal digits")
     if limit and not (_NUMBER.fullmatch(limit) and 1 <= int(limit) <= MAX_PER_MINUTE):
@@ -151,6 +152,8 @@ def _file_version(path: Path) -> tuple[int, ...] | None:
 
 def add_key(path: Path, name: str, *, per_minute: int | None = None) -> str:
     """Add a new key to the file, which is created if it is missing, and return the key. Raises KeysInvalid."""
+    if not _NAME.fullmatch(name):
+        raise KeysInvalid(f"{path}: {name!r} cannot be added: {NAME_RULE}")
     token = new_key()
     line = Key(name, hashed(token.encode()), per_minute).line()
 

@@ -24,6 +24,7 @@ from filelock import FileLock
 from dermnote_contracts.notes import Quantization
 from dermnote_notegen.engine.amx_probe import repacking_works
 from dermnote_notegen.engine.llama import (
+    CACHE_TYPES,
     NAME,
     ContextConfig,
     LlamaContext,
@@ -163,7 +164,7 @@ def converted(source: WeightsFile, quantization: str, folder: Path) -> WeightsFi
         return source
     path = folder / f"{source.info.sha256}-{quantization}.gguf"
     digest_file = path.with_suffix(".sha256")
-    if not (path.exists() and digest_file.exists() and sha256_of(path) == digest_file.read_text()):
+    if not (path.exists() and digest_file.exists() and sha256_of(path).encode() == digest_file.read_bytes()):
         _write_atomically(path, lambda temporary: quantize(source.path, temporary, quantization))
         digest = sha256_of(path)
         _write_atomically(digest_file, lambda temporary: temporary.write_text(digest))
@@ -208,9 +209,11 @@ def _choice_file(info: ModelInfo, threads: int, folder: Path) -> Path:
 
 def _read_choice(path: Path) -> Layout | None:
     try:
-        return Layout(**json.loads(path.read_text())["chosen"])
+        layout = Layout(**json.loads(path.read_text())["chosen"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    known = layout.quantization in (SOURCE, *QUANTIZATIONS) and layout.keys in tuple(CACHE_TYPES)
+    return layout if known else None
 
 
 def _machine(threads: int) -> str:
