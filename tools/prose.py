@@ -76,7 +76,7 @@ def check(name: str, source: str, rules: Iterable[Rule], allowed: Iterable[dict[
         for rule in rules:
             for match in rule.regex.finditer(text):
                 number = start + text.count("\n", 0, match.start())
-                line = lines[number - 1]
+                line = lines[min(number, len(lines)) - 1]  # a string with \n escapes spans fewer lines than its text
                 if IGNORE not in line and not any(exception in line for exception in exceptions):
                     hits.append(Hit(name, number, rule, " ".join(match[0].split())))
     return sorted(hits, key=lambda hit: hit.line)

@@ -55,6 +55,12 @@ def test_ordinary_string_literals_are_not_prose() -> None:
     assert prose.check("module.py", f"text = '{PLANTED}'\n", RULES) == []
 
 
+def test_a_phrase_after_escaped_line_breaks_is_reported() -> None:
+    (hit,) = prose.check("module.py", f'"""A\\n\\n\\n {PLANTED}"""\n', RULES)
+
+    assert hit.rule.name == "goes on"
+
+
 def test_a_line_can_be_excluded() -> None:
     allowed = [{"file": "page.md", "text": "The load", "reason": "a quotation"}]
 

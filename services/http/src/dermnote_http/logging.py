@@ -15,8 +15,6 @@ from starlette.middleware import Middleware
 REQUEST_ID_HEADER = "X-Request-ID"
 TEXT = "%(asctime)s %(levelname)s %(name)s [%(correlation_id)s] %(message)s"
 JSON_FIELDS = {"asctime": "time", "levelname": "level", "name": "logger", "correlation_id": "request_id"}
-
-
 # A UUID with or without dashes. An id of any other form is replaced, so that no client can write free text into logs.
 REQUEST_ID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.IGNORECASE)
 

@@ -224,7 +224,8 @@ class LlamaContext:
     def rebuild(self) -> None:
         """Replace the context with an empty one. Raises MemoryError if memory is insufficient.
 
-        After a MemoryError, `decode` raises ContextBroken."""
+        After a MemoryError, `decode` raises ContextBroken.
+        """
         llama_cpp.llama_free(self._context)
         self._open()
 
@@ -247,7 +248,8 @@ def quantize(source: Path, target: Path, quantization: str) -> None:
 class _Batch:
     """A `llama_batch` over reusable arrays. Each token belongs to one sequence.
 
-    `columns`: the arrays, in the field order of BatchToken."""
+    `columns`: the arrays, in the field order of BatchToken.
+    """
 
     def __init__(self, size: int) -> None:
         token, position, seq_id = (np.zeros(size, dtype=np.int32) for _ in range(3))

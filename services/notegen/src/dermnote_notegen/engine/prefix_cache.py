@@ -216,7 +216,8 @@ class PrefixCache:
     def evict(self) -> bool:
         """Remove the least recently used idle branch from its end back to a node visited more than once, which stays.
 
-        False if no branch is idle."""
+        False if no branch is idle.
+        """
         if not self._idle:
             return False
         self._remove(min(self._idle, key=lambda node: node.last_used), stop=lambda ancestor: ancestor.visits > 1)

@@ -82,7 +82,7 @@ class NoteQueue:
 class NoteWorker(BaseWorker):
     """An RQ worker that runs its jobs one after another in its own process while a thread sends the heartbeats.
 
-    `on_failed(note_id)` is called for each job that RQ does not retry again. Maintenance doesn't run between jobs:
+    `on_failed(note_id)` is called for each job that RQ no longer retries. Maintenance doesn't run between jobs:
     one process calls `clean_registries` for all workers. RQ's commands to a worker are not received (receiving them
     would cost a connection and a thread per worker); a note is cancelled through its record instead.
     """
