@@ -152,6 +152,18 @@ def test_a_damaged_layout_is_written_again(source: WeightsFile, folder: Path, da
 
 
 @pytest.mark.gguf
+def test_the_file_of_a_killed_conversion_is_replaced(source: WeightsFile, folder: Path) -> None:
+    first = select(source, folder, "q8_0")
+    first.path.with_suffix(".sha256").unlink()
+    first.path.with_name(f"{first.path.name}.part").write_bytes(b"torn")
+
+    second = select(source, folder, "q8_0")
+
+    assert second == first
+    assert not list(folder.glob("*.part"))
+
+
+@pytest.mark.gguf
 @llama
 def test_a_written_layout_loads_and_keeps_the_perplexity(source: WeightsFile, folder: Path) -> None:
     selected = select(source, folder, "q8_0")

@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, HttpUrl
 from pydantic_settings import SettingsConfigDict
 
 from dermnote_contracts.cpu import usable_cores
@@ -14,6 +14,18 @@ from dermnote_http.settings import ServiceSettings, shared
 def _cache_dir() -> Path:
     """The user's cache folder (XDG)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dermnote"
+
+
+def _file(path: Path) -> Path:
+    """The path, if its last part is a name; raises ValueError."""
+    if not path.name or path.name == "..":
+        raise ValueError("the path must end with the name of a file")
+    return path
+
+
+DAY_S = 24 * 3600
+# Larger caches would need terabytes of memory.
+MAX_TOKENS = 2**24
 
 
 class Settings(ServiceSettings):
@@ -26,25 +38,25 @@ class Settings(ServiceSettings):
     redis_password_file: Path | None = Field(default=None, validation_alias=shared("redis_password_file"))
     max_body_bytes: int = Field(default=8 * 2**20, ge=1024)
     max_waiting: int = Field(default=20_000, ge=1)
-    note_ttl_s: int = Field(default=7 * 24 * 3600, ge=60)
+    note_ttl_s: int = Field(default=7 * DAY_S, ge=60, le=3650 * DAY_S)
 
-    job_timeout_s: int = Field(default=180, ge=5)
+    job_timeout_s: int = Field(default=180, ge=5, le=DAY_S)
     job_retries: int = Field(default=3, ge=1, le=20)
-    maintenance_interval_s: int = Field(default=10, ge=1)
-    orphan_after_s: int = Field(default=20, ge=5)
+    maintenance_interval_s: int = Field(default=10, ge=1, le=DAY_S)
+    orphan_after_s: int = Field(default=20, ge=5, le=DAY_S)
     workers: int | None = Field(default=None, ge=1, le=512)
 
-    engine_socket: Path = Path(".dermnote/engine.sock")
-    engine_url: str | None = None
-    engine_wait_s: float = Field(default=90, gt=0)
+    engine_socket: Annotated[Path, AfterValidator(_file)] = Path(".dermnote/engine.sock")
+    engine_url: HttpUrl | None = None
+    engine_wait_s: float = Field(default=90, gt=0, le=DAY_S)
     own_engine: bool = True
     slots: int | None = Field(default=None, ge=1, le=128)
     priors_dir: Path | None = None
     model: str = "smollm2"
-    threads: int | None = Field(default=None, ge=1)
-    gpu_layers: int | None = Field(default=None, ge=0)
-    context_tokens: int = Field(default=2048, ge=256)
-    cache_tokens: int | None = Field(default=None, ge=256)
+    threads: int | None = Field(default=None, ge=1, le=512)
+    gpu_layers: int | None = Field(default=None, ge=0, le=10_000)
+    context_tokens: int = Field(default=2048, ge=256, le=MAX_TOKENS)
+    cache_tokens: int | None = Field(default=None, ge=256, le=MAX_TOKENS)
     engine_metrics_port: int | None = Field(default=None, ge=1, le=65535)
     requantize: Literal["auto", "off", "bf16", "q8_0", "q4_0"] = "auto"
     cache_dir: Path = Field(default_factory=_cache_dir)

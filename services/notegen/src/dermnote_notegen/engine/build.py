@@ -2,6 +2,7 @@
 
 import logging
 
+from dermnote_contracts.problems import StartRefused
 from dermnote_notegen.engine.amx_probe import repacking_works
 from dermnote_notegen.engine.engine import LLMEngine
 from dermnote_notegen.engine.llama import ALL_LAYERS, MAX_SEQUENCES, ContextConfig, Weights, offloaded_layers
@@ -15,7 +16,7 @@ SEQUENCES_PER_SLOT = 8
 
 
 def load(settings: Settings) -> LLMEngine:
-    """The engine that the settings describe; raises ModelNotFound."""
+    """The engine that the settings describe; raises ModelNotFound, or StartRefused if memory is insufficient."""
     name, path, sha256 = find_weights(settings.model)
     selected = original = WeightsFile(path, ModelInfo(name, sha256))
     on_gpu = bool(offloaded_layers(settings.gpu_layers))
@@ -31,18 +32,22 @@ def load(settings: Settings) -> LLMEngine:
         log.warning("%s runs in its original layout: %s", name, error)  # another process has deleted the converted file
         selected = original
         weights = _load_weights(selected, settings)
-    engine = LLMEngine(
-        weights,
-        ContextConfig(
-            cells=settings.engine_cells,
-            max_sequences=_max_sequences(weights, settings.engine_slots),
-            threads=settings.engine_threads,
-            keys=selected.keys,
-        ),
-        model_info=selected.info,
-        slots=settings.engine_slots,
-        context_tokens=settings.context_tokens,
+    config = ContextConfig(
+        cells=settings.engine_cells,
+        max_sequences=_max_sequences(weights, settings.engine_slots),
+        threads=settings.engine_threads,
+        keys=selected.keys,
     )
+    try:
+        engine = LLMEngine(
+            weights,
+            config,
+            model_info=selected.info,
+            slots=settings.engine_slots,
+            context_tokens=settings.context_tokens,
+        )
+    except MemoryError as error:
+        raise StartRefused(f"{error}; lower NOTEGEN_CONTEXT_TOKENS or NOTEGEN_CACHE_TOKENS") from error
     _log_start(engine, weights, settings)
     return engine
 

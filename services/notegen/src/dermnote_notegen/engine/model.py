@@ -94,9 +94,12 @@ def find_weights(setting: str) -> tuple[str, Path, str]:
             raise ModelNotFound(f"{path} is not the file that preset '{setting}' pins (sha256 differs)")
         return setting, path, digest
     path = Path(setting)
-    if not path.is_file():
-        raise ModelNotFound(f"NOTEGEN_MODEL={setting}: no such file or preset (presets: {', '.join(PRESETS)})")
-    return path.stem, path, sha256_of(path)
+    try:
+        if not path.is_file():
+            raise ModelNotFound(f"NOTEGEN_MODEL={setting}: no such file or preset (presets: {', '.join(PRESETS)})")
+        return path.stem, path, sha256_of(path)
+    except OSError as error:
+        raise ModelNotFound(f"NOTEGEN_MODEL={setting}: cannot be read: {error.strerror}") from error
 
 
 def _packaged_file(preset: Preset) -> Path:

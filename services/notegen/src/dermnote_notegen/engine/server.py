@@ -1,8 +1,11 @@
 """The engine's HTTP API (OpenAI completions on a Unix socket) and its process."""
 
 import asyncio
+import errno
+import fcntl
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -22,6 +25,7 @@ from dermnote_contracts.problems import (
     EngineOverloaded,
     EngineUnavailable,
     InvalidRequest,
+    StartRefused,
 )
 from dermnote_http.app import start_errors
 from dermnote_http.errors import install_problem_handlers
@@ -117,7 +121,7 @@ def _logged(response: CompletionResponse) -> CompletionResponse:
 
 
 def load_engine(settings: Settings) -> Engine:
-    """The engine around the model that the settings name; raises ModelNotFound."""
+    """The engine around the model that the settings name; raises StartRefused."""
     if settings.model == "scripted":
         return ScriptedModel(token_s=0.01, slots=settings.engine_slots)
     from dermnote_notegen.engine.build import load  # noqa: PLC0415  only the engine process loads llama.cpp
@@ -125,28 +129,65 @@ def load_engine(settings: Settings) -> Engine:
     return load(settings)
 
 
+def reserve_socket(path: Path) -> None:
+    """Reserve a path for the socket of this process, until it ends. A socket file on which nobody listens is deleted.
+
+    Raises StartRefused if another process listens there or is about to, and if no socket can be made there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDONLY | os.O_CREAT, 0o666)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the file stays open: the lock lasts as long as the process
+        if path.is_socket():
+            _check_unused(path)
+            path.unlink()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+        path.unlink()
+    except BlockingIOError as error:
+        raise StartRefused(f"NOTEGEN_ENGINE_SOCKET={path}: another process listens there; stop it first") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise StartRefused(f"NOTEGEN_ENGINE_SOCKET={path}: no socket can be made there: {reason}") from error
+
+
+def _check_unused(path: Path) -> None:
+    """Raise BlockingIOError if a process listens on the socket, even one that is too busy to accept."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.setblocking(False)
+        if caller.connect_ex(str(path)) != errno.ECONNREFUSED:
+            raise BlockingIOError
+
+
+def _serve_metrics(engine: Engine, settings: Settings) -> None:
+    """Serve the metrics on NOTEGEN_ENGINE_METRICS_PORT if it is set. Raises StartRefused."""
+    host, port = settings.host, settings.engine_metrics_port
+    if port is not None:
+        try:
+            start_http_server(port, addr=host, registry=engine.registry)
+        except OSError as error:
+            raise StartRefused(f"NOTEGEN_ENGINE_METRICS_PORT: {host}:{port}: {error.strerror}") from error
+
+
 def main() -> None:
-    """Load the model and serve it on the socket; the stale socket file of a killed engine is replaced."""
+    """Load the model and serve it on the socket."""
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # read when llama.cpp is loaded
     with start_errors("dermnote-notegen-engine"):
         settings = read_settings(Settings)
         configure_logging(settings.log_format)
+        reserve_socket(settings.engine_socket)
         engine = load_engine(settings)
-    socket = Path(settings.engine_socket)
-    socket.parent.mkdir(parents=True, exist_ok=True)
-    socket.unlink(missing_ok=True)
-    if settings.engine_metrics_port:
-        start_http_server(settings.engine_metrics_port, addr=settings.host, registry=engine.registry)
-    serve(engine, socket)
+        _serve_metrics(engine, settings)
+    serve(engine, settings.engine_socket)
     if not engine.alive:
         sys.exit("dermnote-notegen-engine: the engine's thread ended; see the log above")
 
 
-def serve(engine: Engine, socket: Path) -> None:
-    """Listen on the socket until a signal arrives or the engine ends."""
+def serve(engine: Engine, path: Path) -> None:
+    """Listen on a Unix socket until a signal arrives or the engine ends."""
     config = uvicorn.Config(
         create_engine(engine),
-        uds=str(socket),
+        uds=str(path),
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,

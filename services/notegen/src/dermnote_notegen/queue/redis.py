@@ -3,6 +3,7 @@
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from dermnote_contracts.problems import StartRefused
 from dermnote_notegen.settings import Settings
@@ -29,6 +30,11 @@ def connect(settings: Settings, **options: Any) -> Redis:
             raise PasswordUnreadable(f"REDIS_PASSWORD_FILE: {path} is empty")
         options["password"] = password
     try:
-        return Redis.from_url(settings.redis_url, **options)
-    except (ValueError, TypeError) as error:
-        raise StartRefused("REDIS_URL is invalid; use redis://HOST:PORT/DATABASE, rediss:// or unix://PATH") from error
+        redis = Redis.from_url(settings.redis_url, **options)
+        pool = redis.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # checks the URL's options, and does not connect yet
+    except (ValueError, TypeError, RedisError) as error:
+        raise StartRefused(
+            "REDIS_URL is invalid; use redis://HOST:PORT/DATABASE, rediss:// or unix://PATH, and redis-py's options"
+        ) from error
+    return redis

@@ -240,7 +240,7 @@ class Runtime:
         redis = connect(settings, retry=retry, socket_timeout=REDIS_TIMEOUT_S)
         engine = EngineClient(
             socket=settings.engine_socket,
-            url=settings.engine_url,
+            url=None if settings.engine_url is None else str(settings.engine_url).rstrip("/"),
             model_name=settings.model if settings.engine_url else "",
             wait_s=settings.engine_wait_s,
         )

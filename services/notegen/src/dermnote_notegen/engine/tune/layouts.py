@@ -10,7 +10,6 @@ import math
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Collection
 from contextlib import closing
@@ -173,9 +172,8 @@ def converted(source: WeightsFile, quantization: str, folder: Path) -> WeightsFi
 
 
 def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    os.close(handle)
-    temporary = Path(name)
+    """The caller holds the lock, so only a killed process leaves a temporary file, which the next one replaces."""
+    temporary = path.with_name(f"{path.name}.part")
     try:
         write(temporary)
         with temporary.open("rb") as file:

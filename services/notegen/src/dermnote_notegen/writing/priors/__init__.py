@@ -131,12 +131,14 @@ def load_priors(folder: Path | None = None) -> Priors:
 def _read_files(folder: Traversable) -> dict[str, str]:
     """The texts of a folder's YAML files by path, sorted by name."""
     texts = {}
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
-        if file.name.endswith((".yaml", ".yml")):
-            try:
+    try:
+        for file in sorted(folder.iterdir(), key=lambda file: file.name):
+            if file.name.endswith((".yaml", ".yml")):
                 texts[str(file)] = file.read_text("utf-8")
-            except UnicodeDecodeError as error:
-                raise PriorsInvalid(f"{file}: not UTF-8 text") from error
+    except UnicodeDecodeError as error:
+        raise PriorsInvalid(f"{file}: not UTF-8 text") from error
+    except OSError as error:
+        raise PriorsInvalid(f"{error.filename}: cannot be read: {error.strerror}") from error
     return texts
 
 
