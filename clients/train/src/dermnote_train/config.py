@@ -1,8 +1,15 @@
-"""Configuration of a training run, validated once and saved with the weights."""
+"""Configuration of a training run, validated once and saved with the weights; other choices of the command line."""
 
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+Augmentation = Literal["paper", "strong"]
+"""See training/augment.py."""
+Runtime = Literal["both", "onnx", "openclip"]
+"""Runtimes that can serve an exported model."""
+StudyMode = Literal["strict", "paper"]
+"""See StudyPlan."""
 
 
 class StrictModel(BaseModel):

@@ -5,21 +5,16 @@ import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dermnote_contracts.metadata import walk
 from dermnote_train.cli import options, output
-from dermnote_train.data.adapters import Reading, dataset_of, load_dataset, read_folder
-from dermnote_train.data.draw import draw_dataset
-from dermnote_train.data.duplicates import DuplicatePair
-from dermnote_train.data.images import check_decodable, undecodable
-from dermnote_train.data.labels import PAPER5
-from dermnote_train.data.layouts import COLUMNS_FILE, ISIC_2019, LAYOUTS
-from dermnote_train.data.leakage import find_leakage, write_leakage
-from dermnote_train.data.splits import PART_NAMES, read_split, split_dataset, write_split
 from dermnote_train.errors import UserError
+
+if TYPE_CHECKING:
+    from dermnote_train.data.adapters import Reading
+    from dermnote_train.data.duplicates import DuplicatePair
 
 app = typer.Typer(no_args_is_help=True)
 SHOWN = 20
@@ -28,6 +23,8 @@ SHOWN = 20
 @app.command("list")
 def list_layouts() -> None:
     """List the supported data sets and how they are recognised."""
+    from dermnote_train.data.layouts import COLUMNS_FILE, ISIC_2019, LAYOUTS
+
     rows = []
     for layout in LAYOUTS:
         columns = f"column {' and '.join(layout.recognised_by)}"
@@ -47,6 +44,10 @@ def list_layouts() -> None:
 @app.command()
 def inspect(folder: options.Folder, labels: options.Labels = None, leaky_fields: options.Leaky = False) -> None:
     """Show the classes, groups and fields of a data set, and how complete the fields are."""
+    from dermnote_contracts.metadata import walk
+    from dermnote_train.data.adapters import read_folder
+    from dermnote_train.data.labels import PAPER5
+
     reading = read_folder(folder, labels=labels, leaky_fields=leaky_fields)
     classes = Counter(record.label for record in reading.records)
     groups = {name: len({r.group for r in reading.records if r.label == name}) for name in classes}
@@ -74,6 +75,9 @@ def inspect(folder: options.Folder, labels: options.Labels = None, leaky_fields:
 @app.command()
 def check(folder: options.Folder, labels: options.Labels = None) -> None:
     """Report every problem of a data set, row by row; exit code 1 if there is any."""
+    from dermnote_train.data.adapters import read_folder
+    from dermnote_train.data.images import undecodable
+
     reading = read_folder(folder, labels=labels)
     with output.progress_bars() as progress:
         broken = undecodable(reading.records, progress=progress)
@@ -88,7 +92,7 @@ def check(folder: options.Folder, labels: options.Labels = None) -> None:
         raise typer.Exit(1)
 
 
-def print_presences(reading: Reading) -> None:
+def print_presences(reading: "Reading") -> None:
     """Print which fields are partly filled, and whether their presence reveals the class."""
     classes = sorted({record.label for record in reading.records})
     if reading.presences:
@@ -157,6 +161,11 @@ def leakage(
 
     Exit code 1 if a group or an image is in two parts of the split, or if an image is in both data sets.
     """
+    from dermnote_train.data.adapters import dataset_of, load_dataset, read_folder
+    from dermnote_train.data.images import check_decodable
+    from dermnote_train.data.leakage import find_leakage, write_leakage
+    from dermnote_train.data.splits import read_split
+
     reading = read_folder(folder, labels=labels, leaky_fields=True)
     dataset = dataset_of(reading, classes=classes)
     other = None if against is None else load_dataset(against, classes=classes, leaky_fields=True)
@@ -178,7 +187,7 @@ def leakage(
         raise typer.Exit(1)
 
 
-def print_duplicates(title: str, pairs: Sequence[DuplicatePair]) -> None:
+def print_duplicates(title: str, pairs: Sequence["DuplicatePair"]) -> None:
     """Print pairs of images; at most twenty."""
     other_group = sum(pair.first.group != pair.second.group for pair in pairs)
     other_class = sum(pair.first.label != pair.second.label for pair in pairs)
@@ -211,6 +220,8 @@ def draw(
     seed: options.Seed = 0,
 ) -> None:
     """Draw a small synthetic data set: 5 classes, plausible metadata, labelled SYNTHETIC."""
+    from dermnote_train.data.draw import draw_dataset
+
     with output.progress_bars() as progress:
         draw_dataset(folder, count=count, seed=seed, progress=progress)
     output.print_line(f"{count} drawn lesions (SYNTHETIC) in {folder}")
@@ -227,6 +238,8 @@ def split(
     seed: options.Seed = 0,
 ) -> None:
     """Split a data set 60/20/20 by patient or lesion, with every class in every part."""
+    from dermnote_train.data.splits import PART_NAMES, split_dataset, write_split
+
     with output.progress_bars() as progress:
         dataset = options.read_dataset(
             folder, classes=classes, labels=labels, limit=limit, seed=seed, progress=progress

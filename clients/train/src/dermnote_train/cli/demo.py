@@ -1,7 +1,7 @@
 """dermnote demo: the whole pipeline in one command, with an HTML report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,10 +10,10 @@ from dermnote_train.cli import options, output
 from dermnote_train.cli.index import print_hits
 from dermnote_train.cli.notes import print_notes
 from dermnote_train.config import TrainConfig
-from dermnote_train.data.draw import draw_dataset
-from dermnote_train.demo import DemoPlan, DemoResult, run_demo
-from dermnote_train.report.demo import write_report
 from dermnote_train.settings import Settings
+
+if TYPE_CHECKING:
+    from dermnote_train.demo import DemoResult
 
 SHOWN_QUERIES = 2
 
@@ -36,14 +36,9 @@ def demo(
     leaky_fields: options.Leaky = False,
 ) -> None:
     """Run the pipeline: data, notes, training, evaluation, index, search and an HTML report."""
+    from dermnote_train.data.draw import draw_dataset
+
     settings = Settings()
-    plan = DemoPlan(
-        strategy=strategy,
-        config=TrainConfig(epochs=epochs, image_size=image_size, seed=seed),
-        class_set=classes,
-        compare=compare,
-        via=via,
-    )
     with options.note_service() as notes, options.retrieval_service() as retrieval:
         notes.require_ready()
         retrieval.require_ready()
@@ -59,6 +54,16 @@ def demo(
                 progress=progress,
             )
             run_dir = out or settings.dermnote_home / "demo" / dataset.name
+            from dermnote_train.demo import DemoPlan, run_demo  # slow to load, so faults of the data are reported first
+            from dermnote_train.report.demo import write_report
+
+            plan = DemoPlan(
+                strategy=strategy,
+                config=TrainConfig(epochs=epochs, image_size=image_size, seed=seed),
+                class_set=classes,
+                compare=compare,
+                via=via,
+            )
             result = run_demo(
                 dataset,
                 plan=plan,
@@ -74,7 +79,7 @@ def demo(
     output.print_line(f"report: {report.resolve()}")
 
 
-def print_result(result: DemoResult) -> None:
+def print_result(result: "DemoResult") -> None:
     """Print the hits of the first queries, the statistics of the notes, and the metrics of each arm."""
     if result.dataset.synthetic:
         output.print_line("SYNTHETIC: the images are drawn by a program and the patients are invented")

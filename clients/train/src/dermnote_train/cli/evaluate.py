@@ -8,12 +8,6 @@ import typer
 
 from dermnote_train.cli import options, output
 from dermnote_train.errors import UserError
-from dermnote_train.evaluation.evaluate import evaluate as evaluate_model
-from dermnote_train.evaluation.tables import format_interval, format_number
-from dermnote_train.files import write_text
-from dermnote_train.models.checkpoint import load_checkpoint
-from dermnote_train.models.run_folder import read_run_data, read_run_split
-from dermnote_train.notes.table import read_notes
 
 
 def evaluate(
@@ -31,6 +25,13 @@ def evaluate(
     seed: options.Seed = 0,
 ) -> None:
     """Evaluate on the run's test part, or on all images of another data set that belong to the run's classes."""
+    from dermnote_train.evaluation.evaluate import evaluate as evaluate_model
+    from dermnote_train.evaluation.tables import format_interval, format_number
+    from dermnote_train.files import write_text
+    from dermnote_train.models.checkpoint import load_checkpoint
+    from dermnote_train.models.run_folder import read_run_data, read_run_split
+    from dermnote_train.notes.table import read_notes
+
     data = read_run_data(run)
     with output.progress_bars() as progress:
         dataset = options.read_dataset(folder, classes=data.class_set, labels=labels, seed=seed, progress=progress)

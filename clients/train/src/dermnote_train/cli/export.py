@@ -7,11 +7,8 @@ from typing import Annotated
 import typer
 
 from dermnote_train.cli import output
+from dermnote_train.config import Runtime
 from dermnote_train.errors import UserError
-from dermnote_train.models.checkpoint import load_checkpoint
-from dermnote_train.models.export import Runtime, export_lite, export_model
-from dermnote_train.models.run_folder import read_run_data
-from dermnote_train.report.study.model_cards import CARD_NAME
 from dermnote_train.settings import Settings
 
 MODEL_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
@@ -30,6 +27,11 @@ def export(
     ] = "both",
 ) -> None:
     """Write a model folder with its manifest, atomically."""
+    from dermnote_train.models.checkpoint import load_checkpoint
+    from dermnote_train.models.export import export_lite, export_model
+    from dermnote_train.models.run_folder import read_run_data
+    from dermnote_train.report.study.model_cards import CARD_NAME
+
     name = name or ("lite" if what == "lite" else Path(what).resolve().name)
     if not re.fullmatch(MODEL_NAME, name):
         raise UserError(

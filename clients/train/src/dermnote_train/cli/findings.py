@@ -2,18 +2,18 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dermnote_train.cli import options, output
-from dermnote_train.data.splits import balanced_part
-from dermnote_train.findings.measures import COLOURS
-from dermnote_train.findings.table import ImageFindings, draw_sheet, measure_dataset, write_findings
 from dermnote_train.settings import Settings
 
+if TYPE_CHECKING:
+    from dermnote_train.findings.table import ImageFindings
+
 ON_SHEET = 36
-TERMS = ("a lesion was found", "symmetric", "asymmetric", "sharp", "mixed", "indistinct", *COLOURS)
+FOUND = "a lesion was found"
 
 
 def findings(
@@ -29,6 +29,9 @@ def findings(
     seed: options.Seed = 0,
 ) -> None:
     """Measure asymmetry, border and colours of every lesion, for dermnote notes --findings."""
+    from dermnote_train.data.splits import balanced_part
+    from dermnote_train.findings.table import draw_sheet, measure_dataset, write_findings
+
     with output.progress_bars() as progress:
         dataset = options.read_dataset(
             folder, classes=classes, labels=labels, limit=limit, seed=seed, progress=progress
@@ -43,22 +46,25 @@ def findings(
         output.print_line(f"contact sheet: {sheet}")
 
 
-def print_findings(measured: tuple[ImageFindings, ...], labels: dict[str, str]) -> None:
+def print_findings(measured: "tuple[ImageFindings, ...]", labels: dict[str, str]) -> None:
     """Print how often each term was found per class, and why images have no findings."""
+    from dermnote_train.findings.measures import COLOURS
+
+    shown = (FOUND, "symmetric", "asymmetric", "sharp", "mixed", "indistinct", *COLOURS)
     classes = sorted(set(labels.values()))
     terms = {one.image_id: _terms(one) for one in measured}
     groups = [list(terms), *([image_id for image_id in terms if labels[image_id] == name] for name in classes)]
     output.print_table(
         "Findings, share of images",
         ("", "all", *classes),
-        [(term, *(f"{sum(term in terms[i] for i in group) / len(group):.0%}" for group in groups)) for term in TERMS],
+        [(term, *(f"{sum(term in terms[i] for i in group) / len(group):.0%}" for group in groups)) for term in shown],
     )
     reasons = Counter(one.why_not for one in measured if one.why_not)
     for reason, count in reasons.most_common():
         output.print_line(f"no findings for {count} images: {reason}")
 
 
-def _terms(one: ImageFindings) -> set[str | None]:
+def _terms(one: "ImageFindings") -> set[str | None]:
     found = one.findings
-    measured = {TERMS[0]} if one.measures is not None else set()
+    measured = {FOUND} if one.measures is not None else set()
     return {*measured, found.asymmetry, found.border, *(found.colours or ())}

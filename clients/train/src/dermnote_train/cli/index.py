@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dermnote_contracts.retrieval import Exclude, Hit, Via
 from dermnote_train.cli import options, output
-from dermnote_train.data.images import decode_fault, header_fault
 from dermnote_train.errors import UserError
-from dermnote_train.index import IndexInterrupted, IndexRun, push, read_image
-from dermnote_train.notes.table import read_notes
+
+if TYPE_CHECKING:
+    from dermnote_train.index import IndexRun
 
 
 def index(
@@ -24,6 +24,9 @@ def index(
     seed: options.Seed = 0,
 ) -> None:
     """Store images, notes, metadata and groups in the index. Run the command again to resume an interrupted push."""
+    from dermnote_train.index import IndexInterrupted, push
+    from dermnote_train.notes.table import read_notes
+
     with options.retrieval_service() as service, output.progress_bars() as progress:
         service.require_ready()
         dataset = options.read_dataset(
@@ -42,7 +45,7 @@ def index(
         raise typer.Exit(1)
 
 
-def print_index(run: IndexRun) -> None:
+def print_index(run: "IndexRun") -> None:
     """Print how many items were created, updated, unchanged or failed."""
     total = run.stored + len(run.failed)
     output.print_table(
@@ -64,6 +67,9 @@ def search(
     ] = None,
 ) -> None:
     """Find the notes that match an image best."""
+    from dermnote_train.data.images import decode_fault, header_fault
+    from dermnote_train.index import read_image
+
     content = read_image(image)
     if fault := header_fault(image) or decode_fault(image):
         raise UserError(f"{image.parent}: {fault}")

@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dermnote_contracts.notes import ALL_TOPICS
 from dermnote_train.cli import options, output
-from dermnote_train.findings.table import with_findings
-from dermnote_train.notes.blinding import BLINDED
-from dermnote_train.notes.request import NotesPlan, NotesRun, write_dataset_notes
-from dermnote_train.notes.table import NoteRow
+
+if TYPE_CHECKING:
+    from dermnote_train.notes.request import NotesRun
+    from dermnote_train.notes.table import NoteRow
 
 
 def notes(
@@ -38,6 +38,9 @@ def notes(
     open_batches: Annotated[int, typer.Option(min=1, max=64, help="Batches in flight at the same time.")] = 4,
 ) -> None:
     """Write a note for every image to notes.parquet. Run the command again to resume an interrupted run."""
+    from dermnote_train.notes.blinding import BLINDED
+    from dermnote_train.notes.request import NotesPlan, write_dataset_notes
+
     plan = NotesPlan(
         strategy=strategy,
         include=BLINDED if blinded else ALL_TOPICS,
@@ -57,6 +60,8 @@ def notes(
             progress=progress,
         )
         if findings is not None:
+            from dermnote_train.findings.table import with_findings
+
             dataset = replace(dataset, records=with_findings(dataset.records, findings))
         out = out or options.notes_path(dataset.name + ("-blinded" if blinded else "")).parent
         run = write_dataset_notes(service, dataset, plan=plan, out=out, progress=progress)
@@ -66,7 +71,7 @@ def notes(
         raise typer.Exit(1)
 
 
-def print_notes(run: NotesRun) -> None:
+def print_notes(run: "NotesRun") -> None:
     """Print the statistics of a notes run per strategy, and its failures."""
     output.print_table(
         "Notes",
@@ -82,7 +87,7 @@ def print_notes(run: NotesRun) -> None:
         output.print_line(f"{len(run.failed)} notes failed; run the same command again to retry them")
 
 
-def _statistics(rows: list[NoteRow], strategy: str, run: NotesRun) -> tuple[object, ...]:
+def _statistics(rows: "list[NoteRow]", strategy: str, run: "NotesRun") -> tuple[object, ...]:
     return (
         strategy,
         len(rows),

@@ -2,23 +2,18 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from dermnote_train.cli import options, output
-from dermnote_train.data.adapters import read_folder
-from dermnote_train.report.study.model_cards import write_cards
-from dermnote_train.report.study.page import write_study_report
-from dermnote_train.report.study.results import answers
+from dermnote_train.config import StudyMode
 from dermnote_train.settings import Settings
-from dermnote_train.study.analysis.export import write_results
-from dermnote_train.study.analysis.figures import compute_results
-from dermnote_train.study.analysis.results import StudyResults
-from dermnote_train.study.cells.outputs import read_cell
-from dermnote_train.study.plan import Mode, StudyPlan, plan_of, read_plan
-from dermnote_train.study.runner import CELLS, PARTS, StudyState, run_study
-from dermnote_train.study.samples import drawn_samples
+
+if TYPE_CHECKING:
+    from dermnote_train.study.analysis.results import StudyResults
+    from dermnote_train.study.plan import StudyPlan
+    from dermnote_train.study.runner import StudyState
 
 
 def study(
@@ -38,7 +33,7 @@ def study(
         int | None, typer.Option(min=1, max=100, help="Number of seeds per grid; overrides the plan.")
     ] = None,
     mode: Annotated[
-        Mode | None,
+        StudyMode | None,
         typer.Option(help="paper: split by image and also search training notes, as in the paper; strict: do neither."),
     ] = None,
     minutes: Annotated[
@@ -55,6 +50,10 @@ def study(
     started = time.monotonic()
     with options.note_service() as service, output.progress_bars() as progress:
         service.require_ready()
+        from dermnote_train.study.cells.outputs import read_cell  # slow to load, so other faults are reported first
+        from dermnote_train.study.runner import CELLS, PARTS, run_study
+        from dermnote_train.study.samples import drawn_samples
+
         state = run_study(
             plan,
             service=service,
@@ -67,6 +66,11 @@ def study(
             service, state, folder=folder / "drawn", out=folder / "notes" / "drawn", progress=progress
         )
         model = service.model()
+    from dermnote_train.report.study.model_cards import write_cards
+    from dermnote_train.report.study.page import write_study_report
+    from dermnote_train.study.analysis.export import write_results
+    from dermnote_train.study.analysis.figures import compute_results
+
     cells = [read_cell(folder / CELLS / one.path) for one in state.cells]
     ablations = [read_cell(folder / CELLS / one.path) for one in state.ablations]
     results = compute_results(
@@ -86,7 +90,10 @@ def study(
         output.print_line(f"{state.remaining} cells are left; run the same command again to continue")
 
 
-def _plan(data: Path, away: tuple[Path, ...]) -> StudyPlan:
+def _plan(data: Path, away: tuple[Path, ...]) -> "StudyPlan":
+    from dermnote_train.data.adapters import read_folder
+    from dermnote_train.study.plan import plan_of, read_plan
+
     if data.suffix == ".toml":
         if away:
             raise typer.BadParameter("a study plan names its own test data; remove --away")
@@ -94,7 +101,9 @@ def _plan(data: Path, away: tuple[Path, ...]) -> StudyPlan:
     return plan_of(data, away, names={folder: read_folder(folder).name for folder in (data, *away)})
 
 
-def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | None, limit: int | None) -> StudyPlan:
+def _adjusted(
+    plan: "StudyPlan", *, grid: str, seeds: int | None, mode: StudyMode | None, limit: int | None
+) -> "StudyPlan":
     parts = {"frozen": plan.frozen, "tuned": plan.tuned, "trials": plan.ablations}
     if grid != "all" and parts[grid] is None:
         raise typer.BadParameter(f"the plan has no {grid} grid; choose another --grid")
@@ -108,8 +117,10 @@ def _adjusted(plan: StudyPlan, *, grid: str, seeds: int | None, mode: Mode | Non
     return plan.model_copy(update=changes)
 
 
-def print_study(state: StudyState, results: StudyResults) -> None:
+def print_study(state: "StudyState", results: "StudyResults") -> None:
     """Print the best arm for each question and setting."""
+    from dermnote_train.report.study.results import answers
+
     output.print_table(
         f"The best arm of each question ({len(state.cells)} cells, {results.opened} configurations evaluated)",
         ("trained on", "tested on", "question", "arm", "gain", "95 % interval", "p (Holm)"),

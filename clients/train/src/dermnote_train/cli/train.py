@@ -1,22 +1,19 @@
 """dermnote train: train an image+text model or an image-only one."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from pydantic import ValidationError
 
 from dermnote_train.cli import options, output
 from dermnote_train.config import TrainConfig
-from dermnote_train.data.splits import split_dataset
 from dermnote_train.errors import UserError
-from dermnote_train.models.run_folder import write_run_data
-from dermnote_train.notes.table import read_notes, texts_for
 from dermnote_train.progress import silent
 from dermnote_train.settings import Settings
-from dermnote_train.training.distributed import process_group
-from dermnote_train.training.train import TrainResult
-from dermnote_train.training.train import train as train_model
+
+if TYPE_CHECKING:
+    from dermnote_train.training.train import TrainResult
 
 
 def train(
@@ -55,6 +52,12 @@ def train(
 
     Run the command again to resume an interrupted run. For several GPUs or hosts: torchrun --no-python dermnote train
     """
+    from dermnote_train.data.splits import split_dataset
+    from dermnote_train.models.run_folder import write_run_data
+    from dermnote_train.notes.table import read_notes, texts_for
+    from dermnote_train.training.distributed import process_group
+    from dermnote_train.training.train import train as train_model
+
     base = TrainConfig.paper(seed=seed) if paper else TrainConfig(seed=seed)
     overrides = {
         "preset": preset,
@@ -96,7 +99,7 @@ def train(
     output.print_line(f"run: {run_dir}")
 
 
-def print_training(result: TrainResult) -> None:
+def print_training(result: "TrainResult") -> None:
     """Print the metrics of every epoch; the epoch whose weights were saved is marked."""
     output.print_table(
         f"Training, {result.images_per_s:.0f} images/s",

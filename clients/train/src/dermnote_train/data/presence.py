@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2_contingency
 
 from dermnote_contracts.metadata import LesionMetadata, walk
 from dermnote_train.data.records import Record
@@ -53,6 +52,8 @@ def presences(records: Sequence[Record]) -> tuple[Presence, ...]:
 def _presence(
     path: str, has: NDArray[np.bool_], labels: NDArray[np.str_], *, classes: Sequence[str], fields: int
 ) -> Presence:
+    from scipy.stats import chi2_contingency  # noqa: PLC0415  takes a second to load
+
     counts = np.array([[np.sum(has & (labels == name)), np.sum(~has & (labels == name))] for name in classes])
     v, p_value = 0.0, 1.0
     if len(classes) > 1:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.data.tables import read_table
@@ -96,6 +95,8 @@ def _fold(records: Sequence[Record], *, folds: int, state: int) -> tuple[tuple[R
 
     The fold is chosen at random too, since scikit-learn always assigns the largest groups to the first folds.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # noqa: PLC0415  takes a second to load
+
     labels = np.array([record.label for record in records])
     groups = np.array([record.group for record in records])
     folds = min(folds, max(len(set(groups[labels == name])) for name in set(labels)))

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dermnote_contracts import __version__
 from dermnote_contracts.manifest import MANIFEST_NAME, ModelManifest, Preprocessing
+from dermnote_train.config import Runtime
 from dermnote_train.files import atomic_folder, sha256_file
 from dermnote_train.models import towers
 from dermnote_train.models.model import LesionModel
@@ -23,7 +24,6 @@ from dermnote_train.models.towers import CONTEXT_TOKENS, TOKENIZER_FILES, Towers
 WEIGHTS, HEADS, CONFIG = "open_clip_model.safetensors", "heads.safetensors", "open_clip_config.json"
 LITE_IMAGE_SIZE = 224  # the training size of EfficientNet-Lite0
 
-Runtime = Literal["both", "onnx", "openclip"]
 """Which runtimes can serve a folder, and so what it contains: ONNX graphs, open_clip's own files, or both."""
 
 

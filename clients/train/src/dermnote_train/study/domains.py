@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dermnote_train.config import StudyMode
 from dermnote_train.data.adapters import dataset_of, matching_images, read_folder
 from dermnote_train.data.images import check_decodable, pixels_version
 from dermnote_train.data.presence import Presence
@@ -16,7 +17,7 @@ from dermnote_train.files import sha256_file
 from dermnote_train.findings.table import measure_dataset, with_findings, write_findings
 from dermnote_train.progress import Report
 from dermnote_train.study.facts import common_facts, keep_facts
-from dermnote_train.study.plan import Domain, Mode, Route, StudyPlan
+from dermnote_train.study.plan import Domain, Route, StudyPlan
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class StudyData:
     presences: Mapping[str, tuple[Presence, ...]]
     image_hashes: Mapping[str, str]
 
-    def split(self, route: Route, *, seed: int, mode: Mode) -> Split:
+    def split(self, route: Route, *, seed: int, mode: StudyMode) -> Split:
         """Training, validation and home test part of a route."""
         dataset = self.domains[route.train]
         if mode == "paper":  # split by image: images of one patient may be in two parts

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from dermnote_contracts.metadata import walk
 from dermnote_train.data.presence import without
@@ -85,9 +85,9 @@ class FactTable:
         values = {value for record in records for value in self._values(record)}
         self.columns = {value: column for column, value in enumerate(sorted(values))}
 
-    def rows(self, records: Sequence[Record]) -> Tensor:
+    def rows(self, records: Sequence[Record]) -> NDArray[np.float32]:
         """float32 [n, columns + 1]; the last column is the age."""
-        table = torch.zeros((len(records), len(self.columns) + 1))
+        table = np.zeros((len(records), len(self.columns) + 1), dtype=np.float32)
         for row, record in enumerate(records):
             for value in self._values(record):
                 if value in self.columns:

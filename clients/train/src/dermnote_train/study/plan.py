@@ -8,15 +8,13 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from dermnote_train.config import StrictModel, TrainConfig
+from dermnote_train.config import Augmentation, StrictModel, StudyMode, TrainConfig
 from dermnote_train.errors import UserError
 from dermnote_train.study.arms import ARMS
-from dermnote_train.training.augment import Augmentation
 
 NAME = re.compile(r"[^./\\][^/\\]*")
 POOLS = ("val", "train", "home")
 """The parts of a route's training domain."""
-Mode = Literal["strict", "paper"]
 Wording = Literal["notes", "facts"]
 
 
@@ -84,7 +82,7 @@ class StudyPlan(StrictModel):
 
     domains: Mapping[str, Domain]
     routes: tuple[Route, ...] = Field(min_length=1)
-    mode: Mode = "strict"
+    mode: StudyMode = "strict"
     frozen: FrozenGrid | None = FrozenGrid()
     tuned: TunedGrid | None = None
     ablations: Ablations | None = Field(default=None, alias="trials")

@@ -6,13 +6,13 @@ colour jitter and blur.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-Augmentation = Literal["paper", "strong"]
+from dermnote_train.config import Augmentation
+
 RGB_SHIFT = 20
 
 

@@ -1,6 +1,5 @@
 """Computes a study's results (results.py) from its cells' outputs. Pure functions."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.metrics import f1_score
 
+from dermnote_contracts.cpu import usable_cores
 from dermnote_train.data.records import Record
 from dermnote_train.evaluation.bootstrap import GroupBootstrap, holm
 from dermnote_train.evaluation.metrics import auroc_macro, calibration_error, confusion_matrix, kappa_linear
@@ -81,7 +81,7 @@ def compute_results(
 def _rankings(outputs: ArmOutputs) -> list[Rankings]:
     """Rankings of all arms, in threads: most of the time is spent in sorting, which releases the interpreter lock."""
     tasks = [(setting, arm, seeds) for setting, arms in outputs.items() for arm, seeds in arms.items()]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(usable_cores()) as threads:
         return [one for rankings in threads.map(lambda task: list(rank(*task)), tasks) for one in rankings]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dermnote_train.config import StudyMode
 from dermnote_train.data.labels import DIAGNOSIS_OF
 from dermnote_train.data.records import LesionDataset, Record, Split
 from dermnote_train.study.arms import ARMS, NOTE_SETS, Texts
@@ -20,7 +21,7 @@ from dermnote_train.study.cells.outputs import (
 from dermnote_train.study.domains import StudyData
 from dermnote_train.study.facts import list_facts
 from dermnote_train.study.note_sets import NoteSetTexts
-from dermnote_train.study.plan import FrozenGrid, Mode, Route, StudyPlan, TunedGrid, Wording
+from dermnote_train.study.plan import FrozenGrid, Route, StudyPlan, TunedGrid, Wording
 from dermnote_train.study.prompts import class_prompts
 
 StudyNotes = Mapping[str, Mapping[str, NoteSetTexts]]
@@ -108,7 +109,7 @@ def grid_cells(plan: StudyPlan, data: StudyData, notes: StudyNotes, *, grid: Fro
                 )
 
 
-def _pools(data: StudyData, route: Route, split: Split, *, mode: Mode) -> dict[str, tuple[Record, ...]]:
+def _pools(data: StudyData, route: Route, split: Split, *, mode: StudyMode) -> dict[str, tuple[Record, ...]]:
     """The records that a cell is tested on: "val" and "home" of its own split, and all of each `away` domain.
 
     In mode "paper", also the training part, since the authors' code searches it.

@@ -1,7 +1,6 @@
 """Cells of the frozen grid: their digests, and the training of their heads on cached features, in parallel."""
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dermnote_contracts.cpu import usable_cores
 from dermnote_train.data.records import Record
 from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, note_owners, training_texts
 from dermnote_train.study.cells.cell import Cell
@@ -149,7 +149,7 @@ class _Inputs:
     def _training_text(self, records: Sequence[Record]) -> Tensor | None:
         """Features [k, n, t] of each training image's k texts; [1, n, t] of the facts for a table; or None."""
         if self.table is not None:
-            return self.table.rows(records)[None]
+            return torch.from_numpy(self.table.rows(records))[None]
         if not self.arm.has_text:
             return None
         texts = training_texts(self.arm, records, self.cell.sets, seed=self.cell.seed)
@@ -184,7 +184,7 @@ class _Inputs:
         arm, sets, of_texts = self.arm, self.cell.sets, self.features.of_texts
         note, own, prompts = None, None, None
         if self.table is not None:
-            note = self.table.rows(note_records)
+            note = torch.from_numpy(self.table.rows(note_records))
         elif arm.uses_test_notes:
             note = of_texts([sets[arm.test_notes][record.image_id] for record in note_records])
             own = of_texts([sets[arm.notes[0]][record.image_id] for record in note_records])
@@ -243,7 +243,7 @@ def compute_cells(
     Each process uses one thread, since the training steps are small.
     processes: by default one per core.
     """
-    processes = min(processes or len(os.sched_getaffinity(0)), max(len(cells), 1))
+    processes = min(processes or usable_cores(), max(len(cells), 1))
     pending = iter(cells)
     # fork would copy locks that library threads hold at that moment, and nothing would release the copies.
     with ProcessPoolExecutor(

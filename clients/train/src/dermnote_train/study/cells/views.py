@@ -11,13 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dermnote_train.config import Augmentation
 from dermnote_train.data.images import pixels_version
 from dermnote_train.data.records import Record
 from dermnote_train.files import atomic_write
 from dermnote_train.models import images
 from dermnote_train.models.towers import Towers, weights_hash
 from dermnote_train.progress import Report, Step, silent
-from dermnote_train.training.augment import Augmentation, augment, augmentation
+from dermnote_train.training.augment import augment, augmentation
 
 log = logging.getLogger(__name__)
 CHUNK = 128
