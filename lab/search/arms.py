@@ -1,7 +1,6 @@
 """The arms of the search benchmark: our service, clip-retrieval's service, and FAISS without a service."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import httpx
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
+from dermnote_contracts.cpu import usable_cores
 from lab.peers.clip_retrieval import python_of
 from lab.peers.process import ServerProcess, server_process
 from lab.search.load import Load, drive, post
@@ -196,7 +196,7 @@ def run_faiss(count: int, *, seconds: float) -> Arm:
     index = faiss.IndexFlatIP(DIM)
     for rows in clustered(count):
         index.add(rows)
-    faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
+    faiss.omp_set_num_threads(usable_cores())
     query_vectors = queries()
     arm.rows["vector"] = []
     for batch_size in (1, 32):

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from dermnote_notegen.engine.scripted import DEADLY
 from dermnote_notegen.queue.records import NoteStore, Submission
 from dermnote_notegen.queue.rq_queue import QUEUE_NAME, NoteQueue, NoteWorker
 from dermnote_notegen.settings import Settings
+from dermnote_notegen.worker.main import ENGINE
 from dermnote_notegen.worker.supervisor import (
     FIRST_DELAY_S,
     MAX_DELAY_S,
@@ -98,6 +101,38 @@ def test_the_restart_delay_doubles_with_each_early_exit_up_to_a_limit() -> None:
     assert delays[:3] == [0.2, 0.4, 0.8]
     assert delays == sorted(delays)
     assert delays[-1] == MAX_DELAY_S
+
+
+ORPHANED = """
+import os, signal, sys, time
+from dermnote_notegen.worker import supervisor
+sys.platform = sys.argv[1]
+process = supervisor.Process("child", lambda: time.sleep(120))
+process.start()
+print(process.pid, flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_a_child_ends_with_its_killed_parent(platform: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHANED, platform], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert is_alive(child)
+
+        parent.kill()
+
+    wait_until(lambda: not is_alive(child), timeout_s=30, what="the child has ended")
+
+
+def test_an_engine_without_its_supervisor_ends(short_folder: Path) -> None:
+    environment = {"NOTEGEN_MODEL": "scripted", "NOTEGEN_ENGINE_SOCKET": str(short_folder / "orphaned.sock")}
+    nobody = os.getppid()  # not the engine's parent
+
+    ended = subprocess.run([sys.executable, "-c", ENGINE.format(nobody)], env=environment, timeout=60, check=False)
+
+    assert ended.returncode == 0
 
 
 def test_a_long_uptime_resets_the_restart_delay() -> None:

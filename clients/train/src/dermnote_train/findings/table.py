@@ -1,6 +1,5 @@
 """Findings of a data set: measured in parallel, stored as CSV, added to the metadata, shown on a contact sheet."""
 
-import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from dermnote_contracts.cpu import usable_cores
 from dermnote_contracts.metadata import Findings
 from dermnote_imaging.decoder import RgbImage, from_pixels, shrink
 from dermnote_train.data.images import decode_file
@@ -63,7 +63,7 @@ def measure_image(image: RgbImage, *, image_id: str) -> ImageFindings:
 
 def measure_dataset(records: Sequence[Record], *, progress: Report = silent) -> tuple[ImageFindings, ...]:
     """The findings of every record, in order. The images must be decodable (check_decodable)."""
-    workers = min(len(os.sched_getaffinity(0)), len(records))
+    workers = min(usable_cores(), len(records))
     # Not fork: it would copy locks that library threads hold.
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
         measured = pool.map(_measure_file, [(r.image_path, r.image_id) for r in records], chunksize=8)

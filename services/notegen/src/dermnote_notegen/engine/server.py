@@ -169,8 +169,8 @@ def _serve_metrics(engine: Engine, settings: Settings) -> None:
             raise StartRefused(f"NOTEGEN_ENGINE_METRICS_PORT: {host}:{port}: {error.strerror}") from error
 
 
-def main() -> None:
-    """Load the model and serve it on the socket."""
+def main(supervisor: int | None = None) -> None:
+    """Load the model and serve it on the socket. `supervisor`: pid of the parent; the engine ends with it."""
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # read when llama.cpp is loaded
     with start_errors("dermnote-notegen-engine"):
         settings = read_settings(Settings)
@@ -178,13 +178,13 @@ def main() -> None:
         reserve_socket(settings.engine_socket)
         engine = load_engine(settings)
         _serve_metrics(engine, settings)
-    serve(engine, settings.engine_socket)
+    serve(engine, settings.engine_socket, supervisor=supervisor)
     if not engine.alive:
         sys.exit("dermnote-notegen-engine: the engine's thread ended; see the log above")
 
 
-def serve(engine: Engine, path: Path) -> None:
-    """Listen on a Unix socket until a signal arrives or the engine ends."""
+def serve(engine: Engine, path: Path, *, supervisor: int | None = None) -> None:
+    """Listen on a Unix socket until a signal arrives, or the engine or its supervisor ends."""
     config = uvicorn.Config(
         create_engine(engine),
         uds=str(path),
@@ -193,12 +193,15 @@ def serve(engine: Engine, path: Path) -> None:
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
     )
     server = uvicorn.Server(config)
-    threading.Thread(target=_exit_with, args=(engine, server), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(engine, supervisor, server), daemon=True).start()
     server.run()
 
 
-def _exit_with(engine: Engine, server: uvicorn.Server) -> None:
-    """Shut the server down once the engine's thread has ended, so that the supervisor restarts the process."""
-    while engine.alive:
+def _exit_with(engine: Engine, supervisor: int | None, server: uvicorn.Server) -> None:
+    """Shut the server down once the engine's thread has ended, so that the supervisor restarts the process.
+
+    Also if the supervisor has ended: on Linux the kernel has killed this process by then, elsewhere nothing else does.
+    """
+    while engine.alive and (supervisor is None or os.getppid() == supervisor):
         time.sleep(POLL_S)
     server.should_exit = True

@@ -22,7 +22,7 @@ from dermnote_notegen.worker.supervisor import Process, Supervisor
 from dermnote_notegen.worker.writer import Runtime, process_runtime
 
 log = logging.getLogger(__name__)
-ENGINE = "from dermnote_notegen.engine.server import main; main()"
+ENGINE = "from dermnote_notegen.engine.server import main; main(supervisor={})"
 ENGINE_STOP_S = 10
 MODEL_TTL_S = 30
 REPORT_S = 5
@@ -30,7 +30,7 @@ REPORT_S = 5
 
 def exec_engine() -> None:
     """Replace this process by the engine in a new interpreter, so that llama.cpp shares no memory with the workers."""
-    os.execv(sys.executable, [sys.executable, "-c", ENGINE])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-c", ENGINE.format(os.getppid())])  # noqa: S606
 
 
 def run(runtime: Runtime) -> None:

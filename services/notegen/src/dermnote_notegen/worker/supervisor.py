@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
 STABLE_AFTER_S = 10.0
 POLL_S = 0.1
+WATCH_S = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG = 1
 
@@ -118,11 +120,19 @@ class Process:
 
 
 def _exit_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent exits for any reason (Linux only)."""
-    if sys.platform == "linux":
+    """Kill this process when its parent exits for any reason: by the kernel on Linux, elsewhere by a polling thread."""
+    if sys.platform != "linux":
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    else:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it exited before prctl took effect
             os._exit(1)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Supervisor:
