@@ -11,8 +11,13 @@ SOURCES := contracts/src imaging/src services/http/src services/notegen/src serv
 # Variables of `make demo`: DATA= (folder of a data set), LIMIT= (size of a balanced subset), OUT= (folder of the report).
 DEMO_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(LIMIT),--limit $(LIMIT)) $(if $(OUT),--out '$(OUT)')
 
+# Each of TEST_WORKERS processes runs a file at a time, and computes with one thread.
+TEST_WORKERS ?= 2
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup \
+	--no-loadscope-reorder --durations=30 --durations-min=3 --junitxml=.dermnote/junit.xml
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test compose-test coverage up down bench lint format lock openapi
+.PHONY: help demo test test-all durations compose-test coverage up down bench lint format lock openapi
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -20,15 +25,21 @@ help: ## Show this list
 demo: up ## Run everything on synthetic lesions, or on DATA=folder [LIMIT=n]: notes, training, index, search, report
 	$(BIN)/dermnote demo $(DEMO_ARGS)
 
-test: $(STAMP) ## Run all tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: $(STAMP) ## Run the tests; CONTRIBUTING.md lists what only test-all does
+	$(PYTEST) -m 'not slow'
+
+test-all: $(STAMP) ## Run everything, as before a release: more examples, a second model, fresh installations, checkov
+	DERMNOTE_TESTS=all $(PYTEST)
+
+durations: $(STAMP) ## Add how long the last run of the tests took to docs/test-durations.csv
+	$(BIN)/python tools/durations.py
 
 compose-test: $(STAMP) ## Build the images and test the compose stack; needs Docker, its socket, and root to kill containers
 	HF_HUB_OFFLINE=1 DERMNOTE_COMPOSE_TEST=1 $(BIN)/python -m pytest -s tests/deploy/test_compose.py
 
 coverage: $(STAMP) ## Run all tests with coverage; takes twice as long
 	HF_HUB_OFFLINE=1 $(BIN)/coverage erase
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(PYTEST) -m 'not slow' --cov --cov-report=term:skip-covered
 
 up: $(STAMP) ## Start the local stack and wait until it is ready (notegen 8001, retrieval 8002)
 	@$(BIN)/python -m stack up

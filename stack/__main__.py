@@ -96,9 +96,9 @@ def wait_ready(layout: Layout, supervisor: Supervisor, name: str, port: int) -> 
 
     def ready() -> bool:
         for process, state in supervisor.states().items():
-            if state == "FATAL":
-                group = next(group for group in groups if process.startswith(group))
-                raise StackFailed(failure(f"{process} does not start", log_path(layout, group)))
+            log = log_path(layout, next(group for group in groups if process.startswith(group)))
+            if state == "FATAL" or (state == "BACKOFF" and ": cannot start: " in last_line(log)):
+                raise StackFailed(failure(f"{process} does not start", log))
         return is_ready(port)
 
     wait_for(ready, name, log_path(layout, name), timeout_s=READY_S)
@@ -124,9 +124,14 @@ def wait_for(condition: Callable[[], bool], name: str, log: Path, *, timeout_s: 
 
 def failure(message: str, log: Path) -> str:
     """An error message with the path of the log and its last line."""
+    line = last_line(log)
+    return f"{message}; log: {log}" + (f"; its last line: {line[:300]}" if line else "")
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log; "" if there is none."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    last = f"; its last line: {lines[-1][:300]}" if lines else ""
-    return f"{message}; log: {log}{last}"
+    return lines[-1] if lines else ""
 
 
 def say(line: str) -> None:

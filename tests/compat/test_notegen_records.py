@@ -47,7 +47,7 @@ def restore(redis: Redis) -> None:
 @pytest.fixture
 def service() -> Iterator[NoteService]:
     """A Valkey that holds the records; the test starts the other programs that it needs."""
-    folder = Path(tempfile.mkdtemp(prefix="dn-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="dn-"))
     service = NoteService(folder, settings={"NOTEGEN_WORKERS": "2"})
     try:
         service.valkey.start()

@@ -21,7 +21,7 @@ Paint = Callable[[str], bytes]
 @pytest.fixture(scope="session")
 def processes() -> Iterator[Processes]:
     """Valkey, engine with the scripted model, worker and API, in a folder with a path short enough for Unix sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="dn-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="dn-"))
     running = Processes(folder)
     try:
         running.start()

@@ -26,7 +26,8 @@ from dermnote_notegen.settings import Settings
 from dermnote_train.errors import UserError
 from dermnote_train.remote.notegen import NoteService
 from tests.notegen.processes import NoteService as Processes
-from tests.notegen.processes import free_port, wait_until
+from tests.notegen.processes import wait_until
+from tests.ports import free_port
 from tests.train.servers import served
 
 

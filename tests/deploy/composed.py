@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.e2e.conftest import ROOT, free_port, wait_until
+from tests.e2e.conftest import ROOT, wait_until
+from tests.ports import free_port
 
 PROJECT = "dermnote-compose-test"
 

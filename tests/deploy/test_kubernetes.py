@@ -169,6 +169,7 @@ def checkov() -> Path:
     return program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_checkov_finds_only_explained_exceptions(checkov: Path, name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.yaml"

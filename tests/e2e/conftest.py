@@ -11,8 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
-from stack.layout import free_port
+from dermnote_train.cli import make_app
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,8 +38,16 @@ class Stack:
         """Run `python -m stack ...` as `make` does."""
         return self._run(sys.executable, "-m", "stack", *arguments, "--home", str(self.home), timeout_s=timeout_s)
 
-    def dermnote(self, *arguments: str | Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
-        """Run the command `dermnote` against this stack."""
+    def dermnote(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run `dermnote` against this stack in this process, which has loaded its libraries already."""
+        given = list(map(str, arguments))
+        result = CliRunner(env=self.environment).invoke(make_app(), given)
+        if not isinstance(result.exception, SystemExit | None):
+            raise result.exception
+        return subprocess.CompletedProcess(["dermnote", *given], result.exit_code, result.stdout, result.stderr)
+
+    def installed_dermnote(self, *arguments: str | Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+        """Run the installed command `dermnote` against this stack."""
         command = str(Path(sys.executable).parent / "dermnote")
         return self._run(command, *map(str, arguments), timeout_s=timeout_s)
 
@@ -71,7 +81,7 @@ class Stack:
 
 
 def make_stack(home: Path, **environment: str) -> Stack:
-    """A stack with free ports, not started."""
+    """A stack with free ports, not started. It notices killed workers sooner than by default."""
     ports = {"notegen": free_port(), "retrieval": free_port()}
     inherited = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "DERMNOTE_HOME")}
     return Stack(
@@ -83,6 +93,8 @@ def make_stack(home: Path, **environment: str) -> Stack:
             "NOTEGEN_URL": f"http://127.0.0.1:{ports['notegen']}",
             "RETRIEVAL_URL": f"http://127.0.0.1:{ports['retrieval']}",
             "DERMNOTE_HOME": str(home),
+            "NOTEGEN_MAINTENANCE_INTERVAL_S": "1",
+            "NOTEGEN_ORPHAN_AFTER_S": "5",
             "HF_HUB_OFFLINE": "1",
             "COLUMNS": "200",
         }

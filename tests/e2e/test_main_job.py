@@ -21,7 +21,7 @@ def drawn(stack: Stack) -> Path:
 
 
 def test_notes_index_and_search_succeed(stack: Stack, drawn: Path) -> None:
-    notes = stack.dermnote("notes", drawn)
+    notes = stack.installed_dermnote("notes", drawn)
     assert notes.returncode == 0, notes.stdout + notes.stderr
     table = pyarrow.parquet.read_table(stack.home / "notes" / "drawn" / "notes.parquet").to_pylist()
     assert len(table) == IMAGES
@@ -29,11 +29,11 @@ def test_notes_index_and_search_succeed(stack: Stack, drawn: Path) -> None:
     assert {row["source"] for row in table} <= {"llm", "template"}
     assert any(row["source"] == "llm" for row in table)
 
-    index = stack.dermnote("index", drawn)
+    index = stack.installed_dermnote("index", drawn)
     assert index.returncode == 0, index.stdout + index.stderr
 
     image = next(iter(sorted((drawn / "images").glob("*.jpg"))))
-    search = stack.dermnote("search", image, "-k", "3", "--via", "images")
+    search = stack.installed_dermnote("search", image, "-k", "3", "--via", "images")
     assert search.returncode == 0, search.stderr
     assert image.stem in search.stdout
 
@@ -49,7 +49,7 @@ def test_cross_modal_search_before_training_reports_unaligned_towers(stack: Stac
 
 
 def test_the_demo_ends_with_retrieved_notes_and_a_report(stack: Stack, drawn: Path, tmp_path: Path) -> None:
-    demo = stack.dermnote("demo", "--data", drawn, "--epochs", "1", "--out", tmp_path / "demo", timeout_s=900)
+    demo = stack.dermnote("demo", "--data", drawn, "--epochs", "1", "--out", tmp_path / "demo")
 
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert "SYNTHETIC" in demo.stdout

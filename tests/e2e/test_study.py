@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ import pytest
 from dermnote_contracts.manifest import MANIFEST_NAME, ModelManifest
 from dermnote_train.remote.retrieval import RetrievalService
 from tests.e2e.conftest import ROOT, Stack
+from tests.effort import EVERYTHING, amount
+from tests.notegen.processes import NoteService
 
 pytestmark = [pytest.mark.stack, pytest.mark.gguf]
 IMAGES = 60
 PLAN = """
+resamples = {resamples}
 [domains.drawn]
 folder = "data/drawn"
 [domains.other]
@@ -49,21 +53,36 @@ views = 1
 
 
 @pytest.fixture(scope="module")
-def plan(stack: Stack) -> Path:
+def study_stack(stack: Stack) -> Iterator[Stack]:
+    """The stack, with notes written by the scripted engine, or by the language model in `make test-all`."""
+    if EVERYTHING:
+        yield stack
+        return
+    with tempfile.TemporaryDirectory(prefix="dn-") as folder:
+        service = NoteService(Path(folder))
+        try:
+            service.start()
+            yield Stack(stack.home, stack.environment | {"NOTEGEN_URL": service.url})
+        finally:
+            service.stop()
+
+
+@pytest.fixture(scope="module")
+def plan(study_stack: Stack) -> Path:
     """Two synthetic data sets and a small plan for them."""
     for name, seed in (("drawn", "0"), ("other", "1")):
-        folder = stack.home / "data" / name
-        made = stack.dermnote("datasets", "draw", folder, "--count", str(IMAGES), "--seed", seed)
+        folder = study_stack.home / "data" / name
+        made = study_stack.dermnote("datasets", "draw", folder, "--count", str(IMAGES), "--seed", seed)
         assert made.returncode == 0, made.stderr
-    path = stack.home / "plan.toml"
-    path.write_text(PLAN.format(epochs=2))
+    path = study_stack.home / "plan.toml"
+    path.write_text(PLAN.format(epochs=2, resamples=amount(100, 2000)))
     return path
 
 
 @pytest.fixture(scope="module")
-def out(stack: Stack) -> Path:
+def out(study_stack: Stack) -> Path:
     """The study folder that all tests of this module share, in order: its notes are written once."""
-    return stack.home / "study"
+    return study_stack.home / "study"
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -71,19 +90,19 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_without_time_no_cell_runs_and_the_rest_is_reported(stack: Stack, plan: Path, out: Path) -> None:
-    done = stack.dermnote("study", plan, "--out", out, "--minutes", "0", timeout_s=900)
+def test_without_time_no_cell_runs_and_the_rest_is_reported(study_stack: Stack, plan: Path, out: Path) -> None:
+    done = study_stack.dermnote("study", plan, "--out", out, "--minutes", "0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "18 cells are left" in done.stdout
 
 
-def test_study_export_index_and_search_succeed(stack: Stack, plan: Path, out: Path) -> None:
+def test_study_export_index_and_search_succeed(study_stack: Stack, plan: Path, out: Path) -> None:
     killed_in_the_middle(
-        stack, "study", plan, "--out", out, when=lambda: any((out / "cells").glob("frozen/**/*.safetensors"))
+        study_stack, "study", plan, "--out", out, when=lambda: any((out / "cells").glob("frozen/**/*.safetensors"))
     )
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("frozen/**/*.safetensors")}
 
-    done = stack.dermnote("study", plan, "--out", out, timeout_s=900)
+    done = study_stack.dermnote("study", plan, "--out", out)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(path.stat().st_mtime_ns == when for path, when in before.items()), "what was done is not done again"
@@ -100,33 +119,33 @@ def test_study_export_index_and_search_succeed(stack: Stack, plan: Path, out: Pa
     assert 'src="http' not in report
     assert 'href="http' not in report
 
-    exported = stack.dermnote("export", out / "runs" / "drawn" / "G" / "seed0", "--name", "studied")
+    exported = study_stack.dermnote("export", out / "runs" / "drawn" / "G" / "seed0", "--name", "studied")
     assert exported.returncode == 0, exported.stdout + exported.stderr
-    assert "not for diagnosis" in (stack.home / "models" / "studied" / "README.md").read_text()
-    activate(stack, "studied")
-    notes = stack.dermnote("notes", stack.home / "data" / "drawn")
+    assert "not for diagnosis" in (study_stack.home / "models" / "studied" / "README.md").read_text()
+    activate(study_stack, "studied")
+    notes = study_stack.dermnote("notes", study_stack.home / "data" / "drawn")
     assert notes.returncode == 0, notes.stdout + notes.stderr
-    index = stack.dermnote("index", stack.home / "data" / "drawn")
+    index = study_stack.dermnote("index", study_stack.home / "data" / "drawn")
     assert index.returncode == 0, index.stdout + index.stderr
-    image = next(iter(sorted((stack.home / "data" / "other" / "images").glob("*.jpg"))))
-    search = stack.dermnote("search", image, "-k", "3", "--via", "notes")
+    image = next(iter(sorted((study_stack.home / "data" / "other" / "images").glob("*.jpg"))))
+    search = study_stack.dermnote("search", image, "-k", "3", "--via", "notes")
     assert search.returncode == 0, search.stdout + search.stderr
     assert "lesion" in search.stdout
 
 
-def test_a_trained_model_is_re_evaluated_but_not_retrained(stack: Stack, plan: Path, out: Path) -> None:
+def test_a_trained_model_is_re_evaluated_but_not_retrained(study_stack: Stack, plan: Path, out: Path) -> None:
     cell, run = out / "cells" / "tuned" / "drawn" / "G" / "seed0.safetensors", out / "runs" / "drawn" / "G" / "seed0"
     before, trained = cell.read_bytes(), (run / "model.safetensors").stat().st_mtime_ns
     cell.unlink()
-    done = stack.dermnote("study", plan, "--out", out, "--grid", "tuned", timeout_s=900)
+    done = study_stack.dermnote("study", plan, "--out", out, "--grid", "tuned")
     assert done.returncode == 0, done.stdout + done.stderr
     assert cell.read_bytes() == before
     assert (run / "model.safetensors").stat().st_mtime_ns == trained
 
 
-def test_a_public_report_contains_none_of_the_data(stack: Stack, plan: Path, out: Path) -> None:
+def test_a_public_report_contains_none_of_the_data(study_stack: Stack, plan: Path, out: Path) -> None:
     """A public report shows its own synthetic lesions; those of the domain `drawn` happen to be identical."""
-    done = stack.dermnote("study", plan, "--out", out, "--grid", "frozen", "--seeds", "1", "--public", timeout_s=900)
+    done = study_stack.dermnote("study", plan, "--out", out, "--grid", "frozen", "--seeds", "1", "--public")
     assert done.returncode == 0, done.stdout + done.stderr
     report = (out / "report.html").read_text()
     assert "contains no image, row or note of the data" in report

@@ -20,7 +20,7 @@ from dermnote_notegen.engine.model import find_weights
 from lab.peers.client import PeerAnswer, PeerBatch, PeerRequest, complete_all, measure
 from lab.peers.llama_server import HOST, ServerSettings, context_for, read_arguments
 from lab.peers.process import ServerFailed, ServerProcess, llama_server, server_process
-from stack.layout import free_port
+from tests.ports import free_port
 
 COMPLETION = {
     "content": " A nevus.",

@@ -11,7 +11,8 @@ from redis import Redis
 
 from dermnote_notegen.api.app import create_app
 from dermnote_notegen.settings import Settings
-from tests.notegen.processes import NoteService, Valkey, free_port
+from tests.notegen.processes import NoteService, Valkey
+from tests.ports import free_port
 
 FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
 HOST = "http://127.0.0.1:8001"
@@ -20,7 +21,7 @@ HOST = "http://127.0.0.1:8001"
 @pytest.fixture(scope="session")
 def short_folder() -> Iterator[Path]:
     """A folder whose path is short enough for Unix sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="dn-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="dn-"))
     yield folder
     shutil.rmtree(folder)
 

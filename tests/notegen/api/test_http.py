@@ -19,7 +19,8 @@ import dermnote_notegen.writing.priors
 from dermnote_contracts.problems import StartRefused
 from dermnote_notegen.api.app import create_app
 from dermnote_notegen.settings import Settings
-from tests.notegen.processes import NoteService, free_port, wait_until
+from tests.notegen.processes import NoteService, wait_until
+from tests.ports import free_port
 
 BODY: dict[str, Any] = {
     "metadata": {"age": 61, "sex": "F", "site": "ARM", "diagnosis": "mel"},

@@ -20,7 +20,8 @@ from dermnote_http.rate_limit import RateLimiter
 from dermnote_notegen.api.app import create_app
 from dermnote_notegen.queue.records import NoteStore
 from dermnote_notegen.settings import Settings
-from tests.notegen.processes import free_port, wait_until
+from tests.notegen.processes import wait_until
+from tests.ports import free_port
 
 BODY: dict[str, Any] = {"metadata": {"age": 61, "sex": "F", "site": "ARM", "diagnosis": "mel"}, "strategy": "M"}
 OTHER: dict[str, Any] = BODY | {"metadata": {"diagnosis": "nv"}}

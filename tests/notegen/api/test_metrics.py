@@ -17,7 +17,8 @@ from dermnote_notegen.api.jobs import queue_errors
 from dermnote_notegen.queue.records import NoteStore
 from dermnote_notegen.settings import Settings
 from tests.notegen.conftest import FACTS, HOST
-from tests.notegen.processes import NoteService, free_port
+from tests.notegen.processes import NoteService
+from tests.ports import free_port
 
 BODY = {"metadata": FACTS, "strategy": "M"}
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from dermnote_contracts.completions import CompletionRequest
 from dermnote_notegen.engine.scripted import ScriptedModel
 from dermnote_notegen.engine.server import create_engine
-from tests.notegen.processes import answers, free_port, wait_until
+from tests.notegen.processes import answers, wait_until
+from tests.ports import free_port
 
 # All fields of OpenAI's reference, at neutral values.
 NEUTRAL_FIELDS: dict[str, Any] = {

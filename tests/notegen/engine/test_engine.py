@@ -31,6 +31,7 @@ from dermnote_notegen.engine.model import (
 )
 from dermnote_notegen.engine.sampling import MATCHER_CACHE_SIZE
 from dermnote_notegen.engine.server import create_engine
+from tests.effort import amount
 from tests.notegen.processes import wait_until
 
 # llguidance uses a deprecated name of llama-cpp-python's API.
@@ -90,9 +91,10 @@ def pieces(number: int, seed: int) -> Case:
     return Case(body, frozenset(texts))
 
 
+REQUESTS = amount(24, 64)
 CASES = [
     kind(number, seed)
-    for number, (seed, kind) in enumerate(zip(range(64), itertools.cycle([long, guided, pieces, free])))
+    for number, (seed, kind) in enumerate(zip(range(REQUESTS), itertools.cycle([long, guided, pieces, free])))
 ]
 
 
@@ -147,7 +149,7 @@ def wait_for_state(engine: LLMEngine, what: str, value: int) -> None:
 
 @pytest.fixture(scope="module")
 def alone(engine: LLMEngine) -> list[str]:
-    """The deterministic text of each of the 64 requests, run alone."""
+    """The deterministic text of each request, run alone."""
     return [text(submit_and_wait(engine, case.request(deterministic=True))) for case in CASES]
 
 
@@ -162,21 +164,21 @@ def test_deterministic_texts_do_not_depend_on_concurrent_requests(engine: LLMEng
 
 def test_deterministic_texts_do_not_depend_on_the_order_of_arrival(engine: LLMEngine, alone: list[str]) -> None:
     draw = random.Random(4)
-    order = draw.sample(range(64), 64)
+    order = draw.sample(range(REQUESTS), REQUESTS)
     answers: dict[int, CompletionFuture] = {}
     for number in order:
         if answers and draw.random() < 0.3:
             answers[draw.choice(list(answers))].result(WAIT_S)
         answers[number] = engine.submit(CASES[number].request(deterministic=True), cancelled=never)
 
-    assert [text(answers[number].result(WAIT_S)) for number in range(64)] == alone
+    assert [text(answers[number].result(WAIT_S)) for number in range(REQUESTS)] == alone
 
 
 def test_deterministic_texts_do_not_depend_on_cancelled_requests(engine: LLMEngine, alone: list[str]) -> None:
     draw = random.Random(5)
     answers: dict[int, CompletionFuture] = {}
     others: list[tuple[CompletionFuture, threading.Event]] = []
-    for number in draw.sample(range(64), 64):
+    for number in draw.sample(range(REQUESTS), REQUESTS):
         gone = threading.Event()
         other = draw.choice(CASES).request(seed=number + 100, deterministic=draw.random() < 0.3)
         others.append((engine.submit(other, cancelled=gone.is_set), gone))
@@ -186,7 +188,7 @@ def test_deterministic_texts_do_not_depend_on_cancelled_requests(engine: LLMEngi
             for _, leaving in draw.sample(others, len(others) // 2):
                 leaving.set()
 
-    assert [text(answers[number].result(WAIT_S)) for number in range(64)] == alone
+    assert [text(answers[number].result(WAIT_S)) for number in range(REQUESTS)] == alone
     for _, leaving in others:
         leaving.set()
     wait_until(lambda: all(other.done() for other, _ in others), timeout_s=WAIT_S, what="the others have ended")
@@ -207,7 +209,7 @@ def test_equal_batches_give_equal_texts_even_without_deterministic(
     weights: Weights, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     """Requests sent one at a time, in the same order, form the same batches. In a shared batch a text may differ."""
-    cases = [long(number, seed=number) for number in range(24)]
+    cases = [long(number, seed=number) for number in range(amount(12, 24))]
     with running(weights) as engine:
         apart = [text(submit_and_wait(engine, case.request())) for case in cases]
     with running(weights) as engine:  # with an empty cache
@@ -607,7 +609,7 @@ def test_memory_stays_flat_over_hundreds_of_requests(
     round_of(range(120))
     round_of(range(1000, 1000 + MATCHER_CACHE_SIZE), prompts=False)
 
-    sizes = [round_of(range(start, start + 100)) for start in (2000, 3000, 4000)]
+    sizes = [round_of(range(start, start + amount(40, 100))) for start in (2000, 3000, 4000)]
 
     record_testsuite_property("rss_mib", [size / 2**20 for size in sizes])
     assert len(weights.vocabulary._matchers) == MATCHER_CACHE_SIZE

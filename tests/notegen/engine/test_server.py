@@ -16,7 +16,8 @@ from dermnote_notegen.worker.engine_client import EngineClient
 from dermnote_notegen.writing.priors import load_priors
 from dermnote_notegen.writing.prompt import build_prompt
 from dermnote_notegen.writing.strategies import NoteFacts
-from tests.notegen.processes import NoteService, free_port
+from tests.notegen.processes import NoteService
+from tests.ports import free_port
 
 pytestmark = pytest.mark.gguf
 FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}

@@ -10,7 +10,8 @@ from redis.exceptions import AuthenticationError
 
 from dermnote_notegen.queue.redis import PasswordUnreadable, connect
 from dermnote_notegen.settings import Settings
-from tests.notegen.processes import BIN, Valkey, free_port
+from tests.notegen.processes import BIN, Valkey
+from tests.ports import free_port
 
 PASSWORD = "between us"  # noqa: S105
 

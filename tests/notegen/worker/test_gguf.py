@@ -9,10 +9,12 @@ import httpx
 import pytest
 
 from dermnote_contracts.notes import Batch, Note, NoteJob
+from tests.effort import amount
 from tests.notegen.endings import counted
 from tests.notegen.processes import NoteService, wait_until
 
 pytestmark = pytest.mark.gguf
+NOTES = amount(80, 200)
 SITES = ["back", "chest", "face", "upper extremity"]
 DIAGNOSES = ["nevus", "melanoma", "basal cell carcinoma"]
 
@@ -55,23 +57,23 @@ def notes_of(service: NoteService, batch_id: str) -> list[Note]:
     return [note for job in jobs for note in job.notes]
 
 
-def test_each_of_200_notes_ends_once_though_the_engine_is_killed(service: NoteService) -> None:
+def test_each_note_ends_once_though_the_engine_is_killed(service: NoteService) -> None:
     with counted(service.redis_url) as endings:
-        batch_id = submit(service, [item(number) for number in range(200)])
+        batch_id = submit(service, [item(number) for number in range(NOTES)])
         wait_until(lambda: ended(service, batch_id) > 20, timeout_s=120, what="the batch is on its way")
         killed = service.worker.engine_pid()
 
         service.worker.kill_engine()
 
-        assert ended(service, batch_id) < 200 - 24  # so that some notes are being written and others wait
+        assert ended(service, batch_id) < NOTES - 24  # so that some notes are being written and others wait
         notes = notes_of(service, batch_id)
-        assert sorted(endings().values()) == [1] * 200
+        assert sorted(endings().values()) == [1] * NOTES
     assert service.worker.engine_pid() not in (None, killed)
-    assert len(notes) == 200
-    assert [note.verification.faithful for note in notes] == [True] * 200
+    assert len(notes) == NOTES
+    assert [note.verification.faithful for note in notes] == [True] * NOTES
     assert {note.provenance.source for note in notes} == {"llm"}
     said = [next(fact.value for fact in note.facts if fact.field == "age") for note in notes]
-    assert said == [20 + number % 70 for number in range(200)]
+    assert said == [20 + number % 70 for number in range(NOTES)]
 
 
 @pytest.mark.parametrize("strategy", ["G", "P2"])

@@ -27,7 +27,8 @@ from dermnote_notegen.worker.writer import MAX_ATTEMPTS, NoteWriter
 from dermnote_notegen.writing.priors import load_priors
 from lab.peers.llama_server import ServerSettings, context_for
 from lab.peers.process import llama_server
-from tests.notegen.processes import NoteService, answers, free_port, wait_until
+from tests.notegen.processes import NoteService, answers, wait_until
+from tests.ports import free_port
 
 FACTS = {"age": 61, "sex": "female", "site": "back", "diagnosis": "melanoma"}
 GOOD = "A 61-year-old woman presents with a melanoma on the back."

@@ -11,7 +11,7 @@ import pytest
 
 from tests.notegen.processes import NoteService
 
-pytestmark = pytest.mark.gguf
+pytestmark = [pytest.mark.gguf, pytest.mark.slow]
 METADATA = {"age": 61, "sex": "F", "site": "ARM", "diagnosis": "mel", "symptoms": {"itch": "yes", "bleed": "no"}}
 
 

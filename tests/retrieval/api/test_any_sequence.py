@@ -21,6 +21,7 @@ from dermnote_retrieval.query.executor import Scope
 from dermnote_retrieval.runtime.metrics import StepTimer
 from dermnote_retrieval.service import Service, open_service
 from dermnote_retrieval.settings import Settings
+from tests.effort import amount
 
 MODEL = "dummy-aligned"
 DIM = 64
@@ -191,6 +192,6 @@ class AnySequence(RuleBasedStateMachine):
 
 
 AnySequence.TestCase.settings = settings(
-    max_examples=500, stateful_step_count=14, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=amount(60, 500), stateful_step_count=14, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestAnySequence = AnySequence.TestCase

@@ -17,7 +17,7 @@ from dermnote_train.errors import UserError
 from dermnote_train.remote.notegen import NoteService
 from dermnote_train.remote.retrieval import RetrievalService
 from dermnote_train.remote.shards import NewItem, pack_shard
-from tests.notegen.processes import free_port
+from tests.ports import free_port
 from tests.train.servers import DROPPED, SCRIPTED, SILENCE, Answer, ScriptedServer, problem, scripted_server
 
 MODEL = Answer(body=SCRIPTED.model_dump_json().encode())

@@ -1,7 +1,9 @@
 """Training resumes exactly after a kill at any step, and several processes train like one."""
 
 import json
+import multiprocessing
 import pickle
+import runpy
 import signal
 import subprocess
 import sys
@@ -20,6 +22,9 @@ from dermnote_train.training.resume import RESUME_NAME, run_key
 from dermnote_train.training.train import train
 
 SCRIPT = Path(__file__).with_name("train_process.py")
+# Forks each process from one that has loaded torch already.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["dermnote_train.training.train"])
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,18 @@ def task(toy_config: TrainConfig, toy_split: Split, toy_notes: dict[str, str], t
 
 
 def run(task: Task, *, processes: int = 1) -> int:
-    """The exit status of training in one or several subprocesses."""
+    """The exit status of training in a process that can be killed, or in several."""
     task.run_dir.mkdir(parents=True, exist_ok=True)
     path = task.run_dir / "task.pickle"
     path.write_bytes(pickle.dumps(vars(task)))
+    if processes == 1:
+        child = FORKSERVER.Process(target=runpy.run_path, args=(str(SCRIPT), {"TASK": path}, "__main__"))
+        child.start()
+        child.join(300)
+        assert child.exitcode is not None, "training did not end"
+        return child.exitcode
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(SCRIPT), str(path)]
+    command = [sys.executable, *torchrun, str(SCRIPT), str(path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     print(done.stderr)
     return done.returncode

@@ -1,4 +1,7 @@
-"""python train_process.py TASK: trains as described by a pickled task, in a separate process that can be killed."""
+"""python train_process.py TASK: trains as described by a pickled task, in a separate process that can be killed.
+
+The path of the task is the argument, or the global TASK if `runpy` runs this file.
+"""
 
 import json
 import os
@@ -35,4 +38,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(globals().get("TASK") or Path(sys.argv[1]))

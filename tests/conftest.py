@@ -1,0 +1,127 @@
+"""For all tests: groups for pytest-xdist, a temporary folder per worker, and a check that each test cleans up."""
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from multiprocessing.util import Finalize
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# In the environment of every process that a test starts.
+MARK = "DERMNOTE_TEST_RUN"
+# Folders that tools and Python itself write.
+CACHES = (
+    "__pycache__",
+    ".hypothesis",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".venv",
+    ".coverage",
+    "junit.xml",
+)
+# Child processes that the standard library starts once and keeps.
+KEPT = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each worker a temporary folder; pytest's own folders stay where they are kept for debugging."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    # In /tmp, since paths of Unix sockets must be short; those of pytest-xdist's workers are in that of their parent.
+    place = os.environ["TMPDIR"] if hasattr(config, "workerinput") else "/tmp"  # noqa: S108
+    os.environ["TMPDIR"] = tempfile.tempdir = folder = tempfile.mkdtemp(prefix="dnt-", dir=place)
+    os.environ[MARK] = uuid.uuid4().hex
+    # Runs after multiprocessing has deleted its own folder there (priority -100).
+    Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-101)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file share its fixtures, and tests of the stack share one stack, so each group runs in one worker."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            group = "stack" if "stack" in getattr(item, "fixturenames", ()) else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_outlives_the_tests() -> Iterator[None]:
+    """Check at the end that no process is left, and no new file in the repository."""
+    files = _files()
+    yield
+    left = [process for process in psutil.process_iter(["cmdline"]) if _is_ours(process)]
+    for process in left:
+        process.kill()
+    assert not left, f"tests left processes behind: {[process.info['cmdline'] for process in left]}"
+    assert _files() <= files, f"tests left files in the repository: {sorted(_files() - files)}"
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    try:
+        ours = process.environ().get(MARK) == os.environ[MARK] and process.pid != os.getpid()
+        return ours and not any(name in " ".join(process.info["cmdline"] or []) for name in KEPT)
+    except psutil.Error:
+        return False
+
+
+def _files() -> set[str]:
+    """The paths that git does not track, ignored ones included."""
+    command = ["git", "status", "--porcelain", "--ignored", "--untracked-files=all"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    paths = {line[3:] for line in listed.splitlines() if line[:2] in ("??", "!!")}
+    return {path for path in paths if not any(cache in path for cache in CACHES)}
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind() -> Iterator[None]:
+    """Fail a test that leaves a child process, a listening port, or a file outside its own folder."""
+    before = _held()
+    yield
+    left = {kind: now - before[kind] for kind, now in _held().items() if now - before[kind]}
+    assert not left, f"the test left behind: {left}"
+
+
+def _held() -> Mapping[str, set[str]]:
+    return {"processes": set(_children()), "ports": set(_ports()), "files": _names()}
+
+
+def _children() -> Iterator[str]:
+    """Pid and command line of every child process."""
+    tasks = Path("/proc/self/task")
+    if tasks.exists():
+        pids = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+    else:
+        pids = [child.pid for child in psutil.Process().children()]
+    for pid in pids:
+        try:
+            command = " ".join(psutil.Process(pid).cmdline())
+        except psutil.Error:
+            continue
+        if not any(name in command for name in KEPT):
+            yield f"{pid} {command}"
+
+
+def _ports() -> Iterator[str]:
+    """Addresses on which this process listens."""
+    for name in os.listdir("/dev/fd"):  # noqa: PTH208  names are all that is needed
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as found:
+                if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    yield str(found.getsockname())
+        except OSError:  # closed meanwhile
+            continue
+
+
+def _names() -> set[str]:
+    """What is in the temporary folder, and in the folder in which the tests run; multiprocessing deletes its own."""
+    paths = (path for folder in (Path(tempfile.gettempdir()), Path.cwd()) for path in folder.iterdir())
+    return {str(path) for path in paths if not path.name.startswith((*CACHES, "pymp-"))}
