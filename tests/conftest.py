@@ -18,16 +18,7 @@ ROOT = Path(__file__).parents[1]
 # In the environment of every process that a test starts.
 MARK = "DERMNOTE_TEST_RUN"
 # Folders that tools and Python itself write.
-CACHES = (
-    "__pycache__",
-    ".hypothesis",
-    ".pytest_cache",
-    ".mypy_cache",
-    ".ruff_cache",
-    ".venv",
-    ".coverage",
-    "junit.xml",
-)
+CACHES = (".coverage", ".grimp", ".hypothesis", ".import_linter", ".mypy", ".pytest", ".ruff", ".venv", "__pycache__")
 # Child processes that the standard library starts once and keeps.
 KEPT = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
