@@ -17,8 +17,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # In the environment of every process that a test starts.
 MARK = "DERMNOTE_TEST_RUN"
-# Folders that tools and Python itself write.
+# What tools and Python itself write.
 CACHES = (".coverage", ".grimp", ".hypothesis", ".import_linter", ".mypy", ".pytest", ".ruff", ".venv", "__pycache__")
+# What tests install once, for all runs.
+INSTALLED = (".dermnote/junit.xml", ".dermnote/peers/", ".dermnote/tools/")
 # Child processes that the standard library starts once and keeps.
 KEPT = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
@@ -67,7 +69,7 @@ def _files() -> set[str]:
     command = ["git", "status", "--porcelain", "--ignored", "--untracked-files=all"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     paths = {line[3:] for line in listed.splitlines() if line[:2] in ("??", "!!")}
-    return {path for path in paths if not any(cache in path for cache in CACHES)}
+    return {path for path in paths if not any(name in path for name in (*CACHES, *INSTALLED))}
 
 
 @pytest.fixture(autouse=True)
