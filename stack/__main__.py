@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -51,7 +52,7 @@ def up(layout: Layout) -> None:
 
 
 def down(layout: Layout) -> None:
-    """Stop everything; state in the stack's home folder stays."""
+    """Stop everything; state in the stack's home folder stays, a folder of sockets elsewhere is deleted."""
     supervisor = Supervisor(layout)
     if supervisor.is_alive():
         supervisor.shut_down()
@@ -60,6 +61,8 @@ def down(layout: Layout) -> None:
         say("stopped orphaned processes of a killed supervisor")
     else:
         say("nothing was running")
+    if not layout.sockets.is_relative_to(layout.home):
+        shutil.rmtree(layout.sockets, ignore_errors=True)
 
 
 def status(layout: Layout) -> None:

@@ -21,6 +21,8 @@ MARK = "DERMNOTE_TEST_RUN"
 CACHES = (".coverage", ".grimp", ".hypothesis", ".import_linter", ".mypy", ".pytest", ".ruff", ".venv", "__pycache__")
 # What tests install once, for all runs.
 INSTALLED = (".dermnote/junit.xml", ".dermnote/peers/", ".dermnote/tools/")
+# What multiprocessing (until the process ends) and ONNX Runtime write to the temporary folder.
+LIBRARIES = ("pymp-", ".ses")
 # Child processes that the standard library starts once and keeps.
 KEPT = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
@@ -115,6 +117,6 @@ def _ports() -> Iterator[str]:
 
 
 def _names() -> set[str]:
-    """What is in the temporary folder, and in the folder in which the tests run; multiprocessing deletes its own."""
+    """What is in the temporary folder, and in the folder in which the tests run."""
     paths = (path for folder in (Path(tempfile.gettempdir()), Path.cwd()) for path in folder.iterdir())
-    return {str(path) for path in paths if not path.name.startswith((*CACHES, "pymp-"))}
+    return {str(path) for path in paths if not path.name.startswith((*CACHES, *LIBRARIES))}

@@ -59,7 +59,7 @@ def study_stack(stack: Stack) -> Iterator[Stack]:
         yield stack
         return
     with tempfile.TemporaryDirectory(prefix="dn-") as folder:
-        service = NoteService(Path(folder))
+        service = NoteService(Path(folder), settings={"NOTEGEN_WORKERS": "24"})
         try:
             service.start()
             yield Stack(stack.home, stack.environment | {"NOTEGEN_URL": service.url})
