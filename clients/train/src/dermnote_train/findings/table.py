@@ -2,9 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from dermnote_train.errors import UserError
 from dermnote_train.files import atomic_write, write_csv
 from dermnote_train.findings.measures import COLOURS, Measures, measure_lesion
 from dermnote_train.findings.segmentation import SIDE, LesionNotFound, find_lesion
+from dermnote_train.pools import process_pool
 from dermnote_train.progress import Report, silent, track
 
 STAGE = "measure lesions"
@@ -64,8 +63,7 @@ def measure_image(image: RgbImage, *, image_id: str) -> ImageFindings:
 def measure_dataset(records: Sequence[Record], *, progress: Report = silent) -> tuple[ImageFindings, ...]:
     """The findings of every record, in order. The images must be decodable (check_decodable)."""
     workers = min(usable_cores(), len(records))
-    # Not fork: it would copy locks that library threads hold.
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+    with process_pool(workers) as pool:
         measured = pool.map(_measure_file, [(r.image_path, r.image_id) for r in records], chunksize=8)
         return tuple(track(measured, stage=STAGE, total=len(records), progress=progress))
 

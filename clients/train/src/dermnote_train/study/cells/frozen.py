@@ -3,9 +3,8 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from dermnote_contracts.cpu import usable_cores
 from dermnote_train.data.records import Record
+from dermnote_train.pools import process_pool
 from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, note_owners, training_texts
 from dermnote_train.study.cells.cell import Cell
 from dermnote_train.study.cells.heads import (
@@ -245,10 +245,7 @@ def compute_cells(
     """
     processes = min(processes or usable_cores(), max(len(cells), 1))
     pending = iter(cells)
-    # fork would copy locks that library threads hold at that moment, and nothing would release the copies.
-    with ProcessPoolExecutor(
-        processes, mp_context=get_context("forkserver"), initializer=_initialise, initargs=(features,)
-    ) as pool:
+    with process_pool(processes, initializer=_initialise, initargs=(features,)) as pool:
         running: set[Future[CellFacts]] = set()
         while True:
             while len(running) < processes and not should_stop() and (cell := next(pending, None)) is not None:
