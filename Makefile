@@ -13,7 +13,7 @@ DEMO_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(LIMIT),--limit $(LIMIT)) $(if
 
 # Each of TEST_WORKERS processes runs a file at a time, and computes with one thread.
 TEST_WORKERS ?= 2
-PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup \
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope \
 	--no-loadscope-reorder --durations=30 --durations-min=3 --junitxml=.dermnote/junit.xml
 
 .DEFAULT_GOAL := help

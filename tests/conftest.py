@@ -1,4 +1,4 @@
-"""For all tests: groups for pytest-xdist, a temporary folder per worker, and a check that each test cleans up."""
+"""For all tests: how they are distributed, a temporary folder per worker, and a check that each test cleans up."""
 
 import os
 import shutil
@@ -10,13 +10,17 @@ import uuid
 from collections.abc import Iterator, Mapping
 from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
 # In the environment of every process that a test starts.
 MARK = "DERMNOTE_TEST_RUN"
+# Starts stacks of its own.
+OWN_STACKS = "tests/e2e/test_stack.py"
 # What tools and Python itself write.
 CACHES = (".coverage", ".grimp", ".hypothesis", ".import_linter", ".mypy", ".pytest", ".ruff", ".venv", "__pycache__")
 # What tests install once, for all runs.
@@ -38,12 +42,17 @@ def pytest_configure(config: pytest.Config) -> None:
     Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-101)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file share its fixtures, and tests of the stack share one stack, so each group runs in one worker."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            group = "stack" if "stack" in getattr(item, "fixturenames", ()) else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
+class _ByFile(LoadScopeScheduling):
+    """Runs the tests of a file in one worker, since they share fixtures, and all tests of the session's stack."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/e2e" if file.startswith("tests/e2e/") and file != OWN_STACKS else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """How pytest-xdist distributes the tests."""
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -91,7 +100,7 @@ def _children() -> Iterator[str]:
     """Pid and command line of every child process."""
     tasks = Path("/proc/self/task")
     if tasks.exists():
-        pids = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+        pids = [pid for task in tasks.iterdir() for pid in _forked_by(task)]
     else:
         pids = [child.pid for child in psutil.Process().children()]
     for pid in pids:
@@ -101,6 +110,13 @@ def _children() -> Iterator[str]:
             continue
         if not any(name in command for name in KEPT):
             yield f"{pid} {command}"
+
+
+def _forked_by(task: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (task / "children").read_text().split()]
+    except OSError:  # the thread has ended
+        return []
 
 
 def _ports() -> Iterator[str]:

@@ -20,7 +20,7 @@ from tests.effort import EVERYTHING, amount
 from tests.notegen.processes import NoteService
 
 pytestmark = [pytest.mark.stack, pytest.mark.gguf]
-IMAGES = 60
+IMAGES = amount(40, 60)
 PLAN = """
 resamples = {resamples}
 [domains.drawn]

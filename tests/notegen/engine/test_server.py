@@ -93,7 +93,8 @@ def test_under_a_grammar_texts_depend_on_the_seed(engine: EngineClient) -> None:
     words = " | ".join(f'" {word}"' for word in ("red", "blue", "green", "white", "black", "brown", "pink", "gray"))
 
     def drawn(seed: int) -> str:
-        return ask(engine, grammar=f"root ::= ({words}) ({words})", seed=seed, temperature=2.0, deterministic=True)
+        grammar = f"root ::= ({words}) ({words})"
+        return ask(engine, "The lesion is", grammar=grammar, seed=seed, temperature=2.0, deterministic=True)
 
     assert drawn(1) == drawn(1)
     assert len({drawn(seed) for seed in range(12)}) > 3

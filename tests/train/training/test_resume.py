@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import pickle
 import runpy
 import signal
@@ -59,7 +60,8 @@ def run(task: Task, *, processes: int = 1) -> int:
         return child.exitcode
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *torchrun, str(SCRIPT), str(path)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"TMPDIR": str(task.run_dir)}  # torchrun leaves files there
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=300)
     print(done.stderr)
     return done.returncode
 
