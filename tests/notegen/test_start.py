@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dermnote_contracts.problems import StartRefused
+from dermnote_http.settings import read_settings
+from dermnote_notegen.settings import Settings
 from tests.notegen.processes import BIN, NoteService
 
 PROGRAMS = ["dermnote-notegen", "dermnote-notegen-worker", "dermnote-notegen-engine"]
@@ -34,11 +37,6 @@ def start(program: str, folder: Path, *, memory_kib: int = 0, **variables: str) 
         ({"NOTEGEN_REQUANTIZE": "q9"}, "NOTEGEN_REQUANTIZE"),
         ({"ALLOW_UNAUTHENTICATED": "perhaps"}, "ALLOW_UNAUTHENTICATED"),
         ({"NOTEGEN_ENGINE_URL": "http://[::1"}, "NOTEGEN_ENGINE_URL"),
-        ({"NOTEGEN_ENGINE_URL": "localhost:8000"}, "NOTEGEN_ENGINE_URL"),
-        ({"NOTEGEN_CONTEXT_TOKENS": "4000000000"}, "NOTEGEN_CONTEXT_TOKENS"),
-        ({"NOTEGEN_THREADS": "1000"}, "NOTEGEN_THREADS"),
-        ({"NOTEGEN_ENGINE_SOCKET": "."}, "NOTEGEN_ENGINE_SOCKET"),
-        ({"NOTEGEN_JOB_TIMEOUT_S": "9999999999"}, "NOTEGEN_JOB_TIMEOUT_S"),
     ],
 )
 def test_a_wrong_setting_is_one_line(tmp_path: Path, program: str, variables: dict[str, str], named: str) -> None:
@@ -50,6 +48,27 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path, program: str, variables: di
     assert ended.stderr.count("\n") == 1
     assert all(name in ended.stderr for name in variables)
     assert named in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("NOTEGEN_ENGINE_URL", "localhost:8000"),
+        ("NOTEGEN_CONTEXT_TOKENS", "4000000000"),
+        ("NOTEGEN_CACHE_TOKENS", "4000000000"),
+        ("NOTEGEN_THREADS", "1000"),
+        ("NOTEGEN_ENGINE_SOCKET", "."),
+        ("NOTEGEN_ENGINE_SOCKET", "run/.."),
+        ("NOTEGEN_JOB_TIMEOUT_S", "9999999999"),
+    ],
+)
+def test_values_that_no_program_can_use_are_rejected(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(StartRefused, match=f"^{variable}: "):
+        read_settings(Settings)
 
 
 @pytest.mark.parametrize("program", PROGRAMS[:2])
