@@ -13,13 +13,13 @@ from dermnote_contracts.cpu import usable_cores
 from dermnote_contracts.metadata import Findings
 from dermnote_imaging.decoder import RgbImage, from_pixels, shrink
 from dermnote_train.data.images import decode_file
+from dermnote_train.data.pools import process_pool
 from dermnote_train.data.records import Record
 from dermnote_train.data.tables import read_table
 from dermnote_train.errors import UserError
 from dermnote_train.files import atomic_write, write_csv
 from dermnote_train.findings.measures import COLOURS, Measures, measure_lesion
 from dermnote_train.findings.segmentation import SIDE, LesionNotFound, find_lesion
-from dermnote_train.pools import process_pool
 from dermnote_train.progress import Report, silent, track
 
 STAGE = "measure lesions"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dermnote_contracts.cpu import usable_cores
+from dermnote_train.data.pools import process_pool
 from dermnote_train.data.records import Record
-from dermnote_train.pools import process_pool
 from dermnote_train.study.arms import ARMS, NOTE_SETS, Arm, note_owners, training_texts
 from dermnote_train.study.cells.cell import Cell
 from dermnote_train.study.cells.heads import (

@@ -1,4 +1,4 @@
-"""Pools of worker processes."""
+"""Pools of worker processes, for work on many images."""
 
 import sys
 from collections.abc import Callable

@@ -7,7 +7,7 @@ import pytest
 
 SCRIPT = """
 import importlib, sys
-from dermnote_train.pools import process_pool
+from dermnote_train.data.pools import process_pool
 importlib.import_module(sys.argv[1])
 with process_pool(1) as pool:
     print(pool.submit(eval, "'torch' in __import__('sys').modules").result())
