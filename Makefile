@@ -14,7 +14,8 @@ DEMO_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(LIMIT),--limit $(LIMIT)) $(if
 # Each of TEST_WORKERS processes runs a file at a time, and computes with one thread.
 TEST_WORKERS ?= 2
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadscope \
-	--no-loadscope-reorder --durations=30 --durations-min=3 --junitxml=.dermnote/junit.xml
+	--no-loadscope-reorder --durations=30 --durations-min=3
+REPORT = --junitxml=.dermnote/junit.xml -o junit_suite_name='$@, $(TEST_WORKERS) workers'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all durations compose-test coverage up down bench lint format lock openapi
@@ -26,10 +27,10 @@ demo: up ## Run everything on synthetic lesions, or on DATA=folder [LIMIT=n]: no
 	$(BIN)/dermnote demo $(DEMO_ARGS)
 
 test: $(STAMP) ## Run the tests; CONTRIBUTING.md lists what only test-all does
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) $(REPORT) -m 'not slow'
 
 test-all: $(STAMP) ## Run everything, as before a release: more examples, a second model, fresh installations, checkov
-	DERMNOTE_TESTS=all $(PYTEST)
+	DERMNOTE_TESTS=all $(PYTEST) $(REPORT)
 
 durations: $(STAMP) ## Add how long the last run of the tests took to docs/test-durations.csv
 	$(BIN)/python tools/durations.py
@@ -37,7 +38,7 @@ durations: $(STAMP) ## Add how long the last run of the tests took to docs/test-
 compose-test: $(STAMP) ## Build the images and test the compose stack; needs Docker, its socket, and root to kill containers
 	HF_HUB_OFFLINE=1 DERMNOTE_COMPOSE_TEST=1 $(BIN)/python -m pytest -s tests/deploy/test_compose.py
 
-coverage: $(STAMP) ## Run all tests with coverage; takes twice as long
+coverage: $(STAMP) ## Run the tests of `make test` with branch coverage
 	HF_HUB_OFFLINE=1 $(BIN)/coverage erase
 	$(PYTEST) -m 'not slow' --cov --cov-report=term:skip-covered
 

@@ -18,7 +18,6 @@ from stack.supervision import (
     Supervisor,
     end_leftovers,
     log_path,
-    programs,
     start_supervisord,
     write_configuration,
 )
@@ -95,12 +94,12 @@ def prepare_model(layout: Layout) -> None:
 
 def wait_ready(layout: Layout, supervisor: Supervisor, name: str, port: int) -> None:
     """Wait for a service's /health/ready; raises StackFailed at once if a process fails to start."""
-    groups = [program.name for program in programs(layout)]
 
     def ready() -> bool:
         for process, state in supervisor.states().items():
-            log = log_path(layout, next(group for group in groups if process.startswith(group)))
+            log = log_path(layout, process.rpartition("-")[0])
             if state == "FATAL" or (state == "BACKOFF" and ": cannot start: " in last_line(log)):
+                supervisor.give_up(process)
                 raise StackFailed(failure(f"{process} does not start", log))
         return is_ready(port)
 

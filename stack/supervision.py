@@ -131,6 +131,11 @@ class Supervisor:
         """Process name -> pid, 0 if it is not running."""
         return {entry["name"]: int(entry["pid"]) for entry in self._rpc.getAllProcessInfo()}
 
+    def give_up(self, process: str) -> None:
+        """End the attempts to start a process, if it is waiting for the next one."""
+        with suppress(Fault):  # no attempt is left
+            self._rpc.stopProcess(f"{process.rpartition('-')[0]}:{process}")
+
     def start_missing(self) -> list[str]:
         """Start the processes that are not running, without waiting; returns their names."""
         missing = [
@@ -139,6 +144,7 @@ class Supervisor:
             if entry["statename"] not in RUNNING_STATES
         ]
         for name in missing:
+            self.give_up(name.rpartition(":")[2])
             self._rpc.startProcess(name, False)
         return [name.rpartition(":")[2] for name in missing]
 

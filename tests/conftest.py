@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     place = os.environ["TMPDIR"] if hasattr(config, "workerinput") else "/tmp"  # noqa: S108
     os.environ["TMPDIR"] = tempfile.tempdir = folder = tempfile.mkdtemp(prefix="dnt-", dir=place)
     os.environ[MARK] = uuid.uuid4().hex
+    os.environ["NUMBA_DISABLE_JIT"] = "1"  # compiling ranx would take half a minute
     # Runs after multiprocessing has deleted its own folder there (priority -100).
     Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=-101)
 
@@ -76,11 +77,15 @@ def _is_ours(process: psutil.Process) -> bool:
 
 
 def _files() -> set[str]:
-    """The paths that git does not track, ignored ones included."""
+    """The paths that git does not track, ignored ones included; none if this is not a checkout."""
+    if not (ROOT / ".git").exists():
+        return set()
     command = ["git", "status", "--porcelain", "--ignored", "--untracked-files=all"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     paths = {line[3:] for line in listed.splitlines() if line[:2] in ("??", "!!")}
-    return {path for path in paths if not any(name in path for name in (*CACHES, *INSTALLED))}
+    # A stack that runs in this checkout writes to its home.
+    others = (".dermnote/",) if (ROOT / ".dermnote" / "supervisord.pid").exists() else INSTALLED
+    return {path for path in paths if not any(name in path for name in (*CACHES, *others))}
 
 
 @pytest.fixture(autouse=True)
@@ -135,4 +140,4 @@ def _ports() -> Iterator[str]:
 def _names() -> set[str]:
     """What is in the temporary folder, and in the folder in which the tests run."""
     paths = (path for folder in (Path(tempfile.gettempdir()), Path.cwd()) for path in folder.iterdir())
-    return {str(path) for path in paths if not path.name.startswith((*CACHES, *LIBRARIES))}
+    return {str(path) for path in paths if not path.name.startswith((*CACHES, *LIBRARIES, ".dermnote"))}

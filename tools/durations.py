@@ -1,6 +1,8 @@
-"""Adds a row to docs/test-durations.csv: how long the last `make test` took, and each folder of tests.
+"""Adds a row to docs/test-durations.csv: how long the last `make test` or `make test-all` took, and each folder.
 
-python tools/durations.py      (reads .dermnote/junit.xml; the seconds of parallel tests overlap)
+python tools/durations.py      (reads .dermnote/junit.xml)
+
+Columns: `wall`: seconds from start to end; `sum` and folders: the seconds of their tests, some of which overlapped.
 """
 
 import csv
@@ -14,7 +16,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 REPORT, HISTORY = ROOT / ".dermnote" / "junit.xml", ROOT / "docs" / "test-durations.csv"
-COLUMNS = ("date", "machine", "tests", "wall", "sum")
+COLUMNS = ("date", "run", "machine", "tests", "wall", "sum")
 
 
 def folder(classname: str) -> str:
@@ -32,6 +34,7 @@ def row(report: Path) -> dict[str, str]:
         seconds[folder(case.attrib["classname"])] += float(case.attrib["time"])
     return {
         "date": datetime.datetime.fromisoformat(suite.attrib["timestamp"]).date().isoformat(),
+        "run": suite.attrib["name"],
         "machine": f"{machine()}, {os.cpu_count()} cores",
         "tests": suite.attrib["tests"],
         "wall": f"{float(suite.attrib['time']):.0f}",

@@ -77,6 +77,24 @@ def test_a_process_that_does_not_start_is_reported_with_its_log(tmp_path: Path) 
     assert "no such file" in answer.stderr
 
 
+def test_up_succeeds_once_the_fault_is_corrected(tmp_path: Path) -> None:
+    (tmp_path / "priors").mkdir()
+    prior = tmp_path / "priors" / "nevus.yaml"
+    prior.write_text("diagnosis: [")
+    variables = {"NOTEGEN_MODEL": "scripted", "RETRIEVAL_ENCODER": "dummy", "NOTEGEN_PRIORS_DIR": str(prior.parent)}
+    stack = make_stack(tmp_path / ".dermnote", **variables)
+    try:
+        first = stack.run("up")
+        prior.unlink()
+        second = stack.run("up")
+    finally:
+        stack.run("down")
+
+    assert first.returncode == 1
+    assert "nevus.yaml" in first.stderr
+    assert second.returncode == 0, second.stderr
+
+
 def test_an_external_redis_is_used(light_stack: Stack, tmp_path: Path) -> None:
     with ValkeyServer(data_dir=tmp_path / "own-valkey") as own:
         with_own = Stack(light_stack.home, light_stack.environment | {"REDIS_URL": f"{own.connection_url}/0"})

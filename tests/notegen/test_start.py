@@ -108,6 +108,13 @@ def test_tuning_reports_a_wrong_setting_in_one_line(tmp_path: Path) -> None:
 
 
 ENGINE = "dermnote-notegen-engine"
+LOADING = """
+import pathlib, sys, time
+from dermnote_notegen.engine.server import reserve_socket
+reserve_socket(pathlib.Path(sys.argv[1]))
+print("reserved", flush=True)
+time.sleep(120)
+"""
 
 
 def engine_refuses(folder: Path, reason: str, **variables: str) -> str:
@@ -161,6 +168,18 @@ def test_a_second_engine_does_not_replace_the_first(short_folder: Path) -> None:
         assert service.engine_answers()
     finally:
         service.engine.stop()
+
+
+def test_a_second_engine_does_not_start_while_the_first_loads_its_model(short_folder: Path) -> None:
+    path = short_folder / "loading.sock"
+    with subprocess.Popen([sys.executable, "-c", LOADING, path], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "reserved\n"
+        assert not path.exists()
+
+        engine_refuses(short_folder, "another process listens there", NOTEGEN_ENGINE_SOCKET=str(path))
+
+        first.kill()
 
 
 def test_the_socket_file_of_a_killed_engine_is_replaced(short_folder: Path) -> None:

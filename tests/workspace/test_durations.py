@@ -11,7 +11,7 @@ assert SPEC.loader is not None
 durations = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(durations)
 REPORT = """<?xml version="1.0"?>
-<testsuites><testsuite name="pytest" tests="4" time="20.4" timestamp="2026-03-01T10:00:00.5+00:00">
+<testsuites><testsuite name="test, 2 workers" tests="4" time="20.4" timestamp="2026-03-01T10:00:00.5+00:00">
 <testcase classname="tests.notegen.worker.test_main" name="a" time="3.5"/>
 <testcase classname="tests.notegen.worker.test_main.TestClass" name="b" time="1.2"/>
 <testcase classname="tests.e2e.test_stack" name="c" time="9.0"/>
@@ -29,6 +29,7 @@ def test_the_seconds_of_a_report_are_summed_by_folder(tmp_path: Path) -> None:
     assert row.pop("machine")
     assert row == {
         "date": "2026-03-01",
+        "run": "test, 2 workers",
         "tests": "4",
         "wall": "20",
         "sum": "14",
@@ -40,7 +41,7 @@ def test_the_seconds_of_a_report_are_summed_by_folder(tmp_path: Path) -> None:
 
 def test_a_run_is_added_below_earlier_ones_with_other_folders(tmp_path: Path) -> None:
     history = tmp_path / "durations.csv"
-    common = {"machine": "one", "tests": "1", "wall": "2", "sum": "2"}
+    common = {"run": "test", "machine": "one", "tests": "1", "wall": "2", "sum": "2"}
 
     durations.add({"date": "2026-01-01"} | common | {"old": "2"}, history)
     durations.add({"date": "2026-02-01"} | common | {"new": "3"}, history)

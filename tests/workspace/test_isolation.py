@@ -33,6 +33,11 @@ import tempfile
 def test_leaking():
     tempfile.mkdtemp()
 """,
+    "left files in the repository": """
+import pathlib
+def test_leaking():
+    pathlib.Path("tests", "left.txt").touch()
+""",
     "left processes behind": """
 import subprocess, sys
 SLEEP = "import os, time; os.fork() and os._exit(0); os.setsid(); time.sleep(60)"
@@ -43,9 +48,11 @@ def test_leaking():
 
 
 def run(folder: Path, test: str) -> subprocess.CompletedProcess[str]:
-    """Run a test with our conftest.py, in its own folder."""
-    shutil.copy(CONFTEST, folder)
-    (folder / "test_example.py").write_text(test)
+    """Run a test with our conftest.py, in its own repository."""
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    (folder / "tests").mkdir()
+    shutil.copy(CONFTEST, folder / "tests")
+    (folder / "tests" / "test_example.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:cov"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 

@@ -2,9 +2,9 @@
 
 import itertools
 
-import numba
 import numpy as np
 import pytest
+import ranx
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -15,9 +15,6 @@ from torchmetrics.functional.retrieval import retrieval_average_precision, retri
 from dermnote_train.evaluation import metrics
 from dermnote_train.evaluation.bootstrap import GroupBootstrap
 from dermnote_train.evaluation.results import Interval
-
-numba.config.DISABLE_JIT = True  # ranx would take half a minute to compile
-import ranx  # noqa: E402
 
 LABELS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
 

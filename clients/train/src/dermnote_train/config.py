@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Augmentation = Literal["paper", "strong"]
 """See training/augment.py."""
 Runtime = Literal["both", "onnx", "openclip"]
-"""Runtimes that can serve an exported model."""
+"""Which runtimes can serve an exported model; its folder contains ONNX graphs, the files of open_clip, or both."""
 StudyMode = Literal["strict", "paper"]
 """See StudyPlan."""
 

@@ -50,7 +50,7 @@ def study(
     started = time.monotonic()
     with options.note_service() as service, output.progress_bars() as progress:
         service.require_ready()
-        from dermnote_train.study.cells.outputs import read_cell  # slow to load, so other faults are reported first
+        from dermnote_train.study.cells.outputs import read_cell  # slow to load; a faulty plan is reported first
         from dermnote_train.study.runner import CELLS, PARTS, run_study
         from dermnote_train.study.samples import drawn_samples
 

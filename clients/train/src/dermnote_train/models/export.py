@@ -24,8 +24,6 @@ from dermnote_train.models.towers import CONTEXT_TOKENS, TOKENIZER_FILES, Towers
 WEIGHTS, HEADS, CONFIG = "open_clip_model.safetensors", "heads.safetensors", "open_clip_config.json"
 LITE_IMAGE_SIZE = 224  # the training size of EfficientNet-Lite0
 
-"""Which runtimes can serve a folder, and so what it contains: ONNX graphs, open_clip's own files, or both."""
-
 
 def export_lite(
     models_dir: Path, *, name: str = "lite", image_size: int = LITE_IMAGE_SIZE, runtime: Runtime = "both"

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -44,8 +45,11 @@ from dermnote_notegen.settings import Settings
 
 log = logging.getLogger(__name__)
 POLL_S = 0.1
+SUPERVISOR_POLL_S = 1.0
 # How long running requests may take when the process shuts down.
 SHUTDOWN_GRACE_S = 5
+# How long a new engine waits for one on the same socket to end.
+LOCK_WAIT_S = SHUTDOWN_GRACE_S + 2
 RETRY_AFTER_S = 2
 # How many times OpenMP threads spin at a barrier before they sleep. On cores shared with other processes, more spins
 # made two threads up to 10 times slower (docs/decisions/0008).
@@ -132,12 +136,12 @@ def load_engine(settings: Settings) -> Engine:
 def reserve_socket(path: Path) -> None:
     """Reserve a path for the socket of this process, until it ends. A socket file on which nobody listens is deleted.
 
-    Raises StartRefused if another process listens there or is about to, and if no socket can be made there.
+    Waits for an engine that is ending. Raises StartRefused if another process listens there or is about to, and if no
+    socket can be made there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDONLY | os.O_CREAT, 0o666)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the file stays open: the lock lasts as long as the process
+        _lock(path.with_name(f"{path.name}.lock"))
         if path.is_socket():
             _check_unused(path)
             path.unlink()
@@ -151,12 +155,30 @@ def reserve_socket(path: Path) -> None:
         raise StartRefused(f"NOTEGEN_ENGINE_SOCKET={path}: no socket can be made there: {reason}") from error
 
 
+def _lock(path: Path) -> None:
+    """Hold a lock until the process ends, however it ends: the file stays open. Raises BlockingIOError."""
+    file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
+        else:
+            return
+
+
 def _check_unused(path: Path) -> None:
     """Raise BlockingIOError if a process listens on the socket, even one that is too busy to accept."""
     with socket.socket(socket.AF_UNIX) as caller:
         caller.setblocking(False)
-        if caller.connect_ex(str(path)) != errno.ECONNREFUSED:
-            raise BlockingIOError
+        code = caller.connect_ex(str(path))
+    if code in (0, errno.EAGAIN, errno.EINPROGRESS):
+        raise BlockingIOError
+    if code != errno.ECONNREFUSED:
+        raise OSError(code, os.strerror(code))
 
 
 def _serve_metrics(engine: Engine, settings: Settings) -> None:
@@ -171,6 +193,8 @@ def _serve_metrics(engine: Engine, settings: Settings) -> None:
 
 def main(supervisor: int | None = None) -> None:
     """Load the model and serve it on the socket. `supervisor`: pid of the parent; the engine ends with it."""
+    if supervisor is not None:
+        threading.Thread(target=_end_with, args=(supervisor,), daemon=True).start()
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)  # read when llama.cpp is loaded
     with start_errors("dermnote-notegen-engine"):
         settings = read_settings(Settings)
@@ -178,13 +202,20 @@ def main(supervisor: int | None = None) -> None:
         reserve_socket(settings.engine_socket)
         engine = load_engine(settings)
         _serve_metrics(engine, settings)
-    serve(engine, settings.engine_socket, supervisor=supervisor)
+    serve(engine, settings.engine_socket)
     if not engine.alive:
         sys.exit("dermnote-notegen-engine: the engine's thread ended; see the log above")
 
 
-def serve(engine: Engine, path: Path, *, supervisor: int | None = None) -> None:
-    """Listen on a Unix socket until a signal arrives, or the engine or its supervisor ends."""
+def _end_with(supervisor: int) -> None:
+    """Kill this process when its supervisor has ended. On Linux the kernel does that sooner."""
+    while os.getppid() == supervisor:
+        time.sleep(SUPERVISOR_POLL_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def serve(engine: Engine, path: Path) -> None:
+    """Listen on a Unix socket until a signal arrives or the engine ends."""
     config = uvicorn.Config(
         create_engine(engine),
         uds=str(path),
@@ -193,15 +224,12 @@ def serve(engine: Engine, path: Path, *, supervisor: int | None = None) -> None:
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
     )
     server = uvicorn.Server(config)
-    threading.Thread(target=_exit_with, args=(engine, supervisor, server), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(engine, server), daemon=True).start()
     server.run()
 
 
-def _exit_with(engine: Engine, supervisor: int | None, server: uvicorn.Server) -> None:
-    """Shut the server down once the engine's thread has ended, so that the supervisor restarts the process.
-
-    Also if the supervisor has ended: on Linux the kernel has killed this process by then, elsewhere nothing else does.
-    """
-    while engine.alive and (supervisor is None or os.getppid() == supervisor):
+def _exit_with(engine: Engine, server: uvicorn.Server) -> None:
+    """Shut the server down once the engine's thread has ended, so that the supervisor restarts the process."""
+    while engine.alive:
         time.sleep(POLL_S)
     server.should_exit = True

@@ -28,16 +28,19 @@ MODEL_TTL_S = 30
 REPORT_S = 5
 
 
-def exec_engine() -> None:
-    """Replace this process by the engine in a new interpreter, so that llama.cpp shares no memory with the workers."""
-    os.execv(sys.executable, [sys.executable, "-c", ENGINE.format(os.getppid())])  # noqa: S606
+def exec_engine(supervisor: int) -> None:
+    """Replace this process by the engine in a new interpreter, so that llama.cpp shares no memory with the workers.
+
+    `supervisor`: pid of the process that started it.
+    """
+    os.execv(sys.executable, [sys.executable, "-c", ENGINE.format(supervisor)])  # noqa: S606
 
 
 def run(runtime: Runtime) -> None:
     """Run all processes until a stop signal; then the workers finish their notes, and the engine stops last."""
     supervisor = Supervisor()
     work_notes, maintain_queue = functools.partial(work, runtime), functools.partial(maintain, runtime)
-    engine = [Process("engine", exec_engine)] if runtime.settings.starts_engine else []
+    engine = [Process("engine", functools.partial(exec_engine, os.getpid()))] if runtime.settings.starts_engine else []
     workers = [Process(f"worker {number}", work_notes) for number in range(1, runtime.settings.worker_count + 1)]
     maintenance = [Process("maintenance", maintain_queue)]
     supervisor.start(engine)
